@@ -1,0 +1,70 @@
+# Everything a developer or CI does, one word each. Needs python3 (3.11+), git, make; `test` and `bench` also apt or
+# installed redis-server and rabbitmq-server.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+# Written when the environment is complete; made again when pyproject.toml changes.
+READY  := $(VENV)/.ready
+# Extra arguments for pytest: make test ARGS="-k redis -x"
+ARGS   ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all check format bench docs docs-serve clean brokers
+
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Create .venv with the project and all development tools
+
+demo: $(VENV)/.demo ## Run the main job on the embedded broker: worker, a few hundred tasks, remote control, clean stop
+	@$(BIN)/python docs/examples/quickstart/demo.py
+
+test: check brokers ## Everything CI runs: all checks, then all tests against private Redis and RabbitMQ servers
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: brokers ## The tests on every Python from 3.11 to 3.13 that this machine has
+	@sh scripts/test-all.sh $(ARGS)
+
+check: $(READY) ## Lint, format, types, import walls; changes nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Format the code and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(READY) brokers ## Measure against Celery, side by side: make bench ARGS=--quick
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: $(VENV)/.docs ## Build the manual into site/
+	$(BIN)/python scripts/reference.py
+	$(BIN)/mkdocs build --strict
+
+docs-serve: $(VENV)/.docs ## Show the manual at http://127.0.0.1:8000, rebuilt on change
+	$(BIN)/mkdocs serve
+
+brokers: ## Install redis-server and rabbitmq-server from Debian packages if they are missing (never as services)
+	@sh scripts/install-packages.sh redis-server:redis-server rabbitmq-server:rabbitmq-server
+
+clean: ## Remove the environment, caches and whatever was built
+	rm -rf $(VENV) site dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find core plugins tests benchmarks scripts -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@PYTHON=$(PYTHON) sh scripts/make-venv.sh $(VENV)
+
+# The project alone: enough to run it.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(READY): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable . --group dev --group docs
+	@touch $@ $(READY) $(VENV)/.demo

@@ -1,0 +1,1 @@
+"""Benchmarks: this framework and Celery, side by side, in one run, on the same private brokers. See README.md."""

@@ -1,0 +1,23 @@
+"""The benchmark's tasks, for this framework."""
+
+import os
+
+from benchmarks import cells
+from framework import App
+
+CELLS = cells.from_environment()
+app = App("bench", broker=os.environ["BENCH_BROKER_URL"], backend=os.environ.get("BENCH_RESULT_URL"))
+
+
+@app.task(name="noop", ignore_result=True)
+def noop(number):
+    CELLS.mark(number)
+
+
+@app.task(name="noop_result")
+def noop_result(number):
+    CELLS.mark(number)
+
+
+def send_all(task, count):
+    app.send_many(task.s(number) for number in range(count))

@@ -1,0 +1,154 @@
+"""The measurements: each takes a system and a broker, does one run, and returns numbers by name.
+
+1. `enqueue`, `bulk`: rate and CPU of a producer.
+2. `drain`: tasks wait before the worker starts; rate between first and last start, CPU of main process, children, broker.
+   Also gives the time from exec to the first task.
+3. `latency`: percentiles of an idle worker. Also gives the memory of its process tree.
+4. `help_time`: how long `--help` takes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+from support.brokers import PrivateServer
+from support.processes import kill_all, members, spawn, tail
+from support.wait import wait_for
+
+from benchmarks.cells import Cells
+from benchmarks.systems import BIN, System
+from benchmarks.usage import cpu, pss
+
+LIMIT = 180.0
+
+
+class Broker(NamedTuple):
+    """A broker to measure on."""
+
+    name: str
+    #: None: embedded, there is no server process.
+    server: PrivateServer | None
+    fresh_url: Callable[[], str]
+    #: An empty result store.
+    fresh_results: Callable[[], str]
+
+    def processes(self) -> list[psutil.Process]:
+        return members(self.server.pid) if self.server is not None else []
+
+
+class Bench:
+    """One run of one system: its cells, its broker's empty place, its processes."""
+
+    def __init__(self, system: System, broker: Broker, count: int, *, results: bool = False) -> None:
+        self.system = system
+        self.broker = broker
+        self.count = count
+        self._directory = tempfile.TemporaryDirectory(prefix="bench-")
+        self.directory = Path(self._directory.name)
+        self.cells = Cells.create(self.directory / "cells", count)
+        self.log = self.directory / "worker.log"
+        self.environment = system.environment(
+            self.directory / "cells", broker.fresh_url(), broker.fresh_results() if results else None
+        )
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._directory.cleanup()
+
+    def produce(self, operation: str, task: str = "noop") -> dict[str, Any]:
+        """Run a producer process to its end."""
+        argv = [str(BIN / "python"), "-m", "benchmarks.producer", operation, task, str(self.count)]
+        done = subprocess.run(
+            argv, env=self.environment, cwd=self.directory, capture_output=True, text=True, timeout=LIMIT, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"{self.system.name} producer: {done.stdout}{done.stderr}{tail(self.log)}")
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return answer
+
+    @contextlib.contextmanager
+    def worker(self, pool: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a worker while the block runs."""
+        process = spawn(self.system.worker(pool), log=self.log, cwd=self.directory, env=self.environment)
+        try:
+            yield process
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        finally:
+            kill_all(members(process.pid))
+            process.wait(10)
+
+    def wait(self, condition: Callable[[], object], what: str, process: subprocess.Popen[bytes]) -> None:
+        wait_for(
+            lambda: process.poll() is not None or condition(),
+            LIMIT,
+            lambda: f"{what}: {self.cells.done()} of {self.count} done\n{tail(self.log)}",
+        )
+        if process.poll() is not None:
+            raise RuntimeError(f"the {self.system.name} worker ended with {process.returncode}:\n{tail(self.log)}")
+
+
+def enqueue(system: System, broker: Broker) -> dict[str, float]:
+    return _produce(system, broker, "send", system.enqueue)
+
+
+def bulk(system: System, broker: Broker) -> dict[str, float]:
+    return _produce(system, broker, "bulk", system.bulk)
+
+
+def _produce(system: System, broker: Broker, operation: str, count: int) -> dict[str, float]:
+    with Bench(system, broker, count) as bench:
+        used = bench.produce(operation)
+    return {"rate": count / used["seconds"], "producer CPU": used["cpu"] / count * 1e6}
+
+
+def drain(system: System, broker: Broker, pool: str, *, results: bool = False) -> dict[str, float]:
+    with Bench(system, broker, system.drain, results=results) as bench:
+        bench.produce("bulk", "noop_result" if results else "noop")
+        begun = time.monotonic_ns()
+        with bench.worker(pool) as process:
+            bench.wait(lambda: bench.cells.done(), "the first task", process)
+            main, server = [psutil.Process(process.pid)], broker.processes()
+            children = [child for child in members(process.pid) if child.pid != process.pid]
+            before = cpu(main), cpu(children), cpu(server)
+            already = bench.cells.done()
+            bench.wait(bench.cells.all_done, "the last task", process)
+            after = cpu(main), cpu(children), cpu(server)
+        first, last = bench.cells.span()
+        duplicates = bench.cells.duplicates()
+    if duplicates:
+        raise RuntimeError(f"{system.name} ran {duplicates} tasks twice")
+    tasks = max(1, bench.count - already)
+    spent = [(late - early) / tasks * 1e6 for early, late in zip(before, after, strict=True)]
+    return {
+        "rate": (bench.count - 1) / ((last - first) / 1e9),
+        "start": (first - begun) / 1e9,
+        "main CPU": spent[0],
+        "children CPU": spent[1],
+        "broker CPU": spent[2],
+    }
+
+
+def latency(system: System, broker: Broker, pool: str, samples: int) -> dict[str, float]:
+    with Bench(system, broker, samples) as bench, bench.worker(pool) as process:
+        found: list[float] = bench.produce("latency")["latencies"]
+        memory = pss(members(process.pid))
+    return {"p50": statistics.median(found), "p99": found[int(len(found) * 0.99)], "memory": memory}
+
+
+def help_time(system: System, *words: str) -> dict[str, float]:
+    begun = time.perf_counter()
+    subprocess.run([str(BIN / system.program), *words, "--help"], stdout=subprocess.DEVNULL, check=True)
+    return {"seconds": time.perf_counter() - begun}

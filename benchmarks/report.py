@@ -1,0 +1,164 @@
+"""From runs to pages: medians, ratios, targets, a Markdown table and a chart.
+
+1. A `Row` is one quantity of one measurement: all runs of both systems.
+2. `TARGETS` are the promises; a row that has one passes or does not.
+3. `markdown` writes the tables, `chart` the SVG.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from xml.sax.saxutils import escape
+
+
+class Row(NamedTuple):
+    """One quantity, measured on both systems (`celery` is empty where Celery has no such thing)."""
+
+    measurement: str
+    quantity: str
+    unit: str
+    more_is_better: bool
+    ours: tuple[float, ...]
+    celery: tuple[float, ...]
+
+    @property
+    def key(self) -> str:
+        return f"{self.measurement} · {self.quantity}"
+
+    @property
+    def factor(self) -> float | None:
+        """How many times better we are."""
+        if not self.ours or not self.celery:
+            return None
+        ours, celery = statistics.median(self.ours), statistics.median(self.celery)
+        if not ours or not celery:
+            return None
+        return ours / celery if self.more_is_better else celery / ours
+
+
+class Target(NamedTuple):
+    """A promise: so many times better than Celery, or at most so much."""
+
+    key: str
+    factor: float | None = None
+    at_most: float | None = None
+
+    def judge(self, row: Row) -> bool:
+        if self.at_most is not None:
+            return statistics.median(row.ours) <= self.at_most
+        return row.factor is not None and self.factor is not None and row.factor >= self.factor
+
+    def __str__(self) -> str:
+        return f"≤ {self.at_most:g}" if self.at_most is not None else f"≥ {self.factor:.3g}x"
+
+
+TARGETS = [
+    Target("drain redis prefork · rate", factor=15),
+    Target("drain amqp prefork · rate", factor=3),
+    Target("drain redis threads · rate", factor=8),
+    Target("drain redis solo · rate", factor=8),
+    Target("enqueue one by one redis · rate", factor=2.5),
+    Target("enqueue in bulk redis · rate", factor=20),
+    Target("idle latency redis prefork · p50", factor=2),
+    Target("idle latency redis prefork · p99", factor=2),
+    Target("drain redis prefork · start", factor=1),
+    Target("help · seconds", at_most=0.15),
+    Target("idle latency redis prefork · memory", factor=1 / 0.7),
+]
+
+
+def number(value: float) -> str:
+    if value >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def cell(runs: Sequence[float]) -> str:
+    if not runs:
+        return "–"
+    middle = number(statistics.median(runs))
+    return middle if len(runs) == 1 else f"{middle} ({number(min(runs))}–{number(max(runs))})"
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    rows = [list(head), ["---"] * len(head), *map(list, lines)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
+    by_key = {row.key: row for row in rows}
+    judged = []
+    for target in TARGETS:
+        if (row := by_key.get(target.key)) is not None:
+            verdict = "pass" if target.judge(row) else "**missed**"
+            factor = "–" if row.factor is None else f"{row.factor:.2f}x"
+            judged.append([row.key, cell(row.ours), cell(row.celery), row.unit, factor, str(target), verdict])
+    everything = [
+        [
+            row.measurement,
+            row.quantity,
+            cell(row.ours),
+            cell(row.celery),
+            row.unit,
+            "–" if row.factor is None else f"{row.factor:.2f}x",
+        ]
+        for row in rows
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    return "\n".join(
+        [
+            "# Measured against Celery",
+            "",
+            f"{about['date']}, {about['cores']} cores, {about['runs']} interleaved runs each; median (lowest–highest). {versions}.",
+            "Factor: how many times better than Celery. How it is measured: `benchmarks/README.md`.",
+            "",
+            "## Targets",
+            "",
+            table(["what", "framework", "Celery", "unit", "factor", "target", ""], judged),
+            "",
+            "![factors](chart.svg)",
+            "",
+            "## Everything",
+            "",
+            table(["measurement", "quantity", "framework", "Celery", "unit", "factor"], everything),
+            "",
+        ]
+    )
+
+
+LEFT, RIGHT, LINE, TOP = 330, 90, 26, 46
+
+
+def chart(rows: Sequence[Row]) -> str:
+    """Draw every factor as a bar on a logarithmic scale; the line in the middle of it all is Celery."""
+    shown = [(row, row.factor) for row in rows if row.factor is not None and "CPU" not in row.quantity]
+    low = min(0.5, *(factor for _, factor in shown)) if shown else 0.5
+    high = max(2.0, *(factor for _, factor in shown)) if shown else 2.0
+    width = 560
+    scale = width / (math.log(high) - math.log(low))
+
+    def x(factor: float) -> float:
+        return LEFT + (math.log(factor) - math.log(low)) * scale
+
+    height = TOP + LINE * len(shown) + 12
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + width + RIGHT}" height="{height}" '
+        'font-family="system-ui, sans-serif" font-size="13">',
+        '<rect width="100%" height="100%" fill="#ffffff"/>',
+        '<text x="12" y="24" font-size="15" font-weight="600" fill="#222">Times better than Celery (logarithmic)</text>',
+    ]
+    for index, (row, factor) in enumerate(shown):
+        y = TOP + index * LINE
+        start, end = sorted((x(1), x(factor)))
+        colour = "#2a7f62" if factor >= 1 else "#b4463c"
+        parts += [
+            f'<text x="{LEFT - 10}" y="{y + 15}" text-anchor="end" fill="#222">{escape(row.key)}</text>',
+            f'<rect x="{start:.1f}" y="{y + 3}" width="{max(1.0, end - start):.1f}" height="16" rx="2" fill="{colour}"/>',
+            f'<text x="{end + 6:.1f}" y="{y + 15}" fill="#222">{factor:.1f}x</text>',
+        ]
+    parts.append(f'<line x1="{x(1):.1f}" y1="{TOP - 6}" x2="{x(1):.1f}" y2="{height - 8}" stroke="#555"/>')
+    parts.append("</svg>")
+    return "\n".join(parts) + "\n"

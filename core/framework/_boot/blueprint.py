@@ -1,0 +1,155 @@
+"""A blueprint: a set of steps that starts and stops as one.
+
+1. Asks each step whether it takes part, and remembers why not.
+2. Starts them in the graph's order. If one fails, it stops those that had started, in reverse, and raises `StepFailed`.
+3. Stops them in reverse under one deadline: `stop` for all, then `close` for all. Stopping twice, or before a start,
+   is harmless.
+4. Holds the board on which steps leave what others need, and hands out only what a step said that it requires.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
+
+import msgspec
+
+from framework._boot.graph import Node, arrange
+from framework.api.step import Step
+from framework.exceptions import FrameworkError, GraphError, StepFailed
+
+logger = logging.getLogger(__name__)
+
+State = Literal["new", "starting", "started", "failed", "stopping", "stopped"]
+STATES: tuple[State, ...] = get_args(State)
+
+
+class Part(msgspec.Struct, kw_only=True):
+    """A step with who brought it and what became of it."""
+
+    step: Step
+    origin: str
+    #: Why it stays out; None: it takes part.
+    absent: str | None = None
+    began: bool = False
+
+    @property
+    def node(self) -> Node:
+        """The step as the graph sees it."""
+        step = self.step
+        return Node(
+            name=step.name,
+            requires=step.requires,
+            after=step.after,
+            provides=step.provides,
+            origin=self.origin,
+        )
+
+
+class Blueprint:
+    """Steps, put in order, started and stopped."""
+
+    def __init__(self, name: str, parts: Iterable[Part], settings: Any, given: Mapping[str, Any] | None = None) -> None:
+        """Ask every step whether it takes part, and order those that do.
+
+        `given` is on the board from the beginning, for every step. Raises `GraphError` (see `framework._boot.graph`).
+        """
+        self.name = name
+        self.state: State = "new"
+        self.parts = list(parts)
+        self._given = dict(given or {})
+        self._board: dict[str, Any] = {}
+        for part in self.parts:
+            part.absent = part.step.enabled(settings)
+        taking_part = {part.step.name: part for part in self.parts if part.absent is None}
+        absent = {name: part.absent for part in self.parts if part.absent is not None for name in part.node.names}
+        provided = [Node(name=name, origin="the worker") for name in self._given]
+        order = arrange([*provided, *(part.node for part in taking_part.values())], absent)
+        self.order = [taking_part[node.name] for node in order if node.name in taking_part]
+
+    def start(self) -> None:
+        """Start every step in order.
+
+        Raises `StepFailed` from what the step raised, or that itself if it is a `FrameworkError`.
+        """
+        self.state = "starting"
+        for part in self.order:
+            part.began = True
+            logger.debug("%s: starting %s", self.name, part.step.name)
+            try:
+                part.step.start(_StepBoard(self, part.step))
+            except Exception as error:
+                self.state = "failed"
+                self._wind_down(0.0)
+                if isinstance(error, FrameworkError):
+                    raise
+                raise StepFailed(
+                    f"the step {part.step.name!r} of {part.origin} could not start: {type(error).__name__}: {error}"
+                ) from error
+        self.state = "started"
+
+    def stop(self, deadline: float) -> None:
+        """Stop what had started, in reverse, by `deadline` (monotonic seconds); then close it."""
+        if self.state in ("started", "starting"):
+            self.state = "stopping"
+            self._wind_down(deadline)
+            self.state = "stopped"
+
+    def _wind_down(self, deadline: float) -> None:
+        began = [part for part in reversed(self.order) if part.began]
+        # All are stopped before any is closed: a step may still need a requirement while it stops gently.
+        for part in began:
+            self._quietly(part, "stop", deadline)
+        for part in began:
+            self._quietly(part, "close")
+            part.began = False
+
+    def _quietly(self, part: Part, verb: str, *arguments: float) -> None:
+        logger.debug("%s: %s %s", self.name, verb, part.step.name)
+        try:
+            getattr(part.step, verb)(*arguments)
+        except Exception:
+            logger.exception("The step %r of %s failed to %s", part.step.name, part.origin, verb)
+
+    def get(self, name: str) -> Any:
+        """Return what was provided as `name`, for whoever runs the blueprint. Raises `GraphError`."""
+        for board in (self._board, self._given):
+            if name in board:
+                return board[name]
+        raise GraphError(f"nothing has provided {name!r} in the {self.name} graph")
+
+    def info(self) -> dict[str, Any]:
+        """Return the `info` of every started step, merged."""
+        merged: dict[str, Any] = {}
+        for part in self.order:
+            if part.began:
+                merged.update(part.step.info())
+        return merged
+
+
+class _StepBoard:
+    """The board as one step may use it."""
+
+    def __init__(self, blueprint: Blueprint, step: Step) -> None:
+        self._blueprint = blueprint
+        self._step = step
+
+    def get(self, name: str) -> Any:
+        step = self._step
+        if name not in step.requires and not (name in step.after and self._has(name)):
+            raise GraphError(
+                f"the step {step.name!r} asked for {name!r} without requiring it: add it to its `requires`"
+            )
+        return self._blueprint.get(name)
+
+    def put(self, name: str, value: Any) -> None:
+        step = self._step
+        if name != step.name and name not in step.provides:
+            raise GraphError(
+                f"the step {step.name!r} put {name!r} on the board without providing it: add it to its `provides`"
+            )
+        self._blueprint._board[name] = value
+
+    def _has(self, name: str) -> bool:
+        return name in self._blueprint._board or name in self._blueprint._given

@@ -1,0 +1,221 @@
+"""Consumption: keeps the consumer graph up while there is a broker.
+
+1. Starts the consumer's blueprint in the loop: connection, subscriptions, feeding, leases.
+2. When the connection is lost it tears that down and builds it anew, with back-off; running tasks go on.
+3. Says each of these once, and says it is ready when it consumes for the first time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from framework._boot.blueprint import Blueprint
+from framework._boot.parts import blueprint
+from framework.api.loop import Loop, Timer
+from framework.api.step import Board, Step
+from framework.api.transport import Consumer, Queue, Transport
+from framework.exceptions import ConnectionLost, FrameworkError
+from framework.worker.backoff import Backoff
+from framework.worker.intake import Intake
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class ConnectionStep(Step):
+    """Connects to the broker."""
+
+    name = "connection"
+    graph = "consumer"
+    requires = ("transport",)
+
+    def start(self, board: Board) -> None:
+        self._consumer: Consumer = board.get("transport").consumer()
+        board.put("connection", self._consumer)
+
+    def close(self) -> None:
+        if hasattr(self, "_consumer"):
+            self._consumer.close(requeue=True)
+
+
+class SubscriptionsStep(Step):
+    """Declares the queues and consumes from them."""
+
+    name = "subscriptions"
+    graph = "consumer"
+    requires = ("connection", "queues")
+
+    def start(self, board: Board) -> None:
+        consumer: Consumer = board.get("connection")
+        for queue in board.get("queues"):
+            consumer.add_queue(queue)
+        board.put("subscriptions", True)
+
+
+class FeedingStep(Step):
+    """Lets the intake fetch."""
+
+    name = "feeding"
+    graph = "consumer"
+    requires = ("connection", "subscriptions", "intake", "lost")
+
+    def start(self, board: Board) -> None:
+        self._intake: Intake = board.get("intake")
+        self._intake.attach(board.get("connection"), board.get("lost"))
+        board.put("feeding", True)
+
+    def stop(self, deadline: float) -> None:
+        self._intake.detach()
+
+
+class LeasesStep(Step):
+    """Renews leases and answers heartbeats, whatever tasks do."""
+
+    name = "leases"
+    graph = "consumer"
+    requires = ("connection", "feeding", "loop", "lost")
+
+    def start(self, board: Board) -> None:
+        self._consumer: Consumer = board.get("connection")
+        self._loop: Loop = board.get("loop")
+        self._lost: Callable[[ConnectionLost], object] = board.get("lost")
+        self._timer: Timer | None = None
+        self._arm()
+        board.put("leases", True)
+
+    def _arm(self) -> None:
+        interval = self._consumer.heartbeat_interval
+        self._timer = self._loop.call_later(interval, self._beat) if interval else None
+
+    def _beat(self) -> None:
+        try:
+            self._consumer.heartbeat()
+        except ConnectionLost as error:
+            self._lost(error)
+            return
+        self._arm()
+
+    def stop(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def consumer_steps() -> list[Step]:
+    """Return the built-in steps of the consumer's graph."""
+    return [ConnectionStep(), SubscriptionsStep(), FeedingStep(), LeasesStep()]
+
+
+class Consumption:
+    """The consumer graph's keeper. Everything but the constructor runs in the loop."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        transport: Transport,
+        intake: Intake,
+        queues: list[Queue],
+        settings: Settings,
+        hostname: str,
+        on_fatal: Callable[[FrameworkError | None], object],
+    ) -> None:
+        """`on_fatal` hears None once the worker consumes, or the error that makes it give up before that."""
+        self._loop = loop
+        self._transport = transport
+        self._intake = intake
+        self.queues = queues
+        self._settings = settings
+        self._hostname = hostname
+        self._verdict = on_fatal
+        self._backoff = Backoff()
+        self._blueprint: Blueprint | None = None
+        self._closed = False
+        self._was_ready = False
+        self.on_ready: Callable[[], object] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """The worker consumes."""
+        return self._blueprint is not None
+
+    @property
+    def consumer(self) -> Consumer | None:
+        """The consumer while there is one."""
+        return self._blueprint.get("connection") if self._blueprint is not None else None
+
+    def start(self) -> None:
+        """Connect and consume, now or as soon as the broker lets us."""
+        if self._closed or self._blueprint is not None:
+            return
+        given: dict[str, Any] = {
+            "loop": self._loop,
+            "transport": self._transport,
+            "intake": self._intake,
+            "queues": self.queues,
+            "lost": self._lost,
+        }
+        graph = blueprint("consumer", consumer_steps(), self._settings, given)
+        try:
+            graph.start()
+        except ConnectionLost as error:
+            self._try_again(error)
+            return
+        except FrameworkError as error:
+            # The broker answered and said no: trying again changes nothing before somebody does something.
+            logger.error("consumer: %s", error)
+            if self._was_ready:
+                self._try_again(error)
+            else:
+                self._verdict(error)
+            return
+        self._blueprint = graph
+        self._backoff.reset()
+        logger.info("Connected to %s", self._transport.display_url)
+        if not self._was_ready:
+            self._was_ready = True
+            if self.on_ready is not None:
+                self.on_ready()
+            self._verdict(None)
+            logger.info("%s ready.", self._hostname)
+
+    def _try_again(self, error: FrameworkError) -> None:
+        broker = self._settings.broker
+        maximum = broker.connection_max_retries
+        retry = broker.connection_retry if self._was_ready else broker.connection_retry_on_startup
+        if retry is None:
+            retry = broker.connection_retry
+        # The worker never gives up a broker that it once had; at start it says so and ends.
+        if not self._was_ready and (not retry or (maximum is not None and self._backoff.attempts >= maximum)):
+            self._verdict(error)
+            return
+        delay = self._backoff.next()
+        logger.error(
+            "consumer: Cannot connect to %s: %s. Trying again in %.2f seconds... (%s/%s)",
+            self._transport.display_url,
+            error,
+            delay,
+            self._backoff.attempts,
+            maximum if maximum is not None else "no limit",
+        )
+        self._loop.call_later(delay, self.start)
+
+    def _lost(self, error: ConnectionLost) -> None:
+        if self._blueprint is None:
+            return
+        logger.warning("consumer: Connection to broker lost. Trying to re-establish the connection... (%s)", error)
+        self._take_down()
+        self.start()
+
+    def _take_down(self) -> None:
+        graph, self._blueprint = self._blueprint, None
+        if graph is not None:
+            graph.stop(time.monotonic())
+
+    def close(self) -> None:
+        """Stop consuming for good: everything still on loan goes back to the broker."""
+        self._closed = True
+        self._take_down()

@@ -1,0 +1,168 @@
+"""Drawings of the boot graphs: text, DOT, Mermaid, SVG, and the reasons why a step runs or does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any, Final, Literal
+
+import msgspec
+
+from framework._boot.blueprint import Blueprint, Part
+from framework._boot.consumption import consumer_steps
+from framework._boot.graph import Node, edges
+from framework._boot.parts import blueprint
+from framework._boot.steps import worker_steps
+
+Format = Literal["text", "dot", "mermaid", "svg"]
+
+#: What the worker itself puts on the board of each graph.
+GIVEN: Final[dict[str, tuple[str, ...]]] = {
+    "worker": ("run",),
+    "consumer": ("loop", "transport", "intake", "queues", "lost"),
+}
+
+
+class Box(msgspec.Struct, frozen=True):
+    """A step in a drawing."""
+
+    name: str
+    origin: str
+    requires: tuple[str, ...]
+    #: Why it stays out; None: it runs.
+    absent: str | None
+    #: Position in the order of the start, from 1; 0 for one that stays out.
+    order: int
+
+
+class Drawing(msgspec.Struct, frozen=True):
+    """One graph, ready to be drawn."""
+
+    name: str
+    boxes: tuple[Box, ...]
+    #: ``(step, step that it requires)``.
+    edges: tuple[tuple[str, str], ...]
+
+
+def drawings(settings: Any) -> list[Drawing]:
+    """Return the worker's and the consumer's graph for `settings`, without starting anything. Raises `GraphError`."""
+    graphs = (
+        blueprint("worker", worker_steps(settings), settings, dict.fromkeys(GIVEN["worker"])),
+        blueprint("consumer", consumer_steps(), settings, dict.fromkeys(GIVEN["consumer"])),
+    )
+    return [_drawing(graph) for graph in graphs]
+
+
+def _drawing(graph: Blueprint) -> Drawing:
+    absent = [part for part in graph.parts if part.absent is not None]
+    nodes: list[Node] = [part.node for part in graph.order]
+    boxes = [_box(part, number) for number, part in enumerate(graph.order, 1)]
+    return Drawing(graph.name, tuple(boxes + [_box(part, 0) for part in absent]), tuple(edges(nodes)))
+
+
+def _box(part: Part, order: int) -> Box:
+    return Box(part.step.name, part.origin, part.step.requires, part.absent, order)
+
+
+def render(drawing: Drawing, form: Format, explain: bool = False) -> str:
+    """Return `drawing` as text in `form`; `explain` (text only) adds why each step runs or does not."""
+    if form == "dot":
+        return _dot(drawing)
+    if form == "mermaid":
+        return _mermaid(drawing)
+    if form == "svg":
+        return _svg(drawing)
+    return _text(drawing, explain)
+
+
+def _text(drawing: Drawing, explain: bool) -> str:
+    lines = [f"{drawing.name} graph, in the order of the start"]
+    width = max(len(box.name) for box in drawing.boxes)
+    for box in drawing.boxes:
+        if box.absent is None:
+            needs = f"  after {', '.join(box.requires)}" if box.requires else ""
+            lines.append(f"{box.order:>4}. {box.name:<{width}}{needs}")
+            if explain:
+                wanted_by = [name for name, needed in drawing.edges if needed == box.name]
+                lines.append(f"      {'':<{width}}  runs: brought by {box.origin}; " + _wanted(wanted_by))
+        elif explain:
+            lines.append(f"   -  {box.name:<{width}}  does not run: {box.absent} (brought by {box.origin})")
+        else:
+            lines.append(f"   -  {box.name:<{width}}  does not run")
+    return "\n".join(lines) + "\n"
+
+
+def _wanted(by: Sequence[str]) -> str:
+    return f"required by {', '.join(by)}" if by else "nothing requires it"
+
+
+def _dot(drawing: Drawing) -> str:
+    lines = [f'digraph "{drawing.name}" {{', "  rankdir=LR;", '  node [shape=box, fontname="sans-serif"];']
+    for box in drawing.boxes:
+        style = "" if box.absent is None else ", style=dashed"
+        lines.append(f'  "{box.name}" [tooltip="{box.origin}"{style}];')
+    lines += [f'  "{name}" -> "{needed}";' for name, needed in drawing.edges]
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+def _mermaid(drawing: Drawing) -> str:
+    lines = ["flowchart LR"]
+    lines += [f'  {box.name}["{box.name}"]' + (":::absent" if box.absent else "") for box in drawing.boxes]
+    lines += [f"  {name} --> {needed}" for name, needed in drawing.edges]
+    if any(box.absent for box in drawing.boxes):
+        lines.append("  classDef absent stroke-dasharray: 4 4")
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------- SVG
+
+_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 150, 34, 70, 18, 20
+
+
+def _levels(drawing: Drawing) -> dict[str, int]:
+    """Return the column of each step: one right of the rightmost step that it requires."""
+    needs: dict[str, list[str]] = {box.name: [] for box in drawing.boxes}
+    for name, needed in drawing.edges:
+        needs[name].append(needed)
+    levels: dict[str, int] = {}
+    for box in sorted(drawing.boxes, key=lambda box: box.order or len(drawing.boxes)):
+        levels[box.name] = 1 + max((levels[needed] for needed in needs[box.name]), default=-1)
+    return levels
+
+
+def _svg(drawing: Drawing) -> str:
+    levels = _levels(drawing)
+    rows: dict[int, int] = {}
+    places: dict[str, tuple[int, int]] = {}
+    for box in drawing.boxes:
+        level = levels[box.name]
+        row = rows.get(level, 0)
+        rows[level] = row + 1
+        places[box.name] = (_MARGIN + level * (_WIDTH + _GAP_X), _MARGIN + row * (_HEIGHT + _GAP_Y))
+    width = 2 * _MARGIN + (max(rows) + 1) * (_WIDTH + _GAP_X) - _GAP_X
+    height = 2 * _MARGIN + max(rows.values()) * (_HEIGHT + _GAP_Y) - _GAP_Y
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
+        'font-size="13">',
+        '<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path d="M0 0 L8 4 L0 8 z" fill="#667"/></marker></defs>',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for name, needed in drawing.edges:
+        (x1, y1), (x2, y2) = places[name], places[needed]
+        x2 += _WIDTH
+        y1, y2 = y1 + _HEIGHT // 2, y2 + _HEIGHT // 2
+        middle = (x1 + x2) // 2
+        parts.append(
+            f'<path d="M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}" fill="none" stroke="#99a" '
+            'marker-end="url(#arrow)"/>'
+        )
+    for box in drawing.boxes:
+        x, y = places[box.name]
+        dashed = ' stroke-dasharray="4 3"' if box.absent else ""
+        parts.append(
+            f'<g><title>{escape(box.absent or box.origin)}</title><rect x="{x}" y="{y}" width="{_WIDTH}" '
+            f'height="{_HEIGHT}" rx="6" fill="#f4f6fb" stroke="#446"{dashed}/>'
+            f'<text x="{x + _WIDTH // 2}" y="{y + 22}" text-anchor="middle">{escape(box.name)}</text></g>'
+        )
+    return "\n".join([*parts, "</svg>"]) + "\n"

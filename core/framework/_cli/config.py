@@ -1,0 +1,106 @@
+"""``framework config``: what the configuration is, whether it is right, and what there is to configure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from framework import exitcodes
+from framework._cli.output import json_option, pass_session, print_json, print_table
+from framework._cli.program import Section
+from framework._cli.session import Session
+from framework._config.sources import Config
+
+
+@click.group(cls=Section, help="Show, check and describe the configuration.")
+def command() -> None:
+    """Sub-commands only."""
+
+
+@command.command(help="Show the settings that are not the default. Passwords are masked.")
+@click.option("--all", "everything", is_flag=True, help="Show the defaults too.")
+@click.option("--origin", is_flag=True, help="Show where each value comes from, with file and line.")
+@json_option
+@pass_session
+def show(session: Session, everything: bool, origin: bool, as_json: bool) -> None:
+    """Show."""
+    from framework._config.options import options
+    from framework._config.show import display_value
+
+    config = resolved(session)
+    found = []
+    for option in options().values():
+        if not everything and option.name not in config.origins:
+            continue
+        settings: Any = config.settings
+        value = getattr(getattr(settings, option.table) if option.table else settings, option.key)
+        found.append((option, display_value(option, value), config.origin(option.name)))
+    if as_json:
+        print_json(
+            {
+                option.name: {"value": value, "layer": where.layer, "source": where.source, "line": where.line}
+                if origin
+                else value
+                for option, value, where in found
+            }
+        )
+        return
+    columns = ("setting", "value", "origin") if origin else ("setting", "value")
+    rows = [(option.label, _text(value), str(where))[: len(columns)] for option, value, where in found]
+    print_table(session, columns, rows)
+
+
+@command.command(
+    help="Check the config file, the environment, the application, and that all chosen plugins can be loaded."
+)
+@pass_session
+def check(session: Session) -> int:
+    """Check; raises what is wrong."""
+    from framework._plugins import loader
+    from framework.routing import select_queues
+
+    config = resolved(session)
+    settings = config.settings
+    for note in config.sources.notes:
+        click.echo(f"note: {note}", err=True)
+    transport = loader.make_transport(settings)
+    loader.make_result_store(settings, transport)
+    loader.load("pool", settings.worker.pool)
+    select_queues(settings, settings.worker.queues, settings.worker.exclude_queues)
+    where = config.sources.path or "no config file; defaults, environment and app.conf"
+    if not session.quiet:
+        click.echo(f"The configuration is right ({where}).")
+    return exitcodes.OK
+
+
+@command.command(help="Print the JSON Schema of the config file, for editors.")
+def schema() -> None:
+    """Print."""
+    from framework._config.schema import json_schema
+
+    print_json(json_schema())
+
+
+def resolved(session: Session) -> Config:
+    """Resolve with the application's own settings where there is one."""
+    from framework._config.sources import resolve
+    from framework.exceptions import AppNotFound
+
+    sources = session.sources()
+    try:
+        located = session.locate()
+    except AppNotFound:
+        if sources.value("app") is not None:
+            raise
+        return resolve(sources)
+    config: Config = located.app.conf.config
+    return config
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else repr(value)

@@ -1,0 +1,50 @@
+"""``framework graph``: draws the steps of the worker, without starting any."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from framework import exitcodes
+from framework._cli.output import json_option, pass_session, print_json
+from framework._cli.session import Session
+from framework.exceptions import FrameworkError
+
+
+class CannotWrite(FrameworkError):
+    """The drawing's file cannot be written."""
+
+    exit_code = exitcodes.CANT_CREATE
+
+
+@click.command(help="Draw the steps that make up the worker, and those that are rebuilt with each connection.")
+@click.argument("which", type=click.Choice(["worker", "consumer"]), required=False)
+@click.option(
+    "-f", "--format", "form", type=click.Choice(["text", "dot", "mermaid", "svg"]), default="text", show_default=True
+)
+@click.option("--explain", is_flag=True, help="Say of each step why it runs or does not (text).")
+@click.option("-o", "--output", metavar="FILE", help="Write to this file. Default: print.")
+@json_option
+@pass_session
+def command(session: Session, which: str | None, form: Any, explain: bool, output: str | None, as_json: bool) -> None:
+    """Draw."""
+    from framework._boot.drawing import drawings, render
+    from framework._cli.config import resolved
+
+    found = drawings(resolved(session).settings)
+    # An SVG file holds one drawing.
+    wanted = which or ("worker" if form == "svg" else None)
+    chosen = [drawing for drawing in found if wanted in (None, drawing.name)]
+    if as_json:
+        print_json(chosen)
+        return
+    text = "\n".join(render(drawing, form, explain) for drawing in chosen)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        with open(output, "w", encoding="utf-8") as stream:
+            stream.write(text)
+    except OSError as error:
+        raise CannotWrite(f"cannot write {output}: {error.strerror}") from None

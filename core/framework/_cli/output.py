@@ -1,0 +1,46 @@
+"""Printing: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import msgspec
+
+from framework._cli.session import Session
+
+#: ``--json``, for every command that answers something.
+json_option = click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
+pass_session = click.make_pass_decorator(Session, ensure=True)
+
+
+def print_json(value: Any) -> None:
+    """Print `value` as indented JSON; what JSON cannot carry as its repr."""
+    text = msgspec.json.format(msgspec.json.encode(value, enc_hook=repr), indent=2)
+    click.echo(text.decode())
+
+
+def print_table(session: Session, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table: with rich on a terminal, plain columns into a pipe."""
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in rows:
+            table.add_row(*(Text(str(cell)) for cell in row))
+        Console(no_color=session.no_color or None).print(table)
+        return
+    texts = [[str(cell) for cell in row] for row in (columns, *rows)]
+    widths = [max(len(row[index]) for row in texts) for index in range(len(columns))]
+    for row in texts:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def split(text: str | None) -> list[str]:
+    """Return the items of a comma-separated list."""
+    return [item.strip() for item in (text or "").split(",") if item.strip()]

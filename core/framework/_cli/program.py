@@ -1,0 +1,210 @@
+"""The program `framework`: finds the sub-command, holds the options that all share, turns errors into sentences.
+
+1. `COMMANDS` names every sub-command with its module and a line of help, so that ``--help`` imports none of them.
+2. The global options stand before or after the sub-command (`Section` adds them to every command it hands out).
+3. Every `FrameworkError` is one sentence on stderr and its exit code; ``--traceback`` shows where it came from.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Final
+
+import click
+
+from framework import exitcodes
+from framework._cli.session import Session
+
+#: name: (module, object, one line of help). In the order in which a newcomer needs them.
+COMMANDS: Final = {
+    "init": ("framework._cli.init", "command", "Write a starter project: framework.toml and tasks.py."),
+    "worker": ("framework._cli.worker", "command", "Start a worker."),
+    "call": ("framework._cli.call", "command", "Send a task by name and print its id."),
+    "result": ("framework._cli.result", "command", "Wait for a task's result and print it."),
+    "queues": ("framework._cli.queues", "command", "Show the queues and how much waits in them."),
+    "purge": ("framework._cli.purge", "command", "Drop all waiting messages."),
+    "status": ("framework._cli.remote", "status", "Show which workers are online."),
+    "inspect": ("framework._cli.remote", "inspect", "Ask the workers something."),
+    "control": ("framework._cli.remote", "control", "Tell the workers something."),
+    "config": ("framework._cli.config", "command", "Show, check and describe the configuration."),
+    "plugins": ("framework._cli.plugins", "command", "List the installed plugins, or check them."),
+    "graph": ("framework._cli.graph", "command", "Draw the steps of the worker."),
+}
+GROUP: Final = "framework.commands"
+
+
+def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    """Keep a global option; whichever place it was given at."""
+    if value is not None and value is not False:
+        setattr(ctx.ensure_object(Session), str(param.name), value)
+
+
+def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"framework {version('framework')}")
+        ctx.exit()
+
+
+def global_options() -> list[click.Option]:
+    """Return the options that every command takes."""
+
+    def option(*spellings: str, **attributes: Any) -> click.Option:
+        return click.Option(spellings, expose_value=False, callback=_store, **attributes)
+
+    return [
+        option("-A", "--app", "target", metavar="APP", help="The application: module or module:attribute."),
+        option("-b", "--broker", metavar="URL", help="URL of the broker."),
+        option("--result-backend", metavar="URL", help="URL of the result store."),
+        option(
+            "--config",
+            metavar="FILE",
+            help="The config file. Default: framework.toml here or beside the application.",
+        ),
+        option("--workdir", metavar="DIR", help="Change to this directory first."),
+        option("-C", "--no-color", is_flag=True, help="Print without colours."),
+        option("-q", "--quiet", is_flag=True, help="Print only what was asked for."),
+        option("--traceback", "show_traceback", is_flag=True, help="Show tracebacks of errors."),
+    ]
+
+
+class Section(click.Group):
+    """A command with sub-commands: they take the global options too, and a misspelt one is answered with a guess."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return the sub-command, with the global options added."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            add_global_options(command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the sub-command that `args` name."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            near = get_close_matches(name, self.list_commands(ctx), 1, 0.5)
+            hint = f"; did you mean {near[0]}?" if near else f" (there are {', '.join(self.list_commands(ctx))})"
+            raise click.UsageError(f"there is no command {name}{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def add_global_options(command: click.Command) -> None:
+    """Let `command` take the global options that it has no option of its own for."""
+    taken = {spelling for param in command.params for spelling in (*param.opts, *param.secondary_opts)}
+    names = {param.name for param in command.params}
+    for option in global_options():
+        if option.name not in names and not taken.intersection(option.opts):
+            command.params.append(option)
+
+
+class Program(Section):
+    """The top command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the built-in and of the installed sub-commands."""
+        return [*COMMANDS, *(point.name for point in _installed() if point.name not in COMMANDS)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import and return one sub-command."""
+        found: Any = None
+        if cmd_name in COMMANDS:
+            module, name, _ = COMMANDS[cmd_name]
+            found = getattr(import_module(module), name)
+        elif any(point.name == cmd_name for point in _installed()):
+            from framework._plugins import loader
+            from framework.exceptions import PluginInvalid
+
+            found = loader.load("command", cmd_name)
+            if not isinstance(found, click.Command):
+                raise PluginInvalid(f"the command {cmd_name!r} of a plugin is {found!r}; wanted a click.Command")
+        if found is not None:
+            add_global_options(found)
+        return found  # type: ignore[no-any-return]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of sub-commands without importing them."""
+        rows = [(name, text) for name, (_, _, text) in COMMANDS.items()]
+        for point in _installed():
+            if point.name not in COMMANDS:
+                rows.append((point.name, f"From {point.dist.name} {point.dist.version}." if point.dist else ""))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+def _installed() -> Iterable[Any]:
+    # Not through the catalog: it reads every family, and the list of commands is all that is needed here.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
+
+
+program = Program(
+    "framework",
+    params=[
+        *global_options(),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=_version,
+            help="Print the version.",
+        ),
+    ],
+    help="A task worker for Python. Start with `framework init`, then `framework worker`.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Run the command line `args`, default this process's, and return its exit code."""
+    session = Session()
+    try:
+        # `main` returns what the command returned, or the code of `ctx.exit`.
+        code = program.main(args, prog_name="framework", standalone_mode=False, obj=session)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else exitcodes.OK
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return exitcodes.USAGE
+    except click.ClickException as error:
+        return _fail(session, _usage_text(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("", err=True)
+        return exitcodes.INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone; keep Python from complaining when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exitcodes.OK
+    except Exception as error:  # noqa: BLE001 - the outermost wall: what comes through is a defect, and is shown whole
+        from framework.exceptions import FrameworkError
+
+        if isinstance(error, FrameworkError):
+            return _fail(session, str(error), error.exit_code)
+        session.show_traceback = True
+        return _fail(session, f"a defect of framework or a plugin: {error!r}", exitcodes.SOFTWARE)
+
+
+def _usage_text(error: click.ClickException) -> str:
+    text = error.format_message().rstrip(".")
+    context = getattr(error, "ctx", None)
+    if isinstance(error, click.UsageError) and context is not None:
+        text += f" (see {context.command_path} --help)"
+    return text[:1].lower() + text[1:]
+
+
+def _fail(session: Session, text: str, code: int) -> int:
+    if session.show_traceback:
+        import traceback
+
+        traceback.print_exc()
+    click.echo(f"framework: error: {text}", err=True)
+    return code

@@ -1,0 +1,45 @@
+"""``framework purge``: drops everything that waits."""
+
+from __future__ import annotations
+
+import click
+
+from framework import exitcodes
+from framework._cli.output import json_option, pass_session, print_json, split
+from framework._cli.session import Session
+
+
+@click.command(help="Drop all waiting messages of all queues. There is no undo.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("-Q", "--queues", metavar="Q1,Q2", help="Only these queues.")
+@click.option("-X", "--exclude-queues", metavar="Q1,Q2", help="All but these queues.")
+@json_option
+@pass_session
+def command(session: Session, force: bool, queues: str | None, exclude_queues: str | None, as_json: bool) -> int:
+    """Drop."""
+    from framework._plugins import loader
+    from framework.routing import select_queues
+
+    settings = session.app().conf.settings
+    chosen = select_queues(settings, split(queues) or None, split(exclude_queues) or None)
+    if not force:
+        names = ", ".join(queue.name for queue in chosen)
+        click.echo(f"This drops all waiting messages of {_count(len(chosen), 'queue')}: {names}.", err=True)
+        click.confirm("Go on?", abort=True, err=True)
+    transport = loader.make_transport(settings)
+    try:
+        dropped = {queue.name: transport.purge(queue) for queue in chosen}
+    finally:
+        transport.close()
+    total = sum(dropped.values())
+    if as_json:
+        print_json({"purged": total, "queues": dropped})
+    elif total:
+        click.echo(f"Purged {_count(total, 'message')} from {_count(len(chosen), 'known task queue')}.")
+    else:
+        click.echo(f"No messages purged from {_count(len(chosen), 'queue')}")
+    return exitcodes.OK
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

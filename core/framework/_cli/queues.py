@@ -1,0 +1,47 @@
+"""``framework queues``: the queues that a worker would consume from, and how much waits in each."""
+
+from __future__ import annotations
+
+import click
+
+from framework._cli.output import json_option, pass_session, print_json, print_table
+from framework._cli.session import Session
+
+
+@click.command(help="Show the queues and how many messages wait in each.")
+@click.option("-Q", "--queues", metavar="Q1,Q2", help="Only these.")
+@json_option
+@pass_session
+def command(session: Session, queues: str | None, as_json: bool) -> None:
+    """Show."""
+    from framework._cli.output import split
+    from framework._plugins import loader
+    from framework.routing import select_queues
+
+    settings = session.app().conf.settings
+    chosen = select_queues(settings, split(queues) or None, None)
+    transport = loader.make_transport(settings)
+    try:
+        sizes = transport.sizes(chosen)
+    finally:
+        transport.close()
+    if as_json:
+        print_json(
+            [
+                {
+                    "queue": queue.name,
+                    "waiting": sizes.get(queue.name),
+                    "exchange": queue.exchange.name,
+                    "exchange_type": queue.exchange.type,
+                    "routing_key": queue.routing_key,
+                }
+                for queue in chosen
+            ]
+        )
+        return
+    rows = [(queue.name, _waiting(sizes.get(queue.name))) for queue in chosen]
+    print_table(session, ("queue", "waiting"), rows)
+
+
+def _waiting(size: int | None) -> str:
+    return "(does not exist yet)" if size is None else str(size)

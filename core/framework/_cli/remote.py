@@ -1,0 +1,196 @@
+"""``framework status``, ``inspect`` and ``control``: remote control from the command line.
+
+1. A command's words become its arguments as its registration says: converted ones first, the rest to the variadic one.
+2. Every reply is ``->  node: OK`` (or ERROR) and its content, indented; ``--json`` prints one object by node.
+3. Nobody answered: a sentence on stderr and the exit code UNAVAILABLE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from framework import exitcodes
+from framework._cli.output import json_option, pass_session, print_json, split
+from framework._cli.session import Session
+
+if TYPE_CHECKING:
+    from framework.worker.panel import Command
+
+_INDENT = " " * 8
+
+
+def _remote_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    for decorate in (
+        json_option,
+        click.option("-d", "--destination", metavar="NODE1,NODE2", help="Only these nodes."),
+        click.option(
+            "-t", "--timeout", type=float, metavar="S", help="Seconds to wait for a reply after the last one."
+        ),
+    ):
+        function = decorate(function)
+    return function
+
+
+def _list_option(kind: str) -> Callable[..., Any]:
+    def show(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            rows = [(f"{command.name} {command.signature}".rstrip(), command.help) for command in _commands(kind)]
+            width = max(len(name) for name, _ in rows)
+            for name, text in rows:
+                click.echo(f"{name:<{width}}  {text}")
+            ctx.exit()
+
+    return click.option(
+        "--list", is_flag=True, expose_value=False, is_eager=True, callback=show, help="List the commands."
+    )
+
+
+@click.command(help="Show which workers are online.")
+@_remote_options
+@pass_session
+def status(session: Session, timeout: float | None, destination: str | None, as_json: bool) -> int:
+    """Ping everybody."""
+    return _ask(session, "ping", {}, timeout or 1.0, destination, as_json, count=True, bodies=False)
+
+
+@click.command(help="Ask the workers something. `framework inspect --list` shows what.")
+@click.argument("name", metavar="COMMAND")
+@click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
+@_list_option("inspect")
+@_remote_options
+@pass_session
+def inspect(
+    session: Session, name: str, words: tuple[str, ...], timeout: float | None, destination: str | None, as_json: bool
+) -> int:
+    """Ask."""
+    return _run(session, "inspect", name, words, timeout, destination, as_json)
+
+
+@click.command(help="Tell the workers something. `framework control --list` shows what.")
+@click.argument("name", metavar="COMMAND")
+@click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
+@_list_option("control")
+@_remote_options
+@pass_session
+def control(
+    session: Session, name: str, words: tuple[str, ...], timeout: float | None, destination: str | None, as_json: bool
+) -> int:
+    """Tell."""
+    return _run(session, "control", name, words, timeout, destination, as_json)
+
+
+def _run(
+    session: Session,
+    kind: str,
+    name: str,
+    words: Sequence[str],
+    timeout: float | None,
+    destination: str | None,
+    as_json: bool,
+) -> int:
+    session.app()  # first: importing the application may register commands
+    command = _find(kind, name)
+    arguments = _arguments(command, words)
+    return _ask(
+        session,
+        command.name,
+        arguments,
+        timeout or command.default_timeout,
+        destination,
+        as_json,
+        count=kind == "inspect",
+    )
+
+
+def _commands(kind: str) -> list[Command]:
+    import framework.worker.control  # noqa: F401 - registers the built-in commands
+    from framework.worker.panel import COMMANDS
+
+    return [command for command in COMMANDS if command.kind == kind and command.visible]
+
+
+def _find(kind: str, name: str) -> Command:
+    known = {alias: command for command in _commands(kind) for alias in (command.name, command.alias) if alias}
+    if name in known:
+        return known[name]
+    near = get_close_matches(name, known, 1, 0.5)
+    hint = f"; did you mean {near[0]}?" if near else f" (framework {kind} --list shows all)"
+    raise click.UsageError(f"there is no {kind} command {name}{hint}")
+
+
+def _arguments(command: Command, words: Sequence[str]) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    rest = list(words)
+    for name, convert in command.args:
+        if not rest:
+            break
+        word = rest.pop(0)
+        try:
+            arguments[name] = convert(word)
+        except ValueError:
+            raise click.UsageError(f"{command.name}: {name} is {word!r}; wanted {_usage(command)}") from None
+    if rest and command.variadic is not None:
+        arguments[command.variadic] = rest
+    elif rest:
+        raise click.UsageError(f"unexpected argument {rest[0]}; the command is {_usage(command)}")
+    return arguments
+
+
+def _usage(command: Command) -> str:
+    return f"{command.name} {command.signature}".rstrip()
+
+
+def _ask(
+    session: Session,
+    name: str,
+    arguments: dict[str, Any],
+    timeout: float,
+    destination: str | None,
+    as_json: bool,
+    *,
+    count: bool,
+    bodies: bool = True,
+) -> int:
+    nodes = split(destination) or None
+    replies = session.app().control.broadcast(name, arguments, destination=nodes, reply=True, timeout=timeout)
+    merged = {node: answer for reply in replies or [] for node, answer in reply.items()}
+    if as_json:
+        print_json(merged)
+    else:
+        for node, answer in merged.items():
+            _print_reply(node, answer, bodies and not session.quiet)
+    if not merged:
+        click.echo("Error: No nodes replied within time constraint", err=True)
+        return exitcodes.UNAVAILABLE
+    if count and not as_json and not session.quiet:
+        click.echo(f"\n{len(merged)} {'node' if len(merged) == 1 else 'nodes'} online.")
+    return exitcodes.OK
+
+
+def _print_reply(node: str, answer: Any, body: bool) -> None:
+    failed = isinstance(answer, dict) and "error" in answer
+    click.echo(f"->  {node}: {click.style('ERROR', fg='red') if failed else click.style('OK', fg='green')}")
+    if not body and not failed:
+        return
+    content = answer
+    if isinstance(answer, dict) and len(answer) == 1 and ("ok" in answer or failed):
+        content = answer["error"] if failed else answer["ok"]
+    for line in _lines(content):
+        click.echo(_INDENT + line)
+
+
+def _lines(content: Any) -> list[str]:
+    if isinstance(content, (list, tuple)):
+        return [f"* {item if isinstance(item, str) else _json(item)}" for item in content] or ["- empty -"]
+    if isinstance(content, str):
+        return content.splitlines()
+    return _json(content, 4).splitlines()
+
+
+def _json(value: Any, indent: int = -1) -> str:
+    return msgspec.json.format(msgspec.json.encode(value, enc_hook=repr), indent=indent).decode()

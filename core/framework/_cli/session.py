@@ -1,0 +1,87 @@
+"""What a sub-command works with: the global options, and from them the configuration and the application."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from framework._boot.locate import LocatedApp
+    from framework._config.sources import Sources
+    from framework.app import App
+
+
+class Session:
+    """One run of the command line. Reads nothing before it is asked."""
+
+    def __init__(self) -> None:
+        self.target: str | None = None
+        self.broker: str | None = None
+        self.result_backend: str | None = None
+        self.config: str | None = None
+        self.workdir: str | None = None
+        self.no_color = False
+        self.quiet = False
+        self.show_traceback = False
+        #: Options of a sub-command that are settings: flat name: (spelling, value).
+        self.flags: dict[str, tuple[str, Any]] = {}
+        self._sources: Sources | None = None
+
+    def sources(self) -> Sources:
+        """Read the config file, the environment and the flags, once, and make them those of this process.
+
+        Raises `ConfigError`.
+        """
+        if self._sources is None:
+            from framework._boot import locate
+            from framework._config import sources
+
+            self.enter()
+            flags = dict(self.flags)
+            if self.broker is not None:
+                flags["broker_url"] = ("--broker", self.broker)
+            if self.result_backend is not None:
+                flags["result_backend"] = ("--result-backend", self.result_backend)
+            if self.target is not None:
+                flags["app"] = ("--app", self.target)
+            target = self.target or os.environ.get("FRAMEWORK_APP") or os.environ.get("CELERY_APP")
+            here = locate.extend_path()
+            self._sources = sources.load(self.config, [here, *locate.home_of(target)], flags=flags)
+            sources.install(self._sources)
+        return self._sources
+
+    def enter(self) -> None:
+        """Change to ``--workdir``. Raises `ConfigError`."""
+        if self.workdir is not None:
+            from framework.exceptions import ConfigError
+
+            try:
+                os.chdir(self.workdir)
+            except OSError as error:
+                raise ConfigError(f"cannot change to the directory {self.workdir}: {error.strerror}") from None
+            self.workdir = None
+
+    def locate(self) -> LocatedApp:
+        """Import the application. Raises `AppNotFound` or `ConfigError`."""
+        from framework._boot.locate import find_app
+
+        return find_app(None, self.sources().value("app"))
+
+    def app(self) -> App:
+        """Return the application, or a bare one when nothing says which: enough to talk to a broker.
+
+        Raises `ConfigError` when one was named and cannot be had.
+        """
+        from framework._boot.locate import find_app
+        from framework.exceptions import AppNotFound
+
+        named = self.sources().value("app")
+        try:
+            found: App = find_app(None, named).app
+        except AppNotFound:
+            from framework.app import App
+
+            if named is not None or any(os.path.isfile(name) for name in ("app.py", "tasks.py")):
+                raise
+            found = App("framework")
+        return found

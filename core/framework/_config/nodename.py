@@ -1,0 +1,68 @@
+"""Names of nodes and of their files, with ``%`` variables.
+
+In a node name (``-n worker1@%h``) the variables stand for the machine's host name: ``%h`` george.example.com,
+``%n`` george, ``%d`` example.com. In a file name (``--logfile %n%I.log``) they stand for the node's: ``%p``
+w1@george.example.com, ``%h`` george.example.com, ``%n`` w1, ``%d`` example.com; ``%i`` is the index of the pool
+process, 0 in the worker's main process, and ``%I`` the same with a dash before it, empty in the main process.
+``%%`` is a percent sign.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+
+from framework.exceptions import ConfigError
+
+DEFAULT_NAME = "celery"
+_VARIABLE = re.compile(r"%(.?)", re.DOTALL)
+
+
+def node_name(template: str | None = None, machine: str | None = None) -> str:
+    """Return the full name ``name@host``.
+
+    `template`: default ``celery@%h``; `machine`: default this one's host name.
+    Raises `ConfigError` for an unknown variable or a name that cannot be one.
+    """
+    text = template or f"{DEFAULT_NAME}@%h"
+    if "@" not in text:
+        text = f"{DEFAULT_NAME}@{text}"
+    host = machine or socket.gethostname()
+    short, _, domain = host.partition(".")
+    name = _expand(text, {"h": host, "n": short, "d": domain, "i": "0", "I": ""}, "node name")
+    if not all(name.partition("@")[::2]) or any(character.isspace() for character in name):
+        raise ConfigError(f"the node name {text!r} becomes {name!r}; wanted name@host, without blanks")
+    return name
+
+
+def file_path(template: str, node: str, index: int = 0) -> str:
+    """Return `template` expanded for the node `node` and its pool process `index`. Raises `ConfigError`."""
+    name, _, host = node.rpartition("@")
+    variables = {
+        "p": node,
+        "h": host,
+        "n": name,
+        "d": host.partition(".")[2],
+        "i": str(index),
+        "I": f"-{index}" if index else "",
+    }
+    return _expand(template, variables, "file name")
+
+
+def per_process(template: str) -> bool:
+    """Return whether every pool process gets a file of its own."""
+    return any(match[1] in ("i", "I") for match in _VARIABLE.finditer(template))
+
+
+def _expand(template: str, variables: Mapping[str, str], kind: str) -> str:
+    def replace(match: re.Match[str]) -> str:
+        letter = match[1]
+        if letter == "%":
+            return "%"
+        if letter not in variables:
+            known = " ".join(f"%{name}" for name in variables)
+            raise ConfigError(f"the {kind} {template!r} has the unknown variable %{letter}; known are {known} %%")
+        return variables[letter]
+
+    return _VARIABLE.sub(replace, template)

@@ -1,0 +1,388 @@
+"""Where settings come from: the config file, the environment, flags; each value keeps its origin.
+
+1. `load` finds and reads the file and the environment, adds flags, and refuses what is unknown or of a wrong
+   type.
+2. The file is ``--config``, else FRAMEWORK_CONFIG, else framework.toml, else pyproject.toml with
+   ``[tool.framework]``, in the first of the given directories that has one.
+3. `resolve` lays the layers over each other: defaults < app.conf < file < environment < flags.
+4. `install` makes what the command line found the sources of this process, for every `app.conf` in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from framework._config.options import Option, accept, aliases, did_you_mean, options, parse, tables
+from framework._config.settings import Settings, WorkerSettings
+from framework._config.tomllines import find_line
+from framework.exceptions import ConfigError
+
+LayerName = Literal["default", "code", "file", "environment", "flag"]
+#: Name of the embedded broker's file.
+EMBEDDED_FILE = "framework.db"
+
+# A service called framework-broker makes Kubernetes set FRAMEWORK_BROKER_PORT=tcp://10.0.0.1:6379 and more of
+# the kind in every pod.
+_SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a value came from."""
+
+    layer: LayerName
+    #: Path of the file, name of the variable, spelling of the flag, ``module.py:12`` of an assignment.
+    source: str = ""
+    #: Key of a file's value, from the top of the file.
+    key: tuple[str, ...] = ()
+
+    @property
+    def line(self) -> int | None:
+        """The line in the file; None when the value did not come from a file."""
+        if self.layer != "file":
+            return None
+        try:
+            return find_line(Path(self.source).read_text(encoding="utf-8"), self.key)
+        except OSError:
+            return None
+
+    def __str__(self) -> str:
+        if self.layer == "file":
+            line = self.line
+            return display_path(self.source) + (f", line {line}" if line else "")
+        if self.layer == "environment":
+            return f"environment variable {self.source}"
+        if self.layer == "flag":
+            return f"option {self.source}"
+        if self.layer == "code":
+            return f"app.conf ({self.source})" if self.source else "app.conf"
+        return f"default ({self.source})" if self.source else "default"
+
+
+class Value(msgspec.Struct):
+    """A value and where it came from."""
+
+    value: Any
+    origin: Origin
+
+
+Layer = dict[str, Value]
+
+
+class Sources(msgspec.Struct):
+    """What was read outside the code. JSON-able: a child process can be given it instead of reading again."""
+
+    #: The config file, if there is one.
+    path: str | None = None
+    #: Directory of the embedded broker's file: the config file's, else the current one.
+    directory: str = ""
+    file: Layer = {}
+    environment: Layer = {}
+    flags: Layer = {}
+    #: Remarks for the user about older names.
+    notes: list[str] = []
+
+    def value(self, name: str) -> Any:
+        """Return the option `name` as far as the sources say it (no app.conf), else None."""
+        for layer in (self.flags, self.environment, self.file):
+            if name in layer:
+                return layer[name].value
+        return None
+
+
+class Config(msgspec.Struct):
+    """Settings, resolved, and the origin of each that is not a plain default."""
+
+    settings: Settings
+    origins: dict[str, Origin]
+    sources: Sources
+
+    def origin(self, name: str) -> Origin:
+        """Return where the option `name` (flat) came from."""
+        return self.origins.get(name, Origin("default"))
+
+
+# ---------------------------------------------------------------- process-wide sources
+
+_installed: Sources | None = None
+_adopted: Config | None = None
+
+
+def install(sources: Sources | None) -> None:
+    """Use `sources` for every `app.conf` of this process (flags belong to the process); None: undo."""
+    global _installed
+    _installed = sources
+
+
+def installed() -> Sources | None:
+    """Return what `install` was given."""
+    return _installed
+
+
+def adopt(settings: Settings | None) -> None:
+    """Let every `app.conf` of this process be `settings`: a child is given its worker's. None: undo."""
+    global _adopted
+    _adopted = Config(settings, {}, Sources()) if settings is not None else None
+
+
+def adopted() -> Config | None:
+    """Return what `adopt` was given."""
+    return _adopted
+
+
+# ---------------------------------------------------------------- reading
+
+
+def load(
+    config: str | None = None,
+    directories: Iterable[str | os.PathLike[str]] = (),
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, tuple[str, Any]] | None = None,
+) -> Sources:
+    """Read file and environment and add `flags` (flat name: (spelling, value)).
+
+    `directories`: where a config file may lie; default the current one.
+
+    Raises `ConfigError` for a file that cannot be read, an unknown key or a wrong value.
+    """
+    env = os.environ if environ is None else environ
+    notes: list[str] = []
+    path = _find_file(config or env.get("FRAMEWORK_CONFIG"), list(directories) or [os.getcwd()])
+    file = _read_file(path, notes) if path is not None else {}
+    directory = os.path.dirname(os.path.abspath(path)) if path is not None else os.getcwd()
+    given: Layer = {}
+    for name, (spelling, value) in (flags or {}).items():
+        option, origin = options()[name], Origin("flag", spelling)
+        if isinstance(value, str):
+            value = parse(option, value)
+        given[name] = Value(accept(option, value, f"option {spelling}"), origin)
+    return Sources(path, directory, file, _read_environment(env, notes), given, notes)
+
+
+def _find_file(config: str | None, directories: Sequence[str | os.PathLike[str]]) -> str | None:
+    if config is not None:
+        if not os.path.isfile(config):
+            raise ConfigError(f"the config file {config} does not exist")
+        return config
+    for directory in dict.fromkeys(os.fspath(directory) for directory in directories):
+        own = os.path.join(directory, "framework.toml")
+        if os.path.isfile(own):
+            return own
+        project = os.path.join(directory, "pyproject.toml")
+        if os.path.isfile(project):
+            # Parsing a foreign pyproject.toml is only worth it when it speaks of us.
+            try:
+                text = Path(project).read_bytes()
+            except OSError:
+                continue
+            if b"tool.framework" in text:
+                return project
+    return None
+
+
+def _read_file(path: str, notes: list[str]) -> Layer:
+    try:
+        with open(path, "rb") as stream:
+            document: Any = tomllib.load(stream)
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {display_path(path)}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{display_path(path)} is not UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(_toml_problem(path, error)) from None
+    prefix: tuple[str, ...] = ()
+    if os.path.basename(path) == "pyproject.toml":
+        prefix = ("tool", "framework")
+        document = document.get("tool", {}).get("framework", {})
+    return _read_document(document, path, prefix, notes)
+
+
+def _toml_problem(path: str, error: tomllib.TOMLDecodeError) -> str:
+    found = re.search(r" \(at line (\d+), column \d+\)", str(error))
+    if found is None:
+        return f"{display_path(path)} is not valid TOML: {error}"
+    reason = str(error).replace(found[0], "")
+    return f"{display_path(path)}, line {found[1]}: not valid TOML: {reason}"
+
+
+def _read_document(document: Mapping[str, Any], path: str, prefix: tuple[str, ...], notes: list[str]) -> Layer:
+    layer: Layer = {}
+    for key, value in document.items():
+        where = Origin("file", path, (*prefix, key))
+        if key in tables():
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}: {key} is {value!r}; wanted a table, [{key}]")
+            for inner, content in value.items():
+                _take(layer, key, inner, content, Origin("file", path, (*prefix, key, inner)))
+        elif key in options():
+            if options()[key].table:
+                notes.append(f"{where}: write {options()[key].label} for {key}")
+            layer[key] = Value(accept(options()[key], value, str(where)), where)
+        elif key in aliases():
+            option = options()[aliases()[key]]
+            notes.append(f"{where}: {key} is an older name; write {option.label}")
+            layer[option.name] = Value(accept(option, value, str(where)), where)
+        else:
+            near = did_you_mean(key, [*tables(), *(name for name, o in options().items() if not o.table), *options()])
+            kind = f"there is no table [{key}]" if isinstance(value, dict) else f"there is no setting {key}"
+            raise ConfigError(f"{where}: {kind}{near}")
+    _check_nodes(layer)
+    return layer
+
+
+def _take(layer: Layer, table: str, key: str, value: Any, origin: Origin) -> None:
+    """Put one key of one table into `layer`."""
+    option = options().get(f"{table}_{key}")
+    if option is None and key.endswith("_file"):
+        secret = options().get(f"{table}_{key.removesuffix('_file')}")
+        if secret is not None and secret.secret:
+            if not isinstance(value, str):
+                raise ConfigError(f"{origin}: [{table}] {key} is {value!r}; wanted the path of a file")
+            directory = os.path.dirname(os.path.abspath(origin.source))
+            text = _read_secret(os.path.join(directory, value), str(origin))
+            layer[secret.name] = Value(accept(secret, text, str(origin)), origin)
+            return
+    if option is None or option.table != table:
+        known = [name.key for name in options().values() if name.table == table]
+        near = did_you_mean(key, known)
+        if not near:
+            others = {other.key: other.label for other in options().values() if other.table not in ("", table)}
+            near = f"; did you mean {others[key]}?" if key in others else ""
+        raise ConfigError(f"{origin}: there is no setting {key} in [{table}]{near}")
+    layer[option.name] = Value(accept(option, value, str(origin)), origin)
+
+
+def _check_nodes(layer: Layer) -> None:
+    """Refuse keys of ``[nodes.<name>]`` that are no worker settings."""
+    if "nodes" not in layer:
+        return
+    known = msgspec.structs.fields(WorkerSettings)
+    names = [field.name for field in known]
+    origin = layer["nodes"].origin
+    for node, table in layer["nodes"].value.items():
+        for key, value in table.items():
+            where = Origin("file", origin.source, (*origin.key, node, key))
+            if key not in names:
+                raise ConfigError(f"{where}: there is no worker setting {key}{did_you_mean(key, names)}")
+            table[key] = accept(options()[f"worker_{key}"], value, str(where))
+
+
+def _read_environment(env: Mapping[str, str], notes: list[str]) -> Layer:
+    layer: Layer = {}
+    by_variable = {option.variable: option for option in options().values()}
+    for option in options().values():
+        for variable in option.env:
+            if text := env.get(variable):
+                _take_variable(layer, option, variable, text)
+                if variable.startswith("CELERY"):
+                    notes.append(f"environment variable {variable} is an older name; write {option.variable}")
+    for variable, text in env.items():
+        # An empty variable is one that is not set: `X=${X:-}` in a compose file.
+        if not variable.startswith("FRAMEWORK_") or not text or _is_service_link(variable, text):
+            continue
+        secret = by_variable.get(variable.removesuffix("_FILE"))
+        if variable in by_variable:
+            _take_variable(layer, by_variable[variable], variable, text)
+        elif variable.endswith("_FILE") and secret is not None and secret.secret:
+            where = f"environment variable {variable}"
+            content = _read_secret(text, where)
+            layer[secret.name] = Value(accept(secret, content, where), Origin("environment", variable))
+        elif variable not in _OTHER_VARIABLES and variable.split("_")[1].lower() in tables():
+            near = did_you_mean(variable, by_variable)
+            raise ConfigError(f"environment variable {variable}: there is no such setting{near}")
+    return layer
+
+
+_OTHER_VARIABLES = frozenset({"FRAMEWORK_CONFIG", "FRAMEWORK_FSNOTIFY"})
+
+
+def _is_service_link(variable: str, text: str) -> bool:
+    return bool(_SERVICE_LINK.search(variable)) and ("://" in text or "_SERVICE_" in variable or "_PORT_" in variable)
+
+
+def _take_variable(layer: Layer, option: Option, variable: str, text: str) -> None:
+    where = f"environment variable {variable}"
+    layer[option.name] = Value(accept(option, parse(option, text), where), Origin("environment", variable))
+
+
+def _read_secret(path: str, where: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{where}: cannot read {display_path(path)}: {reason}") from None
+
+
+def display_path(path: str) -> str:
+    """Return `path` relative to the current directory where it lies inside it."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
+
+
+# ---------------------------------------------------------------- resolving
+
+
+def resolve(sources: Sources, code: Iterable[Layer] = ()) -> Config:
+    """Lay defaults, the layers of `code` (app.conf), file, environment and flags over each other."""
+    values: dict[str, dict[str, Any]] = {}
+    origins: dict[str, Origin] = {}
+    for layer in (*code, sources.file, sources.environment, sources.flags):
+        for name, item in layer.items():
+            option = options()[name]
+            table = values.setdefault(option.table, {})
+            value = item.value
+            if option.merges and isinstance(table.get(option.key), dict):
+                value = _merge(table[option.key], value)
+            table[option.key] = value
+            origins[name] = item.origin
+    policy = values.get("task", {}).get("publish_retry_policy")
+    if isinstance(policy, dict):  # came through JSON
+        option = options()["task_publish_retry_policy"]
+        values["task"]["publish_retry_policy"] = accept(option, policy, option.label)
+    top = values.pop("", {})
+    top.update((table, tables()[table](**keys)) for table, keys in values.items())
+    settings = Settings(**top)
+    _derive(settings, origins, sources)
+    return Config(settings, origins, sources)
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = {name: dict(table) for name, table in below.items()}
+    for name, table in above.items():
+        merged[name] = {**merged.get(name, {}), **table}
+    return merged
+
+
+def _derive(settings: Settings, origins: dict[str, Origin], sources: Sources) -> None:
+    """Fill in what depends on other settings: broker URL, result store."""
+    broker, result, redis = settings.broker, settings.result, settings.redis
+    if not broker.url and broker.host:
+        account = (
+            f"{broker.user or ''}:{broker.password}@" if broker.password else f"{broker.user}@" if broker.user else ""
+        )
+        port = f":{broker.port}" if broker.port else ""
+        broker.url = f"{broker.transport or 'amqp'}://{account}{broker.host}{port}/{broker.vhost or ''}"
+        origins["broker_url"] = Origin("default", "from broker.host")
+    elif not broker.url:
+        broker.url = "sqlite:///" + os.path.join(sources.directory or os.getcwd(), EMBEDDED_FILE)
+        origins["broker_url"] = Origin("default", "the embedded broker")
+    elif "://" not in broker.url:
+        broker.url = f"{broker.url}://"
+    if result.backend is None and "result_backend" not in origins and broker.url.startswith("sqlite:"):
+        result.backend = broker.url
+        origins["result_backend"] = Origin("default", "the embedded broker's own file")
+    elif result.backend in ("none://", "none", "disabled", "disabled://", ""):
+        result.backend = None
+    elif result.backend in ("rpc", "amqp", "amqp://"):
+        result.backend = "rpc://"
+    elif result.backend == "redis" and redis.host:
+        account = f"{redis.username or ''}:{redis.password}@" if redis.password else ""
+        result.backend = f"redis://{account}{redis.host}:{redis.port or 6379}/{redis.db or 0}"
+    elif result.backend == "redis" and broker.url.startswith("redis"):
+        result.backend = broker.url

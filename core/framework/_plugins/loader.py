@@ -1,0 +1,247 @@
+"""The loader: imports the one plugin that was chosen and holds it against its contract.
+
+1. `load` finds a driver by family and name (stevedore), and says in one sentence why it cannot be used:
+   not installed (did you mean …), offered by two distributions, missing a library (which extra brings it), against
+   the contract.
+2. `options` fills the plugin's options from its config table.
+3. `make_transport`, `make_result_store` choose by URL.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from framework._plugins import catalog
+from framework._plugins.catalog import PluginInfo
+from framework._plugins.families import FAMILIES
+from framework.api.plugin import API_VERSION, Plugin
+from framework.exceptions import (
+    ConfigError,
+    PluginConflict,
+    PluginInvalid,
+    PluginNotFound,
+    PluginUnavailable,
+)
+
+if TYPE_CHECKING:
+    from framework.api.pool import Pool
+    from framework.api.result_store import ResultStore
+    from framework.api.transport import Transport
+
+#: Schemes that no transport plugin claims but kombu may know go to the plugin of this name.
+FALLBACK_TRANSPORT = "kombu"
+
+
+def load(family: str, name: str) -> type[Any]:
+    """Import the plugin `name` of `family` and return its class, checked.
+
+    Raises `PluginNotFound`, `PluginConflict`, `PluginUnavailable` or `PluginInvalid`.
+    """
+    info = _choose(family, name)
+    plugin = _import(info)
+    if FAMILIES[family].contract:
+        _check(info, plugin)
+    return plugin  # type: ignore[no-any-return]
+
+
+def _choose(family: str, name: str) -> PluginInfo:
+    found = catalog.find(family, name)
+    if len(found) > 1:
+        offers = " and ".join(f"{info.distribution} {info.version} ({info.target})" for info in found)
+        raise PluginConflict(f"the {family} {name!r} is offered by {offers}: uninstall one of them")
+    if found:
+        return found[0]
+    known = [info.name for info in catalog.plugins(family)]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise PluginNotFound(
+        f"no {family} named {name!r} is installed{hint} "
+        f"(installed: {', '.join(known) or 'none'}; chosen by {FAMILIES[family].chosen_by})"
+    )
+
+
+def _import(info: PluginInfo) -> Any:
+    # Imported here: stevedore costs tens of milliseconds that a client which never loads a plugin should not pay.
+    from stevedore.driver import DriverManager
+
+    def reraise(_manager: object, _entry_point: object, error: Exception) -> None:
+        raise error
+
+    try:
+        manager = DriverManager(
+            FAMILIES[info.family].group,
+            info.name,
+            invoke_on_load=False,
+            on_load_failure_callback=reraise,
+        )
+    except ModuleNotFoundError as error:
+        raise PluginUnavailable(_missing_text(info, error)) from error
+    except Exception as error:
+        raise PluginInvalid(
+            f"the {info} cannot be imported from {info.target}: {type(error).__name__}: {error}"
+        ) from error
+    return manager.driver
+
+
+def _missing_text(info: PluginInfo, error: ModuleNotFoundError) -> str:
+    extra = _extra_with(info.distribution, error.name or "")
+    if extra:
+        remedy = f"pip install '{info.distribution}[{extra}]'"
+    else:
+        remedy = f"pip install {error.name}" if error.name else f"reinstall {info.distribution}"
+    return f"the {info} needs the module {error.name!r}, which is not installed: {remedy}"
+
+
+def _extra_with(distribution: str, module: str) -> str | None:
+    """Return the extra of `distribution` that requires the distribution of `module`, by name."""
+    top = module.partition(".")[0].lower().replace("_", "-")
+    try:
+        requirements = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return None
+    for requirement in requirements:
+        name, _, marker = requirement.partition(";")
+        if "extra ==" in marker and name.lower().replace("_", "-").startswith(top):
+            return marker.split("extra ==")[1].strip().strip("\"'")
+    return None
+
+
+def _check(info: PluginInfo, plugin: Any) -> None:
+    module, _, attribute = FAMILIES[info.family].contract.partition(":")
+    contract = getattr(import_module(module), attribute)
+
+    def refuse(expected: str) -> PluginInvalid:
+        return PluginInvalid(
+            f"the {info} does not keep the contract of its family: {info.target} {expected} "
+            f"(see {module}; update {info.distribution}, or tell its authors)"
+        )
+
+    if not (inspect.isclass(plugin) and issubclass(plugin, contract)):
+        raise refuse(f"must be a subclass of {module}.{attribute}, and is {plugin!r}")
+    if missing := sorted(getattr(plugin, "__abstractmethods__", ())):
+        raise refuse(f"must implement {', '.join(missing)}")
+    if issubclass(plugin, Plugin):
+        if plugin.api_version != API_VERSION:
+            raise refuse(
+                f"was written for version {plugin.api_version} of the plugin API, and this is version {API_VERSION}"
+            )
+        if not issubclass(plugin.options_type, msgspec.Struct):
+            raise refuse("must have an options_type that is a msgspec.Struct")
+    if "traits" in contract.__annotations__ and not isinstance(getattr(plugin, "traits", None), msgspec.Struct):
+        raise refuse("must declare its traits")
+
+
+def options(family: str, name: str, plugin: type[Plugin], table: Mapping[str, Any]) -> msgspec.Struct:
+    """Fill the options of `plugin` from its config table. Raises `ConfigError` naming table, key and what is wanted."""
+    wanted = plugin.options_type
+    known = {field.encode_name: field for field in msgspec.structs.fields(wanted)}
+    for key in table:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f" (it has {', '.join(known) or 'no options'})"
+            raise ConfigError(f"[{family}.{name}]: the {family} {name!r} has no option {key!r}{hint}")
+    try:
+        return msgspec.convert(dict(table), wanted)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"[{family}.{name}]: {error}") from error
+
+
+# ---------------------------------------------------------------- by URL
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of `url`, lower-case. Raises `ConfigError` when it has none."""
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        # The text of a URL may hold a password: show nothing but what cannot be one.
+        raise ConfigError(
+            "a broker or result URL must look like scheme://…, for example redis://localhost:6379/0 or sqlite:///framework.db"
+        )
+    return scheme.lower()
+
+
+def transport_name(url: str) -> str:
+    """Return the name of the transport plugin for `url`."""
+    scheme = scheme_of(url)
+    if catalog.find("transport", scheme) or not catalog.find("transport", FALLBACK_TRANSPORT):
+        return scheme
+    if _kombu_knows(scheme):
+        return FALLBACK_TRANSPORT
+    return scheme  # not found: `load` then says what there is
+
+
+def _kombu_knows(scheme: str) -> bool:
+    from kombu.transport import TRANSPORT_ALIASES
+
+    return scheme.partition("+")[0] in TRANSPORT_ALIASES
+
+
+def make_transport(settings: Any) -> Transport:
+    """Load and make the transport that the `Settings` ask for. It connects to nothing yet."""
+    broker = settings.broker
+    url = broker.url
+    name = transport_name(url)
+    plugin = load("transport", name)
+    # Aliases of one driver (redis, rediss, …) share the table of the first name it was written under.
+    tables = settings.transport
+    table = {**tables.get(_family_table(name), {}), **broker.transport_options}
+    return plugin(  # type: ignore[no-any-return]
+        url,
+        options("transport", _family_table(name), plugin, table),
+        {
+            "connection_timeout": broker.connection_timeout,
+            "heartbeat": broker.heartbeat,
+            "use_ssl": broker.use_ssl,
+            "failover_strategy": broker.failover_strategy,
+            "login_method": broker.login_method,
+        },
+    )
+
+
+def _family_table(name: str) -> str:
+    """Return the config table of a driver.
+
+    ``rediss`` and ``redis+socket`` are configured as ``redis``, ``amqps`` as ``amqp``.
+    """
+    base = name.partition("+")[0]
+    return base[:-1] if base in ("rediss", "amqps") else base
+
+
+def load_pool(settings: Any) -> tuple[type[Pool], msgspec.Struct]:
+    """Load the pool that the `Settings` ask for; return its class and its options."""
+    name = settings.worker.pool
+    plugin = load("pool", name)
+    return plugin, options("pool", name, plugin, settings.pool.get(name, {}))
+
+
+def make_result_store(settings: Any, transport: Transport, oid: str = "") -> ResultStore:
+    """Load and make the result store that the `Settings` ask for (``none`` when they ask for none).
+
+    `transport` lends it the broker; `oid` names this client's reply queue. It connects to nothing yet.
+    """
+    result = settings.result
+    url = result.backend or "none://"
+    name = scheme_of(url)
+    plugin = load("result_store", name)
+    table = {**settings.result_store.get(_family_table(name), {}), **result.backend_transport_options}
+    return plugin(  # type: ignore[no-any-return]
+        url,
+        options("result_store", _family_table(name), plugin, table),
+        {
+            "expires": result.expires,
+            "failure_expires": result.failure_expires,
+            "persistent": result.persistent,
+            "serializer": result.serializer,
+            "use_ssl": settings.redis.backend_use_ssl,
+            "oid": oid,
+        },
+        transport.producer,
+        transport.url,
+        transport.consumer,
+    )

@@ -1,0 +1,113 @@
+"""`safe_repr`: a repr of bounded length and depth, that never raises."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+_PLAIN: Final = frozenset({int, bool, type(None), float})
+_BRACKETS: Final[dict[type, tuple[str, str]]] = {
+    list: ("[", "]"),
+    tuple: ("(", ")"),
+    dict: ("{", "}"),
+    set: ("{", "}"),
+    frozenset: ("frozenset({", "})"),
+}
+
+
+def safe_repr(obj: Any, maxlen: int = 1024, maxlevels: int = 3) -> str:
+    """Return the repr of `obj`, cut with ``...`` at about `maxlen` characters and below `maxlevels` levels."""
+    kind = type(obj)
+    if kind is tuple or kind is list:
+        # The usual arguments: a few plain values.
+        left = maxlen
+        for item in obj:
+            item_kind = type(item)
+            if item_kind is str:
+                left -= 2 * len(item) + 4
+            elif item_kind in _PLAIN:
+                left -= 26 if item_kind is not int or -(10**20) < item < 10**20 else maxlen
+            else:
+                break
+            if left < 0:
+                break
+        else:
+            return repr(obj)
+    elif not obj and (kind is dict or kind is str):
+        return "{}" if kind is dict else "''"
+    writer = _Writer(maxlen, maxlevels)
+    writer.write(obj, 0)
+    return "".join(writer.parts)
+
+
+class _Writer:
+    """Writes until there is no room left; then only closing brackets."""
+
+    def __init__(self, room: int, levels: int) -> None:
+        self.parts: list[str] = []
+        self.room = room
+        self.levels = levels
+        self.open: set[int] = set()
+
+    def put(self, text: str) -> None:
+        self.parts.append(text)
+        self.room -= len(text)
+
+    def write(self, obj: Any, level: int) -> None:
+        kind = type(obj)
+        if kind in _BRACKETS:
+            self.write_container(obj, kind, level)
+        elif kind is str or kind is bytes:
+            self.write_text(obj)
+        else:
+            self.write_other(obj)
+
+    def write_text(self, obj: str | bytes) -> None:
+        room = max(self.room, 0)
+        if len(obj) <= room:
+            text = repr(obj)
+            self.put(text if len(text) <= room + 2 else f"{text[:room]}...{text[-1]}")
+        else:
+            text = repr(obj[:room])
+            self.put(f"{text[: room + 1]}...{text[-1]}")
+
+    def write_other(self, obj: Any) -> None:
+        try:
+            text = repr(obj)
+        except Exception as error:  # noqa: BLE001 - a stranger's __repr__ may raise anything
+            text = f"<{type(obj).__name__}: its repr raises {type(error).__name__}>"
+        if len(text) > self.room:
+            text = f"{text[: max(self.room, 0)]}..."
+        self.put(text)
+
+    def write_container(self, obj: Any, kind: type, level: int) -> None:
+        if not obj:
+            self.put("set()" if kind is set else "frozenset()" if kind is frozenset else "".join(_BRACKETS[kind]))
+            return
+        before, after = _BRACKETS[kind]
+        if level >= self.levels or id(obj) in self.open:
+            self.put(f"{before}...{after}")
+            return
+        self.open.add(id(obj))
+        self.put(before)
+        try:
+            self.write_items(obj, level, is_dict=kind is dict)
+        except RuntimeError:  # another thread changes it
+            self.put("...")
+        if kind is tuple and len(obj) == 1:
+            after = f",{after}"
+        self.parts.append(after)
+        self.open.discard(id(obj))
+
+    def write_items(self, obj: Any, level: int, *, is_dict: bool) -> None:
+        first = True
+        for item in obj:
+            if not first:
+                self.put(", ")
+            first = False
+            if self.room <= 0:
+                self.parts.append("...")
+                return
+            self.write(item, level + 1)
+            if is_dict:
+                self.put(": ")
+                self.write(obj[item], level + 1)

@@ -1,0 +1,214 @@
+"""Waking other processes that wait for a change in a shared file, without polling and without a server.
+
+1. `Doorbell` is what a waiting process binds: a datagram socket in the directory ``<file>-wake`` beside the file,
+   reachable for whoever may use the file. Its descriptor turns readable when somebody rings.
+2. `Ringer` is what the others use after they have committed a change: `ring` for one bell, `ring_all` for
+   every armed one.
+3. A bell whose process has died refuses the call: `Ringer` removes it and says so, which is how the dead
+   are noticed at once.
+
+The order that loses no wake-up: the waiting side arms its bell, *then* looks into the file, then sleeps; the
+changing side commits, *then* reads the directory. A full receive buffer is no loss: that process is awake
+already.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import socket
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from framework.exceptions import ConnectionLost
+
+#: Prefix of the name of a bell that is bound but does not want to be rung.
+_IDLE: Final = "idle"
+#: The shortest limit of a socket's path among the systems we run on, less its final zero byte.
+_PATH_LIMIT: Final = 103
+_DATAGRAM: Final = socket.SOCK_DGRAM
+
+
+def _directory(path: str) -> str:
+    return os.path.realpath(path) + "-wake"
+
+
+@contextmanager
+def _address(directory: str, name: str) -> Iterator[str]:
+    """Give a path to `name` that is short enough for a socket."""
+    path = f"{directory}/{name}"
+    if len(os.fsencode(path)) <= _PATH_LIMIT:
+        yield path
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
+
+
+class Doorbell:
+    """A socket to be woken through, for the file at `path`. Used by one thread.
+
+    `kind` is a letter that `Ringer.ring_all` selects by. `token` names the bell for `Ringer.ring` and
+    `Ringer.is_dead`. Raises `ConnectionLost` when no socket can be bound there.
+    """
+
+    def __init__(self, path: str, kind: str, *, armed: bool) -> None:
+        self.kind = kind
+        self.token = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self.armed = armed
+        self._directory = _directory(path)
+        self._path = path
+        self._pid = os.getpid()
+        self._socket = socket.socket(socket.AF_UNIX, _DATAGRAM)
+        self._socket.setblocking(False)
+        try:
+            self._bind()
+        except OSError as error:
+            self._socket.close()
+            raise ConnectionLost(
+                f"no socket can be made in {self._directory} ({error.strerror or error}): "
+                f"keep {path} on a local disk, in a directory that this user may write"
+            ) from error
+
+    def _name(self, armed: bool) -> str:
+        return f"{self.kind if armed else _IDLE}-{self.token}"
+
+    def _bind(self) -> None:
+        while True:
+            with suppress(FileExistsError):
+                os.mkdir(self._directory)
+            try:
+                with _address(self._directory, self._name(self.armed)) as address:
+                    self._socket.bind(address)
+                break
+            except FileNotFoundError:
+                # Somebody's `close` has just removed the empty directory; or there is no such place.
+                if not os.path.isdir(os.path.dirname(self._directory)):
+                    raise
+        # Whoever may write the file may ring: a worker and an operator's command need not be the same user.
+        found = os.stat(self._path)
+        own = f"{self._directory}/{self._name(self.armed)}"
+        os.chmod(own, stat.S_IMODE(found.st_mode) & 0o666)
+        if os.geteuid() == 0 and found.st_uid != 0:
+            os.chown(own, found.st_uid, found.st_gid)
+            os.chown(self._directory, found.st_uid, found.st_gid)
+
+    def fileno(self) -> int:
+        """Return the descriptor that turns readable when somebody has rung."""
+        return self._socket.fileno()
+
+    def arm(self) -> None:
+        """Ask to be rung from now on. Look for changes after this, not before."""
+        self._rename(armed=True)
+
+    def disarm(self) -> None:
+        """Ask not to be rung; a few calls may still come."""
+        self._rename(armed=False)
+
+    def _rename(self, *, armed: bool) -> None:
+        if armed == self.armed:
+            return
+        try:
+            os.rename(f"{self._directory}/{self._name(self.armed)}", f"{self._directory}/{self._name(armed)}")
+        except OSError as error:
+            raise ConnectionLost(f"{self._directory} was removed while it was in use: {error.strerror}") from error
+        self.armed = armed
+
+    def drain(self) -> None:
+        """Forget the calls that have come."""
+        try:
+            while True:
+                self._socket.recv(16)
+        except OSError:
+            # Empty; or closed, and then the next transaction says so.
+            return
+
+    def wait(self, timeout: float) -> None:
+        """Sleep until somebody rings, for at most `timeout` seconds."""
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.recv(16)
+        except TimeoutError:
+            return
+        finally:
+            self._socket.setblocking(False)
+
+    def present(self) -> bool:
+        """Return whether the bell can still be found by others."""
+        return os.path.lexists(f"{self._directory}/{self._name(self.armed)}")
+
+    def close(self) -> None:
+        """Unbind; harmless when closed. After a fork the parent's bell is left alone."""
+        if self._socket.fileno() == -1:
+            return
+        self._socket.close()
+        if self._pid == os.getpid():
+            with suppress(OSError):
+                os.unlink(f"{self._directory}/{self._name(self.armed)}")
+            with suppress(OSError):
+                os.rmdir(self._directory)
+
+
+class Ringer:
+    """Rings the bells of the file at `path`. Any thread may call."""
+
+    def __init__(self, path: str) -> None:
+        self._directory = _directory(path)
+        self._socket = socket.socket(socket.AF_UNIX, _DATAGRAM)
+        self._socket.setblocking(False)
+
+    def ring(self, kind: str, tokens: Iterable[str]) -> list[str]:
+        """Ring the bells named by `tokens`; return those of processes that are certainly dead."""
+        return [token for token in tokens if not self._call(f"{kind}-{token}")]
+
+    def ring_all(self, kind: str) -> None:
+        """Ring every armed bell of `kind`."""
+        try:
+            names = os.listdir(self._directory)
+        except OSError:
+            return
+        for name in names:
+            if name.startswith(f"{kind}-"):
+                self._call(name)
+
+    def is_dead(self, kind: str, token: str) -> bool:
+        """Return whether the process behind the bell is certainly dead. Wakes nobody."""
+        for name in (f"{kind}-{token}", f"{_IDLE}-{token}"):
+            with socket.socket(socket.AF_UNIX, _DATAGRAM) as probe:
+                probe.setblocking(False)
+                try:
+                    with _address(self._directory, name) as address:
+                        probe.connect(address)
+                except ConnectionRefusedError:
+                    self._remove(name)
+                    return True
+                except OSError:
+                    continue
+        return False
+
+    def _call(self, name: str) -> bool:
+        """Send one byte; return False when the bell's process is certainly dead."""
+        try:
+            with _address(self._directory, name) as address:
+                self._socket.sendto(b"\0", address)
+        except ConnectionRefusedError:
+            self._remove(name)
+            return False
+        except OSError as error:
+            # EAGAIN: its buffer is full, so it is awake. No such file, or not ours to call: nothing is known.
+            return error.errno != errno.ECONNREFUSED
+        return True
+
+    def _remove(self, name: str) -> None:
+        # Names are never used twice, so this cannot be somebody else's bell.
+        with suppress(OSError):
+            os.unlink(f"{self._directory}/{name}")
+
+    def close(self) -> None:
+        """Close the socket; harmless when closed."""
+        self._socket.close()

@@ -1,0 +1,217 @@
+"""Contract of a pool: where tasks run.
+
+The core hands a pool `Job`s and gets `Outcome`s back. The pool knows nothing about messages: it carries `Job.payload`
+to
+wherever it runs things and calls the `Workload` there.
+
+Promises
+1. Everything but `Workload.run` happens in the loop; `submit` never blocks.
+2. Every submitted job ends in exactly one call of `PoolEvents.finished`, also when its process dies or it is
+   terminated.
+   `PoolEvents.started` comes once before it, when the job begins to run (not merely waits in a pipe).
+3. `capacity()` says how many more jobs the pool wants now. Core may submit fewer, never more. A pool asks for more than
+   its free slots only as far as that keeps short tasks from waiting behind long ones.
+4. After `quiesce` no waiting job starts: jobs that have not started are returned by it and never run.
+5. `stop` returns when nothing runs any more or the deadline is over; what was still running is then terminated by
+   `kill`.
+   Stopping twice, or before `start`, is harmless.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlias
+
+import msgspec
+
+from framework.api.loop import Loop
+from framework.api.plugin import Plugin
+from framework.message import Payload
+
+
+class Job(NamedTuple):
+    """One task to run. A plain tuple, so that a batch of them can be marshalled."""
+
+    #: Names the job between core and pool; unique within a worker's life.
+    seq: int
+    payload: Payload
+    #: Task name and id, for log lines and decisions that need no decoding.
+    task: str
+    id: str
+    #: Seconds; None: no limit.
+    soft_limit: float | None
+    hard_limit: float | None
+
+
+# How a job ended. Small ints: they cross a pipe by the thousand.
+SUCCESS: Final = 0
+FAILURE: Final = 1
+RETRY: Final = 2
+IGNORED: Final = 3
+REJECTED: Final = 4
+#: `Reject(requeue=True)`.
+REQUEUED: Final = 5
+#: Expired or revoked where it was about to run.
+REVOKED: Final = 6
+#: The message cannot become a call (undecodable body, wrong shape): a dead letter.
+INVALID: Final = 7
+#: The pool's own verdicts, made with `PoolContext.verdict`.
+TIMED_OUT: Final = 8
+WORKER_LOST: Final = 9
+TERMINATED: Final = 10
+
+
+class Outcome(NamedTuple):
+    """How a job ended. A plain tuple, so that a batch of them can be marshalled."""
+
+    seq: int
+    #: One of the constants of this module.
+    code: int
+    #: Seconds from start to end.
+    runtime: float
+    #: What the result store keeps, already encoded; None: nothing to store.
+    document: bytes | None = None
+    #: For logs and events: repr of the result, or of the exception, or the reason of a dead letter. "" when nobody
+    #: asked.
+    note: str = ""
+    #: For events: the traceback. "" when nobody asked.
+    traceback: str = ""
+
+
+#: ``(code, seconds or signal or exit code, what happened)`` -> Outcome; see `PoolContext.verdict`.
+Verdict: TypeAlias = Callable[[Job, int, str, float], Outcome]
+
+
+class Workload(Protocol):
+    """What a pool runs. One instance a process, shared by its threads and greenlets."""
+
+    def prepare(self) -> None:
+        """Called once in every process that runs jobs, after a fork, before the first job."""
+
+    def run(self, job: Job) -> Outcome:
+        """Run `job` to its end. Raises nothing but `BaseException`s that the pool itself threw in."""
+
+    def release(self) -> None:
+        """Called once in every process that ran jobs, before it exits."""
+
+
+class PoolTraits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pool can do; core refuses at start, in words, what a trait rules out."""
+
+    processes: bool = False
+    green: bool = False
+    soft_limit: bool = False
+    hard_limit: bool = False
+    terminate: bool = False
+    resize: bool = False
+    restart: bool = False
+    async_tasks: bool = False
+    recycles: bool = False
+    #: The library that must patch the interpreter before anything else is imported.
+    patch: Literal["gevent", "eventlet"] | None = None
+    #: Jobs run in the main thread: core calls `Pool.run_main` there.
+    main_thread: bool = False
+
+
+class PoolEvents(Protocol):
+    """What a pool tells the core; called in the loop only."""
+
+    def started(self, seqs: Sequence[int], pid: int) -> None:
+        """These jobs have begun to run in process `pid`."""
+
+    def finished(self, outcomes: Sequence[Outcome]) -> None:
+        """These jobs have ended."""
+
+    def vacancy(self) -> None:
+        """`capacity` has grown without a job having finished (a child came up, the pool grew)."""
+
+
+class PoolContext(msgspec.Struct, kw_only=True):
+    """What core gives a pool."""
+
+    loop: Loop
+    events: PoolEvents
+    #: Slots: processes, threads or greenlets.
+    concurrency: int
+    #: The workload of this process; built when first called (a pool of processes never calls it).
+    workload: Callable[[], Workload]
+    #: How to build the workload elsewhere: pass it to `framework.api.workload.load` in a fresh interpreter. JSON-able.
+    recipe: Mapping[str, Any]
+    #: Builds the outcome of a job that the pool had to end itself: ``verdict(job, code, text, runtime)`` with
+    #: TIMED_OUT (text: the limit in seconds), WORKER_LOST (text: what happened) or TERMINATED (text: the signal).
+    verdict: Verdict
+    #: Node name, for process titles and log lines.
+    hostname: str
+    max_tasks_per_child: int | None = None
+    max_memory_per_child: int | None = None
+    #: Seconds to wait for a child to come up.
+    start_timeout: float = 10.0
+    start_method: str = "fork"
+
+
+class Pool(Plugin, ABC):
+    """A pool's driver. Making one starts nothing."""
+
+    traits: ClassVar[PoolTraits]
+
+    def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
+        self.context = context
+        self.options: Any = options
+
+    def prestart(self) -> None:
+        """Called in the main thread before any other thread exists (start a fork server here)."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Called in the loop; slots may come up later and are announced by `PoolEvents.vacancy`."""
+
+    @abstractmethod
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Run `jobs`, soon; at most as many as `capacity` said."""
+
+    @abstractmethod
+    def capacity(self) -> int:
+        """Return how many more jobs the pool wants now (>= 0)."""
+
+    def run_main(self) -> None:
+        """Run jobs in the main thread until `stop` or `kill`; called if the trait `main_thread` is set."""
+
+    @abstractmethod
+    def quiesce(self) -> list[int]:
+        """Take back the jobs that have not started; return their `seq`s. Running ones go on. Harmless when repeated."""
+
+    @abstractmethod
+    def stop(self, deadline: float) -> None:
+        """Called outside the loop, when the loop has seen every job end: end the slots by loop time `deadline`."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End everything at once.
+
+        Called in the loop; running jobs are reported as TERMINATED where that can be told.
+        """
+
+    @abstractmethod
+    def info(self) -> dict[str, Any]:
+        """Return the pool's part of `inspect stats`, with at least these keys.
+
+        ``implementation`` ("module:Class"), ``max-concurrency``, ``processes`` (pids or thread ids),
+        ``max-tasks-per-child``, ``put-guarded-by-semaphore``, ``timeouts`` ([soft, hard]), ``writes``.
+        """
+
+    def grow(self, n: int) -> None:
+        """Add `n` slots (trait `resize`)."""
+        raise NotImplementedError(f"the pool {type(self).__name__} cannot be resized")
+
+    def shrink(self, n: int) -> None:
+        """Remove `n` slots, idle ones first, none below one slot (trait `resize`)."""
+        raise NotImplementedError(f"the pool {type(self).__name__} cannot be resized")
+
+    def terminate(self, seq: int, signal: int) -> bool:
+        """End the running job `seq`, and no other; return whether it was running (trait `terminate`)."""
+        raise NotImplementedError(f"the pool {type(self).__name__} cannot terminate a task")
+
+    def restart(self) -> None:
+        """Replace every slot after its current job (trait `restart`)."""
+        raise NotImplementedError(f"the pool {type(self).__name__} cannot be restarted")

@@ -1,0 +1,152 @@
+"""URLs of Redis servers: what they say, and how they look without their password.
+
+1. `parse` reads ``redis://[user:password@]host[:port][/db]``, ``rediss://`` (TLS) and
+   ``redis+socket:///path[?virtual_host=db]``; several servers may be given, separated by ``;``, tried in turn.
+2. `masked` is the URL for people.
+3. `tls_context` turns the URL's ``ssl_…`` parameters, or the setting ``use_ssl``, into an `ssl.SSLContext`.
+
+Source of the forms: the Redis URL scheme registered with IANA, and kombu's form for Unix sockets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from framework.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    import ssl
+
+DEFAULT_PORT: Final = 6379
+SCHEMES: Final = frozenset({"redis", "rediss", "redis+socket"})
+_PASSWORD: Final = re.compile(r"(?P<user>//[^/@:;]*):[^/@;]*(?:/[^@;]*)?@")
+_VERIFY: Final = {
+    "required": True,
+    "cert_required": True,
+    "optional": True,
+    "cert_optional": True,
+    "none": False,
+    "cert_none": False,
+}
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """One server, as a URL names it."""
+
+    scheme: str
+    host: str = "localhost"
+    port: int = DEFAULT_PORT
+    #: Path of a Unix socket; None: TCP.
+    path: str | None = None
+    db: int = 0
+    username: str | None = None
+    password: str | None = None
+    parameters: dict[str, str] = {}
+
+    @property
+    def tls(self) -> bool:
+        """Whether the URL itself asks for TLS."""
+        return self.scheme == "rediss"
+
+    @property
+    def display(self) -> str:
+        """The address for people: no password."""
+        user = f"{self.username or ''}:**@" if self.password else f"{self.username}@" if self.username else ""
+        if self.path is not None:
+            return f"{self.scheme}://{user}{self.path}?virtual_host={self.db}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{user}{host}:{self.port}/{self.db}"
+
+
+def masked(url: str) -> str:
+    """Return `url` with every password replaced by ``**``."""
+    return _PASSWORD.sub(r"\g<user>:**@", url)
+
+
+def parse(url: str) -> list[Address]:
+    """Return the servers that `url` names, in the order in which to try them. Raises `ConfigError`."""
+    addresses: list[Address] = []
+    for part in url.split(";"):
+        text = part.strip()
+        if not text:
+            continue
+        if "://" not in text and addresses:
+            # kombu lets the later ones leave out what they share with the first.
+            text = f"{addresses[0].scheme}://{text}"
+        addresses.append(_parse_one(text))
+    if not addresses:
+        raise ConfigError(f"{masked(url)!r} names no Redis server: write redis://host:6379/0")
+    return addresses
+
+
+def _parse_one(url: str) -> Address:
+    shown = masked(url)
+    try:
+        found = urlsplit(url)
+        port = found.port
+    except ValueError as error:
+        raise ConfigError(f"{shown!r} is no Redis URL ({error}): write redis://host:6379/0") from None
+    if found.scheme not in SCHEMES:
+        raise ConfigError(f"{shown!r} is no Redis URL: its scheme must be one of {', '.join(sorted(SCHEMES))}")
+    parameters = dict(parse_qsl(found.query))
+    path = None
+    number = parameters.pop("db", None) or parameters.pop("virtual_host", None)
+    if found.scheme == "redis+socket":
+        path = unquote(found.path)
+        if not path:
+            raise ConfigError(f"{shown!r} names no socket: write redis+socket:///path/to/redis.sock?virtual_host=0")
+    elif found.path.strip("/"):
+        number = found.path.strip("/")
+    try:
+        db = int(number or 0)
+    except ValueError:
+        raise ConfigError(
+            f"{shown!r} names the database {number!r}: it must be a number, as in redis://host:6379/0"
+        ) from None
+    return Address(
+        scheme=found.scheme,
+        host=found.hostname or "localhost",
+        port=port or DEFAULT_PORT,
+        path=path,
+        db=db,
+        username=unquote(found.username) if found.username else None,
+        password=unquote(found.password) if found.password else None,
+        parameters=parameters,
+    )
+
+
+def tls_context(address: Address, use_ssl: bool | Mapping[str, Any] | None) -> ssl.SSLContext | None:
+    """Return the context to wrap a connection to `address` in, None for plain TCP. Raises `ConfigError`.
+
+    `use_ssl` is True, or a table with ``ssl_cert_reqs`` (``required``, the default, or ``none``), ``ssl_ca_certs``,
+    ``ssl_certfile``, ``ssl_keyfile``, ``ssl_check_hostname``; the ``ssl_`` may be left out.
+    """
+    if address.path is not None or not (address.tls or use_ssl):
+        return None
+    import ssl
+
+    table = dict(use_ssl) if isinstance(use_ssl, Mapping) else {}
+    given = {str(key).removeprefix("ssl_"): value for key, value in {**table, **address.parameters}.items()}
+    wanted = given.get("cert_reqs", "required")
+    verify = (
+        _VERIFY.get(str(wanted).lower()) if isinstance(wanted, str) else wanted != ssl.CERT_NONE and wanted is not None
+    )
+    if verify is None:
+        raise ConfigError(f"ssl_cert_reqs is {wanted!r}: it must be 'required' or 'none'")
+    try:
+        context = ssl.create_default_context(cafile=given.get("ca_certs"))
+        if given.get("certfile"):
+            context.load_cert_chain(given["certfile"], given.get("keyfile"))
+    except OSError as error:
+        raise ConfigError(f"the TLS files for {address.display} cannot be used: {error}") from error
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif str(given.get("check_hostname", True)).lower() in ("false", "0", "no"):
+        context.check_hostname = False
+    return context

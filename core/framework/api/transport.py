@@ -1,0 +1,239 @@
+"""Contract of a transport: how messages reach a broker and come back.
+
+A transport has three faces, each with a connection of its own where the broker wants that:
+
+* `Producer`: publishes; used by clients, by tasks and for dead letters. Thread-safe.
+* `Consumer`: hands out batches of `Delivery` and takes their settlements in batches. Used by one loop only.
+* `Mailbox`: fan-out in and out, for remote control and events (trait `fanout`). Used by one loop only.
+
+Promises
+1. `publish` returns when the broker has every message (AMQP: confirmed; Redis: answered; SQLite: committed).
+2. No moment exists in which a fetched, unsettled message is in no place that survives this process.
+3. `fetch` never blocks longer than a round trip. When it returns fewer than asked, it has armed the wake-up:
+   `fileno()` turns readable as soon as there may be more. It may also turn readable for nothing.
+4. A delivery settles itself: `ack`, `reject`. Settlements are sent by the next `fetch` or `flush`, in order.
+5. A lost connection is `ConnectionLost`, and only that, from every method. After it the face is dead: core calls
+   `close` and asks the transport for a new one.
+6. Passwords never show in `display_url` or in an exception's text.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from framework.api.plugin import Plugin
+from framework.message import Outgoing, Payload
+
+
+class Exchange(msgspec.Struct, frozen=True):
+    """An exchange. `type` is direct, topic or fanout (AMQP: whatever the broker has)."""
+
+    name: str = ""
+    type: str = "direct"
+    durable: bool = True
+    auto_delete: bool = False
+    delivery_mode: int | None = None
+    arguments: dict[str, Any] | None = None
+
+
+class Queue(msgspec.Struct, frozen=True, kw_only=True):
+    """A queue and the one binding through which its exchange feeds it. Times are in seconds."""
+
+    name: str
+    exchange: Exchange = Exchange()
+    routing_key: str = ""
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    no_ack: bool = False
+    alias: str | None = None
+    expires: float | None = None
+    message_ttl: float | None = None
+    max_length: int | None = None
+    max_length_bytes: int | None = None
+    max_priority: int | None = None
+    queue_arguments: dict[str, Any] | None = None
+    binding_arguments: dict[str, Any] | None = None
+    consumer_arguments: dict[str, Any] | None = None
+
+
+class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a transport can do; core refuses in words what a trait rules out."""
+
+    #: Fan-out exchanges, hence remote control and events.
+    fanout: bool
+    #: Message priorities.
+    priorities: bool
+    #: Several processes may use the broker at once.
+    shared: bool = True
+    #: The broker counts how often it handed a message out.
+    counts_deliveries: bool = False
+
+
+class Delivery(ABC):
+    """One message on loan from the broker; it settles itself, once.
+
+    A plain attribute holder on the hot path: subclasses declare `__slots__` and set the three attributes.
+    """
+
+    __slots__ = ("deliveries", "payload", "queue")
+
+    #: The message, unread.
+    payload: Payload
+    #: The queue that it was fetched from.
+    queue: str
+    #: How often the broker has handed it out before (0: first time), as far as the broker tells.
+    deliveries: int
+
+    @abstractmethod
+    def ack(self) -> None:
+        """The message is done with."""
+
+    @abstractmethod
+    def reject(self, *, requeue: bool) -> None:
+        """Give the message back (to the front of its queue where the broker can), or drop it."""
+
+
+class Producer(ABC):
+    """Publishes messages. Any thread may call; calls do not interleave."""
+
+    @abstractmethod
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish all of `messages` in one go and return when the broker has them.
+
+        Raises `ConnectionLost` when it cannot be known that the broker has them, `PublishRefused` when it said no.
+        """
+
+    @abstractmethod
+    def declare(self, queues: Iterable[Queue]) -> None:
+        """Create exchanges, queues and bindings that do not exist; harmless when they do."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection; harmless when closed."""
+
+
+class Consumer(ABC):
+    """Fetches from a set of queues; see the promises of this module."""
+
+    @abstractmethod
+    def add_queue(self, queue: Queue) -> None:
+        """Declare `queue` and consume from it too; harmless when it is consumed already."""
+
+    @abstractmethod
+    def cancel_queue(self, name: str) -> None:
+        """Stop consuming from `name`; what was fetched stays on loan."""
+
+    @abstractmethod
+    def fetch(self, limit: int) -> Sequence[Delivery]:
+        """Send pending settlements and return up to `limit` (> 0) deliveries, highest priority first."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Send pending settlements."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """Return the descriptor that turns readable when `fetch` may have something; the same until `close`."""
+
+    def prefetch(self, limit: int) -> None:
+        """Learn that at most `limit` deliveries will be on loan at a time (a broker that pushes needs to know)."""
+
+    def heartbeat(self) -> None:
+        """Renew leases, send heartbeats; core calls it every `heartbeat_interval` seconds, whatever tasks do."""
+
+    #: Seconds between two calls of `heartbeat`; None: never.
+    heartbeat_interval: float | None = None
+
+    @abstractmethod
+    def close(self, *, requeue: bool) -> None:
+        """Send pending settlements, give everything still on loan back if `requeue`, and disconnect.
+
+        Harmless when closed, and never raises `ConnectionLost`.
+        """
+
+
+class Mailbox(ABC):
+    """Fan-out: subscribes to exchanges and publishes to them and to reply queues."""
+
+    @abstractmethod
+    def subscribe(self, queue: Queue) -> None:
+        """Declare `queue`, bind it to its exchange and receive what comes in, without acknowledgement."""
+
+    @abstractmethod
+    def receive(self) -> Sequence[tuple[str, Payload]]:
+        """Return what has arrived, as ``(exchange name, payload)``, without blocking."""
+
+    @abstractmethod
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Publish without waiting for a confirmation. A missing reply queue is ignored."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """Return the descriptor that turns readable when something has arrived."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Disconnect, deleting exclusive queues; harmless when closed."""
+
+
+class Transport(Plugin, ABC):
+    """A broker's driver. Making one connects to nothing.
+
+    Arguments: `url`, the broker URL as configured; `options`, an instance of `options_type`; `settings`, the broker
+    settings that concern every transport: ``connection_timeout`` (s), ``heartbeat`` (s), ``use_ssl``,
+    ``failover_strategy``, ``login_method``.
+    """
+
+    traits: ClassVar[TransportTraits]
+
+    def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
+        self.url = url
+        self.options: Any = options
+        self.settings = settings
+
+    @property
+    @abstractmethod
+    def display_url(self) -> str:
+        """The URL for people: no password."""
+
+    @abstractmethod
+    def producer(self) -> Producer:
+        """Connect and return a producer. Raises `ConnectionLost`."""
+
+    @abstractmethod
+    def consumer(self) -> Consumer:
+        """Connect and return a consumer of no queues yet. Raises `ConnectionLost`."""
+
+    def mailbox(self) -> Mailbox:
+        """Connect and return a mailbox; called only if the trait `fanout` is set. Raises `ConnectionLost`."""
+        raise NotImplementedError(f"{type(self).__name__} declares the trait fanout but has no mailbox")
+
+    @abstractmethod
+    def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
+        """Return how many messages wait in each queue; None when there is no such queue."""
+
+    @abstractmethod
+    def purge(self, queue: Queue) -> int:
+        """Drop what waits in `queue` (not what is on loan) and return how much that was."""
+
+    @abstractmethod
+    def info(self) -> dict[str, Any]:
+        """Return the connection's parameters for `inspect stats`.
+
+        Keys: hostname, port, virtual_host, transport, …; no password.
+        """
+
+    def close(self) -> None:
+        """Close what the transport itself holds (pools, files); its faces are closed by whoever asked for them."""
+
+
+#: Makes a producer; result stores that answer through the broker are given one.
+ProducerFactory = Callable[[], Producer]
+
+#: Makes a consumer of no queues yet; result stores that listen on the broker (rpc) are given one.
+ConsumerFactory = Callable[[], Consumer]

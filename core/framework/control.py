@@ -1,0 +1,253 @@
+"""Remote control, seen from the client: send a command to workers, collect what they answer.
+
+1. `Control.broadcast` publishes a request to the control exchange and, if wanted, waits for replies: until `limit`
+   have come, or
+   none has come for `timeout` seconds.
+2. `Control.inspect` asks for what workers know; its methods are named after the commands.
+3. Every call has a ticket, and replies to other tickets are dropped: a late reply never shows up in the next call.
+
+Source: the request and reply shapes of kombu's pidbox.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from framework.api.transport import Exchange, Mailbox, Queue
+from framework.exceptions import MessageError
+from framework.message import Outgoing, read
+from framework.serialization import decode, encode
+
+if TYPE_CHECKING:
+    from framework.app import App
+
+Replies = list[dict[str, Any]]
+
+
+class Control:
+    """Remote control of the workers of one `App`'s broker. Any thread may call; calls take turns."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._lock = threading.Lock()
+
+    def broadcast(
+        self,
+        command: str,
+        arguments: dict[str, Any] | None = None,
+        destination: Sequence[str] | None = None,
+        reply: bool = False,
+        timeout: float = 1.0,
+        limit: int | None = None,
+        callback: Callable[[dict[str, Any]], object] | None = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+        **extra: Any,
+    ) -> Replies | None:
+        """Send `command` to all workers, to those named in `destination`, or to those whose name matches `pattern`.
+
+        Returns None without `reply`, else a list of ``{node: reply}``. `timeout` is in seconds since the last reply.
+        `limit` defaults to the number of destinations. Raises `ValueError` for a `destination` that is no list or
+        tuple,
+        `ConnectionLost` when the broker is away.
+        """
+        if destination is not None and not isinstance(destination, (list, tuple)):
+            raise ValueError(f"destination must be a list or tuple of node names, and is {destination!r}")
+        body: dict[str, Any] = {
+            "method": command,
+            "arguments": {**(arguments or {}), **extra},
+            "destination": list(destination) if destination else None,
+            "pattern": pattern,
+            "matcher": matcher,
+        }
+        settings = self._app.conf.settings
+        exchange = f"{settings.control.exchange}.pidbox"
+        with self._lock:
+            mailbox = self._app.transport.mailbox()
+            try:
+                if not reply:
+                    mailbox.send([_request(body, exchange, 0.0)])
+                    return None
+                address, ticket = str(uuid.uuid4()), str(uuid.uuid4())
+                mailbox.subscribe(_reply_queue(address, exchange, settings.control))
+                body["ticket"] = ticket
+                body["reply_to"] = {"exchange": f"reply.{exchange}", "routing_key": address}
+                mailbox.send([_request(body, exchange, time.time() + timeout)])
+                limit = limit if limit is not None else (len(destination) if destination else None)
+                return self._collect(mailbox, ticket, timeout, limit, callback)
+            finally:
+                mailbox.close()
+
+    def _collect(
+        self,
+        mailbox: Mailbox,
+        ticket: str,
+        timeout: float,
+        limit: int | None,
+        callback: Callable[[dict[str, Any]], object] | None,
+    ) -> Replies:
+        replies: Replies = []
+        accept = self._app.conf.settings.accept_content
+        deadline = time.monotonic() + timeout
+        while limit is None or len(replies) < limit:
+            arrived = mailbox.receive()
+            for _exchange, payload in arrived:
+                try:
+                    incoming = read(payload)
+                    if incoming.headers.get("ticket") != ticket:
+                        continue
+                    body = decode(incoming.body, incoming.content_type, incoming.content_encoding, None, accept=accept)
+                except MessageError:
+                    continue  # not ours, or nonsense: either way no reply
+                replies.append(body)
+                deadline = time.monotonic() + timeout
+                if callback is not None:
+                    callback(body)
+            if not arrived:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    break
+                select.select([mailbox.fileno()], [], [], left)
+        return replies
+
+    # ------------------------------------------------------------ commands
+
+    def ping(self, destination: Sequence[str] | None = None, timeout: float = 1.0, **options: Any) -> Replies:
+        """Ask who is there; return ``[{node: {"ok": "pong"}}]``."""
+        return self.broadcast("ping", reply=True, destination=destination, timeout=timeout, **options) or []
+
+    def revoke(
+        self, task_id: str | Sequence[str], destination: Sequence[str] | None = None, **options: Any
+    ) -> Replies | None:
+        """Have workers skip the task with this id, or the tasks with these."""
+        ids = task_id if isinstance(task_id, str) else list(task_id)
+        return self.broadcast("revoke", {"task_id": ids}, destination=destination, **options)
+
+    def shutdown(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
+        """Have workers stop warmly."""
+        return self.broadcast("shutdown", destination=destination, **options)
+
+    def inspect(
+        self,
+        destination: str | Sequence[str] | None = None,
+        timeout: float = 1.0,
+        callback: Callable[[dict[str, Any]], object] | None = None,
+        limit: int | None = None,
+        pattern: str | None = None,
+        matcher: str | None = None,
+    ) -> Inspect:
+        """Return an `Inspect` for all workers, those listed, or the one named."""
+        return Inspect(self, destination, timeout, callback, limit, pattern, matcher)
+
+
+class Inspect:
+    """Asks workers what they know.
+
+    Each method returns ``{node: reply}``, or the reply of the one node named; None: nobody answered.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        destination: str | Sequence[str] | None,
+        timeout: float,
+        callback: Callable[[dict[str, Any]], object] | None,
+        limit: int | None,
+        pattern: str | None,
+        matcher: str | None,
+    ) -> None:
+        self._control = control
+        self._one = destination if isinstance(destination, str) else None
+        self._destination = [destination] if isinstance(destination, str) else destination
+        self._options: dict[str, Any] = {
+            "timeout": timeout,
+            "callback": callback,
+            "limit": limit,
+            "pattern": pattern,
+            "matcher": matcher,
+        }
+
+    def ask(self, command: str, **arguments: Any) -> Any:
+        """Send the inspect command `command` and return the merged replies."""
+        given = {name: value for name, value in arguments.items() if value is not None}
+        replies = self._control.broadcast(command, given, destination=self._destination, reply=True, **self._options)
+        merged: dict[str, Any] = {node: value for reply in replies or [] for node, value in reply.items()}
+        if self._one is not None:
+            return merged.get(self._one)
+        return merged or None
+
+    def ping(self) -> Any:
+        """Who is there."""
+        return self.ask("ping")
+
+    def active(self, safe: bool | None = None) -> Any:
+        """Tasks that run now."""
+        return self.ask("active", safe=safe)
+
+    def reserved(self) -> Any:
+        """Tasks received and not started."""
+        return self.ask("reserved")
+
+    def scheduled(self) -> Any:
+        """Tasks held for their eta."""
+        return self.ask("scheduled")
+
+    def revoked(self) -> Any:
+        """Ids that were revoked."""
+        return self.ask("revoked")
+
+    def registered(self, *taskinfoitems: str) -> Any:
+        """Names of the tasks that workers know."""
+        return self.ask("registered", taskinfoitems=list(taskinfoitems) or None)
+
+    def stats(self) -> Any:
+        """What workers have done and are made of."""
+        return self.ask("stats")
+
+    def active_queues(self) -> Any:
+        """Queues that workers consume from."""
+        return self.ask("active_queues")
+
+    def query_task(self, *ids: str) -> Any:
+        """What workers have of these tasks."""
+        return self.ask("query_task", ids=list(ids))
+
+    def conf(self, with_defaults: bool = False) -> Any:
+        """Settings, secrets masked."""
+        return self.ask("conf", with_defaults=with_defaults)
+
+    def clock(self) -> Any:
+        """Logical clocks."""
+        return self.ask("clock")
+
+
+def _request(body: dict[str, Any], exchange: str, expires: float) -> Outgoing:
+    content_type, content_encoding, encoded, _mime = encode(body)
+    return Outgoing(
+        body=encoded,
+        headers={"clock": 0, "expires": expires},
+        exchange=exchange,
+        exchange_type="fanout",
+        content_type=content_type,
+        content_encoding=content_encoding,
+        delivery_mode=1,
+    )
+
+
+def _reply_queue(address: str, exchange: str, control: Any) -> Queue:
+    return Queue(
+        name=f"{address}.reply.{exchange}",
+        exchange=Exchange(name=f"reply.{exchange}", type="direct", durable=False, delivery_mode=1),
+        routing_key=address,
+        durable=False,
+        exclusive=True,
+        auto_delete=True,
+        expires=control.queue_expires,
+        message_ttl=control.queue_ttl,
+        no_ack=True,
+    )

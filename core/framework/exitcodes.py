@@ -1,0 +1,22 @@
+"""Exit codes of every `framework` command, named (the numbers follow BSD's `sysexits.h`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: The command did what was asked; a worker stopped warmly on TERM or a remote shutdown.
+OK: Final = 0
+#: The worker was stopped by Ctrl-C, warmly or (second time) coldly, as Celery's does.
+INTERRUPTED: Final = 1
+#: The command line itself is wrong: unknown option, missing argument.
+USAGE: Final = 2
+#: An input file cannot be read.
+NO_INPUT: Final = 66
+#: A broker, result store or worker did not answer.
+UNAVAILABLE: Final = 69
+#: A defect of ours, or of a plugin: the traceback goes with it.
+SOFTWARE: Final = 70
+#: A file cannot be written, a port or pidfile is taken.
+CANT_CREATE: Final = 73
+#: The configuration, the application or the choice of plugins is wrong; respawning will not help.
+CONFIG: Final = 78

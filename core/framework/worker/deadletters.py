@@ -1,0 +1,94 @@
+"""Dead letters: where messages go that can never become a task.
+
+1. Wraps the message as it came, with the reason, the queue and the time, and publishes that to the dead-letter queue.
+2. Only when the broker has the copy is the original acknowledged: at no moment is it in neither place.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from framework.api.transport import Delivery, Producer, Queue
+from framework.exceptions import TransportError
+from framework.message import Outgoing, as_envelope
+
+logger = logging.getLogger(__name__)
+
+#: What the body of a dead letter is: one message envelope, as it was.
+CONTENT_TYPE = "application/x-framework-envelope"
+
+
+class DeadLetters:
+    """Buries messages."""
+
+    def __init__(self, producer: Callable[[], Producer], template: str) -> None:
+        """`producer` makes the producer when the first message is buried.
+
+        `template` names the queue, e.g. ``{queue}.dlq``.
+        """
+        self._make_producer = producer
+        self._template = template
+        self._producer: Producer | None = None
+        self._declared: set[str] = set()
+        self.buried = 0
+
+    def queue_for(self, queue: str) -> str:
+        """Return the name of the dead-letter queue of `queue`."""
+        return self._template.format(queue=queue)
+
+    def bury(
+        self, delivery: Delivery, reason: str, text: str, task: str | None = None, task_id: str | None = None
+    ) -> bool:
+        """Move `delivery` to the dead-letter queue; return whether that worked.
+
+        When the broker does not take it the message is given back instead, and the failure is logged.
+        """
+        name = self.queue_for(delivery.queue)
+        letter = Outgoing(
+            body=as_envelope(delivery.payload),
+            headers={
+                "dead_letter": {
+                    "reason": reason,
+                    "text": text,
+                    "queue": delivery.queue,
+                    "time": time.time(),
+                    "deliveries": delivery.deliveries + 1,
+                },
+                # Not `task`: a worker that consumes this queue by mistake must not run the letter.
+                "dead_task": task,
+                "id": task_id,
+            },
+            routing_key=name,
+            content_type=CONTENT_TYPE,
+            content_encoding="binary",
+            correlation_id=task_id,
+        )
+        try:
+            producer = self._producer = self._producer or self._make_producer()
+            if name not in self._declared:
+                producer.declare([Queue(name=name, routing_key=name)])
+                self._declared.add(name)
+            producer.publish([letter])
+        except TransportError as error:
+            logger.error(
+                "Message %s could not be moved to %s and stays in %s: %s",
+                task_id or "without id",
+                name,
+                delivery.queue,
+                error,
+            )
+            self.close()
+            delivery.reject(requeue=True)
+            return False
+        self.buried += 1
+        delivery.ack()
+        return True
+
+    def close(self) -> None:
+        """Disconnect; the next message connects again."""
+        if self._producer is not None:
+            self._producer.close()
+            self._producer = None
+            self._declared.clear()

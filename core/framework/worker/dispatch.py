@@ -1,0 +1,222 @@
+"""Dispatch: decides what becomes of a message that was just fetched.
+
+1. Reads its head; what cannot be read is a dead letter.
+2. Unknown task: a stored failure and a dead letter. Handed out too often: a dead letter.
+3. Revoked or expired: settled as such, never run.
+4. `eta` ahead: held until then. Everything else: an `Item` that may run now.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from framework.api.pool import Job
+from framework.api.transport import Delivery
+from framework.exceptions import MessageError, MessageUndecodable, NotRegistered, TaskRevokedError
+from framework.message import Head, Incoming, Payload, read, read_head
+from framework.serialization import decode_task, encode
+from framework.worker.deadletters import DeadLetters
+from framework.worker.documents import FAILURE, REVOKED
+from framework.worker.item import Item
+from framework.worker.revokes import Revokes
+from framework.worker.schedule import Schedule
+from framework.worker.settle import Settle
+from framework.worker.times import timestamp
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+    from framework._plugins.hooks import Hooks
+    from framework.task import TaskPolicy
+
+logger = logging.getLogger(__name__)
+
+
+class Dispatch:
+    """Turns deliveries into items."""
+
+    def __init__(
+        self,
+        policies: Mapping[str, TaskPolicy],
+        settle: Settle,
+        schedule: Schedule[Item],
+        deadletters: DeadLetters,
+        revokes: Revokes,
+        settings: Settings,
+        hooks: Hooks,
+    ) -> None:
+        self._policies = policies
+        self._settle = settle
+        self._schedule = schedule
+        self._deadletters = deadletters
+        self._revokes = revokes
+        self._accept = settings.accept_content
+        self._max_size = settings.task.max_message_size
+        self._max_nesting = settings.task.max_nesting
+        self._seq = itertools.count(1)
+        self._on_received = hooks.bind("task_received")
+        self._on_revoked = hooks.bind("task_revoked")
+        self._on_rejected = hooks.bind("task_rejected")
+        self._on_unknown = hooks.bind("task_unknown")
+        self._log_received = logger.isEnabledFor(logging.INFO)
+
+    def take(self, deliveries: Iterable[Delivery], ready: Callable[[Item], object]) -> None:
+        """Decide about `deliveries`; call `ready` with each item that may run now."""
+        for delivery in deliveries:
+            try:
+                item = self._read(delivery)
+                if item is not None and self._may_run(item):
+                    ready(item)
+            except MessageError as error:
+                self._bury(delivery, error)
+
+    # ------------------------------------------------------------ reading
+
+    def _read(self, delivery: Delivery) -> Item | None:
+        payload = delivery.payload
+        size = len(payload) if type(payload) is bytes else len(payload[4])  # type: ignore[misc]
+        # The envelope holds the body in base64, a third larger; `execute` measures the body itself.
+        if size > self._max_size * 3 // 2:
+            raise _too_large(size, self._max_size)
+        head = read_head(payload)
+        if head.headers.task is None:
+            delivery.payload = payload = self._as_protocol_2(payload)
+            head = read_head(payload)
+        name = head.headers.task
+        task_id = head.headers.id or head.properties.correlation_id
+        if not name or not task_id:
+            raise MessageUndecodable("not a task message: it has no task name or no id")
+        policy = self._policies.get(name)
+        if policy is None:
+            self._reject_unknown(delivery, head, name, task_id)
+            return None
+        item = Item(next(self._seq), delivery, head, name, task_id, policy)
+        if policy.max_deliveries is not None and delivery.deliveries >= policy.max_deliveries:
+            text = (
+                f"handed out {delivery.deliveries} times without an end, and max_deliveries is {policy.max_deliveries}"
+            )
+            self._settle.give_up(item, "max-deliveries", text)
+            return None
+        if self._log_received:
+            logger.info("Task %s[%s] received", head.headers.shadow or name, task_id)
+        if self._on_received is not None:
+            self._on_received(task_id=task_id, name=name)
+        return item
+
+    def _as_protocol_2(self, payload: Payload) -> Payload:
+        """Rewrite a protocol 1 message (no `task` header; the call is in the body) as protocol 2."""
+        incoming = read(payload)
+        if incoming.content_type in ("", "application/octet-stream") and not incoming.headers:
+            raise MessageUndecodable(
+                "neither a protocol 2 nor a protocol 1 task message: it has no headers and no content type"
+            )
+        args, kwargs, embed = decode_task(
+            incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
+        )
+        content_type, content_encoding, body, _mime = encode([args, kwargs, embed])
+        return (incoming.headers, incoming.properties, content_type, content_encoding, body)
+
+    # ------------------------------------------------------------ deciding
+
+    def _may_run(self, item: Item) -> bool:
+        headers = item.head.headers
+        if self._revokes and item.task_id in self._revokes:
+            self.discard(item, "revoked")
+            return False
+        if headers.expires is not None and timestamp(headers.expires, "expires") < time.time():
+            self.discard(item, "expired")
+            return False
+        if headers.eta is not None:
+            when = timestamp(headers.eta, "eta")
+            if when > time.time():
+                self._schedule.hold(when, item)
+                return False
+        return True
+
+    def due(self, item: Item) -> bool:
+        """Decide again about an item whose eta has come; return whether it may run."""
+        if self._revokes and item.task_id in self._revokes:
+            self.discard(item, "revoked")
+            return False
+        expires = item.head.headers.expires
+        if expires is not None and timestamp(expires, "expires") < time.time():
+            self.discard(item, "expired")
+            return False
+        return True
+
+    def discard(self, item: Item, why: str) -> None:
+        """Settle `item` as REVOKED without running it; `why` is ``revoked`` or ``expired``."""
+        logger.info("Discarding %s task: %r", why, item)
+        if self._on_revoked is not None:
+            self._on_revoked(
+                task_id=item.task_id, name=item.name, terminated=False, signum=None, expired=why == "expired"
+            )
+        self._settle.conclude(item, REVOKED, TaskRevokedError(why))
+
+    def _reject_unknown(self, delivery: Delivery, head: Head, name: str, task_id: str) -> None:
+        logger.error(
+            "Received unregistered task of type %r (id %s): it is stored as a failure and kept in %s. "
+            "Is the module that defines it imported (imports, include, -I)?",
+            name,
+            task_id,
+            self._deadletters.queue_for(delivery.queue),
+        )
+        if self._on_unknown is not None:
+            self._on_unknown(task_id=task_id, name=name)
+        self._settle.record_unknown(task_id, head, FAILURE, NotRegistered(name))
+        self._deadletters.bury(delivery, "unregistered", f"no task named {name!r}", name, task_id)
+
+    def _bury(self, delivery: Delivery, error: MessageError) -> None:
+        task, task_id = _identity(delivery.payload)
+        if self._on_rejected is not None:
+            self._on_rejected(task_id=task_id, reason=error.reason)
+        if self._deadletters.bury(delivery, error.reason, str(error), task, task_id):
+            logger.error(
+                "Message %s from %s cannot become a task and was moved to %s: %s",
+                task_id or "without id",
+                delivery.queue,
+                self._deadletters.queue_for(delivery.queue),
+                error,
+            )
+
+
+def job_of(item: Item, soft: float | None, hard: float | None) -> Job:
+    """Return the job that runs `item`; limits in the message win over the task's, which win over the worker's."""
+    limits = item.head.headers.timelimit
+    policy = item.policy
+    hard_limit = limits[0] if limits is not None and limits[0] is not None else policy.time_limit
+    soft_limit = limits[1] if limits is not None and limits[1] is not None else policy.soft_time_limit
+    return Job(
+        item.seq,
+        item.delivery.payload,
+        item.name,
+        item.task_id,
+        soft if soft_limit is None else soft_limit,
+        hard if hard_limit is None else hard_limit,
+    )
+
+
+def _identity(payload: Payload) -> tuple[str | None, str | None]:
+    """Return the task name and id of a message that is not in order, as far as they can be read."""
+    try:
+        head = read_head(payload)
+        return head.headers.task, head.headers.id or head.properties.correlation_id
+    except MessageError:
+        try:
+            incoming: Incoming = read(payload)
+        except MessageError:
+            return None, None
+        task, task_id = (
+            incoming.headers.get("task"),
+            incoming.headers.get("id") or incoming.properties.get("correlation_id"),
+        )
+        return (task if isinstance(task, str) else None), (task_id if isinstance(task_id, str) else None)
+
+
+def _too_large(size: int, limit: int) -> MessageError:
+    from framework.exceptions import MessageTooLarge
+
+    return MessageTooLarge(f"the message has {size:,} bytes, and max_message_size under [task] allows {limit:,}")

@@ -1,0 +1,307 @@
+"""Execute: runs one task where it runs, from the encoded body to the encoded result.
+
+1. Decodes the message; what cannot become a call is INVALID, and becomes a dead letter.
+2. Calls the task with its request in place; sorts what happened into one outcome code.
+3. Sends what follows (callbacks, the rest of a chain, error callbacks) before the result is stored, as peers expect.
+4. Builds the result document. Writing it is the main process's work, in batches.
+
+What a task does not use is not paid for: a `Plan` per task, made at its first run, holds None for every hook, handler
+and
+log line that nobody asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import traceback as tracebacks
+from collections.abc import Callable, Mapping
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from framework import _followups
+from framework.api import pool as outcomes
+from framework.api.pool import Job, Outcome
+from framework.api.result_store import Record
+from framework.exceptions import Ignore, MessageError, Reject, Retry, TransportError
+from framework.message import Incoming, read
+from framework.serialization import decode_task, safe_repr
+from framework.task import Context, Task, reset_request, set_request
+from framework.worker.documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
+from framework.worker.logs import redirect_stdouts, setup_logging
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+    from framework.app import App
+
+logger = logging.getLogger(__name__)
+
+Handler = Callable[..., Any]
+
+
+class Plan(msgspec.Struct, gc=False):
+    """What running one task takes; None is what nobody asked for."""
+
+    task: Any
+    call: Handler
+    ignore_result: bool
+    store_errors: bool
+    track_started: bool
+    throws: tuple[type[BaseException], ...]
+    before_start: Handler | None
+    on_success: Handler | None
+    on_failure: Handler | None
+    on_retry: Handler | None
+    after_return: Handler | None
+
+
+class TaskWorkload:
+    """The `framework.api.pool.Workload` of a worker."""
+
+    def __init__(self, app: App, settings: Settings, hostname: str, *, own_process: bool) -> None:
+        """`own_process`: this is a process of its own, which sets up its log and reopens its connections."""
+        self._app = app
+        self._settings = settings
+        self._hostname = hostname
+        self._own_process = own_process
+        self._accept = settings.accept_content
+        self._max_size = settings.task.max_message_size
+        self._max_nesting = settings.task.max_nesting
+        self._extended = settings.result.extended
+        self._documents = Documents(settings.result.serializer, settings.result.compression)
+        self._plans: dict[str, Plan] = {}
+        self._bind()
+
+    def _bind(self) -> None:
+        bind = self._app.hooks.bind
+        self._prerun = bind("task_prerun")
+        self._postrun = bind("task_postrun")
+        self._succeeded = bind("task_success")
+        self._failed = bind("task_failure")
+        self._retried = bind("task_retry")
+        self._log_info = logger.isEnabledFor(logging.INFO)
+
+    # ------------------------------------------------------------ a process's life
+
+    def prepare(self) -> None:
+        """Get this process ready for its first job."""
+        if self._own_process:
+            self._app.hooks.load_installed()
+            setup_logging(self._settings.worker, self._hostname, self._app.hooks)
+        if self._settings.worker.redirect_stdouts:
+            redirect_stdouts(self._settings.worker.redirect_stdouts_level)
+        self._bind()
+        if (init := self._app.hooks.bind("worker_process_init")) is not None:
+            init(app=self._app, hostname=self._hostname)
+
+    def release(self) -> None:
+        """Let go of what this process opened."""
+        if (shutdown := self._app.hooks.bind("worker_process_shutdown")) is not None:
+            shutdown(hostname=self._hostname, pid=os.getpid())
+        if self._own_process:
+            self._app.close()
+
+    # ------------------------------------------------------------ a job's life
+
+    def run(self, job: Job) -> Outcome:
+        """Run `job`."""
+        seq, payload, name, _id, _soft, _hard = job
+        began = monotonic()
+        try:
+            incoming = read(payload)
+            args, kwargs, embed = decode_task(
+                incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
+            )
+        except MessageError as error:
+            return Outcome(seq, outcomes.INVALID, monotonic() - began, None, str(error))
+        plan = self._plans.get(name) or self._plan(name)
+        request = Context(incoming.headers, incoming.properties, args, kwargs, embed, self._hostname)
+        token = set_request(request)
+        code, document, note, trace = outcomes.IGNORED, None, "", ""
+        try:
+            if plan.track_started:
+                self._store_started(request)
+            if self._prerun is not None:
+                self._prerun(task_id=request.id, task=plan.task, args=args, kwargs=kwargs)
+            if plan.before_start is not None:
+                plan.before_start(request.id, args, kwargs)
+            retval = plan.call(*args, **kwargs)
+            runtime = monotonic() - began
+            if embed:
+                _followups.send_callbacks(self._app, request, retval)
+            if not (plan.ignore_result if request.ignore_result is None else request.ignore_result):
+                document = self._document(SUCCESS, retval, request, incoming)
+            code = outcomes.SUCCESS
+            if plan.on_success is not None:
+                plan.on_success(retval, request.id, args, kwargs)
+            if self._log_info:
+                logger.info("Task %s[%s] succeeded in %ss: %s", request.name, request.id, runtime, safe_repr(retval))
+            if self._succeeded is not None:
+                self._succeeded(task_id=request.id, task=plan.task, result=retval, runtime=runtime)
+            if plan.after_return is not None or self._postrun is not None:
+                self._after(plan, request, SUCCESS, retval, args, kwargs, None)
+        except Ignore:
+            runtime = monotonic() - began
+            if self._log_info:
+                logger.info("Task %s[%s] ignored", request.name, request.id)
+        except Reject as error:
+            runtime = monotonic() - began
+            code = outcomes.REQUEUED if error.requeue else outcomes.REJECTED
+            note = str(error)
+            logger.warning("Task %s[%s] %s", request.name, request.id, error)
+            if not error.requeue:
+                document = self._document(FAILURE, error, request, incoming)
+        except Retry as error:
+            runtime = monotonic() - began
+            code = outcomes.RETRY
+            document, note, trace = self._end_retry(plan, request, incoming, error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the task-execution wall: a task may raise anything
+            runtime = monotonic() - began
+            # What a task returned may also fail to be encoded, or its callbacks to be sent: the task has then failed.
+            code = outcomes.FAILURE
+            document, note, trace = self._end_failure(plan, request, incoming, error)
+        finally:
+            reset_request(token)
+        return Outcome(seq, code, runtime, document, note, trace)
+
+    def _plan(self, name: str) -> Plan:
+        task = self._app.tasks[name]
+        policy = task.policy
+        kind = type(task)
+
+        def own(handler: str) -> Handler | None:
+            """Return the task's own `handler`; the base class's does nothing and is not called."""
+            return getattr(task, handler) if getattr(kind, handler) is not getattr(Task, handler) else None
+
+        plan = self._plans[name] = Plan(
+            task,
+            task if kind.__call__ is not Task.__call__ else task.run,
+            policy.ignore_result,
+            policy.store_errors_even_if_ignored,
+            policy.track_started and not policy.ignore_result,
+            tuple(task.throws),
+            own("before_start"),
+            own("on_success"),
+            own("on_failure"),
+            own("on_retry"),
+            own("after_return"),
+        )
+        return plan
+
+    # ------------------------------------------------------------ ends
+
+    def _end_retry(
+        self, plan: Plan, request: Context, incoming: Incoming, error: Retry
+    ) -> tuple[bytes | None, str, str]:
+        reason = error.exc if error.exc is not None else error
+        trace = _trace(error)
+        logger.info("Task %s[%s] retry: %s", request.name, request.id, error)
+        if plan.on_retry is not None:
+            self._quietly(plan.on_retry, reason, request.id, request.args, request.kwargs, trace)
+        if self._retried is not None:
+            self._retried(task_id=request.id, task=plan.task, reason=reason)
+        self._after(plan, request, RETRY, reason, request.args, request.kwargs, trace)
+        ignored = plan.ignore_result if request.ignore_result is None else request.ignore_result
+        document = None if ignored else self._document(RETRY, reason, request, incoming, trace)
+        return document, repr(reason), trace
+
+    def _end_failure(
+        self, plan: Plan, request: Context, incoming: Incoming, error: BaseException
+    ) -> tuple[bytes | None, str, str]:
+        trace = _trace(error)
+        if isinstance(error, plan.throws):
+            logger.info("Task %s[%s] raised expected: %r", request.name, request.id, error)
+        else:
+            logger.error("Task %s[%s] raised unexpected: %r\n%s", request.name, request.id, error, trace)
+        if plan.on_failure is not None:
+            self._quietly(plan.on_failure, error, request.id, request.args, request.kwargs, trace)
+        if self._failed is not None:
+            self._failed(
+                task_id=request.id,
+                task=plan.task,
+                exception=error,
+                args=request.args,
+                kwargs=request.kwargs,
+                traceback=trace,
+            )
+        self._after(plan, request, FAILURE, error, request.args, request.kwargs, trace)
+        try:
+            _followups.call_errbacks(self._app, request, error, trace)
+        except TransportError as failed:
+            logger.error("The error callbacks of task %s[%s] could not be sent: %s", request.name, request.id, failed)
+        ignored = plan.ignore_result if request.ignore_result is None else request.ignore_result
+        if ignored and not plan.store_errors:
+            return None, repr(error), trace
+        return self._document(FAILURE, error, request, incoming, trace), repr(error), trace
+
+    def _after(
+        self, plan: Plan, request: Context, state: str, value: Any, args: Any, kwargs: Any, trace: str | None
+    ) -> None:
+        if plan.after_return is not None:
+            self._quietly(plan.after_return, state, value, request.id, args, kwargs, trace)
+        if self._postrun is not None:
+            self._postrun(task_id=request.id, task=plan.task, args=args, kwargs=kwargs, retval=value, state=state)
+
+    @staticmethod
+    def _quietly(handler: Handler, *arguments: Any) -> None:
+        try:
+            handler(*arguments)
+        except Exception:
+            logger.exception("The handler %r failed", handler)
+
+    # ------------------------------------------------------------ results
+
+    def _document(
+        self, state: str, value: Any, request: Context, incoming: Incoming, trace: str | None = None
+    ) -> bytes:
+        extended = None
+        if self._extended:
+            extended = {
+                "name": request.task,
+                "args": request.args,
+                "kwargs": request.kwargs,
+                "worker": self._hostname,
+                "retries": request.retries,
+                "queue": (incoming.properties.get("delivery_info") or {}).get("routing_key"),
+            }
+        return self._documents.build(
+            state,
+            value,
+            request.id,
+            traceback=trace,
+            children=request.children_as_tuples(),
+            group_id=request.group,
+            parent_id=request.parent_id,
+            extended=extended,
+        )
+
+    def _store_started(self, request: Context) -> None:
+        document = self._documents.build(STARTED, {"pid": os.getpid(), "hostname": self._hostname}, request.id)
+        self._app.result_store.store(
+            [Record(request.id, document, STARTED, request.reply_to, request.correlation_id or request.id)]
+        )
+
+
+def _trace(error: BaseException) -> str:
+    """Return the traceback as text, without the frames of this module."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+        trace = trace.tb_next
+    return "".join(tracebacks.format_exception(type(error), error, trace))
+
+
+def make(app: App, settings: Settings, hostname: str) -> TaskWorkload:
+    """Make the workload of the worker's own process."""
+    return TaskWorkload(app, settings, hostname, own_process=False)
+
+
+def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:
+    """Make the workload of a process that starts from nothing: import the application the recipe names."""
+    from framework._boot.locate import load_app
+    from framework._config.settings import Settings as SettingsType
+
+    settings = msgspec.convert(recipe["settings"], SettingsType)
+    app = load_app(recipe["app"], settings)
+    return TaskWorkload(app, settings, recipe["hostname"], own_process=True)

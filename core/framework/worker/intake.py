@@ -1,0 +1,185 @@
+"""Intake: moves messages from the consumer to the pool, as many as fit and no more.
+
+1. Fetches up to the prefetch limit; what may run waits in `backlog` until the pool has room.
+2. Everything that changes how much fits (an end, a new slot, a wake-up of the broker) only asks for a `tick`; however
+   many ask,
+   one tick follows. A tick stores results, sends acks with the next fetch, and feeds the pool.
+3. `quiet` stops fetching and gives back what has not started, in order; `resume` starts again.
+4. A lost connection is reported once, through `on_lost`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+from framework.api.loop import Loop
+from framework.api.pool import Pool
+from framework.api.transport import Consumer
+from framework.exceptions import ConnectionLost
+from framework.worker.dispatch import Dispatch, job_of
+from framework.worker.item import Item
+from framework.worker.prefetch import Prefetch
+from framework.worker.schedule import Schedule
+from framework.worker.settle import Settle
+
+logger = logging.getLogger(__name__)
+
+
+class Intake:
+    """Feeds the pool from one consumer at a time."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        pool: Pool,
+        settle: Settle,
+        prefetch: Prefetch,
+        limits: tuple[float | None, float | None],
+    ) -> None:
+        """`limits` are the worker's soft and hard time limit in seconds."""
+        self._loop = loop
+        self._pool = pool
+        self._settle = settle
+        self._prefetch = prefetch
+        self._soft, self._hard = limits
+        self._schedule: Schedule[Item] = Schedule(loop, self._due)
+        self._dispatch: Dispatch | None = None
+        self._consumer: Consumer | None = None
+        self._on_lost: Callable[[ConnectionLost], object] | None = None
+        self._told = 0
+        self._asked = False
+        #: Read, decided, and waiting for a slot.
+        self.backlog: deque[Item] = deque()
+        self.fetching = True
+        #: Called after every tick on which nothing is left to do; set while the worker drains.
+        self.on_idle: Callable[[], object] | None = None
+
+    @property
+    def schedule(self) -> Schedule[Item]:
+        """What is held for its eta."""
+        return self._schedule
+
+    def bind(self, dispatch: Dispatch) -> None:
+        """Use `dispatch` to decide; it needs the schedule, which is ours."""
+        self._dispatch = dispatch
+
+    # ------------------------------------------------------------ the consumer's coming and going
+
+    def attach(self, consumer: Consumer, on_lost: Callable[[ConnectionLost], object]) -> None:
+        """Fetch from `consumer` from now on."""
+        self._consumer = consumer
+        self._on_lost = on_lost
+        self._told = 0
+        self._loop.add_reader(consumer.fileno(), self.ask)
+        self.ask()
+
+    def detach(self) -> None:
+        """Forget the consumer, and with it what it had on loan and has not started: the broker gives that out again."""
+        if self._consumer is None:
+            return
+        self._loop.remove_reader(self._consumer.fileno())
+        self._consumer = None
+        self.backlog.clear()
+        self._forget_held()
+
+    def _forget_held(self) -> list[Item]:
+        held = self._schedule.clear()
+        self._prefetch.held = 0
+        return held
+
+    # ------------------------------------------------------------ ticking
+
+    def ask(self) -> None:
+        """Have a tick follow soon."""
+        if not self._asked:
+            self._asked = True
+            self._loop.call_soon(self._tick)
+
+    def _tick(self) -> None:
+        self._asked = False
+        self._settle.flush()
+        consumer = self._consumer
+        if consumer is not None:
+            try:
+                self._exchange(consumer)
+            except ConnectionLost as error:
+                self._lose(error)
+        self._feed()
+        if self.on_idle is not None and self._settle.idle and not self.backlog:
+            self.on_idle()
+
+    def _exchange(self, consumer: Consumer) -> None:
+        """Send settlements and fetch what fits."""
+        limit = self._prefetch.limit
+        if limit != self._told:
+            self._told = limit
+            consumer.prefetch(limit)
+        room = limit - len(self._settle.running) - len(self.backlog) - len(self._schedule)
+        if not self.fetching or room <= 0 or self._settle.overfull:
+            consumer.flush()
+            return
+        deliveries = consumer.fetch(room)
+        if not deliveries:
+            return
+        assert self._dispatch is not None
+        self._dispatch.take(deliveries, self.backlog.append)
+        self._prefetch.held = len(self._schedule)
+        if len(deliveries) == room or self._told != self._prefetch.limit:
+            self.ask()
+
+    def _feed(self) -> None:
+        backlog = self.backlog
+        if not backlog:
+            return
+        room = min(self._pool.capacity(), len(backlog))
+        if room <= 0:
+            return
+        running = self._settle.running
+        jobs = []
+        for _ in range(room):
+            item = backlog.popleft()
+            running[item.seq] = item
+            jobs.append(job_of(item, self._soft, self._hard))
+        self._pool.submit(jobs)
+
+    def _due(self, items: list[Item]) -> None:
+        assert self._dispatch is not None
+        self.backlog.extend(item for item in items if self._dispatch.due(item))
+        self._prefetch.held = len(self._schedule)
+        self.ask()
+
+    def _lose(self, error: ConnectionLost) -> None:
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost(error)
+
+    # ------------------------------------------------------------ quiet and resume
+
+    def quiet(self) -> None:
+        """Stop fetching, and give back everything that has not started."""
+        self.fetching = False
+        waiting = [self._settle.running.pop(seq) for seq in self._pool.quiesce() if seq in self._settle.running]
+        unstarted = [*waiting, *self.backlog, *self._forget_held()]
+        self.backlog.clear()
+        given_back = 0
+        try:
+            # Each goes to the front of its queue: the last one first keeps their order.
+            for item in reversed(unstarted):
+                if not item.acknowledged:
+                    item.acknowledged = True
+                    item.delivery.reject(requeue=True)
+                    given_back += 1
+            if self._consumer is not None:
+                self._consumer.flush()
+        except ConnectionLost as error:
+            self._lose(error)
+        if given_back:
+            logger.info("Gave back %d messages that had not started", given_back)
+        self.ask()
+
+    def resume(self) -> None:
+        """Fetch again."""
+        self.fetching = True
+        self.ask()

@@ -1,0 +1,51 @@
+"""Prefetch: how many messages the worker holds at a time.
+
+1. A number as `worker_prefetch_multiplier` fixes it at slots x multiplier, as in Celery; 0 is unlimited.
+2. ``"auto"`` follows how long tasks take: the worker holds about `HORIZON` seconds of work a slot, at least one
+   message a slot, so that no short task waits here behind a long one while another worker is free.
+3. Messages held for their eta do not count.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+#: Seconds of work to hold for each slot. A round trip to a broker is a fraction of a millisecond, so this is plenty.
+HORIZON: Final = 0.05
+#: The most to hold for each slot.
+DEPTH_MAX: Final = 256
+#: What a broker that pushes is told for "unlimited".
+UNLIMITED: Final = 65_535
+#: Weight of the newest batch in the moving average of run times.
+_WEIGHT: Final = 0.2
+
+
+class Prefetch:
+    """Says how many messages to hold."""
+
+    def __init__(self, multiplier: int | Literal["auto"], slots: int) -> None:
+        self.multiplier = multiplier
+        self.slots = slots
+        #: Messages held for a later time, on top.
+        self.held = 0
+        #: Added at run time by remote control.
+        self.extra = 0
+        # Until a task has run nothing is known, and a long task is the case to be careful with.
+        self._average = HORIZON
+
+    def learn(self, runtime: float, count: int) -> None:
+        """Take in that `count` tasks took `runtime` seconds in all."""
+        mean = runtime / count
+        # A task that takes long counts at once; it takes a while of short ones to forget it.
+        self._average = mean if mean > self._average else self._average + _WEIGHT * (mean - self._average)
+
+    @property
+    def limit(self) -> int:
+        """The most messages to hold now, those held for later included."""
+        if self.multiplier == 0:
+            return UNLIMITED
+        if self.multiplier == "auto":
+            depth = max(1, min(DEPTH_MAX, int(HORIZON / max(self._average, 1e-6))))
+        else:
+            depth = self.multiplier
+        return min(UNLIMITED, max(1, self.slots) * depth + self.held + self.extra)

@@ -1,0 +1,286 @@
+"""Settle: the one place that decides what becomes of a message after its task.
+
+1. Told by the pool that a task began: an early-ack message is acknowledged now, not before.
+2. Told that it ended: the outcome and the task's policy give one `Action` (`decide`), carried out after the result is
+   stored.
+3. Results of a burst are stored in one go. While the result store is away they are kept, and late acks wait for them.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from framework.api import pool as outcomes
+from framework.api.loop import Loop
+from framework.api.pool import Outcome
+from framework.api.result_store import Record, ResultStore
+from framework.exceptions import ConnectionLost, FrameworkError
+from framework.message import Head
+from framework.worker.deadletters import DeadLetters
+from framework.worker.documents import FAILURE, REVOKED, SUCCESS, Documents
+from framework.worker.item import Item
+from framework.worker.prefetch import Prefetch
+
+if TYPE_CHECKING:
+    from framework.task import TaskPolicy
+
+logger = logging.getLogger(__name__)
+
+#: With this many results waiting for a store that is away, the worker takes no more messages.
+BACKLOG_MAX: Final = 10_000
+_RETRY_FIRST: Final = 0.5
+_RETRY_MAX: Final = 10.0
+
+
+class Action(enum.Enum):
+    """What to do with a message."""
+
+    ACK = enum.auto()
+    REQUEUE = enum.auto()
+    DEAD_LETTER = enum.auto()
+    #: Leave it on loan: the stop gives everything back that still is.
+    LEAVE = enum.auto()
+
+
+#: States by outcome code, for records whose document the process that ran the task has built.
+STATES: Final = {
+    outcomes.SUCCESS: SUCCESS,
+    outcomes.FAILURE: FAILURE,
+    outcomes.RETRY: "RETRY",
+    outcomes.REVOKED: REVOKED,
+    outcomes.TIMED_OUT: FAILURE,
+    outcomes.WORKER_LOST: FAILURE,
+    outcomes.TERMINATED: REVOKED,
+    outcomes.REJECTED: FAILURE,
+}
+
+
+def decide(code: int, policy: TaskPolicy) -> Action:
+    """Return what becomes of a message that is still on loan when its task has ended with `code`."""
+    if code == outcomes.FAILURE:
+        return Action.ACK if policy.acks_on_failure else Action.DEAD_LETTER
+    if code == outcomes.TIMED_OUT:
+        return Action.ACK if policy.acks_on_timeout else Action.REQUEUE
+    if code == outcomes.WORKER_LOST:
+        return Action.REQUEUE if policy.reject_on_worker_lost else Action.ACK
+    if code == outcomes.REQUEUED:
+        return Action.REQUEUE
+    if code in (outcomes.REJECTED, outcomes.INVALID):
+        return Action.DEAD_LETTER
+    return Action.ACK
+
+
+class Settle:
+    """Implements `framework.api.pool.PoolEvents` for the worker."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        store: ResultStore,
+        documents: Documents,
+        deadletters: DeadLetters,
+        prefetch: Prefetch,
+        on_change: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self._store = store
+        self._stores = store.traits.stores
+        self._documents = documents
+        self._deadletters = deadletters
+        self._prefetch = prefetch
+        self._on_change = on_change
+        #: Everything handed to the pool and not yet ended.
+        self.running: dict[int, Item] = {}
+        #: Tasks begun since the worker started, by name.
+        self.total: dict[str, int] = {}
+        #: Set by a cold stop: what ends now was torn from its process and goes back to the broker.
+        self.cold = False
+        self._records: list[Record] = []
+        self._afterwards: list[tuple[Item, Action, str]] = []
+        self._retry_in = 0.0
+
+    # ------------------------------------------------------------ what the pool tells
+
+    def started(self, seqs: Sequence[int], pid: int) -> None:
+        """Acknowledge early-ack messages whose task began."""
+        now = time.time()
+        running = self.running
+        for seq in seqs:
+            item = running.get(seq)
+            if item is None:
+                continue
+            item.started = now
+            item.pid = pid
+            if not item.policy.acks_late:
+                item.acknowledge()
+        self._on_change()
+
+    def finished(self, outcomes: Sequence[Outcome]) -> None:
+        """Settle what has ended."""
+        running = self.running
+        total = self.total
+        runtime = 0.0
+        count = 0
+        for outcome in outcomes:
+            seq, code, took, document, note, _traceback = outcome
+            item = running.pop(seq, None)
+            if item is None:
+                logger.critical("The pool reported a job twice, or one that it was never given: %r", outcome)
+                continue
+            name = item.name
+            total[name] = total.get(name, 0) + 1
+            runtime += took
+            count += 1
+            if not item.acknowledged:
+                policy = item.policy
+                if self.cold and code == _TERMINATED:
+                    continue
+                # Early ack means at most once, also when its beginning was not reported before its end.
+                action = decide(code, policy) if policy.acks_late or code == _INVALID else Action.ACK
+                if code == _WORKER_LOST and action is Action.REQUEUE:
+                    document = None  # it will run again: no failure to tell
+            else:
+                action = Action.ACK
+            if document is not None and self._stores:
+                properties = item.head.properties
+                self._records.append(
+                    Record(
+                        item.task_id,
+                        document,
+                        STATES.get(code, SUCCESS),
+                        properties.reply_to,
+                        properties.correlation_id or item.task_id,
+                    )
+                )
+                self._afterwards.append((item, action, note))
+            else:
+                self._act(item, action, note)
+        if count:
+            self._prefetch.learn(runtime, count)
+        self._on_change()
+
+    def vacancy(self) -> None:
+        """The pool can take more."""
+        self._on_change()
+
+    # ------------------------------------------------------------ ends without a run
+
+    def conclude(self, item: Item, state: str, result: BaseException) -> None:
+        """End `item` without running it: store `result` as `state`, acknowledge."""
+        self._record(
+            item.task_id,
+            item.head,
+            state,
+            result,
+            ignore=item.policy.ignore_result and not item.policy.store_errors_even_if_ignored,
+        )
+        self._afterwards.append((item, Action.ACK, ""))
+        self._on_change()
+
+    def record_unknown(self, task_id: str, head: Head, state: str, result: BaseException) -> None:
+        """Store `result` for a message that has no task here."""
+        self._record(task_id, head, state, result, ignore=bool(head.headers.ignore_result))
+        self._on_change()
+
+    def give_up(self, item: Item, reason: str, text: str) -> None:
+        """Move `item` to the dead-letter queue and store a failure."""
+        from framework.exceptions import WorkerLostError
+
+        logger.error("Task %r was %s: it is kept in %s", item, text, self._deadletters.queue_for(item.delivery.queue))
+        self._record(item.task_id, item.head, FAILURE, WorkerLostError(text), ignore=False)
+        item.acknowledged = self._deadletters.bury(item.delivery, reason, text, item.name, item.task_id)
+        self._on_change()
+
+    def _record(self, task_id: str, head: Head, state: str, result: BaseException, *, ignore: bool) -> None:
+        if ignore or not self._stores:
+            return
+        document = self._documents.build(state, result, task_id)
+        self._records.append(
+            Record(task_id, document, state, head.properties.reply_to, head.properties.correlation_id or task_id)
+        )
+
+    # ------------------------------------------------------------ carrying out
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs and nothing waits to be stored."""
+        return not (self.running or self._records or self._afterwards)
+
+    @property
+    def overfull(self) -> bool:
+        """The result store has been away for too long to take more messages."""
+        return len(self._records) > BACKLOG_MAX
+
+    def flush(self) -> None:
+        """Store the results of this burst, then settle their messages."""
+        if self._retry_in and self._records:
+            return
+        if self._records:
+            try:
+                self._store.store(self._records)
+            except ConnectionLost as error:
+                self._retry_in = _RETRY_FIRST
+                logger.error("Results cannot be stored and are kept until they can: %s", error)
+                self._loop.call_later(self._retry_in, self._retry)
+                return
+            except FrameworkError as error:
+                self._store_one_by_one(error)
+            self._records = []
+        if self._afterwards:
+            afterwards, self._afterwards = self._afterwards, []
+            for item, action, note in afterwards:
+                self._act(item, action, note)
+
+    def _retry(self) -> None:
+        try:
+            self._store.store(self._records)
+        except ConnectionLost:
+            self._retry_in = min(self._retry_in * 2, _RETRY_MAX)
+            self._loop.call_later(self._retry_in, self._retry)
+            return
+        except FrameworkError as error:
+            self._store_one_by_one(error)
+        logger.info("The result store is back; %d results were stored", len(self._records))
+        self._records = []
+        self._retry_in = 0.0
+        self.flush()
+        self._on_change()
+
+    def _store_one_by_one(self, error: FrameworkError) -> None:
+        """Find the record that the store refuses: the others of its burst must not be lost with it."""
+        for record in self._records:
+            try:
+                self._store.store([record])
+            except FrameworkError as refused:
+                logger.error(
+                    "The result of task %s is lost, the store refused it: %s",
+                    record.task_id,
+                    refused or error,
+                )
+
+    def _act(self, item: Item, action: Action, note: str) -> None:
+        if item.acknowledged or action is Action.LEAVE:
+            return
+        if action is Action.ACK:
+            item.acknowledge()
+        elif action is Action.REQUEUE:
+            item.acknowledged = True
+            item.delivery.reject(requeue=True)
+        else:
+            item.acknowledged = True
+            if self._deadletters.bury(item.delivery, "rejected", note, item.name, item.task_id):
+                logger.error(
+                    "Task %r was moved to %s: %s",
+                    item,
+                    self._deadletters.queue_for(item.delivery.queue),
+                    note,
+                )
+
+
+_TERMINATED: Final = outcomes.TERMINATED
+_WORKER_LOST: Final = outcomes.WORKER_LOST
+_INVALID: Final = outcomes.INVALID

@@ -1,0 +1,102 @@
+"""Verdicts: outcomes of tasks that could not tell their end themselves.
+
+The process that ran the task is gone, or was stopped at a limit: the main process builds what it would have stored.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from framework import _followups
+from framework.api import pool as outcomes
+from framework.api.pool import Job, Outcome
+from framework.exceptions import (
+    MessageError,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    TransportError,
+    WorkerLostError,
+)
+from framework.message import read
+from framework.task import Context
+from framework.worker.documents import FAILURE, REVOKED, Documents
+from framework.worker.settle import Settle
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+    from framework.app import App
+
+logger = logging.getLogger(__name__)
+
+
+class Verdicts:
+    """Builds those outcomes."""
+
+    def __init__(self, settle: Settle, app: App, settings: Settings) -> None:
+        self._settle = settle
+        self._app = app
+        self._documents = Documents(settings.result.serializer, settings.result.compression)
+        self._on_failure = app.hooks.bind("task_failure")
+
+    def verdict(self, job: Job, code: int, text: str, runtime: float) -> Outcome:
+        """Return the outcome of `job`, which the pool ended with `code` because of `text`.
+
+        TIMED_OUT: `text` is the limit in seconds; WORKER_LOST: what happened; TERMINATED: the signal's name.
+        """
+        error: Exception
+        if code == outcomes.TIMED_OUT:
+            seconds = float(text)
+            error = TimeLimitExceeded(int(seconds) if seconds.is_integer() else seconds)
+        elif code == outcomes.WORKER_LOST:
+            error = WorkerLostError(text)
+        else:
+            error = TaskRevokedError("terminated")
+        if code == outcomes.TERMINATED and self._settle.cold:
+            return Outcome(
+                job.seq, code, runtime
+            )  # it goes back to its queue, or is lost as early acks are; no verdict
+        state = REVOKED if code == outcomes.TERMINATED else FAILURE
+        item = self._settle.running.get(job.seq)
+        document = None
+        headers = {}
+        try:
+            incoming = read(job.payload)
+            headers = incoming.headers
+        except MessageError:
+            incoming = None
+        if item is not None and self._keeps(item.policy, headers.get("ignore_result"), state):
+            document = self._documents.build(
+                state, error, job.id, group_id=headers.get("group"), parent_id=headers.get("parent_id")
+            )
+        if state == FAILURE:
+            # Whether the message will run again is decided when it is settled: then there is no failure to tell.
+            runs_again = (
+                item is not None
+                and not item.acknowledged
+                and code == outcomes.WORKER_LOST
+                and item.policy.reject_on_worker_lost
+            )
+            if not runs_again and incoming is not None:
+                self._tell(job, error, Context.from_incoming(incoming, self._app))
+        return Outcome(job.seq, code, runtime, document, repr(error))
+
+    @staticmethod
+    def _keeps(policy: object, ignore: bool | None, state: str) -> bool:
+        ignored = getattr(policy, "ignore_result", False) if ignore is None else ignore
+        return not ignored or (state == FAILURE and bool(getattr(policy, "store_errors_even_if_ignored", False)))
+
+    def _tell(self, job: Job, error: Exception, request: Context) -> None:
+        if self._on_failure is not None:
+            self._on_failure(
+                task_id=job.id,
+                task=self._app.tasks.get(job.task),
+                exception=error,
+                args=None,
+                kwargs=None,
+                traceback="",
+            )
+        try:
+            _followups.call_errbacks(self._app, request, error, None)
+        except TransportError as failed:
+            logger.error("The error callbacks of task %s[%s] could not be sent: %s", job.task, job.id, failed)

@@ -1,0 +1,24 @@
+"""The pool of processes.
+
+A *fork server*, a fresh interpreter, imports the application and forks children on request; the worker itself never forks.
+`server` and `child` are what runs there; `pool`, `slot`, `launcher`, `limits` and `deaths` are the worker's side; `link` and
+`page` are what lies between.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from framework_pools.prefork.pool import PreforkPool
+
+__all__ = ["PreforkPool"]
+
+
+def __getattr__(name: str) -> Any:
+    # Not imported with the package: the fork server and its children have no use for the worker's side.
+    if name == "PreforkPool":
+        from framework_pools.prefork.pool import PreforkPool
+
+        return PreforkPool
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

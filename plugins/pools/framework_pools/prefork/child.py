@@ -1,0 +1,178 @@
+"""The main function of a child: one process that runs one job after another.
+
+1. Claims jobs: the worker writes the number of each job into a pipe, eight bytes a job; whoever reads a number has the job.
+   The worker can read the pipe too, and so take back, at any moment and without the child's help, exactly those jobs
+   that the child has not claimed. The kernel is the judge: no job runs twice, none is lost.
+2. Takes the jobs themselves, in batches, from a socket. Jobs whose number never comes were taken back: it drops them.
+3. Says on the shared page what it runs and since when, and puts every outcome into the page's outbox at once; it rings when
+   it is idle, or every few milliseconds.
+4. Leaves after so many jobs, above so much memory, or when the worker has closed the pipe; dies with the worker.
+5. Turns SIGUSR1 into `SoftTimeLimitExceeded`, inside the job for which it was sent and nowhere else.
+"""
+
+from __future__ import annotations
+
+import logging
+import marshal
+import os
+import select
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from time import monotonic_ns
+from types import FrameType
+from typing import Any, Final, NamedTuple
+
+from framework.api.pool import TIMED_OUT, Job, Workload
+from framework.exceptions import SoftTimeLimitExceeded
+from framework_pools.prefork import page as pages
+from framework_pools.prefork.link import CHUNK, DOORBELL, FrameReader, frame
+
+logger = logging.getLogger(__name__)
+
+#: Names this child's slot to the workload, for `%i` and `%I` in file names.
+INDEX_VARIABLE: Final = "FRAMEWORK_PROCESS_INDEX"
+#: The worker is told of an outcome after this many nanoseconds, or with this many others, at the latest.
+_PATIENCE: Final = 2_000_000
+_BATCH: Final = 64
+_TOKEN: Final = 8
+_PAGE_KIB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
+
+_as_job: Callable[[tuple[Any, ...]], Job] = partial(tuple.__new__, Job)
+
+
+class ChildSpec(NamedTuple):
+    """What a child is told about itself. A plain tuple, so that it can be marshalled."""
+
+    number: int
+    index: int
+    name: str
+    title: str
+    max_tasks: int
+    max_memory: int
+
+
+class Child:
+    """The child's end of everything."""
+
+    def __init__(self, spec: ChildSpec, workload: Workload, sock: socket.socket, tokens: int, page_fd: int) -> None:
+        self._spec = spec
+        self._workload = workload
+        self._socket = sock
+        self._tokens = tokens
+        self._page = pages.Page(page_fd)
+        os.close(page_fd)
+        self._run_code = Child._run.__code__
+        self._poll = select.poll()
+        self._poll.register(tokens, select.POLLIN)
+        self._jobs: deque[Job] = deque()
+        self._reader = FrameReader()
+
+    def main(self) -> None:
+        """Serve until there is a reason to leave."""
+        self._adopt_signals()
+        self._workload.prepare()
+        self._page.words[pages.STATE] = pages.READY
+        self._socket.sendall(DOORBELL)
+        try:
+            self._page.words[pages.STATE] = self._serve()
+            self._socket.sendall(DOORBELL)
+        except (BrokenPipeError, ConnectionResetError):
+            return  # the worker is gone, and with it everybody who could be told
+        finally:
+            self._workload.release()
+
+    def _adopt_signals(self) -> None:
+        for signum in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD):
+            signal.signal(signum, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, self._soft_limit)
+
+    def _soft_limit(self, _signum: int, interrupted: FrameType | None) -> None:
+        words = self._page.words
+        if words[pages.SOFT] != words[pages.SEQ]:
+            return
+        # Only inside `Workload.run`: anywhere else the job has ended, and the exception would hit this loop.
+        frame_ = interrupted.f_back if interrupted is not None and interrupted.f_code is not self._run_code else None
+        while frame_ is not None:
+            if frame_.f_code is self._run_code:
+                words[pages.SOFT] = 0
+                raise SoftTimeLimitExceeded
+            frame_ = frame_.f_back
+
+    def _run(self, job: Job) -> tuple[Any, ...]:
+        return tuple(self._workload.run(job))
+
+    # ------------------------------------------------------------ the loop
+
+    def _serve(self) -> int:
+        page, words, jobs = self._page, self._page.words, self._jobs
+        read, tokens, from_bytes = os.read, self._tokens, int.from_bytes
+        max_tasks, max_memory = self._spec.max_tasks, self._spec.max_memory
+        started_at, seq_at = pages.STARTED, pages.SEQ
+        unannounced = 0
+        since = 0
+        done = 0
+        while True:
+            try:
+                token = read(tokens, _TOKEN)
+            except BlockingIOError:
+                if unannounced:
+                    self._socket.sendall(DOORBELL)
+                    unannounced = 0
+                self._poll.poll()
+                continue
+            if not token:
+                return pages.LEAVING
+            seq = from_bytes(token, sys.byteorder)
+            while True:
+                while not jobs:
+                    self._receive()
+                job = jobs.popleft()
+                if job[0] == seq:
+                    break
+            now = monotonic_ns()
+            words[started_at] = now
+            words[seq_at] = seq
+            if unannounced and (now - since > _PATIENCE or unannounced >= _BATCH):
+                self._socket.sendall(DOORBELL)
+                unannounced = 0
+            try:
+                outcome = self._run(job)
+            except SoftTimeLimitExceeded:
+                # It struck outside of the task's own code; the worker knows the limit and passes the verdict.
+                outcome = (seq, TIMED_OUT, (monotonic_ns() - now) / 1e9, None, "", "")
+            too_large = page.put(outcome)
+            if too_large is not None:
+                self._socket.sendall(frame(too_large))
+            if not unannounced:
+                since = now
+            unannounced += 1
+            done += 1
+            if done == max_tasks:
+                return pages.LEAVING
+            if max_memory and (used := _resident()) > max_memory:
+                words[pages.MEMORY] = used
+                return pages.LEAVING_MEMORY
+
+    def _receive(self) -> None:
+        data = self._socket.recv(CHUNK)
+        if not data:
+            raise BrokenPipeError
+        for batch in self._reader.feed(data):
+            self._jobs.extend(map(_as_job, marshal.loads(batch)))
+
+
+def _resident() -> int:
+    """Return this process's resident memory in KiB."""
+    try:
+        with open("/proc/self/statm", "rb", buffering=0) as statm:
+            return int(statm.read().split()[1]) * _PAGE_KIB
+    except FileNotFoundError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak // 1024 if sys.platform == "darwin" else peak

@@ -1,0 +1,264 @@
+"""Keeps the right number of children alive.
+
+1. Holds the fork server and the slots; `fill` asks for as many children as are missing, at the lowest free indexes.
+2. A child that comes up, has news, or has ended is passed on to the pool.
+3. Children that die before they have done anything are replaced at once, then after growing pauses.
+4. `restart` starts a second server; when that has imported the application anew, the children of the first leave one by
+   one. If the import fails, everything goes on as before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Callable
+from typing import Final
+
+from framework.api.loop import Timer
+from framework.api.pool import PoolContext
+from framework_pools.prefork.child import ChildSpec
+from framework_pools.prefork.launcher import Launcher
+from framework_pools.prefork.slot import Slot
+
+logger = logging.getLogger(__name__)
+
+_BACKOFF_FIRST: Final = 0.1
+_BACKOFF_MAX: Final = 30.0
+
+
+class Crew:
+    """The children, and the server that they come from."""
+
+    def __init__(
+        self,
+        context: PoolContext,
+        on_news: Callable[[Slot], object],
+        on_exit: Callable[[Slot, int | None], object],
+        leave: Callable[[Slot], object],
+    ) -> None:
+        self._context = context
+        self._loop = context.loop
+        self._on_news = on_news
+        self._on_exit = on_exit
+        self._leave = leave
+        self.size = max(1, context.concurrency)
+        self.slots: dict[int, Slot] = {}
+        self._number = 0
+        self._launcher: Launcher | None = None
+        self._next: Launcher | None = None
+        self._former: list[Launcher] = []
+        self._failures = 0
+        self._pause: Timer | None = None
+        self.closing = False
+
+    # ------------------------------------------------------------ start
+
+    def prestart(self) -> None:
+        """Start the server."""
+        if self._launcher is None:
+            self._launcher = self._new_launcher()
+
+    def _new_launcher(self) -> Launcher:
+        title = f"framework worker: {self._context.hostname}"
+        launcher = Launcher(self._loop, self, title, self._context.recipe)
+        launcher.start()
+        return launcher
+
+    def start(self) -> None:
+        """Wait for the server, as long as is usual, and ask for the children. Raises `ConfigError`."""
+        self.prestart()
+        assert self._launcher is not None
+        timeout = self._context.start_timeout
+        if not self._launcher.wait_ready(timeout):
+            logger.warning("The application is still being imported after %g s; tasks wait for it", timeout)
+        self._launcher.attach()
+        self.fill()
+
+    # ------------------------------------------------------------ children
+
+    def fill(self) -> None:
+        """Ask for the children that are missing."""
+        launcher = self._launcher
+        if self.closing or self._pause is not None or launcher is None or not launcher.ready:
+            return
+        used = {slot.spec.index for slot in self.slots.values()}
+        for index in range(1, self.size + 1):
+            if len(self.slots) >= self.size:
+                break
+            if index in used:
+                continue
+            try:
+                self._add(launcher, index)
+            except OSError as error:
+                logger.error("A child of the pool cannot be started: %s", error.strerror or error)
+                self._back_off()
+                return
+
+    def _add(self, launcher: Launcher, index: int) -> None:
+        self._number += 1
+        number = self._number
+        spec = ChildSpec(
+            number=number,
+            index=index,
+            name=f"ForkPoolWorker-{number}",
+            title=f"framework worker: {self._context.hostname} [child {index}]",
+            max_tasks=self._context.max_tasks_per_child or 0,
+            max_memory=self._context.max_memory_per_child or 0,
+        )
+        slot = Slot(self._loop, launcher, spec, self._on_news)
+        slot.start_timer = self._loop.call_later(self._context.start_timeout, self._not_up, slot)
+        self.slots[number] = slot
+
+    def _not_up(self, slot: Slot) -> None:
+        slot.start_timer = None
+        if not (slot.ready or slot.closed):
+            logger.error(
+                "Process %r pid:%s did not come up within %g s and is killed",
+                slot.spec.name,
+                slot.pid,
+                self._context.start_timeout,
+            )
+            slot.signal(signal.SIGKILL)
+
+    def _back_off(self) -> None:
+        """Note a death that no task is to blame for, and pause before the next child."""
+        self._failures += 1
+        if self._failures > 1 and self._pause is None and not self.closing:
+            delay = min(_BACKOFF_FIRST * 2 ** (self._failures - 2), _BACKOFF_MAX)
+            logger.warning("The pool's processes do not stay alive; the next one starts in %g s", delay)
+            self._pause = self._loop.call_later(delay, self._resume)
+
+    def _resume(self) -> None:
+        self._pause = None
+        if self._launcher is not None and self._launcher.failed is not None:
+            self._replace_server()
+        self.fill()
+
+    def grow(self, n: int) -> None:
+        """Have `n` more children."""
+        self.size += n
+        self.fill()
+
+    def shrink(self, n: int) -> None:
+        """Have `n` fewer, idle ones first, at least one."""
+        staying = [slot for slot in self.slots.values() if not slot.retired]
+        wanted = max(1, self.size - n)
+        self.size = wanted
+        # The youngest first where several would do: the low indexes stay in use.
+        staying.sort(key=lambda slot: (bool(slot.jobs), -slot.spec.index))
+        for slot in staying[: max(0, len(staying) - wanted)]:
+            self._leave(slot)
+
+    # ------------------------------------------------------------ restart
+
+    def restart(self) -> None:
+        """Import the application anew and replace every child after its current job."""
+        if self._next is not None:
+            self._next.end(0)
+        self._next = self._new_launcher()
+        self._next.attach()
+
+    def server_ready(self, launcher: Launcher) -> None:
+        """Take children from `launcher` from now on."""
+        if launcher is self._next:
+            self._next = None
+            former, self._launcher = self._launcher, launcher
+            if former is not None:
+                for slot in list(self.slots.values()):
+                    if slot.launcher is former:
+                        self._leave(slot)
+                former.retire()
+                self._former.append(former)
+        self.fill()
+
+    def server_failed(self, launcher: Launcher, text: str) -> None:
+        """Go on with the children that there are, or try again."""
+        if launcher is self._next:
+            logger.error("The pool cannot be restarted and goes on as it was: %s", text)
+            self._next = None
+            launcher.end(1.0)
+        elif launcher is self._launcher and not self.closing:
+            logger.error("The pool's fork server failed: %s", text)
+            launcher.end(1.0)
+            self._back_off()
+            if self._pause is None:
+                self._replace_server()
+
+    def _replace_server(self) -> None:
+        self._launcher = self._new_launcher()
+        self._launcher.attach()
+
+    # ------------------------------------------------------------ what the server reports
+
+    def child_forked(self, number: int, pid: int) -> None:
+        """Note the pid of a child."""
+        slot = self.slots.get(number)
+        if slot is not None:
+            slot.pid = pid
+            self._on_news(slot)
+
+    def child_exited(self, number: int, status: int | None) -> None:
+        """Clear up after a child, and replace it."""
+        slot = self.slots.pop(number, None)
+        if slot is None:
+            return
+        # Left on purpose, killed on purpose, or with a task to blame: the next one may start at once.
+        useful = slot.retired or slot.doom is not None or slot.done > 0 or bool(slot.jobs)
+        self._on_exit(slot, status)
+        slot.close()
+        if useful or self.closing:
+            self._failures = 0
+        else:
+            self._back_off()
+        self.fill()
+
+    # ------------------------------------------------------------ end
+
+    def _launchers(self) -> list[Launcher]:
+        return [launcher for launcher in (self._launcher, self._next, *self._former) if launcher is not None]
+
+    def close(self) -> None:
+        """Replace nobody any more."""
+        self.closing = True
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+
+    def kill(self) -> None:
+        """Kill every child; the servers end when they have reported it."""
+        self.close()
+        for slot in self.slots.values():
+            slot.signal(signal.SIGKILL)
+        for launcher in self._launchers():
+            launcher.retire()
+
+    def detach(self) -> None:
+        """Have nothing of ours left in the loop."""
+        self.close()
+        for launcher in self._launchers():
+            launcher.detach()
+        for slot in self.slots.values():
+            slot.detach()
+
+    def end(self, deadline: float) -> None:
+        """After `detach`, in any thread: let the children leave, kill what is left at `deadline`, let go of everything."""
+        for slot in self.slots.values():
+            slot.retire()
+        launchers = self._launchers()
+        for launcher in launchers:
+            launcher.retire()
+        for launcher in launchers:
+            if not launcher.wait(deadline - time.monotonic()):
+                for slot in self.slots.values():
+                    slot.signal(signal.SIGKILL)
+                # Alive a moment longer, it waits for its dead children: nobody else may.
+                launcher.wait(1.0)
+            launcher.end(0)
+        for slot in self.slots.values():
+            with contextlib.suppress(OSError):
+                slot.close()
+        self.slots.clear()
+        self._launcher = self._next = None
+        self._former.clear()

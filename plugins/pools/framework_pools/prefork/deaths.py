@@ -1,0 +1,69 @@
+"""What a child died of, in words.
+
+1. `describe` turns a wait status into `signal 9 (SIGKILL)` or `exitcode 3`.
+2. `OomWatch` says whether the kernel's OOM killer has struck since the last look, by the counter of the control group.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+_COUNTERS: Final = ("/sys/fs/cgroup{}/memory.events", "/sys/fs/cgroup/memory{}/memory.oom_control")
+
+
+def describe(status: int | None) -> str:
+    """Return the wait status `status` in words; None: the process went with its fork server."""
+    if status is None:
+        return "signal 9 (SIGKILL), with its fork server"
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        try:
+            return f"signal {number} ({signal.Signals(number).name})"
+        except ValueError:
+            return f"signal {number}"
+    return f"exitcode {os.waitstatus_to_exitcode(status)}"
+
+
+def was_killed(status: int | None) -> bool:
+    """Return whether SIGKILL ended the process, as the OOM killer does it."""
+    return status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
+
+
+class OomWatch:
+    """Counts the kills of the OOM killer in this process's control group."""
+
+    def __init__(self) -> None:
+        self._path = _counter()
+        self._seen = self._read()
+
+    def struck(self) -> bool:
+        """Return whether there were more kills since the last call."""
+        before, self._seen = self._seen, self._read()
+        return self._seen > before
+
+    def _read(self) -> int:
+        if self._path is None:
+            return 0
+        with suppress(OSError, ValueError, IndexError):
+            for line in self._path.read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        return 0
+
+
+def _counter() -> Path | None:
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            hierarchy, controllers, group = line.split(":", 2)
+            if hierarchy == "0" or "memory" in controllers.split(","):
+                for template in _COUNTERS:
+                    # A container sees its own group as the root of the tree.
+                    for name in (group.rstrip("/"), ""):
+                        path = Path(template.format(name))
+                        if path.exists():
+                            return path
+    return None

@@ -1,0 +1,216 @@
+"""The worker's side of one fork server.
+
+1. Starts the server: a fresh interpreter with this one's flags, in a process group of its own.
+2. Asks it for children, handing over their descriptors, and passes on what it reports: ready, failed, pids, ends.
+3. Says when the server itself is gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import marshal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from framework.api.loop import Loop
+from framework.exceptions import ConfigError
+from framework_pools.prefork.child import ChildSpec
+from framework_pools.prefork.link import CHUNK, FrameReader, frame
+from framework_pools.prefork.page import VERSION
+
+logger = logging.getLogger(__name__)
+
+
+class LauncherEvents(Protocol):
+    """What the pool wants to hear of a server."""
+
+    def server_ready(self, launcher: Launcher) -> None:
+        """The application is imported."""
+
+    def server_failed(self, launcher: Launcher, text: str) -> None:
+        """The application cannot be imported, or the server has died."""
+
+    def child_forked(self, number: int, pid: int) -> None:
+        """A child exists."""
+
+    def child_exited(self, number: int, status: int | None) -> None:
+        """A child has ended with the wait status `status`; None: it went with its server, or never came to be."""
+
+
+class Launcher:
+    """One fork server. `start` may be called in any thread; everything else in the loop, or before it turns."""
+
+    def __init__(self, loop: Loop, events: LauncherEvents, title: str, recipe: Mapping[str, Any]) -> None:
+        self._loop = loop
+        self._events = events
+        self._title = title
+        self._recipe = recipe
+        self._reader = FrameReader()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._attached = False
+        self._retired = False
+        self.ready = False
+        self.failed: str | None = None
+        #: Children that this server has been asked for and has not reported ended.
+        self.children: set[int] = set()
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process id."""
+        return None if self._process is None else self._process.pid
+
+    def start(self) -> None:
+        """Start the server and give it the recipe; it imports while we go on."""
+        ours, theirs = socket.socketpair()
+        try:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
+                    "-m",
+                    "framework_pools.prefork.server",
+                    str(theirs.fileno()),
+                ],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                # A signal for the worker's group, such as Ctrl-C, is for the worker alone to act on.
+                process_group=0,
+            )
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._socket = ours
+        ours.sendall(frame(marshal.dumps((self._title, dict(self._recipe)), VERSION)))
+
+    def wait_ready(self, timeout: float) -> bool:
+        """Wait for the server's first word; False: it is still importing. Raises `ConfigError` if it failed."""
+        assert self._socket is not None
+        deadline = time.monotonic() + timeout
+        while not (self.ready or self.failed):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._socket.settimeout(left)
+            try:
+                self._take(self._socket.recv(CHUNK))
+            except TimeoutError:
+                return False
+            except ConnectionResetError:
+                self._take(b"")
+        if self.failed:
+            raise ConfigError(f"the pool's fork server cannot load the application: {self.failed}")
+        return True
+
+    def attach(self) -> None:
+        """Listen to the server in the loop from now on."""
+        assert self._socket is not None
+        self._socket.setblocking(False)
+        self._attached = True
+        self._loop.add_reader(self._socket.fileno(), self._readable)
+
+    def fork(self, spec: ChildSpec, fds: Sequence[int]) -> None:
+        """Ask for a child; `fds` may be closed when this returns. Raises `OSError` if the server cannot be asked."""
+        assert self._socket is not None
+        data = frame(marshal.dumps(("fork", tuple(spec)), VERSION))
+        # A request is small and the server reads them one by one: it either fits whole, or the server is stuck.
+        sent = socket.send_fds(self._socket, [data], list(fds))
+        if sent != len(data):
+            raise BlockingIOError("the fork server does not read its requests")
+        self.children.add(spec.number)
+
+    def retire(self) -> None:
+        """Let the server end when its children have; harmless when it is gone."""
+        self._retired = True
+        if self._socket is not None:
+            try:
+                self._socket.send(frame(marshal.dumps(("stop",), VERSION)))
+            except OSError:
+                logger.debug("The fork server %s is already gone", self.pid)
+
+    def _readable(self) -> None:
+        assert self._socket is not None
+        try:
+            data = self._socket.recv(CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        if not data:
+            self._gone()
+            return
+        for message in self._reader.feed(data):
+            what, *rest = marshal.loads(message)
+            if what == "ready":
+                self.ready = True
+                if rest[0]:
+                    logger.warning(
+                        "The application starts threads when it is imported (%s); they do not exist in the pool's children",
+                        ", ".join(rest[0]),
+                    )
+                self._tell(self._events.server_ready, self)
+            elif what == "failed":
+                self.failed = rest[0]
+                logger.debug("The fork server could not load the application:\n%s", rest[1])
+                self._tell(self._events.server_failed, self, rest[0])
+            elif what == "forked":
+                self._tell(self._events.child_forked, *rest)
+            elif what == "refused":
+                logger.error("A child of the pool cannot be forked: %s", rest[1])
+                self.children.discard(rest[0])
+                self._tell(self._events.child_exited, rest[0], None)
+            else:
+                self.children.discard(rest[0])
+                self._tell(self._events.child_exited, *rest)
+
+    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
+        if self._attached:
+            callback(*args)
+
+    def _gone(self) -> None:
+        attached = self._attached
+        self.detach()
+        self.ready = False
+        children, self.children = self.children, set()
+        for number in children:
+            self._events.child_exited(number, None)
+        if self._retired:
+            self.end(1.0)
+        elif self.failed is None:
+            self.failed = f"the fork server (pid {self.pid}) has ended"
+            if attached:
+                self._events.server_failed(self, self.failed)
+
+    def detach(self) -> None:
+        """Stop listening; harmless when repeated."""
+        if self._attached and self._socket is not None:
+            self._attached = False
+            self._loop.remove_reader(self._socket.fileno())
+
+    def wait(self, timeout: float) -> bool:
+        """Wait up to `timeout` seconds for the server's end; False: it goes on."""
+        if self._process is not None:
+            try:
+                self._process.wait(max(0.0, timeout))
+            except subprocess.TimeoutExpired:
+                return False
+        return True
+
+    def end(self, timeout: float) -> None:
+        """Let go of the server, which is killed if it has not ended after `timeout` seconds; harmless when repeated."""
+        self.detach()
+        if not self.wait(timeout) and self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None

@@ -1,0 +1,101 @@
+"""Frames over stream sockets: four bytes of length, then the data. An empty frame is a doorbell: "look at the page".
+
+1. `FrameReader` takes apart what arrives in pieces.
+2. `Outlet` writes without ever blocking: what the socket does not take waits here until the loop says it is writable.
+"""
+
+from __future__ import annotations
+
+import socket
+from struct import Struct
+from typing import Final
+
+from framework.api.loop import Loop
+
+_LENGTH: Final = Struct("=I")
+DOORBELL: Final = _LENGTH.pack(0)
+#: Bytes read at a time.
+CHUNK: Final = 256 * 1024
+
+
+def frame(data: bytes) -> bytes:
+    """Return `data` as a frame."""
+    return _LENGTH.pack(len(data)) + data
+
+
+class FrameReader:
+    """Collects bytes until there are whole frames."""
+
+    __slots__ = ("_buffer", "_wanted")
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._wanted = 4
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the frames that `data` completes; doorbells are left out."""
+        buffer = self._buffer
+        buffer += data
+        frames: list[bytes] = []
+        # A large frame arrives in hundreds of pieces: look only when there is enough.
+        while len(buffer) >= self._wanted:
+            size = _LENGTH.unpack_from(buffer)[0]
+            end = 4 + size
+            if len(buffer) < end:
+                self._wanted = end
+                break
+            if size:
+                frames.append(bytes(memoryview(buffer)[4:end]))
+            del buffer[:end]
+            self._wanted = 4
+        return frames
+
+
+class Outlet:
+    """The writing half of a non-blocking socket."""
+
+    __slots__ = ("_buffer", "_loop", "_socket", "_watching", "batches", "bytes")
+
+    def __init__(self, sock: socket.socket, loop: Loop) -> None:
+        self._socket = sock
+        self._loop = loop
+        self._buffer = bytearray()
+        self._watching = False
+        self.batches = 0
+        self.bytes = 0
+
+    def send(self, data: bytes) -> None:
+        """Write a frame of `data`, now as far as the socket takes it, the rest later."""
+        self.batches += 1
+        self.bytes += len(data) + 4
+        if self._buffer:
+            self._buffer += _LENGTH.pack(len(data))
+            self._buffer += data
+            return
+        whole = _LENGTH.pack(len(data)) + data
+        sent = self._send(whole)
+        if sent < len(whole):
+            self._buffer += memoryview(whole)[sent:]
+            self._watching = True
+            self._loop.add_writer(self._socket.fileno(), self._flush)
+
+    def _send(self, data: bytes | bytearray) -> int:
+        try:
+            return self._socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            return len(data)  # the other end is gone; whoever watches it will say so
+
+    def _flush(self) -> None:
+        sent = self._send(self._buffer)
+        del self._buffer[:sent]
+        if not self._buffer:
+            self.close()
+
+    def close(self) -> None:
+        """Forget what waits; harmless when nothing does."""
+        self._buffer.clear()
+        if self._watching:
+            self._watching = False
+            self._loop.remove_writer(self._socket.fileno())

@@ -1,0 +1,125 @@
+"""The memory that a child and the worker share: what the child is doing, and what it has done.
+
+1. `words`: single 64-bit stores, each written by one side only. The worker learns from them, without a system call,
+   which job runs and since when.
+2. The outbox: a ring into which the child puts every outcome as soon as there is one. The worker can empty it at any
+   time, also when the child is inside a long task, stopped or dead: no outcome is lost with its process.
+3. An outcome that does not fit goes through the socket instead; see `link`.
+"""
+
+from __future__ import annotations
+
+import marshal
+import mmap
+import os
+import tempfile
+from typing import Any, Final
+
+#: Words: the job that runs (or ran last), and its start on the monotonic clock in ns.
+SEQ: Final = 0
+STARTED: Final = 1
+#: Written by the worker: the job for which it sends SIGUSR1.
+SOFT: Final = 2
+#: One of the states below.
+STATE: Final = 3
+#: Bytes put into, and taken from, the outbox so far.
+_HEAD: Final = 4
+_TAIL: Final = 5
+#: KiB that the child used when it decided to leave because of its size.
+MEMORY: Final = 6
+
+STARTING: Final = 0
+READY: Final = 1
+#: The child claims no more jobs and is about to exit.
+LEAVING: Final = 2
+LEAVING_MEMORY: Final = 3
+
+_RING: Final = 64 * 1024
+_RING_AT: Final = 4096
+_SIZE: Final = _RING_AT + _RING
+#: In place of a length: the rest of the ring is empty, go on at its beginning.
+_WRAP: Final = 0xFFFF_FFFF
+#: Marshal's version 2 does not look for shared objects, which these tuples have none of.
+VERSION: Final = 2
+
+
+def create() -> int:
+    """Return a descriptor of a fresh page, all zero."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("framework-child", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, _SIZE)
+    return fd
+
+
+class Page:
+    """One side's view of the page."""
+
+    __slots__ = ("_lengths", "_memory", "_ring", "words")
+
+    def __init__(self, fd: int) -> None:
+        self._memory = mmap.mmap(fd, _SIZE)
+        view = memoryview(self._memory)
+        #: Indexed by the constants of this module.
+        self.words = view[:_RING_AT].cast("Q")
+        self._ring = view[_RING_AT:]
+        self._lengths = self._ring.cast("I")
+
+    def put(self, record: tuple[Any, ...]) -> bytes | None:
+        """Put `record` into the outbox (child only); returns it encoded if there is no room."""
+        data = marshal.dumps(record, VERSION)
+        size = len(data)
+        needed = (size + 11) & ~7  # the length, the data, and padding to eight bytes
+        words = self.words
+        head = words[_HEAD]
+        at = head % _RING
+        gap = _RING - at
+        if needed > gap:
+            if needed + gap > _RING - (head - words[_TAIL]):
+                return data
+            self._lengths[at >> 2] = _WRAP
+            head += gap
+            at = 0
+        elif needed > _RING - (head - words[_TAIL]):
+            return data
+        self._ring[at + 4 : at + 4 + size] = data
+        self._lengths[at >> 2] = size
+        # Last: what the worker can see is whole.
+        words[_HEAD] = head + needed
+        return None
+
+    def take(self) -> list[tuple[Any, ...]]:
+        """Empty the outbox (worker only)."""
+        words = self.words
+        head = words[_HEAD]
+        tail = words[_TAIL]
+        records: list[tuple[Any, ...]] = []
+        ring, lengths, loads = self._ring, self._lengths, marshal.loads
+        while tail < head:
+            at = tail % _RING
+            size = lengths[at >> 2]
+            if size == _WRAP:
+                tail += _RING - at
+                continue
+            records.append(loads(ring[at + 4 : at + 4 + size]))
+            tail += (size + 11) & ~7
+        words[_TAIL] = tail
+        return records
+
+    def running(self) -> tuple[int, int]:
+        """Return the job that runs, or ran last, and when it started (ns)."""
+        words = self.words
+        while True:
+            seq = words[SEQ]
+            started = words[STARTED]
+            if words[SEQ] == seq:
+                return seq, started
+
+    def close(self) -> None:
+        """Let go of the memory."""
+        self._lengths.release()
+        self._ring.release()
+        self.words.release()
+        self._memory.close()

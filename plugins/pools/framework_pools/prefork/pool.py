@@ -1,0 +1,405 @@
+"""The prefork pool's driver: gives jobs to children and brings their outcomes home.
+
+1. Spreads jobs over the children, as many into each as its expected work allows: a few milliseconds, and nothing behind a
+   task that is long or unknown. What fits nowhere waits here.
+2. Tells core which jobs have begun: at once for a job given to an idle child, else when the shared page shows it or its
+   outcome arrives.
+3. Looks every few milliseconds, only while jobs wait inside children: takes them back from a child that is in one job for
+   longer than expected, for others to run.
+4. When a child dies, the job it was in gets a verdict; those that it had not begun go to other children.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import marshal
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from framework.api.loop import Timer
+from framework.api.pool import (
+    INVALID,
+    TERMINATED,
+    TIMED_OUT,
+    WORKER_LOST,
+    Job,
+    Outcome,
+    Pool,
+    PoolContext,
+    PoolTraits,
+)
+from framework.exceptions import ConfigError
+from framework_pools._costs import BUDGET, DEPTH_MAX, UNKNOWN, Costs
+from framework_pools.prefork import page as pages
+from framework_pools.prefork.crew import Crew
+from framework_pools.prefork.deaths import OomWatch, describe, was_killed
+from framework_pools.prefork.limits import Limits
+from framework_pools.prefork.slot import Slot
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at children in which jobs wait.
+_LOOK: Final = 0.01
+#: Seconds that a child may be in one job before those behind it are given to others.
+_STALL: Final = 0.02
+#: Seconds to wait for the loop to let go of the pool when it stops.
+_HAND_OVER: Final = 0.5
+
+_as_outcome: Callable[[tuple[Any, ...]], Outcome] = partial(tuple.__new__, Outcome)
+
+
+class PreforkPool(Pool):
+    """Runs each job in one of a number of child processes."""
+
+    traits: ClassVar[PoolTraits] = PoolTraits(
+        processes=True,
+        soft_limit=True,
+        hard_limit=True,
+        terminate=True,
+        resize=True,
+        restart=True,
+        recycles=True,
+    )
+
+    def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
+        super().__init__(context, options)
+        if context.start_method != "fork":
+            raise ConfigError(f"the pool prefork starts its children by 'fork', not by {context.start_method!r}")
+        self._loop = context.loop
+        self._events = context.events
+        self._costs = Costs()
+        self._crew = Crew(context, self._news, self._exited, self._leave)
+        self._limits = Limits(self._loop, self._settle, self._recall)
+        #: Jobs that no child has.
+        self._backlog: deque[Job] = deque()
+        #: Jobs that core was told have begun, and that have not ended.
+        self._reported: set[int] = set()
+        self._look_timer: Timer | None = None
+        self._oom = OomWatch()
+        self._stopped = False
+        self._started = False
+
+    # ------------------------------------------------------------ life
+
+    def prestart(self) -> None:
+        """Start the fork server, which imports the application while the worker goes on starting."""
+        if not self._stopped:
+            self._crew.prestart()
+
+    def start(self) -> None:
+        """Wait for the fork server and ask for the children. Raises `ConfigError` if the application cannot be imported."""
+        self._started = True
+        try:
+            self._crew.start()
+        except ConfigError:
+            self.stop(0.0)
+            raise
+
+    def stop(self, deadline: float) -> None:
+        """Let the children leave, until `deadline`; then kill them."""
+        if self._stopped:
+            return
+        self._stopped = True
+        if self._started:
+            # The loop may still turn, and would see descriptors close under it: it lets go first.
+            done = threading.Event()
+            self._loop.call_soon_threadsafe(self._let_go, done)
+            if not done.wait(_HAND_OVER):
+                self._let_go(done)
+        self._crew.end(deadline)
+
+    def _let_go(self, done: threading.Event) -> None:
+        if not done.is_set():
+            if self._look_timer is not None:
+                self._look_timer.cancel()
+                self._look_timer = None
+            self._crew.detach()
+            done.set()
+
+    def kill(self) -> None:
+        """Kill every child; what was running is TERMINATED, what was waiting is forgotten."""
+        torn: list[Outcome] = []
+        self._backlog.clear()
+        for slot in self._crew.slots.values():
+            slot.take_back()
+        self._crew.kill()
+        for slot in list(self._crew.slots.values()):
+            self._settle(slot)
+            current = slot.running()
+            if current is not None:
+                torn.append(self.context.verdict(current[0], TERMINATED, "SIGKILL", slot.elapsed()))
+            slot.jobs.clear()
+        self._tell((), torn, 0)
+
+    def quiesce(self) -> list[int]:
+        """Take back what has not begun."""
+        for slot in self._crew.slots.values():
+            # What core believes to have begun is as good as running: it stays and runs.
+            taken = slot.take_back(keep=self._reported) if not slot.retired else slot.take_back()
+            self._backlog.extend(job for job, _cost in taken)
+        returned = [job.seq for job in self._backlog if job.seq not in self._reported]
+        self._backlog = deque(job for job in self._backlog if job.seq in self._reported)
+        self._dispatch()
+        return returned
+
+    # ------------------------------------------------------------ jobs in
+
+    def capacity(self) -> int:
+        """Return how many more jobs of the recent mix fit into the children."""
+        room = -len(self._backlog)
+        costs = self._costs
+        for slot in self._crew.slots.values():
+            if not slot.accepts:
+                continue
+            if slot.jobs:
+                free = min(costs.room(BUDGET - slot.load), DEPTH_MAX - len(slot.jobs)) if slot.load < BUDGET else 0
+            else:
+                free = max(1, costs.room(BUDGET))
+            room += free if slot.left is None else min(free, slot.left)
+        return max(0, room)
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Give `jobs` to children."""
+        self._backlog.extend(jobs)
+        self._dispatch()
+
+    def _dispatch(self) -> None:
+        backlog = self._backlog
+        if not backlog or self._crew.closing:
+            return
+        room: list[tuple[float, int, Slot, list[tuple[Job, float]]]] = [
+            (slot.load, number, slot, [])
+            for number, slot in self._crew.slots.items()
+            if slot.accepts and slot.load < BUDGET and len(slot.jobs) < DEPTH_MAX
+        ]
+        if not room:
+            return
+        heapq.heapify(room)
+        places = list(room)
+        cost_of = self._costs.by_name.get
+        replace = heapq.heapreplace
+        while backlog and room:
+            load, number, slot, batch = room[0]
+            job = backlog[0]
+            cost = cost_of(job[2], UNKNOWN)
+            if load and load + cost > BUDGET:
+                break  # the least loaded child has no room for it: none has
+            batch.append((job, cost))
+            backlog.popleft()
+            if len(batch) == slot.left or len(slot.jobs) + len(batch) >= DEPTH_MAX:
+                heapq.heappop(room)
+            else:
+                replace(room, (load + cost, number, slot, batch))
+        for _load, _number, slot, batch in places:
+            if batch:
+                self._give(slot, batch)
+
+    def _give(self, slot: Slot, batch: list[tuple[Job, float]]) -> None:
+        head = batch[0][0].seq
+        idle = not slot.jobs
+        try:
+            slot.give(batch)
+        except ValueError:
+            self._loop.call_soon(self._refuse, [job for job, _cost in batch if not _portable(job)])
+            self._backlog.extendleft(job for job, _cost in reversed(batch) if _portable(job))
+            self._loop.call_soon(self._dispatch)
+            return
+        self._limits.given(slot, batch)
+        if idle and head not in self._reported:
+            self._reported.add(head)
+            self._events.started([head], slot.pid or 0)
+        if len(slot.jobs) > 1 and self._look_timer is None:
+            self._look_timer = self._loop.call_later(_LOOK, self._look)
+
+    def _refuse(self, jobs: list[Job]) -> None:
+        note = "the message holds a value that cannot be carried to another process"
+        self._events.finished([Outcome(job.seq, INVALID, 0.0, None, note) for job in jobs])
+
+    # ------------------------------------------------------------ outcomes out
+
+    def _news(self, slot: Slot) -> None:
+        state = slot.state
+        if state != pages.STARTING and not slot.ready and slot.pid is not None:
+            slot.ready = True
+            self._settle(slot)
+            self._dispatch()
+            self._events.vacancy()
+        else:
+            self._settle(slot)
+        if state > pages.READY and not slot.retired:
+            if state == pages.LEAVING_MEMORY:
+                logger.warning(
+                    "child process exiting after exceeding memory limit (%sKiB / %sKiB)",
+                    slot.page.words[pages.MEMORY],
+                    slot.spec.max_memory,
+                )
+            self._leave(slot)
+
+    def _settle(self, slot: Slot) -> None:
+        """Report the outcomes that `slot` has so far."""
+        records = slot.collect()
+        if records:
+            self._finish(slot, records)
+
+    def _finish(self, slot: Slot, records: list[tuple[Any, ...]]) -> None:
+        outcomes: list[Outcome] = []
+        begun: list[int] = []
+        reported = self._reported
+        learn = self._costs.learn
+        for record in records:
+            seq = record[0]
+            job = slot.end_job(seq)
+            if job is None:
+                logger.critical("Process %r reported a job that it does not have: %s", slot.spec.name, seq)
+                continue
+            learn(job[2], record[2])
+            if seq in reported:
+                reported.discard(seq)
+            else:
+                begun.append(seq)
+            if record[1] == TIMED_OUT:
+                outcomes.append(self.context.verdict(job, TIMED_OUT, f"{job.soft_limit or 0:g}", record[2]))
+            else:
+                outcomes.append(_as_outcome(record))
+        if slot.doom is not None and slot.doom.job.seq not in slot.jobs:
+            # It ended before the signal did its work; a signal may still be on its way to this child.
+            slot.retire()
+        self._dispatch()
+        self._tell(begun, outcomes, slot.pid or 0)
+
+    def _tell(self, begun: Sequence[int], outcomes: Sequence[Outcome], pid: int) -> None:
+        if begun:
+            self._events.started(begun, pid)
+        if outcomes:
+            for outcome in outcomes:
+                self._reported.discard(outcome[0])
+            self._events.finished(outcomes)
+
+    # ------------------------------------------------------------ surprises
+
+    def _look(self) -> None:
+        self._look_timer = None
+        again = False
+        for slot in list(self._crew.slots.values()):
+            if not slot.jobs:
+                continue
+            self._settle(slot)
+            current = slot.running()
+            if current is not None and current[0].seq not in self._reported:
+                self._reported.add(current[0].seq)
+                self._events.started([current[0].seq], slot.pid or 0)
+            if current is not None and len(slot.jobs) > 1 and (elapsed := slot.elapsed()) > _STALL:
+                slot.stalled = True
+                self._costs.surprise(current[0].task, elapsed)
+                self._recall(slot)
+            again = again or len(slot.jobs) > 1 or any(seq not in self._reported for seq in slot.jobs)
+        if again and self._look_timer is None:
+            self._look_timer = self._loop.call_later(_LOOK, self._look)
+
+    def _recall(self, slot: Slot) -> None:
+        """Have the waiting jobs of `slot` run elsewhere."""
+        taken = slot.take_back()
+        if taken:
+            self._backlog.extendleft(job for job, _cost in reversed(taken))
+            # Not now: whoever recalls is about to say that `slot` takes no more.
+            self._loop.call_soon(self._dispatch)
+
+    def _leave(self, slot: Slot) -> None:
+        """Let the child in `slot` end when it has done what it has begun."""
+        slot.stalled = True
+        self._recall(slot)
+        slot.retire()
+
+    def _exited(self, slot: Slot, status: int | None) -> None:
+        slot.ready = False
+        records = slot.last_words()
+        if records:
+            self._finish(slot, records)
+        self._recall(slot)
+        current = slot.running()
+        death = describe(status)
+        doom = slot.doom
+        if doom is not None:
+            slot.sweep()
+        verdicts: list[Outcome] = []
+        if current is not None:
+            job, runtime = current[0], slot.elapsed()
+            slot.end_job(job.seq)
+            if doom is not None and doom.job.seq == job.seq:
+                verdicts.append(self.context.verdict(job, doom.code, doom.text, runtime))
+            else:
+                text = f"the process running the task (pid {slot.pid}) exited with {death}"
+                verdicts.append(self.context.verdict(job, WORKER_LOST, text, runtime))
+        # Claimed, but not begun: as good as waiting.
+        self._backlog.extendleft(job for job, _cost in reversed(slot.jobs.values()))
+        slot.jobs.clear()
+        expected = (slot.retired and current is None) or (doom is not None and doom.code == TERMINATED)
+        if not (expected or self._crew.closing):
+            hint = ""
+            if doom is None and was_killed(status):
+                hint = " by the kernel, out of memory" if self._oom.struck() else " (out of memory?)"
+            logger.error("Process %r pid:%s exited with '%s'%s", slot.spec.name, slot.pid, death, hint)
+        self._tell((), verdicts, 0)
+        self._loop.call_soon(self._dispatch)
+
+    # ------------------------------------------------------------ remote control
+
+    def terminate(self, seq: int, signum: int = signal.SIGTERM) -> bool:
+        """Send a signal to the child that is in the job `seq`."""
+        for slot in list(self._crew.slots.values()):
+            if seq in slot.jobs:
+                return self._limits.terminate(slot, seq, signum)
+        return False
+
+    def grow(self, n: int) -> None:
+        """Add `n` children."""
+        self._crew.grow(n)
+
+    def shrink(self, n: int) -> None:
+        """Let `n` children leave, idle ones first, busy ones after their job; one stays."""
+        self._crew.shrink(n)
+
+    def restart(self) -> None:
+        """Import the application anew; when that has worked, replace every child after its current job."""
+        self._crew.restart()
+
+    def info(self) -> dict[str, Any]:
+        """Return the pool's part of `inspect stats`."""
+        slots = list(self._crew.slots.values())
+        done = [slot.done for slot in slots]
+        total = sum(done)
+        shares = [f"{count / total:.2%}" if total else "0.00%" for count in done]
+        longest = [slot.elapsed() for slot in slots if slot.jobs]
+        return {
+            "implementation": f"{type(self).__module__}:{type(self).__name__}",
+            "max-concurrency": self._crew.size,
+            "processes": [slot.pid for slot in slots if slot.pid is not None],
+            "max-tasks-per-child": self.context.max_tasks_per_child or "N/A",
+            "put-guarded-by-semaphore": True,
+            "timeouts": [0, 0],
+            "writes": {
+                "total": total,
+                "avg": f"{1 / len(slots):.2%}" if total and slots else "0.00%",
+                "all": ", ".join(shares),
+                "raw": ", ".join(map(str, done)),
+                "strategy": "fair",
+                "inqueues": {"total": len(slots), "active": sum(1 for slot in slots if slot.jobs)},
+            },
+            "waiting": len(self._backlog) + sum(max(0, len(slot.jobs) - 1) for slot in slots),
+            "longest-running": max(longest, default=0.0),
+        }
+
+
+def _portable(job: Job) -> bool:
+    try:
+        marshal.dumps(tuple(job), pages.VERSION)
+    except ValueError:
+        return False
+    return True

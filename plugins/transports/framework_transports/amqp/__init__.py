@@ -1,0 +1,146 @@
+"""AMQP 0-9-1 transport, for RabbitMQ: ``amqp://user:password@host:5672/vhost``, ``amqps://`` for TLS.
+
+1. `AmqpTransport` reads the URL (several, separated by ``;``, for failover) and makes the three faces:
+   producer (`producer`), consumer (`consumer`, `settlements`), mailbox (`mailbox`), each over a link (`connection`) of its own.
+2. `topology` declares what Celery would declare, so that both may share a broker; `codec` is the hot path's bytes.
+3. py-amqp greets the broker and speaks the seldom used methods; it is imported with the first connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import msgspec
+
+from framework.api.transport import Consumer, Mailbox, Producer, Queue, Transport, TransportTraits
+from framework_transports.amqp.address import Address, addresses
+
+if TYPE_CHECKING:
+    from framework_transports.amqp.admin import Admin
+    from framework_transports.amqp.connection import Connector
+    from framework_transports.amqp.consumer import QosMode
+
+
+class AmqpOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The table ``[transport.amqp]``."""
+
+    confirm_publish: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Wait until the broker has confirmed what is published. Without it publishing one by one is "
+            "faster, but a message may be lost without anybody knowing."
+        ),
+    ] = True
+    confirm_timeout: Annotated[
+        float, msgspec.Meta(gt=0, description="Seconds to wait for the broker's confirmation.")
+    ] = 30.0
+    blocked_timeout: Annotated[
+        float,
+        msgspec.Meta(ge=0, description="Seconds to wait while the broker takes no messages, being short of memory or disk."),
+    ] = 10.0
+
+
+class AmqpTransport(Transport):
+    """RabbitMQ's driver."""
+
+    options_type: ClassVar[type[msgspec.Struct]] = AmqpOptions
+    traits: ClassVar[TransportTraits] = TransportTraits(fanout=True, priorities=True)
+
+    def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
+        super().__init__(url, options, settings)
+        self._addresses = addresses(url, settings.get("use_ssl"))
+        heartbeat = settings.get("heartbeat")
+        self._heartbeat = 120 if heartbeat is None else int(heartbeat)
+        self._connector_: Connector | None = None
+        self._admin_: Admin | None = None
+        self._mode_: QosMode | None = None
+
+    @property
+    def display_url(self) -> str:
+        """The URL for people: no password."""
+        return ";".join(address.display for address in self._addresses)
+
+    def producer(self) -> Producer:
+        """Connect and return a producer. Raises `ConnectionLost`."""
+        from framework_transports.amqp.producer import AmqpProducer
+
+        return AmqpProducer(self._connector(), self.options)
+
+    def consumer(self) -> Consumer:
+        """Connect and return a consumer of no queues yet. Raises `ConnectionLost`."""
+        from framework_transports.amqp.consumer import AmqpConsumer, QosMode
+
+        if self._mode_ is None:
+            self._mode_ = QosMode()
+        return AmqpConsumer(self._connector().connect("consumer", heartbeat=True), self._mode_)
+
+    def mailbox(self) -> Mailbox:
+        """Connect and return a mailbox. Raises `ConnectionLost`."""
+        from framework_transports.amqp.mailbox import AmqpMailbox
+
+        return AmqpMailbox(self._connector().connect("mailbox"))
+
+    def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
+        """Return how many messages wait in each queue; None when there is no such queue."""
+        return self._admin().sizes(queues)
+
+    def purge(self, queue: Queue) -> int:
+        """Drop what waits in `queue` and return how much that was."""
+        return self._admin().purge(queue)
+
+    def info(self) -> dict[str, Any]:
+        """Return the connection's parameters for `inspect stats`."""
+        address = self._current
+        return {
+            "hostname": address.host,
+            "port": address.port,
+            "userid": address.user,
+            "virtual_host": address.virtual_host,
+            "transport": "amqp",
+            "transport_options": msgspec.to_builtins(self.options),
+            "uri_prefix": None,
+            "ssl": bool(address.tls),
+            "heartbeat": self._heartbeat,
+            "connect_timeout": self._timeout,
+            "login_method": self._login_method,
+            "insist": False,
+            "alternates": [other.display for other in self._addresses if other is not address],
+        }
+
+    def close(self) -> None:
+        """Close the connection that `sizes` and `purge` share."""
+        if self._admin_ is not None:
+            self._admin_.close()
+
+    @property
+    def _current(self) -> Address:
+        return self._addresses[0] if self._connector_ is None else self._connector_.current
+
+    @property
+    def _timeout(self) -> float:
+        return float(self.settings.get("connection_timeout") or 4.0)
+
+    @property
+    def _login_method(self) -> str:
+        return str(self.settings.get("login_method") or "PLAIN")
+
+    def _connector(self) -> Connector:
+        if self._connector_ is None:
+            from framework_transports.amqp.connection import Connector
+
+            self._connector_ = Connector(
+                self._addresses,
+                timeout=self._timeout,
+                heartbeat=self._heartbeat,
+                login_method=self._login_method,
+                strategy=self.settings.get("failover_strategy"),
+            )
+        return self._connector_
+
+    def _admin(self) -> Admin:
+        if self._admin_ is None:
+            from framework_transports.amqp.admin import Admin
+
+            self._admin_ = Admin(self._connector())
+        return self._admin_

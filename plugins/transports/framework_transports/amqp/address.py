@@ -1,0 +1,110 @@
+"""Addresses: what a broker URL of AMQP says.
+
+1. Splits `;`-separated failover URLs and reads each: host, port, user, virtual host, TLS, and what the query sets.
+2. Shows them without a password.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from framework.exceptions import ConfigError
+
+PORT: Final = 5672
+TLS_PORT: Final = 5671
+_TLS_KEYS: Final = ("ca_certs", "certfile", "keyfile", "cert_reqs", "ciphers", "server_hostname")
+_CERT_REQS: Final = {
+    "CERT_NONE": ssl.CERT_NONE,
+    "none": ssl.CERT_NONE,
+    "CERT_OPTIONAL": ssl.CERT_OPTIONAL,
+    "optional": ssl.CERT_OPTIONAL,
+    "CERT_REQUIRED": ssl.CERT_REQUIRED,
+    "required": ssl.CERT_REQUIRED,
+}
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """Where one broker listens, and as whom to greet it."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    virtual_host: str
+    #: What py-amqp is given as `ssl`: False, or the arguments of its TLS set-up.
+    tls: dict[str, Any] | bool = False
+
+    @property
+    def display(self) -> str:
+        """The URL for people: no password."""
+        scheme = "amqps" if self.tls else "amqp"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{scheme}://{self.user}:**@{host}:{self.port}/{self.virtual_host}"
+
+    @property
+    def host_port(self) -> str:
+        """Host and port as py-amqp wants them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def addresses(urls: str, use_ssl: bool | Mapping[str, Any] | None) -> list[Address]:
+    """Read `urls`, separated by ``;``; later ones may leave out the scheme. Raises `ConfigError`."""
+    found: list[Address] = []
+    scheme = ""
+    for part in urls.split(";"):
+        url = part.strip()
+        if not url:
+            continue
+        if "://" not in url:
+            url = f"{scheme or 'amqp'}://{url}"
+        scheme = url.partition("://")[0]
+        found.append(_address(url, use_ssl))
+    if not found:
+        raise ConfigError("the broker URL is empty; wanted something like amqp://user:password@host:5672/vhost")
+    return found
+
+
+def _address(url: str, use_ssl: bool | Mapping[str, Any] | None) -> Address:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigError(f"the broker URL is not valid: {error}; wanted amqp://user:password@host:5672/vhost") from None
+    query = dict(parse_qsl(parts.query))
+    host = parts.hostname or "localhost"
+    secure = parts.scheme == "amqps" or bool(use_ssl)
+    return Address(
+        host=host,
+        port=port or (TLS_PORT if secure else PORT),
+        user=unquote(parts.username) if parts.username is not None else "guest",
+        password=unquote(parts.password) if parts.password is not None else "guest",
+        # "//" and "/" are both the virtual host "/", as in every Celery configuration.
+        virtual_host=unquote(parts.path[1:]) or "/",
+        tls=_tls(host, use_ssl if isinstance(use_ssl, Mapping) else {}, query) if secure else False,
+    )
+
+
+def _tls(host: str, use_ssl: Mapping[str, Any], query: Mapping[str, str]) -> dict[str, Any]:
+    given: dict[str, Any] = {}
+    for key in _TLS_KEYS:
+        for source, name in ((query, f"ssl_{key}"), (query, key), (use_ssl, f"ssl_{key}"), (use_ssl, key)):
+            if source.get(name) is not None:
+                given[key] = source[name]
+    wanted = given.get("cert_reqs", ssl.CERT_REQUIRED)
+    if isinstance(wanted, str):
+        if wanted not in _CERT_REQS:
+            raise ConfigError(f"cert_reqs is {wanted!r}; wanted one of {', '.join(_CERT_REQS)}")
+        wanted = _CERT_REQS[wanted]
+    given["cert_reqs"] = wanted
+    if wanted == ssl.CERT_NONE:
+        # Checking the name of a certificate that nobody checks is refused by the ssl module.
+        given.pop("server_hostname", None)
+    else:
+        given.setdefault("server_hostname", host)
+    return given

@@ -1,0 +1,55 @@
+"""Administration: how long queues are, and emptying them.
+
+A connection of its own, opened when first asked: these questions come from the command line, monitors and autoscalers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from framework.api.transport import Queue
+from framework.exceptions import ConnectionLost, TransportError
+from framework_transports.amqp.connection import LOST, ChannelClosed, Connector, Link, lost
+from framework_transports.amqp.session import Session
+from framework_transports.amqp.topology import Declarer
+
+T = TypeVar("T")
+
+
+class Admin:
+    """Asks the broker about queues; thread-safe."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._session = Session(connector, "admin", self._opened)
+        self._declarer: Declarer | None = None
+
+    def _opened(self, link: Link) -> None:
+        self._declarer = Declarer(link)
+
+    def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
+        """Return how many messages wait in each queue; None when there is no such queue."""
+        names = [queue.name for queue in queues]
+        return self._ask(lambda declarer: {name: declarer.size(name) for name in names})
+
+    def purge(self, queue: Queue) -> int:
+        """Drop what waits in `queue`; return how much that was."""
+        return self._ask(lambda declarer: declarer.purge(queue.name))
+
+    def close(self) -> None:
+        """Close the connection; harmless when closed."""
+        self._session.close()
+
+    def _ask(self, question: Callable[[Declarer], T]) -> T:
+        with self._session.lock():
+            link = self._session.link()
+            declarer = self._declarer
+            if declarer is None:
+                raise ConnectionLost(f"the connection to {link.address.display} is lost")
+            try:
+                return question(declarer)
+            except LOST as error:
+                self._session.drop()
+                raise lost(link.address, error) from error
+            except ChannelClosed as closed:
+                raise TransportError(f"the broker refused to answer: {closed.text}") from closed

@@ -1,0 +1,422 @@
+"""A link: one connection to an AMQP broker, and the connector that makes links.
+
+1. py-amqp greets the broker and speaks every seldom used method; it reads and writes through this class.
+2. Reads the socket in large pieces and takes frames out of the buffer itself. py-amqp asks the kernel for 7 bytes, then for
+   the payload, then for the last byte: nine system calls a message, and bytes it has read are invisible to `select`.
+3. Hands content (deliveries, returned messages), confirms and the broker's cancellations to its owner, as they come.
+4. Turns a channel closed by the broker into `ChannelClosed`, everything else that goes wrong into what `lost` makes a
+   `ConnectionLost` of.
+5. The connector tries the failover addresses in turn, beginning with the one that worked last.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import selectors
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Sequence
+from struct import Struct
+from time import monotonic
+from typing import Any, Final, TypeAlias
+
+from amqp import Channel, Connection
+from amqp.exceptions import AMQPError
+
+from framework.exceptions import ConnectionLost
+from framework_transports.amqp.address import Address
+from framework_transports.amqp.codec import FRAME_END, HEARTBEAT_FRAME, method_frame
+
+#: What a dead connection may raise.
+LOST: Final = (OSError, AMQPError)
+
+#: One recv; a hundred small tasks or one frame of the usual maximum.
+CHUNK: Final = 131_072
+#: Seconds without an answer, or without room in the socket's buffer, after which the broker counts as gone.
+ANSWER_TIMEOUT: Final = 30.0
+#: Seconds for saying goodbye.
+CLOSE_TIMEOUT: Final = 3.0
+
+DELIVER: Final = 60 << 16 | 60
+RETURN: Final = 60 << 16 | 50
+_ACK: Final = 60 << 16 | 80
+_NACK: Final = 60 << 16 | 120
+_CANCEL: Final = 60 << 16 | 30
+_CHANNEL_CLOSE: Final = 20 << 16 | 40
+
+_frame = Struct(">BHI").unpack_from
+_u16 = Struct(">H").unpack_from
+_u32 = Struct(">I").unpack_from
+_u64 = Struct(">Q").unpack_from
+_u64_u8 = Struct(">QB").unpack_from
+
+#: ``(consumer tag, delivery tag, redelivered, exchange, routing key, content header, body)``
+Delivered: TypeAlias = tuple[bytes, int, int, bytes, bytes, bytes, bytes]
+#: ``(reply code, reply text, exchange, routing key, content header, body)``
+Returned: TypeAlias = tuple[int, str, bytes, bytes, bytes, bytes]
+
+
+class ChannelClosed(Exception):
+    """The broker closed a channel: it refused what was asked there."""
+
+    def __init__(self, channel: int, code: int, text: str) -> None:
+        super().__init__(text)
+        self.channel = channel
+        self.code = code
+        self.text = text
+
+
+class Link(Connection):  # type: ignore[misc]
+    """One connection. Not thread-safe: its owner is a loop, or holds a lock."""
+
+    def __init__(self, address: Address, *, role: str, heartbeat: int, timeout: float, login_method: str) -> None:
+        options = {}
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            # py-amqp's own is one second: a broker that pauses for its garbage would count as gone.
+            options[socket.TCP_USER_TIMEOUT] = int(ANSWER_TIMEOUT * 1000)
+        super().__init__(
+            host=address.host_port,
+            userid=address.user,
+            password=address.password,
+            login_method=login_method,
+            virtual_host=address.virtual_host,
+            ssl=address.tls,
+            connect_timeout=timeout,
+            heartbeat=heartbeat,
+            client_properties={"product": "framework", "connection_name": f"framework {role} {os.getpid()}"},
+            on_blocked=self._on_block,
+            on_unblocked=self._on_unblock,
+            socket_settings=options,
+        )
+        self.address = address
+        self.pid = os.getpid()
+        #: Why the broker takes no messages at present; "" when it does.
+        self.blocked = ""
+        self.last_received = monotonic()
+        self.on_delivery: Callable[[Delivered], object] = _ignore
+        self.on_return: Callable[[Returned], object] = _ignore
+        self.on_confirm: Callable[[int, bool, bool], object] = _ignore
+        self.on_cancel: Callable[[bytes], object] = _ignore
+        #: Asked with a `ChannelClosed`; True: it is dealt with.
+        self.on_channel_closed: Callable[[ChannelClosed], bool] = _not_mine
+        self._buffer = b""
+        #: Once we are saying goodbye: until when.
+        self._until: float | None = None
+        #: Content whose header or body is still to come, by channel.
+        self._partial: dict[int, list[Any]] = {}
+
+    # ------------------------------------------------------------ reading
+
+    def blocking_read(self, timeout: float | None = None) -> bool:
+        """Take in at least one frame; what py-amqp calls while it waits for an answer."""
+        if self._take_frames():
+            return True
+        if timeout is None:
+            timeout = ANSWER_TIMEOUT
+        if self._until is not None:
+            # A frozen broker must not hold up our goodbye; 0 would mean not to wait at all.
+            timeout = max(0.001, min(timeout, self._until - monotonic()))
+        if not self.receive(timeout):
+            raise TimeoutError(f"no answer within {timeout:g} s")
+        return self._take_frames()
+
+    def receive(self, timeout: float) -> int:
+        """Read once into the buffer, waiting up to `timeout` seconds; return how many bytes came."""
+        if self._transport is None or self._transport.sock is None:
+            raise ConnectionResetError("the connection is closed")
+        sock = self._transport.sock
+        sock.settimeout(timeout)
+        try:
+            chunk = sock.recv(CHUNK)
+        except (TimeoutError, BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return 0
+        finally:
+            if timeout != ANSWER_TIMEOUT:
+                sock.settimeout(ANSWER_TIMEOUT)
+        if not chunk:
+            raise ConnectionResetError("the broker closed the connection")
+        self._buffer = self._buffer + chunk if self._buffer else chunk
+        self.last_received = monotonic()
+        return len(chunk)
+
+    def advance(self) -> bool:
+        """Take in what is there, without waiting; return whether there may be more."""
+        self._take_frames()
+        count = self.receive(0)
+        if count:
+            self._take_frames()
+        # A short read has emptied the kernel's buffer, but under TLS the library's own may hold another record.
+        return count == CHUNK or (count > 0 and bool(self.address.tls))
+
+    def _take_frames(self) -> bool:
+        """Act on every whole frame in the buffer; return whether there was one."""
+        buf = self._buffer
+        size = len(buf)
+        at = 0
+        try:
+            while size - at >= 8:
+                kind, channel, length = _frame(buf, at)
+                start = at + 7
+                end = start + length
+                if end >= size:
+                    break
+                if buf[end] != FRAME_END:
+                    raise ConnectionResetError("the broker sent something that is not AMQP")
+                at = end + 1
+                if kind == 1:
+                    method = _u32(buf, start)[0]
+                    if method == DELIVER:
+                        self._partial[channel] = [method, _delivery_arguments(buf, start + 4), None, 0, []]
+                    else:
+                        self._on_method(channel, method, buf[start:end])
+                elif kind == 2:
+                    partial = self._partial[channel]
+                    partial[2] = buf[start:end]
+                    partial[3] = _u64(buf, start + 4)[0]
+                    if not partial[3]:
+                        self._on_content(channel, partial, b"")
+                elif kind == 3:
+                    partial = self._partial[channel]
+                    partial[3] -= length
+                    if partial[3] > 0:
+                        partial[4].append(buf[start:end])
+                    elif partial[4]:
+                        self._on_content(channel, partial, b"".join((*partial[4], buf[start:end])))
+                    else:
+                        self._on_content(channel, partial, buf[start:end])
+        finally:
+            if at:
+                self._buffer = buf[at:]
+        self.bytes_recv += at
+        return at > 0
+
+    def _on_content(self, channel: int, partial: list[Any], body: bytes) -> None:
+        del self._partial[channel]
+        method, arguments, header = partial[:3]
+        if method == DELIVER:
+            self.on_delivery((*arguments, header, body))
+        else:
+            self.on_return((*arguments, header, body))
+
+    def _on_method(self, channel: int, method: int, payload: bytes) -> None:
+        if method == _ACK or method == _NACK:
+            tag, bits = _u64_u8(payload, 4)
+            self.on_confirm(tag, bool(bits & 1), method == _NACK)
+        elif method == RETURN:
+            code = _u16(payload, 4)[0]
+            text, at = _short(payload, 6)
+            exchange, at = _short(payload, at)
+            routing_key, _ = _short(payload, at)
+            self._partial[channel] = [method, (code, text.decode(errors="replace"), exchange, routing_key), None, 0, []]
+        elif method == _CANCEL:
+            self.on_cancel(_short(payload, 4)[0])
+        elif method == _CHANNEL_CLOSE:
+            self._on_channel_close(channel, payload)
+        else:
+            self.on_inbound_method(channel, (method >> 16, method & 0xFFFF), payload, None)
+
+    def _on_channel_close(self, channel: int, payload: bytes) -> None:
+        self.write(method_frame(channel, 20, 41, b""))
+        self._partial.pop(channel, None)
+        known = self.channels.get(channel)
+        # Told to reopen itself, py-amqp would wait for the answer in the middle of our reading.
+        if known is not None:
+            known.collect()
+        closed = ChannelClosed(channel, _u16(payload, 4)[0], _short(payload, 6)[0].decode(errors="replace"))
+        if not self.on_channel_closed(closed):
+            raise closed
+
+    def _on_block(self, reason: str) -> None:
+        self.blocked = reason or "it is short of memory or disk"
+
+    def _on_unblock(self) -> None:
+        self.blocked = ""
+
+    # ------------------------------------------------------------ writing
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, whole."""
+        if self._transport is None or self._transport.sock is None:
+            raise ConnectionResetError("the connection is closed")
+        self._transport.sock.settimeout(ANSWER_TIMEOUT)
+        self._transport.sock.sendall(data)
+        self.bytes_sent += len(data)
+
+    def write_while_reading(self, data: bytes) -> None:
+        """Send `data`, taking in what comes meanwhile: a broker that answers each message must not be kept waiting.
+
+        Raises `TimeoutError` when the broker takes nothing for `ANSWER_TIMEOUT`.
+        """
+        sock = self._transport.sock
+        rest = memoryview(data)
+        last = monotonic()
+        sock.settimeout(0)
+        try:
+            while rest:
+                try:
+                    rest = rest[sock.send(rest) :]
+                    last = monotonic()
+                    continue
+                except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                    pass
+                if monotonic() - last > ANSWER_TIMEOUT:
+                    raise TimeoutError(f"the broker took nothing for {ANSWER_TIMEOUT:g} s {self.blocked}".rstrip())
+                if self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, 1.0) & selectors.EVENT_READ:
+                    self.advance()
+                    sock.settimeout(0)
+        finally:
+            if self._transport is not None and self._transport.sock is not None:
+                sock.settimeout(ANSWER_TIMEOUT)
+        self.bytes_sent += len(data)
+
+    def send_heartbeat(self) -> None:
+        """Tell the broker that we live."""
+        self.write(HEARTBEAT_FRAME)
+
+    def nudge(self, channel: int) -> None:
+        """Ask the broker for an answer that nobody waits for, so that the socket turns readable soon.
+
+        For messages that came in while we waited for something else: no `select` would tell of them.
+        """
+        self.write(method_frame(channel, 20, 20, b"\x01"))
+
+    # ------------------------------------------------------------ state
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return int(self._transport.sock.fileno())
+
+    def readable(self) -> bool:
+        """Say whether the socket has something to read, without reading it."""
+        sock = self._transport.sock
+        return bool(self.address.tls and sock.pending()) or bool(self._wait(selectors.EVENT_READ, 0))
+
+    def _wait(self, events: int, timeout: float) -> int:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._transport.sock, events)
+            ready = selector.select(timeout)
+        return ready[0][1] if ready else 0
+
+    def open_channel(self) -> Channel:
+        """Open a new channel."""
+        return self.channel()
+
+    def goodbye(self) -> None:
+        """Close in order, or at all; never raises."""
+        if self.pid != os.getpid():
+            self.abandon()
+            return
+        self.on_delivery = self.on_return = self.on_cancel = _ignore
+        self.on_channel_closed = lambda _closed: True
+        try:
+            if self._transport is not None and self._transport.sock is not None:
+                self._until = monotonic() + CLOSE_TIMEOUT
+                self.close()
+        except (*LOST, ChannelClosed, TypeError, AttributeError):
+            pass  # py-amqp forgets its channels when it hears of the end, and stumbles over that
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the socket without a word: after a fork it is the parent's, after an error there is nobody to tell."""
+        transport, self._transport = self._transport, None
+        if transport is not None and transport.sock is not None:
+            sock, transport.sock = transport.sock, None
+            transport.connected = False
+            sock.close()
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+def _not_mine(_closed: ChannelClosed) -> bool:
+    return False
+
+
+def _short(buf: bytes, at: int) -> tuple[bytes, int]:
+    end = at + 1 + buf[at]
+    return buf[at + 1 : end], end
+
+
+def _delivery_arguments(buf: bytes, at: int) -> tuple[bytes, int, int, bytes, bytes]:
+    end = at + 1 + buf[at]
+    consumer_tag = buf[at + 1 : end]
+    tag, redelivered = _u64_u8(buf, end)
+    at = end + 9
+    end = at + 1 + buf[at]
+    exchange = buf[at + 1 : end]
+    return consumer_tag, tag, redelivered, exchange, buf[end + 1 : end + 1 + buf[end]]
+
+
+def lost(address: Address, error: BaseException) -> ConnectionLost:
+    """Make a `ConnectionLost` of what went wrong with the broker at `address`."""
+    text = str(getattr(error, "reply_text", "") or error) or type(error).__name__
+    if isinstance(error, ChannelClosed) and "acknowledgement" in text and "timed out" in text:
+        text += "; a task ran longer than RabbitMQ's consumer_timeout: raise it there, or acknowledge early"
+    return ConnectionLost(f"the connection to {address.display} is lost: {text}")
+
+
+class Connector:
+    """Makes links to whichever of the failover addresses answers."""
+
+    def __init__(
+        self, addresses: Sequence[Address], *, timeout: float, heartbeat: int, login_method: str, strategy: str | None
+    ) -> None:
+        self.addresses = list(addresses)
+        self.timeout = timeout
+        self.heartbeat = heartbeat
+        self.login_method = login_method
+        self._shuffle = strategy == "shuffle"
+        self._first = 0
+        self._lock = threading.Lock()
+
+    @property
+    def current(self) -> Address:
+        """The address that worked last."""
+        return self.addresses[self._first]
+
+    def connect(self, role: str, *, heartbeat: bool = False) -> Link:
+        """Return an open link. Raises `ConnectionLost` when no address answers as it should.
+
+        Only a role that is asked often enough to send heartbeats may promise them to the broker.
+        """
+        with self._lock:
+            first = self._first
+        order = [*range(first, len(self.addresses)), *range(first)]
+        if self._shuffle:
+            random.shuffle(order)
+        reasons = []
+        for index in order:
+            address = self.addresses[index]
+            link = Link(
+                address,
+                role=role,
+                heartbeat=self.heartbeat if heartbeat else 0,
+                timeout=self.timeout,
+                login_method=self.login_method,
+            )
+            try:
+                link.connect()
+            except LOST as error:
+                link.abandon()
+                reasons.append(f"{address.display}: {_reason(error, address)}")
+                continue
+            with self._lock:
+                self._first = index
+            return link
+        raise ConnectionLost("cannot reach the broker: " + "; ".join(reasons))
+
+
+def _reason(error: BaseException, address: Address) -> str:
+    code = getattr(error, "reply_code", None)
+    if code == 403:
+        return f"it refuses the user {address.user!r} or the password"
+    if code == 530:
+        return f"it has no virtual host {address.virtual_host!r}, or {address.user!r} may not use it"
+    if isinstance(error, TimeoutError):
+        return str(error) or "no answer"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused; does it run there?"
+    return str(getattr(error, "reply_text", "") or error) or type(error).__name__

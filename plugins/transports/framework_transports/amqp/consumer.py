@@ -1,0 +1,352 @@
+"""The consumer: takes what the broker pushes, hands it out in batches, and settles in batches.
+
+1. Consumes from any number of queues on one channel; declares them on another.
+2. `fetch` sends settlements, reads what the socket has, and hands out up to `limit` deliveries; it never waits.
+3. Limits what the broker pushes. Classic queues share one limit for the channel, which can be changed in flight. Quorum queues
+   and streams only know a limit per consumer, fixed when it begins: there a new consumer takes over from the old one.
+4. Anything that came in while we waited for the answer to a declaration is announced by asking the broker for another answer
+   (`Link.nudge`), so that the loop wakes up.
+5. Sends heartbeats, and notices when the broker's stay away.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from struct import Struct
+from time import monotonic
+from typing import Final, NoReturn
+
+from framework.api.transport import Consumer, Delivery, Queue
+from framework.exceptions import ConnectionLost, TransportError
+from framework.message import JSON, UTF8, Payload
+from framework_transports.amqp.codec import (
+    MALFORMED,
+    ContentHeader,
+    method_frame,
+    read_content_header,
+    short_string,
+    write_table,
+)
+from framework_transports.amqp.connection import LOST, ChannelClosed, Delivered, Link, lost
+from framework_transports.amqp.settlements import Settlements
+from framework_transports.amqp.topology import Declarer, counts_on_queue, explained
+
+logger = logging.getLogger(__name__)
+
+#: Before core says how much it wants: enough to begin with, too little to hoard.
+PREFETCH_DEFAULT: Final = 16
+#: More than this, the wire's two bytes cannot say: no limit.
+PREFETCH_MAX: Final = 65_535
+
+_pack_qos = Struct(">IHB").pack
+_NOT_IMPLEMENTED: Final = 540
+
+
+class QosMode:
+    """How consumers are limited; shared by all consumers of a transport, so that the next one knows what one has learnt."""
+
+    def __init__(self) -> None:
+        #: The broker refused a limit for a whole channel.
+        self.per_consumer = False
+
+
+class AmqpDelivery(Delivery):
+    """One message on loan."""
+
+    __slots__ = ("_settlements", "_tag")
+
+    def __init__(
+        self, payload: Payload, queue: str, deliveries: int, settlements: Settlements | None, tag: int
+    ) -> None:
+        self.payload = payload
+        self.queue = queue
+        self.deliveries = deliveries
+        #: None once it is settled, or when it never was on loan.
+        self._settlements = settlements
+        self._tag = tag
+
+    def ack(self) -> None:
+        """The message is done with."""
+        settlements = self._settlements
+        if settlements is not None:
+            self._settlements = None
+            settlements.ack(self._tag)
+
+    def reject(self, *, requeue: bool) -> None:
+        """Give the message back, or drop it (to the queue's own dead-letter exchange where it has one)."""
+        settlements = self._settlements
+        if settlements is not None:
+            self._settlements = None
+            settlements.reject(self._tag, requeue)
+
+
+class _Source:
+    """One consumer of the broker's."""
+
+    __slots__ = ("cancelled", "name", "queue", "tag")
+
+    def __init__(self, queue: Queue, tag: bytes) -> None:
+        self.queue = queue
+        self.name = queue.name
+        self.tag = tag
+        self.cancelled = False
+
+
+class AmqpConsumer(Consumer):
+    """Fetches from a set of queues over one connection."""
+
+    def __init__(self, link: Link, mode: QosMode) -> None:
+        self._link = link
+        self._mode = mode
+        self._dead = False
+        self._settlements = Settlements()
+        self._ready: deque[Delivered] = deque()
+        #: By consumer tag, ended ones too: what they pushed may still arrive.
+        self._sources: dict[bytes, _Source] = {}
+        self._current: dict[str, _Source] = {}
+        self._numbers = 0
+        self._limit = PREFETCH_DEFAULT
+        #: The limit that per-consumer sources were begun with.
+        self._begun_with = PREFETCH_DEFAULT
+        try:
+            self._channel = link.open_channel()
+            self._channel_id = int(self._channel.channel_id)
+            self._declarer = Declarer(link)
+            if not mode.per_consumer:
+                self._send_qos()
+        except (*LOST, ChannelClosed) as error:
+            self._fail(error)
+        link.on_delivery = self._arrived
+        link.on_cancel = self._cancelled_by_broker
+        # The shorter of the broker's wish and ours; asked thrice in the time, so that one late turn does no harm.
+        self.heartbeat_interval = link.heartbeat / 3 if link.heartbeat else None
+
+    # ------------------------------------------------------------ queues
+
+    def add_queue(self, queue: Queue) -> None:
+        """Declare `queue` and consume from it too. Raises `TransportError` when the broker has it otherwise."""
+        self._check()
+        if queue.name in self._current:
+            return
+        try:
+            self._declarer.declare(queue)
+            if counts_on_queue(queue) and not self._mode.per_consumer:
+                self._limit_each()
+            source = self._new_source(queue)
+            self._channel.basic_consume(
+                queue.name,
+                consumer_tag=source.tag.decode(),
+                no_ack=queue.no_ack,
+                arguments=queue.consumer_arguments,
+            )
+            self._wake()
+        except ChannelClosed as closed:
+            # Its messages on loan went back with the channel: the consumer cannot go on.
+            self._dead = True
+            raise explained(closed, "queue", queue.name) from closed
+        except LOST as error:
+            self._fail(error)
+
+    def _new_source(self, queue: Queue) -> _Source:
+        self._numbers += 1
+        source = _Source(queue, b"%d" % self._numbers)
+        self._sources[source.tag] = source
+        self._current[queue.name] = source
+        return source
+
+    def cancel_queue(self, name: str) -> None:
+        """Stop consuming from `name`; what was not fetched yet goes back."""
+        self._check()
+        source = self._current.pop(name, None)
+        if source is None:
+            return
+        source.cancelled = True
+        try:
+            self._link.write(self._cancel_frame(source))
+            kept: deque[Delivered] = deque()
+            for item in self._ready:
+                if item[0] == source.tag:
+                    self._give_back(item)
+                else:
+                    kept.append(item)
+            self._ready = kept
+            self._settle()
+        except LOST as error:
+            self._fail(error)
+
+    def _cancel_frame(self, source: _Source) -> bytes:
+        return method_frame(self._channel_id, 60, 30, short_string(source.tag.decode()) + b"\x01")
+
+    def _cancelled_by_broker(self, tag: bytes) -> None:
+        source = self._sources.get(tag)
+        if source is not None and self._current.get(source.name) is source:
+            raise ChannelClosed(
+                self._channel_id, 404, f"the broker ended the consumer of queue {source.name!r} (was the queue deleted?)"
+            )
+
+    # ------------------------------------------------------------ in
+
+    def _arrived(self, item: Delivered) -> None:
+        source = self._sources[item[0]]
+        if not source.queue.no_ack:
+            self._settlements.lend(item[1])
+            if source.cancelled:
+                self._settlements.reject(item[1], True)
+                return
+        self._ready.append(item)
+
+    def fetch(self, limit: int) -> Sequence[Delivery]:
+        """Send pending settlements and return up to `limit` deliveries."""
+        self._check()
+        ready = self._ready
+        try:
+            self._settle()
+            if len(ready) < limit:
+                while self._link.advance() and len(ready) < limit:
+                    pass
+                self._settle()
+        except (*LOST, ChannelClosed) as error:
+            self._fail(error)
+        count = min(limit, len(ready))
+        return [self._delivery(ready.popleft()) for _ in range(count)]
+
+    def _delivery(self, item: Delivered) -> AmqpDelivery:
+        consumer_tag, tag, redelivered, exchange, routing_key, raw, body = item
+        source = self._sources[consumer_tag]
+        try:
+            headers, properties, content_type, content_encoding = read_content_header(raw)
+        except MALFORMED as error:
+            # It has no task header now, so core makes a dead letter of it; the body is kept for whoever looks there.
+            logger.error("A message in %r has headers that cannot be read: %s", source.name, error)
+            headers, properties, content_type, content_encoding = ContentHeader(
+                {"undecodable": str(error)}, {}, JSON, UTF8
+            )
+        properties["delivery_info"] = {
+            "exchange": exchange.decode(errors="replace"),
+            "routing_key": routing_key.decode(errors="replace"),
+            "redelivered": redelivered != 0,
+        }
+        count = headers.get("x-delivery-count")
+        deliveries = count if type(count) is int else 1 if redelivered else 0
+        return AmqpDelivery(
+            (headers, properties, content_type, content_encoding, body),
+            source.name,
+            deliveries,
+            None if source.queue.no_ack else self._settlements,
+            tag,
+        )
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        self._check()
+        return self._link.fileno()
+
+    def _wake(self) -> None:
+        if self._ready:
+            self._link.nudge(self._channel_id)
+
+    # ------------------------------------------------------------ out
+
+    def flush(self) -> None:
+        """Send pending settlements."""
+        self._check()
+        try:
+            self._settle()
+        except LOST as error:
+            self._fail(error)
+
+    def _settle(self) -> None:
+        if self._settlements.pending:
+            self._link.write(self._settlements.frames(self._channel_id))
+
+    def _give_back(self, item: Delivered) -> None:
+        if not self._sources[item[0]].queue.no_ack:
+            self._settlements.reject(item[1], True)
+
+    # ------------------------------------------------------------ limits
+
+    def prefetch(self, limit: int) -> None:
+        """Learn that at most `limit` deliveries will be on loan at a time; 0, or more than 65,535: any number."""
+        self._check()
+        wanted = limit if 0 < limit <= PREFETCH_MAX else 0
+        if wanted == self._limit:
+            return
+        self._limit = wanted
+        try:
+            if self._mode.per_consumer:
+                self._limit_each()
+            else:
+                self._send_qos()
+            # What we hold beyond the new limit would wait here while another worker is free.
+            while wanted and len(self._ready) > wanted:
+                self._give_back(self._ready.pop())
+            self._settle()
+        except LOST as error:
+            self._fail(error)
+
+    def _send_qos(self) -> None:
+        whole_channel = not self._mode.per_consumer
+        self._link.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, self._limit, whole_channel)))
+
+    def _limit_each(self) -> None:
+        """Limit every consumer by itself; the ones there are make way for new ones, which alone obey a new limit."""
+        if not self._mode.per_consumer:
+            # Back to no limit for the channel, or quorum queues are refused on it.
+            self._link.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, 0, True)))
+            self._mode.per_consumer = True
+        elif self._begun_with and self._limit and self._begun_with / 2 <= self._limit <= self._begun_with * 2:
+            # What the old consumer was given does not count for the new one: to change often would hoard.
+            return
+        self._begun_with = self._limit
+        self._send_qos()
+        for source in list(self._current.values()):
+            # The new one first: a queue that deletes itself with its last consumer must have one throughout.
+            arguments = (
+                b"\x00\x00"
+                + short_string(source.name)
+                + short_string(self._new_source(source.queue).tag.decode())
+                + (b"\x0a" if source.queue.no_ack else b"\x08")
+                + write_table(source.queue.consumer_arguments or {})
+            )
+            self._link.write(method_frame(self._channel_id, 60, 20, arguments) + self._cancel_frame(source))
+
+    # ------------------------------------------------------------ life
+
+    def heartbeat(self) -> None:
+        """Send a heartbeat; raises `ConnectionLost` when the broker's have stayed away for two intervals."""
+        self._check()
+        link = self._link
+        if not link.heartbeat:
+            return
+        try:
+            link.send_heartbeat()
+            silence = monotonic() - link.last_received
+            # What lies unread was sent by a living broker; it is left for `fetch`, or its wake-up would be lost.
+            if silence > 2 * link.heartbeat and not link.readable():
+                raise TimeoutError(f"no heartbeat for {silence:.0f} s")
+        except LOST as error:
+            self._fail(error)
+
+    def close(self, *, requeue: bool) -> None:
+        """Send pending settlements and disconnect; the broker takes back what is on loan, asked or not."""
+        if not self._dead:
+            self._dead = True
+            try:
+                self._settle()
+            except LOST as error:
+                logger.warning("Settlements could not be sent before closing: %s", lost(self._link.address, error))
+        self._link.goodbye()
+
+    def _check(self) -> None:
+        if self._dead:
+            raise ConnectionLost(f"the connection to {self._link.address.display} is closed")
+
+    def _fail(self, error: BaseException) -> NoReturn:
+        self._dead = True
+        if isinstance(error, TransportError):
+            raise error
+        if getattr(error, "reply_code", None) == _NOT_IMPLEMENTED and "global" in str(error):
+            self._mode.per_consumer = True
+        raise lost(self._link.address, error) from error

@@ -1,0 +1,141 @@
+"""The mailbox: fan-out in and out, for remote control and events.
+
+1. Subscribes with queues of its own (usually exclusive), without acknowledgement.
+2. Sends without confirmation. What nobody listens to is dropped: an exchange that does not exist has no listeners, so its
+   messages are dropped here; told to the broker, they would cost the channel.
+3. Sends on a channel of its own: if the broker closes it after all, subscriptions live on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from amqp import Channel
+
+from framework.api.transport import Exchange, Mailbox, Queue
+from framework.exceptions import ConnectionLost
+from framework.message import Outgoing, Payload
+from framework_transports.amqp.codec import MALFORMED, read_content_header
+from framework_transports.amqp.connection import LOST, ChannelClosed, Delivered, Link, lost
+from framework_transports.amqp.producer import encode
+from framework_transports.amqp.topology import Declarer, explained
+
+
+class AmqpMailbox(Mailbox):
+    """Fan-out over one connection."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._dead = False
+        self._inbox: deque[tuple[str, Payload]] = deque()
+        self._known: set[str] = set()
+        self._sender: Channel | None = None
+        link.on_delivery = self._arrived
+        link.on_cancel = self._cancelled_by_broker
+        link.on_channel_closed = self._channel_closed
+        try:
+            self._channel = link.open_channel()
+        except (*LOST, ChannelClosed) as error:
+            raise self._lost(error) from error
+        self._declarer = Declarer(link)
+
+    def subscribe(self, queue: Queue) -> None:
+        """Declare `queue`, bind it, and receive what comes in. Raises `TransportError` when it is another's."""
+        self._check()
+        try:
+            self._declarer.declare(queue)
+            self._known.add(queue.exchange.name)
+            self._channel.basic_consume(queue.name, no_ack=True, arguments=queue.consumer_arguments)
+            self._wake()
+        except ChannelClosed as closed:
+            self._dead = True
+            raise explained(closed, "queue", queue.name) from closed
+        except LOST as error:
+            raise self._lost(error) from error
+
+    def receive(self) -> Sequence[tuple[str, Payload]]:
+        """Return what has arrived, without blocking."""
+        self._check()
+        try:
+            while self._link.advance():
+                pass
+        except (*LOST, ChannelClosed) as error:
+            raise self._lost(error) from error
+        arrived = list(self._inbox)
+        self._inbox.clear()
+        return arrived
+
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Publish without waiting for a confirmation."""
+        self._check()
+        try:
+            wanted = [message for message in messages if self._has_listeners(message)]
+            if wanted:
+                if self._sender is None:
+                    self._sender = self._link.open_channel()
+                self._link.write(
+                    encode(wanted, self._sender.channel_id, self._link.frame_max, mandatory=False)
+                )
+            self._wake()
+        except (*LOST, ChannelClosed) as error:
+            raise self._lost(error) from error
+
+    def _has_listeners(self, message: Outgoing) -> bool:
+        name = message.exchange
+        if not name or name in self._known:
+            return True
+        if not self._declarer.has_exchange(name):
+            if message.exchange_type != "topic":
+                return False
+            # The events exchange: whoever starts first makes it, listener or sender.
+            self._declarer.declare_exchange(Exchange(name, "topic"))
+        self._known.add(name)
+        return True
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        self._check()
+        return self._link.fileno()
+
+    def close(self) -> None:
+        """Disconnect; exclusive queues go with the connection."""
+        self._dead = True
+        self._link.goodbye()
+
+    def _arrived(self, item: Delivered) -> None:
+        _, _, redelivered, exchange, routing_key, raw, body = item
+        try:
+            headers, properties, content_type, content_encoding = read_content_header(raw)
+        except MALFORMED:
+            return  # nobody to answer: whatever it was, it is no command and no event
+        name = exchange.decode(errors="replace")
+        properties["delivery_info"] = {
+            "exchange": name,
+            "routing_key": routing_key.decode(errors="replace"),
+            "redelivered": redelivered != 0,
+        }
+        self._inbox.append((name, (headers, properties, content_type, content_encoding, body)))
+
+    def _cancelled_by_broker(self, _tag: bytes) -> None:
+        raise ChannelClosed(0, 404, "the broker ended a subscription (was its queue deleted?)")
+
+    def _channel_closed(self, closed: ChannelClosed) -> bool:
+        # py-amqp has taken the channel's number away by now.
+        if self._sender is None or self._sender.channel_id is not None:
+            return False
+        self._sender = None
+        self._known.clear()
+        return True
+
+    def _wake(self) -> None:
+        if self._inbox:
+            self._link.nudge(self._channel.channel_id)
+
+    def _check(self) -> None:
+        if self._dead:
+            raise ConnectionLost(f"the connection to {self._link.address.display} is closed")
+
+    def _lost(self, error: BaseException) -> ConnectionLost:
+        self._dead = True
+        return lost(self._link.address, error)

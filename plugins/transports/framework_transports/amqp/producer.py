@@ -1,0 +1,231 @@
+"""The producer: publishes, and knows when the broker has the messages.
+
+1. Encodes a whole batch before the first byte is sent: a message that cannot be sent refuses the batch.
+2. Sends all of it, then waits once until the broker has confirmed every message (option `confirm_publish`).
+3. A task for a queue that does not exist comes back (``mandatory``) and is `PublishRefused`, naming the queue. Messages to
+   topic and fanout exchanges may reach nobody: that is what such exchanges are for.
+4. A broker that is short of memory or disk says so (``connection.blocked``): wait a while, then `PublishRefused`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import Protocol
+
+from amqp import Channel
+
+from framework.api.transport import Producer, Queue
+from framework.exceptions import ConnectionLost, PublishRefused, TransportError
+from framework.message import Outgoing
+from framework_transports.amqp.codec import publish_frames, write_properties
+from framework_transports.amqp.connection import LOST, ChannelClosed, Connector, Link, Returned, lost
+from framework_transports.amqp.session import Session
+from framework_transports.amqp.topology import Declarer
+
+logger = logging.getLogger(__name__)
+
+
+class ProducerOptions(Protocol):
+    """What the producer reads of the transport's options."""
+
+    confirm_publish: bool
+    confirm_timeout: float
+    blocked_timeout: float
+
+
+class AmqpProducer(Producer):
+    """Publishes over one connection; thread-safe, fork-safe."""
+
+    def __init__(self, connector: Connector, options: ProducerOptions) -> None:
+        self._options = options
+        self._session = Session(connector, "producer", self._opened)
+        self._channel: Channel | None = None
+        self._declarer: Declarer | None = None
+        #: Sequence number of the last message on this channel, as the broker counts.
+        self._sequence = 0
+        self._unconfirmed: set[int] = set()
+        #: Nothing below is unconfirmed.
+        self._floor = 1
+        self._nacked = 0
+        self._returned: list[Returned] = []
+        # Connecting here, not at the first message: whoever asked for a producer wants to know now.
+        with self._session.lock():
+            self._session.link()
+
+    def _opened(self, link: Link) -> None:
+        try:
+            self._channel = channel = link.open_channel()
+            if self._options.confirm_publish:
+                channel.confirm_select()
+        except (*LOST, ChannelClosed) as error:
+            raise lost(link.address, error) from error
+        link.on_confirm = self._confirmed
+        link.on_return = self._came_back
+        self._declarer = Declarer(link)
+        self._sequence = 0
+        self._floor = 1
+        self._unconfirmed = set()
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish all of `messages` and return when the broker has them."""
+        if not messages:
+            return
+        with self._session.lock():
+            link = self._session.link()
+            self._report_late_returns()
+            frames = self._encode(link, messages)
+            try:
+                self._await_unblocked(link)
+                self._nacked = 0
+                if self._options.confirm_publish:
+                    first = self._sequence + 1
+                    self._sequence += len(messages)
+                    self._unconfirmed = set(range(first, self._sequence + 1))
+                    self._floor = first
+                link.write_while_reading(frames)
+                if self._options.confirm_publish:
+                    self._await_confirms(link)
+            except ChannelClosed as closed:
+                self._session.drop()
+                raise PublishRefused(_refusal(closed, messages)) from closed
+            except LOST as error:
+                self._session.drop()
+                raise lost(link.address, error) from error
+            if self._options.confirm_publish:
+                self._raise_refusals(len(messages))
+
+    def _encode(self, link: Link, messages: Sequence[Outgoing]) -> bytes:
+        channel = self._channel
+        if channel is None or channel.channel_id is None:
+            raise ConnectionLost(f"the connection to {link.address.display} is lost")
+        return encode(messages, channel.channel_id, link.frame_max, mandatory=True)
+
+    def _await_unblocked(self, link: Link) -> None:
+        if not link.blocked:
+            return
+        until = monotonic() + self._options.blocked_timeout
+        while link.blocked:
+            left = until - monotonic()
+            if left > 0 and link.receive(left):
+                link.advance()
+            elif left <= 0:
+                raise PublishRefused(
+                    f"{link.address.display} takes no messages ({link.blocked}); "
+                    f"waited {self._options.blocked_timeout:g} s, see its alarms"
+                )
+
+    def _await_confirms(self, link: Link) -> None:
+        until = monotonic() + self._options.confirm_timeout
+        while self._unconfirmed:
+            left = until - monotonic()
+            if left <= 0:
+                raise TimeoutError(
+                    f"{len(self._unconfirmed)} messages were not confirmed within {self._options.confirm_timeout:g} s"
+                    + (f" ({link.blocked})" if link.blocked else "")
+                )
+            link.blocking_read(left)
+
+    def _confirmed(self, tag: int, multiple: bool, nacked: bool) -> None:
+        pending = self._unconfirmed
+        before = len(pending)
+        if multiple:
+            pending.difference_update(range(self._floor, tag + 1))
+            self._floor = max(self._floor, tag + 1)
+        else:
+            pending.discard(tag)
+        if nacked:
+            self._nacked += before - len(pending)
+
+    def _came_back(self, returned: Returned) -> None:
+        self._returned.append(returned)
+
+    def _raise_refusals(self, count: int) -> None:
+        returned, self._returned = self._returned, []
+        if returned:
+            queues = sorted({item[3].decode(errors="replace") for item in returned})
+            names = ", ".join(repr(name) for name in queues[:5])
+            more = f" and {len(queues) - 5} more" if len(queues) > 5 else ""
+            kind = "queue" if len(queues) == 1 else "queues"
+            raise PublishRefused(
+                f"there is no {kind} {names}{more} in the broker, so {len(returned)} of {count} messages went nowhere: "
+                f"declare the queue (start a worker that consumes it, or let missing queues be created)"
+            )
+        if self._nacked:
+            raise PublishRefused(
+                f"the broker refused {self._nacked} of {count} messages: a queue is full (x-max-length with "
+                f"reject-publish), or could not store them"
+            )
+
+    def _report_late_returns(self) -> None:
+        # Without confirms nobody waits to be told; say it at least in the log.
+        returned, self._returned = self._returned, []
+        for item in returned:
+            logger.error("A message was dropped: there is no queue %r in the broker", item[3].decode(errors="replace"))
+
+    def declare(self, queues: Iterable[Queue]) -> None:
+        """Create exchanges, queues and bindings that do not exist."""
+        with self._session.lock():
+            link = self._session.link()
+            declarer = self._declarer
+            if declarer is None:
+                raise ConnectionLost(f"the connection to {link.address.display} is lost")
+            try:
+                for queue in queues:
+                    declarer.declare(queue)
+            except LOST as error:
+                self._session.drop()
+                raise lost(link.address, error) from error
+            except ChannelClosed as closed:
+                raise TransportError(f"the broker refused a declaration: {closed.text}") from closed
+
+    def close(self) -> None:
+        """Close the connection; harmless when closed."""
+        self._session.close()
+
+
+def encode(messages: Sequence[Outgoing], channel: int, frame_max: int, *, mandatory: bool) -> bytes:
+    """Return the frames of all `messages`. Raises `PublishRefused` for one that AMQP cannot carry.
+
+    With `mandatory`, those that go straight to a queue come back if there is no such queue.
+    """
+    parts = []
+    for message in messages:
+        given = {
+            "correlation_id": message.correlation_id,
+            "reply_to": message.reply_to,
+            "priority": message.priority,
+            "expiration": message.expiration,
+        }
+        if message.properties:
+            given.update(message.properties)
+        try:
+            properties = write_properties(
+                message.headers, message.content_type, message.content_encoding, message.delivery_mode, given
+            )
+            parts.append(
+                publish_frames(
+                    channel,
+                    message.exchange,
+                    message.routing_key,
+                    properties,
+                    message.body,
+                    frame_max,
+                    mandatory=mandatory and not message.exchange,
+                )
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            name = message.headers.get("id") or message.routing_key
+            raise PublishRefused(f"the message {name!r} cannot be sent over AMQP: {error}") from error
+    return b"".join(parts)
+
+
+def _refusal(closed: ChannelClosed, messages: Sequence[Outgoing]) -> str:
+    if closed.code == 404:
+        names = ", ".join(sorted({repr(message.exchange) for message in messages if message.exchange}))
+        return f"the broker has no such exchange ({names}): declare a queue that is bound to it; it says: {closed.text}"
+    if closed.code == 406 and "size" in closed.text:
+        largest = max(len(message.body) for message in messages)
+        return f"a message is too large for this broker (the largest has {largest} bytes): {closed.text}"
+    return f"the broker refused {len(messages)} messages: {closed.text}"

@@ -1,0 +1,66 @@
+"""A session: the one link of something that many threads use.
+
+1. Opens the link when it is first needed, and again when an idle one turns out to be dead before anything is sent on it.
+2. After a fork the child gets a link (and a lock) of its own and leaves the parent's alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+from framework_transports.amqp.connection import LOST, ChannelClosed, Connector, Link
+
+
+class Session:
+    """Holds a link; all methods but `lock` and `close` are called with the lock held."""
+
+    def __init__(self, connector: Connector, role: str, on_open: Callable[[Link], None]) -> None:
+        self.connector = connector
+        self._role = role
+        self._on_open = on_open
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+
+    def lock(self) -> threading.Lock:
+        """Return the lock to hold; in a forked child a new one, since another thread of the parent may hold the old."""
+        if self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._lock = threading.Lock()
+            self.drop()
+        return self._lock
+
+    def link(self) -> Link:
+        """Return a link that was alive a moment ago. Raises `ConnectionLost`."""
+        link = self._link
+        if link is not None:
+            try:
+                # Idle for long, it may have been closed by the broker or something between: that is to be read by now.
+                link.advance()
+            except (*LOST, ChannelClosed):
+                self.drop()
+            else:
+                return link
+        link = self.connector.connect(self._role)
+        try:
+            self._on_open(link)
+        except BaseException:
+            link.abandon()
+            raise
+        self._link = link
+        return link
+
+    def drop(self) -> None:
+        """Forget a link that is dead or not ours."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.abandon()
+
+    def close(self) -> None:
+        """Close the link; harmless when closed. The session may be used again."""
+        with self.lock():
+            link, self._link = self._link, None
+            if link is not None:
+                link.goodbye()

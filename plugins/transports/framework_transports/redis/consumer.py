@@ -1,0 +1,298 @@
+"""The consumer: fetches from queues under a lease, on one connection.
+
+1. `fetch` sends what is settled and reserves more in one round trip. A reserved message moves from its list into this consumer's
+   lease hash within one script, so no moment exists in which it is nowhere.
+2. When the queues run empty, the same round trip has the server watch their keys (``CLIENT TRACKING``): the next message pushes
+   one wake-up down the connection, which makes `fileno` readable. While nothing was pushed, `fetch` asks for nothing.
+3. `heartbeat` renews the leases, brings back what dead workers left, and asks the server for a sign of life.
+4. A queue on a fan-out exchange is a subscription; its messages come down the same connection.
+5. A server without pushes (older than Redis 6) is asked again every `poll_interval`.
+
+Where a push has been swallowed while reading something else, `Link.ring` makes the descriptor readable again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import uuid
+from collections import deque
+from collections.abc import Sequence
+from time import monotonic
+from typing import Any, Final
+
+from framework.api.redis_url import Address
+from framework.api.resp import Call, Command, Link, LinkSettings, Push
+from framework.api.transport import Consumer, Delivery, Queue
+from framework.exceptions import ConnectionLost, TransportError
+from framework_transports.redis.keys import Keys
+from framework_transports.redis.lane import BroadcastDelivery, Lane, RedisDelivery
+from framework_transports.redis.options import RedisOptions
+from framework_transports.redis.reaper import reap, take_over
+from framework_transports.redis.router import Router
+from framework_transports.redis.scripts import script
+from framework_transports.redis.ticker import Ticker
+
+logger = logging.getLogger(__name__)
+
+#: How often one `fetch` looks again because somebody else changed the queues while it looked.
+_LOOKS: Final = 3
+#: Seconds between two looks for what Celery workers left behind.
+_TAKE_OVER_EVERY: Final = 60.0
+
+
+class RedisConsumer(Consumer):
+    """Fetches from any number of queues."""
+
+    def __init__(
+        self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys, options: RedisOptions
+    ) -> None:
+        self._keys = keys
+        self._options = options
+        self.heartbeat_interval = options.lease / 3
+        self._lease = int(options.lease * 1000)
+        self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        self._lanes: dict[str, Lane] = {}
+        #: Queues no longer consumed from, whose messages may still be on loan.
+        self._retired: dict[str, Lane] = {}
+        self._order: list[Lane] = []
+        self._script_keys: list[str] = []
+        self._watched: tuple[str, ...] = ()
+        self._subscriptions: dict[bytes, list[str]] = {}
+        self._broadcasts: deque[BroadcastDelivery] = deque()
+        self._sequence = 1
+        self._first = 0
+        #: The queues were empty when the server began to watch them, and nothing was pushed since.
+        self._quiet = False
+        self._pushed = False
+        #: The last fetch found fewer than it wanted: the next one probably will too.
+        self._short = True
+        self._next_take_over = monotonic()
+        self._router = Router(keys)
+        self._link = Link(addresses, settings, self._on_push)
+        self._ticker: Ticker | None = None
+        try:
+            if not self._watches():
+                key = f"framework.tick.{self._id}"
+                self._ticker = Ticker(addresses, settings, key, options.poll_interval)
+        except TransportError:
+            self._link.close()
+            raise
+
+    def _watches(self) -> bool:
+        if not self._link.resp3:
+            return False
+        reply = self._link.exchange(_TRACKING, 1)[0]
+        return not self._link.is_error(reply)
+
+    # ------------------------------------------------------------ queues
+
+    def add_queue(self, queue: Queue) -> None:
+        """Bind `queue` and consume from it; what dead workers had on loan from it is brought back at once."""
+        name = queue.name
+        if name in self._lanes or any(name in names for names in self._subscriptions.values()):
+            return
+        if queue.exchange.type == "fanout" and queue.exchange.name:
+            self._subscribe(queue)
+            return
+        commands = self._router.declare([queue])
+        if commands:
+            self._link.run(commands)
+        self._lanes[name] = self._retired.pop(name, None) or Lane(name, self._keys, self._id)
+        self._arrange()
+        self.heartbeat()
+
+    def _subscribe(self, queue: Queue) -> None:
+        if self._ticker is not None:
+            raise TransportError(
+                f"queue {queue.name!r} is bound to the fan-out exchange {queue.exchange.name!r}, "
+                "which a worker can only consume from on Redis 6 or newer"
+            )
+        pattern = self._keys.subscription(queue)
+        self._subscriptions.setdefault(pattern.encode(), []).append(queue.name)
+        self._link.run(self._router.declare([queue]))
+        # The confirmation is a push; the answer to what follows it is proof enough.
+        self._link.send(_command("PSUBSCRIBE", pattern))
+        self._link.call("PING")
+
+    def cancel_queue(self, name: str) -> None:
+        lane = self._lanes.pop(name, None)
+        if lane is not None:
+            self._retired[name] = lane
+            self._arrange()
+        for pattern, names in list(self._subscriptions.items()):
+            if name in names:
+                names.remove(name)
+                if not names:
+                    del self._subscriptions[pattern]
+                    self._link.send(_command("PUNSUBSCRIBE", pattern))
+                    self._link.call("PING")
+
+    def _arrange(self) -> None:
+        lanes = list(self._lanes.values())
+        if self._options.queue_order_strategy == "sorted":
+            lanes.sort(key=lambda lane: lane.name)
+        self._order = lanes
+        self._first = 0
+        self._script_keys = [key for lane in lanes for key in (*lane.lists, lane.lease, lane.leases)]
+        self._watched = ("EXISTS", *(key for lane in lanes for key in lane.lists))
+        self._quiet = False
+
+    # ------------------------------------------------------------ fetching
+
+    def fetch(self, limit: int) -> Sequence[Delivery]:
+        if self._ticker is not None:
+            self._ticker.drain()
+        if self._quiet or not self._order:
+            self._link.drain()
+            commands = self._settlements()
+            if commands:
+                self._link.run(commands)
+        found: list[Delivery] = []
+        self._hand_out(found, limit)
+        if not self._quiet and self._order and len(found) < limit:
+            self._reserve(found, limit)
+            self._hand_out(found, limit)
+        if self._ticker is not None and len(found) < limit:
+            self._ticker.arm()
+        return found
+
+    def _hand_out(self, found: list[Delivery], limit: int) -> None:
+        while self._broadcasts and len(found) < limit:
+            found.append(self._broadcasts.popleft())
+
+    def _reserve(self, found: list[Delivery], limit: int) -> None:
+        """Reserve until `found` holds `limit` deliveries or the queues are empty and watched."""
+        watch = self._short and self._ticker is None
+        for _ in range(_LOOKS):
+            commands = self._settlements()
+            commands.append(self._reserve_call(limit - len(found)))
+            if watch:
+                commands.append(self._watched)
+            self._pushed = False
+            replies = self._link.run(commands)
+            self._lend(replies[-2] if watch else replies[-1], found)
+            self._short = len(found) < limit
+            if not self._short or self._ticker is not None:
+                return
+            if watch and replies[-1] == 0 and not self._pushed:
+                self._quiet = True
+                return
+            watch = True
+        # Others are busy with these queues: come back soon, but let the loop turn.
+        self._link.ring()
+
+    def _reserve_call(self, limit: int) -> Call:
+        fair = self._options.queue_order_strategy == "round_robin"
+        first = self._first
+        if fair:
+            self._first = (first + 1) % len(self._order)
+        lists = len(self._order[0].lists)
+        args = (self._id, limit, self._lease, self._sequence, lists, first, 1 if fair else 0)
+        return Call(script("reserve"), self._script_keys, args)
+
+    def _lend(self, groups: list[list[Any]], found: list[Delivery]) -> None:
+        sequence = self._sequence
+        for group in groups:
+            lane = self._order[group[0]]
+            suffix = f":{group[1]}"
+            for payload in group[2:]:
+                found.append(RedisDelivery(payload, lane, f"{sequence}{suffix}"))
+                sequence += 1
+        self._sequence = sequence
+
+    def _on_push(self, push: Push) -> None:
+        kind = push[0]
+        if kind == b"invalidate":
+            self._quiet = False
+            self._pushed = True
+        elif kind == b"pmessage":
+            self._pushed = True
+            for name in self._subscriptions.get(push[1], ()):
+                self._broadcasts.append(BroadcastDelivery(push[3], name, self._give_back))
+
+    def _give_back(self, delivery: BroadcastDelivery) -> None:
+        self._broadcasts.appendleft(delivery)
+        self._link.ring()
+
+    # ------------------------------------------------------------ settling
+
+    def _settlements(self) -> list[Command]:
+        commands: list[Command] = []
+        for lane in self._lanes.values():
+            lane.settlements(commands)
+        for lane in self._retired.values():
+            lane.settlements(commands)
+        return commands
+
+    def flush(self) -> None:
+        self._aside(self._settlements())
+
+    def _aside(self, commands: list[Command]) -> list[Any]:
+        """Run `commands` outside of `fetch`: a wake-up that comes in meanwhile is passed on."""
+        self._pushed = False
+        replies: list[Any] = []
+        if commands:
+            replies = self._link.run(commands)
+        else:
+            # Whatever made the descriptor readable must not make the loop spin.
+            self._link.drain()
+        if self._pushed:
+            self._link.ring()
+        return replies
+
+    def fileno(self) -> int:
+        return self._link.fileno() if self._ticker is None else self._ticker.fileno()
+
+    # ------------------------------------------------------------ staying alive
+
+    def heartbeat(self) -> None:
+        """Renew the leases; put back what dead workers left."""
+        lanes = [*self._lanes.values(), *self._retired.values()]
+        if not lanes:
+            self._aside([("PING",)])
+            return
+        names = [key for lane in lanes for key in (lane.lease, lane.leases)]
+        lapsed = self._aside([Call(script("renew"), names, (self._id, self._lease))])[0]
+        back = 0
+        for lane, consumers in zip(lanes, lapsed, strict=True):
+            for consumer in consumers:
+                back += reap(self._link, self._keys, lane, consumer.decode())
+        timeout = self._options.visibility_timeout
+        if timeout and monotonic() >= self._next_take_over:
+            self._next_take_over = monotonic() + _TAKE_OVER_EVERY
+            back += take_over(self._link, self._keys, timeout)
+        if back:
+            # Our own changes push nothing, and a push from others may have been read on the way.
+            self._quiet = False
+            self._link.ring()
+
+    def close(self, *, requeue: bool) -> None:
+        try:
+            if not self._link.closed and self._link.pid == os.getpid():
+                commands = self._settlements()
+                if requeue:
+                    commands.extend(
+                        Call(script("release"), (lane.lease, lane.leases, *lane.lists), (self._id,))
+                        for lane in (*self._lanes.values(), *self._retired.values())
+                    )
+                if commands:
+                    self._link.run(commands)
+        except ConnectionLost as error:
+            logger.debug("Messages on loan come back when their lease lapses: %s", error)
+        except TransportError as error:
+            logger.error("Messages on loan come back when their lease lapses: %s", error)
+        finally:
+            self._link.close()
+            if self._ticker is not None:
+                self._ticker.close()
+
+
+def _command(*arguments: str | bytes) -> bytes:
+    from framework.api.resp import packer
+
+    return packer()(arguments)
+
+
+_TRACKING: Final = b"*4\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n$6\r\nNOLOOP\r\n"

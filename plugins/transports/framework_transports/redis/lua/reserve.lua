@@ -1,0 +1,85 @@
+-- Takes up to ARGV[2] messages and leases them to one consumer, in one step.
+-- KEYS, for each queue: its lists in the order of priority, the consumer's lease hash, the queue's set of deadlines.
+-- ARGV: consumer, limit, lease (ms), next sequence number, lists per queue, first queue (0-based), 1 to share fairly.
+-- Returns a list of {queue (0-based), list (0-based), payload, ...}; the sequence numbers follow the order of the payloads.
+local consumer, limit, seq = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
+local lists, first, fair = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
+local width = lists + 2
+local queues = #KEYS / width
+local taken, touched = {}, {}
+
+local function take(queue, list, count)
+  local base = queue * width
+  local key = KEYS[base + list]
+  local values = redis.call('LRANGE', key, -count, -1)
+  local group, fields = {queue, list - 1}, {}
+  for index = #values, 1, -1 do
+    group[#group + 1] = values[index]
+    fields[#fields + 1] = string.format('%.0f:%d', seq, list - 1)
+    fields[#fields + 1] = values[index]
+    seq = seq + 1
+    -- Lua's stack holds some thousands of arguments.
+    if #fields == 1000 then
+      redis.call('HSET', KEYS[base + lists + 1], unpack(fields))
+      fields = {}
+    end
+  end
+  if #fields > 0 then
+    redis.call('HSET', KEYS[base + lists + 1], unpack(fields))
+  end
+  -- Only now: a server that is out of memory refuses the write above, and then nothing may be gone.
+  redis.call('LTRIM', key, 0, -count - 1)
+  taken[#taken + 1] = group
+  touched[queue] = true
+end
+
+-- All lengths first: a key that is no list must stop the script before it has changed anything.
+local lengths = {}
+for queue = 0, queues - 1 do
+  for list = 1, lists do
+    lengths[queue * width + list] = redis.call('LLEN', KEYS[queue * width + list])
+  end
+end
+
+for list = 1, lists do
+  local open, granted = {}, {}
+  for turn = 0, queues - 1 do
+    local queue = (first + turn) % queues
+    local waiting = lengths[queue * width + list]
+    if waiting > 0 then
+      open[#open + 1] = {queue, waiting, 0}
+      granted[#granted + 1] = open[#open]
+    end
+  end
+  while limit > 0 and #open > 0 do
+    local share = limit
+    if fair then
+      share = math.max(1, math.floor(limit / #open))
+    end
+    local still = {}
+    for _, entry in ipairs(open) do
+      local count = math.min(share, entry[2] - entry[3], limit)
+      entry[3] = entry[3] + count
+      limit = limit - count
+      if entry[3] < entry[2] then
+        still[#still + 1] = entry
+      end
+    end
+    open = still
+  end
+  for _, entry in ipairs(granted) do
+    if entry[3] > 0 then
+      take(entry[1], list, entry[3])
+    end
+  end
+  if limit == 0 then
+    break
+  end
+end
+
+local now = redis.call('TIME')
+local deadline = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[3])
+for queue, _ in pairs(touched) do
+  redis.call('ZADD', KEYS[queue * width + width], deadline, consumer)
+end
+return taken

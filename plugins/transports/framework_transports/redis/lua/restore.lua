@@ -1,0 +1,22 @@
+-- Puts messages of a lapsed lease back to the front of their queue, rewritten by the caller.
+-- KEYS: the dead consumer's lease hash, the queue's set of deadlines, the queue's lists.
+-- ARGV: the dead consumer, then field, payload, ...; the last one is served first.
+-- Returns how many were put back; -1 when the lease was renewed meanwhile: its consumer is alive after all.
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local deadline = redis.call('ZSCORE', KEYS[2], ARGV[1])
+if deadline and tonumber(deadline) > now then
+  return -1
+end
+local count = 0
+for index = 2, #ARGV, 2 do
+  if redis.call('HDEL', KEYS[1], ARGV[index]) == 1 then
+    local list = tonumber(string.match(ARGV[index], ':(%d+)$'))
+    redis.call('RPUSH', KEYS[list + 3], ARGV[index + 1])
+    count = count + 1
+  end
+end
+if redis.call('EXISTS', KEYS[1]) == 0 then
+  redis.call('ZREM', KEYS[2], ARGV[1])
+end
+return count

@@ -1,0 +1,192 @@
+"""The mailbox: fan-out in and out, for remote control and events.
+
+1. A queue on a fan-out exchange is a subscription: what arrives was published just now, nothing is kept.
+2. Any other queue (a client's reply queue) is a list, emptied when the server says that it has changed.
+3. `send` publishes on the same connection, without asking whether anybody listens.
+4. On a server without pushes (older than Redis 6) sending has a connection of its own, and one mailbox holds either
+   subscriptions or reply queues.
+
+Source: kombu's fan-out channels and reply queues, section 9.7 of the wire protocol.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+from framework.api.redis_url import Address
+from framework.api.resp import Command, Link, LinkSettings, Push, packer
+from framework.api.transport import Mailbox, Queue
+from framework.exceptions import ConnectionLost, TransportError
+from framework.message import Outgoing, Payload
+from framework_transports.redis.keys import Keys
+from framework_transports.redis.router import Router
+
+#: Replies read in one go.
+_PAGE: Final = 1000
+
+
+class RedisMailbox(Mailbox):
+    """One connection that listens, and usually sends too."""
+
+    def __init__(self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys) -> None:
+        self._addresses = addresses
+        self._settings = settings
+        self._keys = keys
+        self._router = Router(keys)
+        self._pack = packer()
+        self._arrived: list[tuple[str, Payload]] = []
+        #: Exchange names by subscribed pattern; (exchange, queue) by list.
+        self._patterns: dict[bytes, str] = {}
+        self._lists: dict[str, tuple[str, Queue]] = {}
+        self._exclusive: list[Queue] = []
+        self._changed = False
+        self._sender: Link | None = None
+        self._link = Link(addresses, settings, self._on_push)
+        # Without tracking there is no use for RESP3's other pushes either.
+        self._pushes = self._link.resp3 and not self._link.is_error(self._link.exchange(_TRACKING, 1)[0])
+
+    # ------------------------------------------------------------ in
+
+    def subscribe(self, queue: Queue) -> None:
+        if queue.exclusive or queue.auto_delete:
+            self._exclusive.append(queue)
+        sender = self._sending_link()
+        declare = self._router.declare([queue])
+        if declare:
+            sender.run(declare)
+        fanout = queue.exchange.type == "fanout" and bool(queue.exchange.name)
+        if not self._pushes and (self._lists if fanout else self._patterns):
+            raise TransportError(
+                f"queue {queue.name!r} cannot be listened to beside the others: one mailbox holds either fan-out "
+                "subscriptions or reply queues on servers older than Redis 6"
+            )
+        if fanout:
+            self._subscribe(queue)
+        else:
+            # Celery's publishers use the list of priority 0 for replies, and ours too.
+            self._lists[self._keys.list_for(queue.name, 0)] = (queue.exchange.name, queue)
+            if self._pushes:
+                self._changed = True
+                self._link.ring()
+            else:
+                self._block()
+
+    def _subscribe(self, queue: Queue) -> None:
+        pattern = self._keys.subscription(queue)
+        self._patterns[pattern.encode()] = queue.exchange.name
+        command = self._pack(("PSUBSCRIBE", pattern))
+        if self._link.resp3:
+            # The confirmation is a push; the answer to what follows it is proof enough.
+            self._link.send(command)
+            self._link.call("PING")
+        else:
+            for reply in self._link.exchange(command, 1):
+                self._on_message(reply)
+        self._pass_on()
+
+    def _on_push(self, push: Push) -> None:
+        if push[0] == b"invalidate":
+            self._changed = True
+        else:
+            self._on_message(push)
+
+    def _on_message(self, message: Any) -> None:
+        if isinstance(message, list) and len(message) == 4 and message[0] == b"pmessage":
+            exchange = self._patterns.get(message[1])
+            if exchange is not None:
+                self._arrived.append((exchange, message[3]))
+
+    def receive(self) -> Sequence[tuple[str, Payload]]:
+        for reply in self._link.drain():
+            if self._lists:
+                self._unblock(reply)
+            else:
+                self._on_message(reply)
+        if self._changed:
+            self._empty_lists()
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def _empty_lists(self) -> None:
+        """Take everything from the lists, and have the server watch them from then on."""
+        self._changed = False
+        commands: list[Command] = []
+        for key in self._lists:
+            # Reading the rest last is what makes the server watch the list.
+            commands += [("MULTI",), ("LRANGE", key, 0, _PAGE - 1), ("LTRIM", key, _PAGE, -1), ("EXEC",)]
+        commands = []
+        for key in self._lists:
+            commands += [("LRANGE", key, -_PAGE, -1), ("LTRIM", key, 0, -_PAGE - 1), ("EXISTS", key)]
+        if not commands:
+            return
+        replies = self._link.run(commands)
+        for number, (exchange, queue) in enumerate(self._lists.values()):
+            taken, _, left = replies[3 * number : 3 * number + 3]
+            # The oldest is the last of the list.
+            self._arrived += [(exchange, payload) for payload in reversed(taken)]
+            if left:
+                self._changed = True
+            if queue.expires:
+                self._link.call("PEXPIRE", self._keys.list_for(queue.name, 0), int(queue.expires * 1000))
+        if self._changed:
+            self._link.ring()
+
+    def _block(self) -> None:
+        self._link.send(self._pack(("BRPOP", *self._lists, 0)))
+
+    def _unblock(self, reply: Any) -> None:
+        if isinstance(reply, list) and len(reply) == 2:
+            exchange, _ = self._lists[reply[0].decode()]
+            self._arrived.append((exchange, reply[1]))
+            self._block()
+
+    def fileno(self) -> int:
+        return self._link.fileno()
+
+    # ------------------------------------------------------------ out
+
+    def _sending_link(self) -> Link:
+        if self._pushes:
+            return self._link
+        if self._sender is None:
+            self._sender = Link(self._addresses, self._settings)
+        return self._sender
+
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        link = self._sending_link()
+        commands = self._router.commands(link, messages, refuse=False)
+        if commands:
+            link.run(commands)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Have the descriptor turn readable when something came in while we read an answer."""
+        if self._arrived or self._changed:
+            if self._pushes:
+                self._link.ring()
+            elif not self._lists and self._patterns:
+                # In a subscription, PING is answered by a message of two parts, which nobody takes for one of four.
+                self._link.send(self._pack(("PING",)))
+
+    def close(self) -> None:
+        if self._link.closed:
+            return
+        with suppress(ConnectionLost, TransportError):
+            if self._link.pid == os.getpid() and self._exclusive:
+                commands: list[Command] = []
+                for queue in self._exclusive:
+                    commands.append(("DEL", *self._keys.lists(queue.name)))
+                    if queue.exchange.name:
+                        member = self._keys.member(queue)
+                        commands.append(("SREM", self._keys.bindings(queue.exchange.name), member))
+                        commands.append(("SREM", self._keys.permanent_bindings(queue.exchange.name), member))
+                self._sending_link().run(commands)
+        self._link.close()
+        if self._sender is not None:
+            self._sender.close()
+
+
+_TRACKING: Final = ("CLIENT", "TRACKING", "ON", "NOLOOP")

@@ -1,0 +1,55 @@
+"""The table ``[transport.redis]``: every option of this transport, with kombu's names where kombu has one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+#: What separates a queue from its priority, and the parts of a binding, in kombu's layout.
+SEPARATOR: Final = "\x06\x16"
+
+Strategy = Literal["round_robin", "sorted", "priority"]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
+def _doc(text: str, **bounds: Any) -> msgspec.Meta:
+    return msgspec.Meta(description=text, **bounds)
+
+
+class RedisOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Options of the Redis transport."""
+
+    lease: Annotated[
+        float, _doc("Seconds after which the messages of a dead worker are given to another one.", gt=0)
+    ] = 30.0
+    priority_steps: Annotated[
+        list[int], _doc("Priorities that have a list of their own; the lowest number is served first.", min_length=1)
+    ] = msgspec.field(default_factory=lambda: [0, 3, 6, 9])
+    sep: Annotated[str, _doc("Separates names inside keys; all programs on the broker must agree.", min_length=1)] = (
+        SEPARATOR
+    )
+    queue_order_strategy: Annotated[
+        Strategy, _doc("How several queues share a worker: in turn, by name, or in the order in which they are listed.")
+    ] = "round_robin"
+    fanout_prefix: Annotated[
+        bool | str, _doc("Put the database's number before fan-out channels; a text with {db} is used as given.")
+    ] = True
+    fanout_patterns: Annotated[bool, _doc("Make the routing key a part of fan-out channels.")] = True
+    global_keyprefix: Annotated[str, _doc("Put before every key and channel.")] = ""
+    visibility_timeout: Annotated[
+        float, _doc("Seconds after which messages that a Celery worker left unacknowledged are taken over; 0: never.", ge=0)
+    ] = 3600.0
+    unacked_key: Annotated[str, _doc("The hash in which Celery workers keep what they have taken.")] = "unacked"
+    unacked_index_key: Annotated[str, _doc("The sorted set of what Celery workers have taken, by time.")] = "unacked_index"
+    socket_timeout: Annotated[Seconds | None, _doc("Seconds to wait for a reply.")] = 30.0
+    socket_connect_timeout: Annotated[
+        Seconds | None, _doc("Seconds to wait for a connection; unset: the broker's connection_timeout.")
+    ] = None
+    socket_keepalive: bool = True
+    max_connections: Annotated[
+        int | None, _doc("Accepted for compatibility: a process holds one connection for each of its uses.", ge=1)
+    ] = None
+    poll_interval: Annotated[
+        Seconds, _doc("Seconds (rounded up) between two looks into empty queues, on servers that cannot push (older than Redis 6).")
+    ] = 1.0

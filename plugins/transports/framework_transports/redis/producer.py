@@ -1,0 +1,45 @@
+"""The producer: publishes in one round trip, however many messages there are.
+
+1. One connection, shared by all threads, made again after a fork and after a loss that was noticed before sending.
+2. What was sent and not answered is `ConnectionLost`: it cannot be known whether the server has it.
+3. A message for an exchange that no binding takes is refused, not dropped: it is a task that would never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from framework.api.resp import LinkSettings, ServerError, SharedLink
+from framework.api.redis_url import Address
+from framework.api.transport import Producer, Queue
+from framework.exceptions import PublishRefused
+from framework.message import Outgoing
+from framework_transports.redis.keys import Keys
+from framework_transports.redis.router import Router
+
+
+class RedisProducer(Producer):
+    """Publishes through one connection."""
+
+    def __init__(self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys) -> None:
+        self._link = SharedLink(addresses, settings)
+        self._router = Router(keys)
+        with self._link:
+            pass
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        with self._link as link:
+            commands = self._router.commands(link, messages, refuse=True)
+            try:
+                link.run(commands)
+            except ServerError as error:
+                raise PublishRefused(str(error)) from error
+
+    def declare(self, queues: Iterable[Queue]) -> None:
+        with self._link as link:
+            commands = self._router.declare(queues)
+            if commands:
+                link.run(commands)
+
+    def close(self) -> None:
+        self._link.close()

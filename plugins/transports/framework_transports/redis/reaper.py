@@ -1,0 +1,100 @@
+"""The reaper: brings back what dead workers had on loan.
+
+1. `reap` puts the messages of one lapsed lease back to the front of their queue, marked as redelivered, their count raised.
+   They are rewritten here and swapped in by a script that looks again whether they are still on loan.
+2. `take_over` does the same for what workers of kombu's layout (Celery) left unacknowledged past the visibility timeout.
+
+Any number of workers may do this at once: each message is put back by one of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import msgspec
+
+from framework.api.resp import Call, Link
+from framework.message import delivery_count, mark_redelivered
+from framework_transports._routing import matches
+from framework_transports.redis.keys import Keys
+from framework_transports.redis.lane import Lane
+from framework_transports.redis.scripts import script
+
+logger = logging.getLogger(__name__)
+
+#: Messages rewritten in one round trip.
+_PAGE: Final = 200
+#: Messages taken over in one go; the next heartbeat takes the next ones.
+_TAKE_OVER: Final = 100
+
+
+def reap(link: Link, keys: Keys, lane: Lane, dead: str) -> int:
+    """Put back what consumer `dead` has on loan from the lane's queue; return how much that was."""
+    lease = keys.lease(lane.name, dead)
+    # The oldest goes last, so that it is served first.
+    fields = sorted(link.call("HKEYS", lease), key=_sequence, reverse=True)
+    count = 0
+    for start in range(0, max(len(fields), 1), _PAGE):
+        page = fields[start : start + _PAGE]
+        args: list[Any] = [dead]
+        for field, payload in zip(page, link.call("HMGET", lease, *page) if page else (), strict=True):
+            if payload is not None:
+                args += (field, mark_redelivered(payload, delivery_count(payload) + 1))
+        restored = link.run([Call(script("restore"), (lease, lane.leases, *lane.lists), args)])[0]
+        if restored < 0:
+            break
+        count += restored
+    if count:
+        logger.warning("Put back %d messages that worker %s left on loan from queue %s", count, dead, lane.name)
+    return count
+
+
+def _sequence(field: bytes) -> int:
+    return int(field.partition(b":")[0])
+
+
+def take_over(link: Link, keys: Keys, visibility_timeout: float) -> int:
+    """Put back what Celery workers took more than `visibility_timeout` seconds ago; return how much that was."""
+    seconds, microseconds = link.call("TIME")
+    overdue = f"{int(seconds) + int(microseconds) / 1e6 - visibility_timeout:.6f}"
+    tags = link.call("ZRANGEBYSCORE", keys.unacked_index, "-inf", overdue, "LIMIT", 0, _TAKE_OVER)
+    if not tags:
+        return 0
+    count = 0
+    for tag, entry in zip(tags, link.call("HMGET", keys.unacked, *tags), strict=True):
+        found = _read_entry(entry)
+        if found is None:
+            continue
+        message, exchange, routing_key = found
+        queues = [routing_key] if not exchange else _queues(link, keys, exchange, routing_key)
+        if not queues:
+            continue
+        properties = message.get("properties")
+        priority = properties.get("priority") if isinstance(properties, dict) else None
+        lists = [keys.list_for(queue, priority if isinstance(priority, int) else 0) for queue in queues]
+        payload = msgspec.json.encode(message)
+        payload = mark_redelivered(payload, delivery_count(payload) + 1)
+        names = (keys.unacked_index, keys.unacked, *lists)
+        count += link.run([Call(script("takeover"), names, (tag, overdue, payload))])[0]
+    if count:
+        logger.warning("Put back %d messages that Celery workers left unacknowledged for %g s", count, visibility_timeout)
+    return count
+
+
+def _read_entry(entry: bytes | None) -> tuple[dict[str, Any], str, str] | None:
+    """Take an unacknowledged entry apart: ``[message, exchange, routing key]``."""
+    try:
+        return msgspec.json.decode(entry or b"", type=tuple[dict[str, Any], str, str])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _queues(link: Link, keys: Keys, exchange: str, routing_key: str) -> list[str]:
+    bindings = keys.read_members(link.call("SMEMBERS", keys.bindings(exchange)))
+    found = {
+        binding.queue
+        for binding in bindings
+        if (matches(binding.routing_key, routing_key) if binding.pattern else binding.routing_key == routing_key)
+    }
+    return sorted(found)

@@ -1,0 +1,139 @@
+"""Where messages go: turns messages into commands for the server.
+
+1. The anonymous exchange goes straight to the queue that the routing key names.
+2. A fan-out exchange is a channel.
+3. Any other exchange is looked up in its bindings. What was found is remembered for a second; what was not found is looked up
+   again each time, because a reply queue may be newer than our memory.
+4. `declare` writes bindings, as kombu does: twice for queues that stay, with a deadline for queues that expire.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Sequence
+from itertools import count
+from time import monotonic
+from typing import Final
+
+from framework.api.resp import Argument, Call, Command, Link
+from framework.api.transport import Queue
+from framework.exceptions import PublishRefused
+from framework.message import Outgoing, to_envelope
+from framework_transports._routing import matches
+from framework_transports.redis.keys import Binding, Keys
+from framework_transports.redis.scripts import script
+
+#: Seconds for which an exchange's bindings are remembered.
+REMEMBER: Final = 1.0
+#: Messages in one command: enough to make commands cheap, few enough not to hold the server up.
+GROUP: Final = 250
+#: Bindings of queues that expire live at least this long (ms), or twice as long as the queue.
+_BINDING_LIFE: Final = 3_600_000
+
+
+class Router:
+    """Routes for one connection's messages. Not thread-safe: its owner holds the connection's lock."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._keys = keys
+        self._known: dict[str, tuple[float, list[Binding]]] = {}
+        #: Lifetimes in ms of the queues declared here that expire.
+        self._expires: dict[str, int] = {}
+        self._tags(os.getpid())
+
+    def _tags(self, pid: int) -> None:
+        # The shape of a uuid4 at a tenth of its price: random once a process, then counted.
+        self._pid = pid
+        self._random = str(uuid.uuid4())[:24]
+        self._count = count(uuid.uuid4().int & 0xFFFF_FFFF)
+
+    # ------------------------------------------------------------ publishing
+
+    def commands(self, link: Link, messages: Sequence[Outgoing], *, refuse: bool) -> list[Command]:
+        """Return the commands that publish `messages`, each queue's in their order.
+
+        With `refuse`, a message that no binding takes raises `PublishRefused` before anything is sent; else it is dropped.
+        """
+        if self._pid != os.getpid():
+            self._tags(os.getpid())
+        commands: list[Command] = []
+        lists: dict[str, list[Argument]] = {}
+        expiries: dict[str, int] = {}
+        keys = self._keys
+        random, counter = self._random, self._count
+        for message in messages:
+            payload = to_envelope(message, f"{random}{next(counter) & 0xFFFF_FFFF_FFFF:012x}")
+            if not message.exchange:
+                queues: Iterable[str] = (message.routing_key,)
+            elif message.exchange_type == "fanout":
+                commands.append(("PUBLISH", keys.channel(message.exchange, message.routing_key), payload))
+                continue
+            else:
+                queues = self._route(link, message.exchange, message.routing_key)
+                if not queues and refuse:
+                    raise PublishRefused(
+                        f"no queue is bound to exchange {message.exchange!r} with a key that takes {message.routing_key!r}, "
+                        "and nothing was sent: define such a queue, or start a worker that consumes from it"
+                    )
+            for queue in queues:
+                key = keys.list_for(queue, message.priority)
+                group = lists.get(key)
+                if group is None:
+                    lists[key] = group = ["LPUSH", key]
+                elif len(group) >= GROUP:
+                    commands.append(tuple(group))
+                    lists[key] = group = ["LPUSH", key]
+                group.append(payload)
+                if queue in self._expires:
+                    expiries[key] = self._expires[queue]
+        commands.extend(tuple(group) for group in lists.values())
+        # An expiry only takes on a list that exists, so these come last.
+        commands.extend(("PEXPIRE", key, milliseconds) for key, milliseconds in expiries.items())
+        return commands
+
+    def _route(self, link: Link, exchange: str, routing_key: str) -> list[str]:
+        found = self._known.get(exchange)
+        now = monotonic()
+        if found is not None and found[0] > now:
+            queues = _matching(found[1], routing_key)
+            if queues:
+                return queues
+        bindings = self._keys.read_members(link.call("SMEMBERS", self._keys.bindings(exchange)))
+        self._known[exchange] = (now + REMEMBER, bindings)
+        return _matching(bindings, routing_key)
+
+    # ------------------------------------------------------------ declaring
+
+    def declare(self, queues: Iterable[Queue]) -> list[Command]:
+        """Return the commands that bind `queues`."""
+        commands: list[Command] = []
+        for queue in queues:
+            exchange = queue.exchange.name
+            milliseconds = int(queue.expires * 1000) if queue.expires else 0
+            if milliseconds:
+                self._expires[queue.name] = milliseconds
+            if not exchange:
+                continue
+            self._known.pop(exchange, None)
+            member = self._keys.member(queue)
+            bindings = self._keys.bindings(exchange)
+            if milliseconds:
+                life = max(2 * milliseconds, _BINDING_LIFE)
+                commands.append(
+                    Call(script("bind"), (bindings, self._keys.binding_deadlines), (member, exchange, life))
+                )
+            else:
+                commands.append(("SADD", bindings, member))
+                commands.append(("SADD", self._keys.permanent_bindings(exchange), member))
+        return commands
+
+
+def _matching(bindings: Iterable[Binding], routing_key: str) -> list[str]:
+    # A queue that is bound twice gets one copy.
+    found = {
+        binding.queue: None
+        for binding in bindings
+        if (matches(binding.routing_key, routing_key) if binding.pattern else binding.routing_key == routing_key)
+    }
+    return list(found)

@@ -1,0 +1,14 @@
+"""The Lua scripts of this package, by name."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+from framework.api.resp import Script
+
+
+@cache
+def script(name: str) -> Script:
+    """Return the script ``lua/<name>.lua``."""
+    return Script(files(__package__).joinpath("lua", f"{name}.lua").read_text(encoding="utf-8"))

@@ -1,0 +1,41 @@
+"""The ticker: a descriptor that turns readable after a while, for servers that cannot push.
+
+The server itself is the clock: it is asked to wait for a list that nobody ever fills, and its answer, that nothing came,
+makes the socket readable. No thread, no timer of the loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from framework.api.redis_url import Address
+from framework.api.resp import Link, LinkSettings, packer
+
+
+class Ticker:
+    """One connection that is used as a clock of `interval` seconds (whole ones: older servers know no others)."""
+
+    def __init__(self, addresses: Sequence[Address], settings: LinkSettings, key: str, interval: float) -> None:
+        self._link = Link(addresses, settings)
+        self._command = packer()(("BLPOP", key, max(1, math.ceil(interval))))
+        self._ticking = False
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        return self._link.fileno()
+
+    def arm(self) -> None:
+        """Have the descriptor turn readable once, an interval from now; it does so anyway when it is armed already."""
+        if not self._ticking:
+            self._ticking = True
+            self._link.send(self._command)
+
+    def drain(self) -> None:
+        """Forget a tick that has come."""
+        if self._link.drain():
+            self._ticking = False
+
+    def close(self) -> None:
+        """Disconnect; harmless when closed."""
+        self._link.close()

@@ -1,0 +1,33 @@
+"""Looking at queues from outside: how much waits in them, and emptying them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from framework.api.embedded import Database
+from framework.api.transport import Queue
+
+
+def sizes(database: Database, queues: Iterable[Queue]) -> dict[str, int | None]:
+    """Return how many messages wait in each queue; None where there is no such queue."""
+    found: dict[str, int | None] = {}
+    with database.read() as connection:
+        for queue in queues:
+            row = connection.execute("SELECT id FROM framework_queues WHERE name = ?", (queue.name,)).fetchone()
+            if row is None:
+                found[queue.name] = None
+                continue
+            (found[queue.name],) = connection.execute(
+                "SELECT count(*) FROM framework_messages WHERE queue = ? AND owner IS NULL", row
+            ).fetchone()
+    return found
+
+
+def purge(database: Database, queue: Queue) -> int:
+    """Drop what waits in `queue`, not what is on loan; return how much that was."""
+    with database.write() as connection:
+        return connection.execute(
+            "DELETE FROM framework_messages WHERE owner IS NULL "
+            "AND queue = (SELECT id FROM framework_queues WHERE name = ?)",
+            (queue.name,),
+        ).rowcount

@@ -1,0 +1,281 @@
+"""The consumer: takes messages on loan and settles them, in batches.
+
+1. Register under a lease, and renew it; put back what dead consumers hold.
+2. Fetch: settle what is due and reserve more, in one transaction.
+3. Sleep: arm the doorbell before the last look at an empty queue.
+4. On closing, settle, give back, and leave no trace.
+
+A consumer whose process has died is noticed by its doorbell, which refuses to ring, within about a second;
+one that cannot be told so (it hangs, it is stopped, its socket lives on in a child) by its lease.
+
+Its commits need no fsync of their own: should a power cut undo the last of them, the messages are handed
+out again.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+
+import msgspec
+
+from framework.api.doorbell import Doorbell, Ringer
+from framework.api.embedded import Database
+from framework.api.transport import Consumer, Delivery, Queue
+from framework.exceptions import ConnectionLost
+from framework.message import mark_redelivered
+from framework_transports.sqlite.housekeeping import put_back, reap, unregister
+from framework_transports.sqlite.schema import CONSUMER_BELL
+from framework_transports.sqlite.topology import declare, forget_auto_delete
+
+_ids = msgspec.json.Encoder().encode
+
+_SETTLE_DONE = (
+    # A loan that was put back while it was being worked on (we overslept our lease) is done all the same,
+    # unless somebody else has it by now. Ids are never used twice.
+    "DELETE FROM framework_messages WHERE id IN (SELECT value FROM json_each(?)) AND (owner = ? OR owner IS NULL)"
+)
+_SETTLE_BACK = (
+    "UPDATE framework_messages SET owner = NULL, deliveries = deliveries + 1 "
+    "WHERE id IN (SELECT value FROM json_each(?)) AND owner = ?"
+)
+_RESERVE = (
+    "UPDATE framework_messages SET owner = ? WHERE id IN ({chosen}) RETURNING priority, id, queue, deliveries, payload"
+)
+_READY_IN_ONE = (
+    "SELECT id FROM framework_messages WHERE queue = {queue} AND owner IS NULL ORDER BY priority, id LIMIT ?"
+)
+
+
+class SqliteDelivery(Delivery):
+    """A message on loan."""
+
+    __slots__ = ("_consumer", "_id")
+
+    def __init__(self, consumer: SqliteConsumer, row_id: int, queue: str, deliveries: int, payload: bytes) -> None:
+        self._consumer: SqliteConsumer | None = consumer
+        self._id = row_id
+        self.queue = queue
+        self.deliveries = deliveries
+        self.payload = payload
+
+    def ack(self) -> None:
+        """The message is done with; a second settlement is ignored."""
+        consumer = self._consumer
+        if consumer is not None:
+            self._consumer = None
+            consumer.done.append(self._id)
+
+    def reject(self, *, requeue: bool) -> None:
+        """Drop the message, or put it back to the front of its queue."""
+        consumer = self._consumer
+        if consumer is not None:
+            self._consumer = None
+            (consumer.back if requeue else consumer.done).append(self._id)
+
+
+class SqliteConsumer(Consumer):
+    """Fetches from tables."""
+
+    #: Shorter than the lease needs: it is also the safety net for a wake-up that a dying producer did not
+    #: send.
+    heartbeat_interval = 1.0
+
+    def __init__(self, database: Database, lease: float) -> None:
+        #: Ids of messages to delete and to put back, in the next transaction.
+        self.done: list[int] = []
+        self.back: list[int] = []
+        self._database = database
+        self._lease = lease
+        self._pid = os.getpid()
+        self._queues: dict[int, str] = {}
+        self._reserve = ""
+        self._turn = 0
+        self._seen_version: int | None = None
+        self._ringer = Ringer(database.path)
+        self._bell = Doorbell(database.path, CONSUMER_BELL, armed=False)
+        self._id = 0
+        self._renew_at = 0.0
+        self._renew()
+        self._reap()
+
+    # ------------------------------------------------------------ queues
+
+    def add_queue(self, queue: Queue) -> None:
+        """Declare `queue` and consume from it too."""
+        with self._database.write() as connection:
+            queue_id = declare(connection, queue)
+            connection.execute("INSERT OR IGNORE INTO framework_subscriptions VALUES (?, ?)", (self._id, queue_id))
+        self._queues[queue_id] = queue.name
+        self._choose()
+        # Arms the bell again by the next `fetch`, and causes that fetch.
+        self._wake_self()
+
+    def cancel_queue(self, name: str) -> None:
+        """Stop consuming from `name`."""
+        for queue_id in [known for known, its_name in self._queues.items() if its_name == name]:
+            del self._queues[queue_id]
+            self._choose()
+            with self._database.write() as connection:
+                forget_auto_delete(connection, (self._id,), queue_id)
+
+    def _choose(self) -> None:
+        """Write the statement that reserves: by priority over all queues, then by turns between them, then by age."""
+        ready = [_READY_IN_ONE.format(queue=queue_id) for queue_id in self._queues]
+        if len(ready) == 1:
+            self._reserve = _RESERVE.format(chosen=ready[0])
+            return
+        branches = [
+            f"SELECT id, priority, row_number() OVER () AS place, (? + {number}) % {len(ready)} AS turn "
+            f"FROM (SELECT id, priority FROM framework_messages WHERE queue = {queue_id} AND owner IS NULL "
+            "ORDER BY priority, id LIMIT ?)"
+            for number, queue_id in enumerate(self._queues)
+        ]
+        chosen = f"SELECT id FROM ({' UNION ALL '.join(branches)}) ORDER BY priority, place, turn LIMIT ?"
+        self._reserve = _RESERVE.format(chosen=chosen)
+
+    # ------------------------------------------------------------ messages
+
+    def fetch(self, limit: int) -> Sequence[Delivery]:
+        """Settle what is due, reserve up to `limit`, and arm the doorbell if there were fewer."""
+        self._bell.drain()
+        was_armed = self._bell.armed
+        found = self._transact(limit)
+        if len(found) == limit:
+            self._bell.disarm()
+        elif not was_armed:
+            # Armed first, then looked again: whatever is committed after this look rings.
+            self._bell.arm()
+            found += self._transact(limit - len(found))
+        return found
+
+    def flush(self) -> None:
+        """Settle what is due."""
+        if self.done or self.back:
+            self._transact(0)
+
+    def _transact(self, limit: int) -> list[Delivery]:
+        if limit and not (self.done or self.back) and not self._is_any_ready():
+            return []
+        if not self._queues:
+            limit = 0
+        if not (limit or self.done or self.back):
+            return []
+        if time.monotonic() > self._renew_at + self._lease:
+            # Our lease may have lapsed while we were held up, and what is reserved under it would be
+            # nobody's.
+            self._renew()
+        done, back = len(self.done), len(self.back)
+        with self._database.write() as connection:
+            self._settle(connection)
+            rows = self._rows(connection, limit) if limit else []
+        # Only now: after a failed transaction `close` tries again.
+        del self.done[:done]
+        del self.back[:back]
+        if back:
+            self._ringer.ring_all(CONSUMER_BELL)
+        # An UPDATE returns its rows in any order.
+        rows.sort()
+        return [
+            SqliteDelivery(
+                self,
+                row_id,
+                self._queues[queue],
+                deliveries,
+                mark_redelivered(payload, deliveries) if deliveries else payload,
+            )
+            for _, row_id, queue, deliveries, payload in rows
+        ]
+
+    def _is_any_ready(self) -> bool:
+        with self._database.read() as connection:
+            (self._seen_version,) = connection.execute("PRAGMA data_version").fetchone()
+            for queue_id in self._queues:
+                if connection.execute(
+                    "SELECT 1 FROM framework_messages WHERE queue = ? AND owner IS NULL LIMIT 1", (queue_id,)
+                ).fetchone():
+                    return True
+        return False
+
+    def _settle(self, connection: sqlite3.Connection) -> None:
+        if self.done:
+            connection.execute(_SETTLE_DONE, (_ids(self.done).decode(), self._id))
+        if self.back:
+            connection.execute(_SETTLE_BACK, (_ids(self.back).decode(), self._id))
+
+    def _rows(self, connection: sqlite3.Connection, limit: int) -> list[tuple[int, int, int, int, bytes]]:
+        queues = len(self._queues)
+        if queues == 1:
+            return connection.execute(self._reserve, (self._id, limit)).fetchall()
+        self._turn = (self._turn + 1) % queues
+        return connection.execute(self._reserve, (self._id, *(self._turn, limit) * queues, limit)).fetchall()
+
+    # ------------------------------------------------------------ waking and leases
+
+    def fileno(self) -> int:
+        """Return the doorbell's descriptor."""
+        return self._bell.fileno()
+
+    def _wake_self(self) -> None:
+        self._bell.arm()
+        self._ringer.ring(CONSUMER_BELL, (self._bell.token,))
+
+    def heartbeat(self) -> None:
+        """Renew the lease when a third of it is over, look for dead consumers, and for changes nobody rang for."""
+        if time.monotonic() >= self._renew_at:
+            self._renew()
+        self._reap()
+        if not self._bell.present():
+            raise ConnectionLost(f"the directory {self._database.path}-wake was emptied while it was in use")
+        if self._bell.armed:
+            with self._database.read() as connection:
+                (version,) = connection.execute("PRAGMA data_version").fetchone()
+            if version != self._seen_version:
+                self._seen_version = version
+                self._wake_self()
+
+    def _renew(self) -> None:
+        now = time.monotonic()
+        with self._database.write() as connection:
+            renewed = connection.execute(
+                "UPDATE framework_consumers SET deadline = ? WHERE id = ?", (now + self._lease, self._id)
+            )
+            if not renewed.rowcount:
+                # First time; or we overslept, and others have put our loans back.
+                (self._id,) = connection.execute(
+                    "INSERT INTO framework_consumers (bell, lease, deadline) VALUES (?, ?, ?) RETURNING id",
+                    (self._bell.token, self._lease, now + self._lease),
+                ).fetchone()
+                connection.executemany(
+                    "INSERT OR IGNORE INTO framework_subscriptions VALUES (?, ?)",
+                    [(self._id, queue_id) for queue_id in self._queues],
+                )
+        self._renew_at = now + self._lease / 3
+
+    def _reap(self) -> None:
+        if reap(self._database, self._ringer):
+            self._ringer.ring_all(CONSUMER_BELL)
+
+    def close(self, *, requeue: bool) -> None:
+        """Settle what is due, give back what is on loan, unregister. After a fork the parent's loans are left alone."""
+        if self._pid == os.getpid():
+            # Closed already, or the file is out of reach: then the lease sees to the loans.
+            with suppress(ConnectionLost):
+                self._leave(requeue)
+        self._bell.close()
+        self._ringer.close()
+        self._database.close()
+
+    def _leave(self, requeue: bool) -> None:
+        with self._database.write() as connection:
+            self._settle(connection)
+            if requeue:
+                put_back(connection, (self._id,))
+            # Without `requeue` the loans stay ours until the lease is over, as if we hung.
+            unregister(connection, self._id)
+        self.done.clear()
+        self.back.clear()
+        self._ringer.ring_all(CONSUMER_BELL)

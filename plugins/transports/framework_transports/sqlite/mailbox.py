@@ -1,0 +1,127 @@
+"""The mailbox: fan-out in and out, for remote control, replies and events.
+
+1. Subscribe: a box in the tables, which is ours as long as our doorbell answers.
+2. Receive: take everything out of our boxes.
+3. Send: like a producer, but nothing is kept for nobody, and no commit waits for the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from framework.api.doorbell import Doorbell, Ringer
+from framework.api.embedded import Database
+from framework.api.transport import Mailbox, Queue
+from framework.exceptions import ConnectionLost
+from framework.message import Outgoing, Payload
+from framework_transports.sqlite.housekeeping import reap_boxes
+from framework_transports.sqlite.publish import Batch, drop_boxes
+from framework_transports.sqlite.schema import MAILBOX_BELL
+from framework_transports.sqlite.topology import Router, declare_exchange
+
+#: How much one `receive` takes; it rings again when there is more.
+_AT_ONCE: Final = 500
+
+
+class SqliteMailbox(Mailbox):
+    """Boxes in the tables."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._pid = os.getpid()
+        self._router = Router()
+        self._ringer = Ringer(database.path)
+        self._bell = Doorbell(database.path, MAILBOX_BELL, armed=True)
+        self._subscriptions: list[Queue] = []
+        #: By box id, the exchange that it is subscribed to.
+        self._boxes: dict[int, str] = {}
+        reap_boxes(database, self._ringer)
+
+    def subscribe(self, queue: Queue) -> None:
+        """Receive what `queue` would: its exchange's messages, and those sent straight to its name."""
+        if any(known == queue for known in self._subscriptions):
+            return
+        self._open_box(queue)
+        self._subscriptions.append(queue)
+
+    def _open_box(self, queue: Queue) -> None:
+        with self._database.write() as connection:
+            if queue.exchange.name:
+                declare_exchange(connection, queue.exchange)
+            (box,) = connection.execute(
+                "INSERT INTO framework_boxes (name, exchange, routing_key, bell) VALUES (?, ?, ?, ?) RETURNING id",
+                (queue.name, queue.exchange.name, queue.routing_key, self._bell.token),
+            ).fetchone()
+        self._boxes[box] = queue.exchange.name
+
+    def receive(self) -> Sequence[tuple[str, Payload]]:
+        """Return what has arrived, oldest first."""
+        self._bell.drain()
+        with self._database.read() as connection:
+            mine = "SELECT id FROM framework_boxes WHERE bell = ?"
+            present = {row[0] for row in connection.execute(mine, (self._bell.token,))}
+            waiting = connection.execute(
+                f"SELECT id FROM framework_mail WHERE box IN ({mine}) ORDER BY id LIMIT ?",
+                (self._bell.token, _AT_ONCE),
+            ).fetchall()
+        if len(present) < len(self._boxes):
+            self._reopen(present)
+        if not waiting:
+            return ()
+        with self._database.write() as connection:
+            rows = connection.execute(
+                "DELETE FROM framework_mail WHERE id <= ? AND box IN "
+                "(SELECT id FROM framework_boxes WHERE bell = ?) RETURNING id, box, payload",
+                (waiting[-1][0], self._bell.token),
+            ).fetchall()
+        if len(waiting) == _AT_ONCE:
+            self._ringer.ring(MAILBOX_BELL, (self._bell.token,))
+        rows.sort()
+        return [(self._boxes[box], payload) for _, box, payload in rows if box in self._boxes]
+
+    def _reopen(self, present: set[int]) -> None:
+        """Subscribe again to what was dropped while this process was stopped."""
+        for box in [known for known in self._boxes if known not in present]:
+            del self._boxes[box]
+        kept = list(self._boxes.values())
+        for queue in self._subscriptions:
+            if queue.exchange.name in kept:
+                kept.remove(queue.exchange.name)
+            else:
+                self._open_box(queue)
+
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Publish; what nobody listens to is dropped without touching the disk."""
+        if not messages:
+            return
+        with self._database.read() as connection:
+            self._router.refresh(connection)
+            wanted = [
+                message
+                for message in messages
+                if any(self._router.targets(connection, message.exchange, message.routing_key)[:2])
+            ]
+        if not wanted:
+            return
+        batch = Batch(wanted)
+        with self._database.write() as connection:
+            self._router.refresh(connection)
+            batch.insert(connection, self._router, required=False)
+        batch.wake(self._ringer, self._database)
+
+    def fileno(self) -> int:
+        """Return the doorbell's descriptor."""
+        return self._bell.fileno()
+
+    def close(self) -> None:
+        """Drop the boxes with what is in them, and disconnect. After a fork the parent's boxes are left alone."""
+        if self._pid == os.getpid():
+            # Closed already, or out of reach: the bell is silent from now on, which says it all.
+            with suppress(ConnectionLost):
+                drop_boxes(self._database, (self._bell.token,))
+        self._bell.close()
+        self._ringer.close()
+        self._database.close()

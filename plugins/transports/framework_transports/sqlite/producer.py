@@ -1,0 +1,55 @@
+"""The producer: publishes from any thread.
+
+1. Publish a batch in one transaction, then wake those who wait for it.
+2. Declare queues.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from framework.api.doorbell import Ringer
+from framework.api.embedded import Database
+from framework.api.transport import Producer, Queue
+from framework.message import Outgoing
+from framework_transports.sqlite.publish import Batch
+from framework_transports.sqlite.topology import Router, declare, is_declared
+
+
+class SqliteProducer(Producer):
+    """Publishes into the tables. Any thread may call; it survives a fork on both sides."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._router = Router()
+        self._ringer = Ringer(database.path)
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Commit all of `messages` in one transaction."""
+        if not messages:
+            return
+        batch = Batch(messages)
+        try:
+            with self._database.write() as connection:
+                self._router.refresh(connection)
+                batch.insert(connection, self._router, required=True)
+        except BaseException:
+            # It may remember a queue that was made and rolled back.
+            self._router.forget()
+            raise
+        batch.wake(self._ringer, self._database)
+
+    def declare(self, queues: Iterable[Queue]) -> None:
+        """Create what does not exist; what exists costs no write transaction."""
+        wanted = list(queues)
+        with self._database.read() as connection:
+            missing = [queue for queue in wanted if not is_declared(connection, queue)]
+        if missing:
+            with self._database.write() as connection:
+                for queue in missing:
+                    declare(connection, queue)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._database.close()
+        self._ringer.close()

@@ -1,0 +1,88 @@
+"""The tables of the embedded broker, and how the faces open them.
+
+1. ``queues``, ``exchanges``, ``bindings``: the topology, with one counter that changes whenever any of it
+   does, so that a producer can trust what it remembers of it.
+2. ``messages``: what waits in queues (`owner` null) or is on loan (`owner` is a consumer). The order of
+   service is priority, then id: what is put back has a smaller id than anything that came later, so it is
+   at the front again.
+3. ``consumers``: who may hold loans, until when, and the token of its doorbell.
+4. ``boxes`` and ``mail``: fan-out. One box a subscription of a mailbox; what comes in is copied to each.
+
+Times are the system's monotonic clock, which all processes of a machine share and nobody can set. It starts
+again with the machine; a time further ahead than could be is therefore from before, and over.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from framework.api.embedded import Database, Synchronous
+
+PART: Final = "broker"
+VERSION: Final = 1
+
+#: Kinds of doorbell, see `framework.api.doorbell`.
+CONSUMER_BELL: Final = "q"
+MAILBOX_BELL: Final = "m"
+
+_TOPOLOGY_TRIGGERS: Final = ";\n".join(
+    f"CREATE TRIGGER framework_{table}_{event.lower()} AFTER {event} ON framework_{table} "
+    "BEGIN UPDATE framework_topology SET version = version + 1; END"
+    for table in ("queues", "exchanges", "bindings", "boxes")
+    for event in ("INSERT", "DELETE")
+)
+
+SCHEMA: Final = f"""
+CREATE TABLE framework_topology (version INTEGER NOT NULL) STRICT;
+INSERT INTO framework_topology VALUES (1);
+CREATE TABLE framework_exchanges (name TEXT PRIMARY KEY, type TEXT NOT NULL) STRICT, WITHOUT ROWID;
+CREATE TABLE framework_queues (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, auto_delete INTEGER NOT NULL
+) STRICT;
+CREATE TABLE framework_bindings (
+    exchange TEXT NOT NULL, routing_key TEXT NOT NULL, queue INTEGER NOT NULL,
+    PRIMARY KEY (exchange, routing_key, queue)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE framework_messages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, queue INTEGER NOT NULL, priority INTEGER NOT NULL,
+    owner INTEGER, deliveries INTEGER NOT NULL DEFAULT 0, payload BLOB NOT NULL
+) STRICT;
+CREATE INDEX framework_ready ON framework_messages (queue, priority, id) WHERE owner IS NULL;
+CREATE INDEX framework_loans ON framework_messages (owner) WHERE owner IS NOT NULL;
+CREATE TABLE framework_consumers (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, bell TEXT NOT NULL, lease REAL NOT NULL, deadline REAL NOT NULL
+) STRICT;
+CREATE TABLE framework_subscriptions (
+    consumer INTEGER NOT NULL, queue INTEGER NOT NULL, PRIMARY KEY (consumer, queue)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE framework_boxes (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, exchange TEXT NOT NULL, routing_key TEXT NOT NULL,
+    bell TEXT NOT NULL
+) STRICT;
+CREATE TABLE framework_mail (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, box INTEGER NOT NULL, arrived REAL NOT NULL, payload BLOB NOT NULL
+) STRICT;
+CREATE INDEX framework_mail_by_box ON framework_mail (box, id);
+{_TOPOLOGY_TRIGGERS}"""
+
+
+class BrokerFile:
+    """How to open the broker's file: one `Database` for each face."""
+
+    def __init__(self, path: str, synchronous: Synchronous, busy_timeout: float) -> None:
+        self.path = path
+        self._synchronous = synchronous
+        self._busy_timeout = busy_timeout
+
+    def open(self, synchronous: Synchronous | None = None) -> Database:
+        """Connect, creating the file and its tables where they are missing. Raises `ConnectionLost`."""
+        database = Database(
+            self.path,
+            part=PART,
+            version=VERSION,
+            schema=SCHEMA,
+            synchronous=synchronous or self._synchronous,
+            busy_timeout=self._busy_timeout,
+        )
+        database.open()
+        return database

@@ -1,0 +1,154 @@
+"""Exchanges, queues and bindings in the broker's tables.
+
+1. `declare` creates what does not exist.
+2. `Router` says where a message goes, from memory as long as the topology has not changed.
+3. `forget_auto_delete` removes queues that were to live only as long as their consumers.
+
+All of it happens inside a transaction of the caller.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from framework.api.transport import Exchange, Queue
+from framework.exceptions import TransportError
+from framework_transports._routing import TYPES, routes
+
+
+def declare_exchange(connection: sqlite3.Connection, exchange: Exchange) -> None:
+    """Create `exchange`. Raises `TransportError` when it exists with another type, or the type is unknown."""
+    if exchange.type not in TYPES:
+        raise TransportError(
+            f"exchange {exchange.name!r} has type {exchange.type!r}, which this broker does not know: "
+            f"use one of {', '.join(sorted(TYPES))}"
+        )
+    row = connection.execute("SELECT type FROM framework_exchanges WHERE name = ?", (exchange.name,)).fetchone()
+    if row is None:
+        connection.execute("INSERT INTO framework_exchanges VALUES (?, ?)", (exchange.name, exchange.type))
+    elif row[0] != exchange.type:
+        raise TransportError(
+            f"exchange {exchange.name!r} is of type {row[0]!r} in the broker and {exchange.type!r} in the settings: "
+            "use the broker's type, or another name"
+        )
+
+
+def declare_name(connection: sqlite3.Connection, name: str, *, auto_delete: bool = False) -> int:
+    """Create the queue `name`, bound to nothing, where it does not exist; return its id."""
+    row = connection.execute("SELECT id FROM framework_queues WHERE name = ?", (name,)).fetchone()
+    if row is None:
+        row = connection.execute(
+            "INSERT INTO framework_queues (name, auto_delete) VALUES (?, ?) RETURNING id", (name, auto_delete)
+        ).fetchone()
+    return int(row[0])
+
+
+def declare(connection: sqlite3.Connection, queue: Queue) -> int:
+    """Create `queue`, its exchange and its binding where they do not exist; return the queue's id."""
+    queue_id = declare_name(connection, queue.name, auto_delete=queue.auto_delete or queue.exclusive)
+    if queue.exchange.name:
+        declare_exchange(connection, queue.exchange)
+        # The triggers must not fire for what exists: they would make every producer forget what it knows.
+        connection.execute(
+            "INSERT INTO framework_bindings SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM framework_bindings "
+            "WHERE exchange = ?1 AND routing_key = ?2 AND queue = ?3)",
+            (queue.exchange.name, queue.routing_key, queue_id),
+        )
+    return queue_id
+
+
+def is_declared(connection: sqlite3.Connection, queue: Queue) -> bool:
+    """Return whether `declare` would change nothing, without needing the right to write."""
+    row = connection.execute(
+        "SELECT q.id, b.queue, e.type FROM framework_queues q "
+        "LEFT JOIN framework_bindings b ON b.queue = q.id AND b.exchange = ?2 AND b.routing_key = ?3 "
+        "LEFT JOIN framework_exchanges e ON e.name = ?2 WHERE q.name = ?1",
+        (queue.name, queue.exchange.name, queue.routing_key),
+    ).fetchone()
+    if row is None:
+        return False
+    return not queue.exchange.name or (row[1] is not None and row[2] == queue.exchange.type)
+
+
+def forget_auto_delete(connection: sqlite3.Connection, consumers: Iterable[int], queue: int | None = None) -> None:
+    """End the subscriptions of `consumers` (to `queue` alone, if given) and drop auto-delete queues left without any."""
+    for consumer in consumers:
+        left = connection.execute(
+            "DELETE FROM framework_subscriptions WHERE consumer = ?1 AND queue = coalesce(?2, queue) RETURNING queue",
+            (consumer, queue),
+        ).fetchall()
+        for (queue_id,) in left:
+            dropped = connection.execute(
+                "DELETE FROM framework_queues WHERE id = ?1 AND auto_delete "
+                "AND NOT EXISTS (SELECT 1 FROM framework_subscriptions WHERE queue = ?1)",
+                (queue_id,),
+            )
+            if dropped.rowcount:
+                connection.execute("DELETE FROM framework_bindings WHERE queue = ?", (queue_id,))
+                connection.execute("DELETE FROM framework_messages WHERE queue = ?", (queue_id,))
+
+
+class Box(NamedTuple):
+    """A subscription of a mailbox."""
+
+    id: int
+    bell: str
+
+
+class Targets(NamedTuple):
+    """Where a message goes."""
+
+    queues: tuple[int, ...]
+    boxes: tuple[Box, ...]
+    #: Of the exchange; None: there is no such exchange.
+    exchange_type: str | None
+
+
+class Router:
+    """Where messages go. One for each connection: it remembers, and asks once a transaction whether it still may."""
+
+    def __init__(self) -> None:
+        self._version = 0
+        self._known: dict[tuple[str, str], Targets] = {}
+
+    def refresh(self, connection: sqlite3.Connection) -> None:
+        """Call this first in every transaction."""
+        (version,) = connection.execute("SELECT version FROM framework_topology").fetchone()
+        # Routing keys come from outside: what is remembered has a limit.
+        if version != self._version or len(self._known) > 10_000:
+            self._version = version
+            self._known.clear()
+
+    def forget(self) -> None:
+        """Trust nothing: a transaction that changed the topology was rolled back."""
+        self._version = 0
+
+    def targets(self, connection: sqlite3.Connection, exchange: str, routing_key: str) -> Targets:
+        """Return where a message to `exchange` with `routing_key` goes."""
+        known = self._known.get((exchange, routing_key))
+        if known is None:
+            known = self._known[exchange, routing_key] = self._find(connection, exchange, routing_key)
+        return known
+
+    def _find(self, connection: sqlite3.Connection, exchange: str, routing_key: str) -> Targets:
+        if not exchange:
+            queues = connection.execute("SELECT id FROM framework_queues WHERE name = ?", (routing_key,))
+            boxes = connection.execute("SELECT id, bell FROM framework_boxes WHERE name = ?", (routing_key,))
+            return Targets(tuple(row[0] for row in queues), tuple(Box(*row) for row in boxes), "direct")
+        found = connection.execute("SELECT type FROM framework_exchanges WHERE name = ?", (exchange,)).fetchone()
+        if found is None:
+            return Targets((), (), None)
+        bindings = connection.execute(
+            "SELECT queue, routing_key FROM framework_bindings WHERE exchange = ?", (exchange,)
+        ).fetchall()
+        subscriptions = connection.execute(
+            "SELECT id, bell, routing_key FROM framework_boxes WHERE exchange = ?", (exchange,)
+        ).fetchall()
+        # A queue gets one copy, however many of its bindings match.
+        return Targets(
+            tuple(dict.fromkeys(queue for queue, key in bindings if routes(found[0], key, routing_key))),
+            tuple(Box(box, bell) for box, bell, key in subscriptions if routes(found[0], key, routing_key)),
+            found[0],
+        )

@@ -1,0 +1,98 @@
+"""The driver of the embedded broker: options, and one connection for each face."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from typing import Annotated, Any
+
+import msgspec
+
+from framework.api.embedded import Synchronous, database_path
+from framework.api.transport import Queue, Transport, TransportTraits
+from framework_transports.sqlite import admin
+from framework_transports.sqlite.consumer import SqliteConsumer
+from framework_transports.sqlite.mailbox import SqliteMailbox
+from framework_transports.sqlite.producer import SqliteProducer
+from framework_transports.sqlite.schema import BrokerFile
+
+
+class SqliteOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The table ``[transport.sqlite]``."""
+
+    lease: Annotated[
+        float,
+        msgspec.Meta(
+            ge=1.0,
+            description="Seconds after which the messages of a worker that hangs are given to others. "
+            "A live worker renews its lease; a dead one is noticed sooner.",
+        ),
+    ] = 30.0
+    synchronous: Annotated[
+        Synchronous,
+        msgspec.Meta(
+            description='"full": a message that was sent survives a power cut (one fsync a commit). '
+            '"normal": it survives any crash of a process, and a power cut may lose the last ones.'
+        ),
+    ] = "full"
+    busy_timeout: Annotated[
+        float,
+        msgspec.Meta(ge=0.1, description="Seconds to wait for another process that is writing, before giving up."),
+    ] = 10.0
+
+
+class SqliteTransport(Transport):
+    """The embedded broker: a file, no server."""
+
+    options_type = SqliteOptions
+    traits = TransportTraits(fanout=True, priorities=True, shared=True, counts_deliveries=True)
+
+    def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
+        super().__init__(url, options, settings)
+        # Absolute from now on: a daemon leaves the directory that a relative path was meant for.
+        self.path = database_path(url)
+        self._file = BrokerFile(self.path, self.options.synchronous, self.options.busy_timeout)
+
+    @property
+    def display_url(self) -> str:
+        """The URL, which has no password."""
+        return f"sqlite:///{self.path}"
+
+    def producer(self) -> SqliteProducer:
+        """Connect and return a producer."""
+        return SqliteProducer(self._file.open())
+
+    def consumer(self) -> SqliteConsumer:
+        """Connect and return a consumer."""
+        return SqliteConsumer(self._file.open("normal"), self.options.lease)
+
+    def mailbox(self) -> SqliteMailbox:
+        """Connect and return a mailbox."""
+        return SqliteMailbox(self._file.open("normal"))
+
+    def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
+        """Return how many messages wait in each queue."""
+        with closing(self._file.open()) as database:
+            return admin.sizes(database, queues)
+
+    def purge(self, queue: Queue) -> int:
+        """Drop what waits in `queue`."""
+        with closing(self._file.open()) as database:
+            return admin.purge(database, queue)
+
+    def info(self) -> dict[str, Any]:
+        """Return the connection's parameters; what only a server would have is empty."""
+        return {
+            "connect_timeout": self.options.busy_timeout,
+            "heartbeat": 0,
+            "hostname": None,
+            "insist": False,
+            "login_method": None,
+            "port": None,
+            "ssl": False,
+            "transport": "sqlite",
+            "transport_options": {"lease": self.options.lease, "synchronous": self.options.synchronous},
+            "uri_prefix": None,
+            "userid": None,
+            "virtual_host": self.path,
+        }

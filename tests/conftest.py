@@ -1,0 +1,166 @@
+"""Fixtures that every test may ask for.
+
+1. Brokers: `redis_server` and `rabbit_server` are private and live as long as the session, started by the first test that
+   asks; `redis_url`, `amqp_url`, `sqlite_url` are an empty place of the test's own; `broker_url` is each of them in turn.
+2. `backend_url`: the result store that goes with `broker_url`.
+3. Workers: `start_worker`, `start_celery_worker` start real processes and clean up after the test.
+4. Clients: `client` is ours, `celery_client` the real Celery.
+5. A server that is not installed skips the test at home and fails it in CI.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from support import workers
+from support.brokers import BrokerMissing, PrivateRabbit, PrivateRedis, PrivateServer
+
+Server = TypeVar("Server", bound=PrivateServer)
+StartWorker = Callable[..., workers.WorkerProcess]
+
+# A developer's shell must not configure the tests.
+for _name in [name for name in os.environ if name.startswith(("FRAMEWORK_", "CELERY"))]:
+    del os.environ[_name]
+
+
+def _serve(make: Callable[[], Server]) -> Iterator[Server]:
+    try:
+        server = make()
+    except BrokerMissing as missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"{missing}: in CI every broker must be there")
+        pytest.skip(str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+# ---------------------------------------------------------------- brokers
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[PrivateRedis]:
+    """The session's Redis. Do not stop it: a test that needs that makes a `PrivateRedis` of its own."""
+    yield from _serve(PrivateRedis)
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[PrivateRabbit]:
+    """The session's RabbitMQ. Do not stop it: a test that needs that makes a `PrivateRabbit` of its own."""
+    yield from _serve(PrivateRabbit)
+
+
+@pytest.fixture
+def redis_url(redis_server: PrivateRedis) -> str:
+    """An empty Redis database."""
+    return redis_server.fresh_url()
+
+
+@pytest.fixture
+def amqp_url(rabbit_server: PrivateRabbit) -> str:
+    """An empty virtual host."""
+    return rabbit_server.fresh_url()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """A broker file that does not exist yet."""
+    return f"sqlite:///{tmp_path}/broker.db"
+
+
+@pytest.fixture(params=["sqlite", "redis", "amqp"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    """Each broker in turn."""
+    return str(request.getfixturevalue(f"{request.param}_url"))
+
+
+@pytest.fixture
+def backend_url(broker_url: str) -> str:
+    """The result store beside `broker_url`: the broker itself, by its own means."""
+    return "rpc://" if broker_url.startswith("amqp") else broker_url
+
+
+# ---------------------------------------------------------------- workers
+
+
+def _starter(start: StartWorker, directory: Path) -> Iterator[StartWorker]:
+    started: list[workers.WorkerProcess] = []
+
+    def begin(
+        *args: str,
+        broker: str | None = None,
+        backend: str | None = None,
+        ledger: str | os.PathLike[str] | None = None,
+        conf: dict[str, Any] | None = None,
+        app: str | None = None,
+        app_dir: str | os.PathLike[str] | None = None,
+        env: dict[str, str] | None = None,
+        ready: bool = True,
+    ) -> workers.WorkerProcess:
+        variables = workers.app_environment(
+            broker=broker, backend=backend, ledger=ledger, conf=json.dumps(conf) if conf else None
+        )
+        variables |= env or {}
+        chosen = {} if app is None else {"app": app}
+        log = directory / f"worker-{start.__name__}-{len(started)}.log"
+        worker = start(app_dir, *args, env=variables, log=log, **chosen)
+        started.append(worker)
+        return worker.wait_ready() if ready else worker
+
+    yield begin
+    for worker in started:
+        worker.close()
+
+
+@pytest.fixture
+def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
+    """Start our worker: `start_worker("-c", "2", broker=…, backend=…, ledger=…, conf={…})`; waits until it is ready."""
+    yield from _starter(workers.start_worker, tmp_path)
+
+
+@pytest.fixture
+def start_celery_worker(tmp_path: Path) -> Iterator[StartWorker]:
+    """Start a real Celery worker, with the arguments of `start_worker`."""
+    yield from _starter(workers.start_celery_worker, tmp_path)
+
+
+@pytest.fixture
+def ledger_path(tmp_path: Path) -> Path:
+    """A ledger that has not been begun."""
+    return tmp_path / "ledger"
+
+
+# ---------------------------------------------------------------- clients
+
+
+@pytest.fixture
+def client() -> Iterator[Callable[..., Any]]:
+    """Make a client of ours with the sample tasks: `client(broker, backend, **settings)`; closed after the test."""
+    from support import proj
+
+    yield from _clients(proj.make_app, contextlib.closing)
+
+
+@pytest.fixture
+def celery_client() -> Iterator[Callable[..., Any]]:
+    """Make a real Celery client with the sample tasks; also the way to `inspect` our workers from outside."""
+    from support import celeryproj
+
+    yield from _clients(celeryproj.make_app, celeryproj.closing)
+
+
+def _clients(make_app: Callable[..., Any], closing: Callable[[Any], Any]) -> Iterator[Callable[..., Any]]:
+    with contextlib.ExitStack() as stack:
+
+        def make(broker: str, backend: str | None = None, **conf: Any) -> Any:
+            return stack.enter_context(closing(make_app(broker, backend, **conf)))
+
+        yield make

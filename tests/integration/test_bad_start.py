@@ -1,0 +1,84 @@
+"""Starts that cannot work: one sentence that says what is wrong, the right exit code, no traceback."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from framework import exitcodes as codes
+from support import workers
+
+
+def start(*args: str, app_dir=None, **env: str):
+    return workers.run_command(*args, app_dir=app_dir, env=env, timeout=30)
+
+
+def test_unknown_pool():
+    done = start("-A", "proj", "worker", "--pool", "preforkk")
+    assert done.returncode == codes.CONFIG
+    assert "preforkk" in done.stderr
+    assert "prefork" in done.stderr.replace("preforkk", "")
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_scheme():
+    done = start("-A", "proj", "worker", TEST_BROKER_URL="rediss3://host/0")
+    assert done.returncode == codes.CONFIG
+    assert "rediss3" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_missing_application(tmp_path):
+    done = start("worker", app_dir=tmp_path)
+    assert done.returncode == codes.CONFIG
+    assert "-A" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_unknown_module(tmp_path):
+    done = start("-A", "nosuchmodule", "worker", app_dir=tmp_path)
+    assert done.returncode == codes.CONFIG
+    assert "nosuchmodule" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_setting_is_named_with_file_line_and_guess(tmp_path):
+    (tmp_path / "tasks.py").write_text("from framework import App\napp = App('x')\n")
+    (tmp_path / "framework.toml").write_text('app = "tasks"\n\n[worker]\nconcurency = 2\n')
+    done = start("worker", app_dir=tmp_path)
+    assert done.returncode == codes.CONFIG
+    for part in ("framework.toml", "4", "concurency", "concurrency"):
+        assert part in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    done = start("--config", str(tmp_path / "none.toml"), "worker", app_dir=tmp_path)
+    assert done.returncode in (codes.NO_INPUT, codes.CONFIG)
+    assert "none.toml" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_broker_that_is_not_there_is_tried_again_and_the_worker_can_be_stopped(start_worker):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound but not listening: refused
+        url = f"redis://:hidden@127.0.0.1:{taken.getsockname()[1]}/0"
+        worker = start_worker("-P", "solo", broker=url, ready=False)
+        # Said at once, and again with the wait before the next attempt.
+        worker.wait_line(r"(?i)(WARNING|ERROR).*127\.0\.0\.1", 20, count=2)
+        assert "hidden" not in worker.output
+        assert "Traceback" not in worker.output
+        assert worker.running
+        assert worker.stop(timeout=10) == 0
+
+
+@pytest.mark.parametrize(("pool", "library"), [("gevent", "gevent"), ("eventlet", "eventlet")])
+def test_a_missing_extra_is_named(pool, library):
+    import importlib.util
+
+    if importlib.util.find_spec(library) is not None:
+        pytest.skip(f"{library} is installed")
+    done = start("-A", "proj", "worker", "--pool", pool)
+    assert done.returncode == codes.CONFIG
+    assert pool in done.stderr
+    assert "Traceback" not in done.stderr

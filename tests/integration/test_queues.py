@@ -1,0 +1,102 @@
+"""Which queues a worker consumes from (acceptance L 140-146), asked by a real Celery client."""
+
+from __future__ import annotations
+
+import pytest
+from support import workers
+from support.wait import wait_for
+
+DEFINED = {
+    "default": {"exchange": "default", "exchange_type": "direct", "routing_key": "default"},
+    "media": {"exchange": "media", "exchange_type": "topic", "routing_key": "media.*"},
+}
+
+
+@pytest.fixture(params=["redis", "amqp"])
+def url(request):
+    """Each broker that Celery's own remote control can reach."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+def consumed(url, start_worker, celery_client):
+    """Start a worker and return its queues by name, as `inspect active_queues` tells them."""
+
+    def ask(*args, **conf):
+        worker = start_worker("-P", "solo", *args, broker=url, backend="rpc://", conf=conf)
+        queues = celery_client(url).control.inspect(timeout=10, limit=1).active_queues()[worker.node]
+        return {queue["name"]: queue for queue in queues}
+
+    return ask
+
+
+@pytest.mark.acceptance(140)
+def test_the_default_queue_is_celery(consumed):
+    queues = consumed()
+    assert list(queues) == ["celery"]
+    assert queues["celery"]["exchange"]["name"] == "celery"
+    assert queues["celery"]["exchange"]["type"] == "direct"
+    assert queues["celery"]["routing_key"] == "celery"
+
+
+@pytest.mark.acceptance(141)
+def test_all_defined_queues_are_consumed(consumed, url, client):
+    assert set(consumed(task_queues=DEFINED, task_default_queue="default")) == {"default", "media"}
+    app = client(url, "rpc://", task_queues=DEFINED, task_default_queue="default")
+    add = app.tasks["proj.add"]
+    assert add.delay(1, 1).get(timeout=10) == 2
+    assert add.apply_async((2, 2), exchange="media", routing_key="media.video").get(timeout=10) == 4
+
+
+@pytest.mark.acceptance(142, 144)
+def test_exactly_the_queues_named_are_consumed_and_made_if_missing(consumed, url, client):
+    queues = consumed("-Q", "foo,bar,baz")
+    assert set(queues) == {"foo", "bar", "baz"}
+    for name, queue in queues.items():
+        assert (queue["exchange"]["name"], queue["exchange"]["type"], queue["routing_key"]) == (name, "direct", name)
+    app = client(url, "rpc://")
+    for name in queues:
+        assert app.tasks["proj.add"].apply_async((1, 2), queue=name).get(timeout=10) == 3
+
+
+@pytest.mark.acceptance(143)
+def test_a_known_name_uses_its_definition(consumed):
+    queues = consumed("-Q", "media", task_queues=DEFINED, task_default_queue="default")
+    assert list(queues) == ["media"]
+    assert queues["media"]["exchange"]["type"] == "topic"
+    assert queues["media"]["routing_key"] == "media.*"
+
+
+@pytest.mark.acceptance(145)
+def test_an_unknown_queue_is_an_error_when_none_may_be_made(redis_url, start_worker):
+    worker = start_worker(
+        "-P",
+        "solo",
+        "-Q",
+        "nowhere",
+        broker=redis_url,
+        conf={"task_queues": DEFINED, "task_default_queue": "default", "task_create_missing_queues": False},
+        ready=False,
+    )
+    assert worker.wait() == 78
+    assert "nowhere" in worker.output
+    assert "Traceback" not in worker.output
+
+
+@pytest.mark.acceptance(146)
+def test_excluded_queues_are_left_alone(consumed):
+    assert set(consumed("-X", "media", task_queues=DEFINED, task_default_queue="default")) == {"default"}
+
+
+def test_queues_command_tells_how_much_waits(broker_url, client):
+    app = client(broker_url)
+    for _ in range(3):
+        app.tasks["proj.noop"].delay()
+    env = workers.app_environment(broker=broker_url)
+
+    def listed():
+        done = workers.run_command("-A", "proj", "queues", env=env)
+        assert done.returncode == 0, done.stderr
+        return "celery" in done.stdout and "3" in done.stdout
+
+    assert wait_for(listed, 10, "three waiting messages in the list")

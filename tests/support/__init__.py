@@ -1,0 +1,1 @@
+"""What the tests share: private brokers, worker processes, ledgers, waiting, and sample applications."""

@@ -1,0 +1,117 @@
+"""The sample application for a real Celery worker or client: the same tasks as `proj`, by the same names.
+
+`make_app` builds it for a client; the module's own `app`, for `-A celeryproj`, reads the environment: TEST_BROKER_URL,
+TEST_RESULT_URL, TEST_CONF (a JSON object of settings) and TEST_LEDGER (where `record` and others write).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from celery import Celery
+from support import ledger
+
+
+def note(entry: object) -> None:
+    """Write `entry` into the ledger that the environment names."""
+    ledger.append(os.environ["TEST_LEDGER"], entry)
+
+
+def make_app(broker: str | None = None, backend: str | None = None, **conf: Any) -> Celery:
+    """Return an application with all sample tasks."""
+    app = Celery("proj", broker=broker, backend=backend, set_as_current=False)
+    app.conf.update(conf)
+
+    @app.task(shared=False, name="proj.add")
+    def add(x, y):
+        return x + y
+
+    @app.task(shared=False, name="proj.xsum")
+    def xsum(numbers):
+        return sum(numbers)
+
+    @app.task(shared=False, name="proj.echo")
+    def echo(*args, **kwargs):
+        return [list(args), kwargs]
+
+    @app.task(shared=False, name="proj.noop", ignore_result=True)
+    def noop(*args):
+        pass
+
+    @app.task(shared=False, name="proj.fail")
+    def fail(text="broken"):
+        raise ValueError(text)
+
+    @app.task(shared=False, name="proj.retrying", bind=True, max_retries=5)
+    def retrying(self, failures, countdown=0, most=None):
+        """Fail `failures` times, then tell how often it was retried."""
+        if self.request.retries < failures:
+            error = ValueError(f"attempt {self.request.retries}")
+            raise self.retry(countdown=countdown, exc=error, max_retries=most)
+        return self.request.retries
+
+    @app.task(shared=False, name="proj.record", ignore_result=True)
+    def record(entry):
+        note(entry)
+
+    @app.task(shared=False, name="proj.record_late", ignore_result=True, acks_late=True)
+    def record_late(entry):
+        note(entry)
+
+    @app.task(shared=False, name="proj.sleeptask")
+    def sleeptask(seconds, entry=None):
+        """Sleep; with `entry`, write `start:<entry>` before and `end:<entry>` after."""
+        if entry is not None:
+            note(f"start:{entry}")
+        time.sleep(seconds)
+        if entry is not None:
+            note(f"end:{entry}")
+        return seconds
+
+    @app.task(shared=False, name="proj.sleep_late", acks_late=True)
+    def sleep_late(seconds, entry=None):
+        return sleeptask(seconds, entry)
+
+    @app.task(shared=False, name="proj.whoami", bind=True)
+    def whoami(self):
+        info = self.request.delivery_info or {}
+        return {
+            "pid": os.getpid(),
+            "hostname": self.request.hostname,
+            "retries": self.request.retries,
+            "exchange": info.get("exchange"),
+            "routing_key": info.get("routing_key"),
+        }
+
+    @app.task(shared=False, name="proj.oops", ignore_result=True)
+    def oops(*args):
+        """An errback: writes `oops:<id of the failed task>`."""
+        note(f"oops:{getattr(args[0], 'id', args[0])}")
+
+    return app
+
+
+@contextlib.contextmanager
+def closing(app: Celery) -> Iterator[Celery]:
+    """Close `app` and collect the sockets that Celery leaves to the collector, without its warnings failing a later test."""
+    try:
+        yield app
+    finally:
+        app.close()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+
+
+app = make_app(
+    os.environ.get("TEST_BROKER_URL"),
+    os.environ.get("TEST_RESULT_URL"),
+    **json.loads(os.environ.get("TEST_CONF", "{}")),
+)

@@ -1,0 +1,128 @@
+"""A workload for tests of pools: the payload says what to do.
+
+`factory` is what a recipe names. Payloads: ``b"noop"``, ``b"note:<text>"`` (ledger), ``b"sleep:<s>"``, ``b"spin:<s>"``
+(in Python code), ``b"stubborn:<s>"`` (swallows everything), ``b"soft:<s>"`` (catches the soft limit), ``b"die:<signal>"``,
+``b"exit:<code>"``, ``b"big:<bytes>"`` (a large outcome), ``b"grab:<MiB>"``, ``b"spawn:<path>"``, ``b"raise"``, joined by ``;``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from framework.api.pool import FAILURE, SUCCESS, Job, Outcome
+from framework.exceptions import SoftTimeLimitExceeded
+from support import ledger
+
+HOARD: list[bytearray] = []
+
+
+class SampleWorkload:
+    """Runs the little language of this module."""
+
+    def __init__(self, recipe: Mapping[str, Any]) -> None:
+        self.ledger = str(recipe.get("ledger", ""))
+        self.stamp = str(recipe.get("stamp", ""))
+        self.fails_to_prepare = bool(recipe.get("fails_to_prepare"))
+
+    def prepare(self) -> None:
+        if self.fails_to_prepare:
+            raise SystemExit(3)
+
+    def release(self) -> None:
+        pass
+
+    def run(self, job: Job) -> Outcome:
+        began = time.monotonic()
+        if job.payload == b"noop":
+            return Outcome(job.seq, SUCCESS, time.monotonic() - began)
+        note = ""
+        document = None
+        try:
+            for step in bytes(job.payload).decode().split(";"):  # type: ignore[arg-type]
+                verb, _, value = step.partition(":")
+                answer = getattr(self, f"do_{verb}")(value)
+                if verb == "big":
+                    document = answer
+                elif answer is not None:
+                    note = answer
+        except Exception as error:
+            return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
+        return Outcome(job.seq, SUCCESS, time.monotonic() - began, document, note)
+
+    def do_noop(self, _value: str) -> None:
+        pass
+
+    def do_note(self, value: str) -> None:
+        ledger.append(self.ledger, value)
+
+    def do_sleep(self, value: str) -> None:
+        time.sleep(float(value))
+
+    def do_spin(self, value: str) -> None:
+        end = time.monotonic() + float(value)
+        while time.monotonic() < end:
+            time.sleep(0.001)
+
+    def do_stubborn(self, value: str) -> None:
+        end = time.monotonic() + float(value)
+        while time.monotonic() < end:
+            with contextlib.suppress(BaseException):
+                while time.monotonic() < end:
+                    time.sleep(0.001)
+
+    def do_soft(self, value: str) -> str:
+        try:
+            self.do_spin(value)
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
+        return "not interrupted"
+
+    def do_die(self, value: str) -> None:
+        os.kill(os.getpid(), int(value))
+        time.sleep(30)
+
+    def do_exit(self, value: str) -> None:
+        os._exit(int(value))
+
+    def do_big(self, value: str) -> bytes:
+        return b"x" * int(value)
+
+    def do_grab(self, value: str) -> None:
+        HOARD.append(bytearray(os.urandom(1024) * int(value) * 1024))
+
+    def do_spawn(self, value: str) -> None:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        with open(value, "w") as file:
+            file.write(str(process.pid))
+        time.sleep(60)
+
+    def do_raise(self, _value: str) -> None:
+        raise ValueError("as asked")
+
+    def do_pid(self, _value: str) -> str:
+        return str(os.getpid())
+
+    def do_stamp(self, _value: str) -> str:
+        with open(self.stamp) as file:
+            return file.read()
+
+    def do_where(self, _value: str) -> str:
+        from multiprocessing import current_process
+
+        index = os.environ.get("FRAMEWORK_PROCESS_INDEX", "")
+        return f"{current_process().name} {index} {threading.current_thread().name}"
+
+
+def factory(recipe: Mapping[str, Any]) -> SampleWorkload:
+    return SampleWorkload(recipe)
+
+
+def broken(recipe: Mapping[str, Any]) -> SampleWorkload:
+    raise ImportError("no module named 'missing_thing'")

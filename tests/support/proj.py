@@ -1,0 +1,101 @@
+"""The sample application of the tests; `celeryproj` is its Celery twin, with the same task names.
+
+`make_app` builds it for a client; the module's own `app`, for `-A proj`, reads the environment: TEST_BROKER_URL,
+TEST_RESULT_URL, TEST_CONF (a JSON object of settings) and TEST_LEDGER (where `record` and others write).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from framework import App
+from support import ledger
+
+
+def note(entry: object) -> None:
+    """Write `entry` into the ledger that the environment names."""
+    ledger.append(os.environ["TEST_LEDGER"], entry)
+
+
+def make_app(broker: str | None = None, backend: str | None = None, **conf: Any) -> App:
+    """Return an application with all sample tasks."""
+    app = App("proj", broker=broker, backend=backend)
+    app.conf.update(conf)
+
+    @app.task(name="proj.add")
+    def add(x, y):
+        return x + y
+
+    @app.task(name="proj.xsum")
+    def xsum(numbers):
+        return sum(numbers)
+
+    @app.task(name="proj.echo")
+    def echo(*args, **kwargs):
+        return [list(args), kwargs]
+
+    @app.task(name="proj.noop", ignore_result=True)
+    def noop(*args):
+        pass
+
+    @app.task(name="proj.fail")
+    def fail(text="broken"):
+        raise ValueError(text)
+
+    @app.task(name="proj.retrying", bind=True, max_retries=5)
+    def retrying(self, failures, countdown=0, most=None):
+        """Fail `failures` times, then tell how often it was retried."""
+        if self.request.retries < failures:
+            error = ValueError(f"attempt {self.request.retries}")
+            raise self.retry(countdown=countdown, exc=error, max_retries=most)
+        return self.request.retries
+
+    @app.task(name="proj.record", ignore_result=True)
+    def record(entry):
+        note(entry)
+
+    @app.task(name="proj.record_late", ignore_result=True, acks_late=True)
+    def record_late(entry):
+        note(entry)
+
+    @app.task(name="proj.sleeptask")
+    def sleeptask(seconds, entry=None):
+        """Sleep; with `entry`, write `start:<entry>` before and `end:<entry>` after."""
+        if entry is not None:
+            note(f"start:{entry}")
+        time.sleep(seconds)
+        if entry is not None:
+            note(f"end:{entry}")
+        return seconds
+
+    @app.task(name="proj.sleep_late", acks_late=True)
+    def sleep_late(seconds, entry=None):
+        return sleeptask(seconds, entry)
+
+    @app.task(name="proj.whoami", bind=True)
+    def whoami(self):
+        info = self.request.delivery_info or {}
+        return {
+            "pid": os.getpid(),
+            "hostname": self.request.hostname,
+            "retries": self.request.retries,
+            "exchange": info.get("exchange"),
+            "routing_key": info.get("routing_key"),
+        }
+
+    @app.task(name="proj.oops", ignore_result=True)
+    def oops(*args):
+        """An errback: writes `oops:<id of the failed task>`."""
+        note(f"oops:{getattr(args[0], 'id', args[0])}")
+
+    return app
+
+
+app = make_app(
+    os.environ.get("TEST_BROKER_URL"),
+    os.environ.get("TEST_RESULT_URL"),
+    **json.loads(os.environ.get("TEST_CONF", "{}")),
+)
