@@ -41,7 +41,7 @@ bench: $(READY) brokers ## Measure against Celery, side by side: make bench ARGS
 
 docs: $(VENV)/.docs ## Build the manual into site/
 	$(BIN)/python scripts/reference.py
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: $(VENV)/.docs ## Show the manual at http://127.0.0.1:8000, rebuilt on change
 	$(BIN)/mkdocs serve

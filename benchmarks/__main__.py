@@ -2,7 +2,7 @@
 
 1. Starts private brokers, as the tests do, and stops them.
 2. Runs every measurement in turn on both systems, ours and Celery's interleaved, so that a slow minute hits both.
-3. Writes `benchmarks/results/`: RESULTS.md, results.json (every run), chart.svg.
+3. Writes `benchmarks/results/`: RESULTS.md, results.json (every run), chart.svg; with --readme the front page's table.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import sys
 import tempfile
 import time
@@ -23,12 +24,11 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # the tests' private brokers and process tools are used here too
 
-from support.brokers import PrivateRabbit, PrivateRedis  # noqa: E402 - needs the path
-
 from benchmarks import measure, report  # noqa: E402
 from benchmarks.measure import Broker  # noqa: E402
 from benchmarks.report import Row  # noqa: E402
 from benchmarks.systems import CELERY, OURS, System, quick  # noqa: E402
+from support.brokers import PrivateRabbit, PrivateRedis  # noqa: E402 - needs the path
 
 Measurement = Callable[[System], dict[str, float]]
 
@@ -130,6 +130,7 @@ def main() -> None:
     parser.add_argument("--broker", action="append", choices=["redis", "amqp", "sqlite"], help="default: all")
     parser.add_argument("--only", action="append", help="only measurements whose name contains this; may be repeated")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results", help="where the report goes")
+    parser.add_argument("--readme", action="store_true", help="also write the short table into README.md")
     args = parser.parse_args()
     args.runs = args.runs or (1 if args.quick else 3)
     args.broker = args.broker or ["redis", "amqp", "sqlite"]
@@ -143,8 +144,16 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     text = report.markdown(rows, about)
     (args.out / "RESULTS.md").write_text(text)
-    (args.out / "results.json").write_text(json.dumps({"about": about, "rows": [row._asdict() for row in rows]}, indent=1))
+    (args.out / "results.json").write_text(
+        json.dumps({"about": about, "rows": [row._asdict() for row in rows]}, indent=1)
+    )
     (args.out / "chart.svg").write_text(report.chart(rows))
+    if args.readme:
+        page = ROOT / "README.md"
+        pattern = re.compile(r"(<!-- begin numbers -->\n).*?(<!-- end numbers -->)", re.DOTALL)
+        page.write_text(
+            pattern.sub(lambda found: f"{found[1]}{report.summary(rows, about)}\n{found[2]}", page.read_text())
+        )
     print("\n" + text)
 
 

@@ -1,8 +1,8 @@
 """The measurements: each takes a system and a broker, does one run, and returns numbers by name.
 
 1. `enqueue`, `bulk`: rate and CPU of a producer.
-2. `drain`: tasks wait before the worker starts; rate between first and last start, CPU of main process, children, broker.
-   Also gives the time from exec to the first task.
+2. `drain`: tasks wait before the worker starts; rate between first and last start, CPU of main process, children and
+   broker. Also gives the time from exec to the first task.
 3. `latency`: percentiles of an idle worker. Also gives the memory of its process tree.
 4. `help_time`: how long `--help` takes.
 """
@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
-from support.brokers import PrivateServer
-from support.processes import kill_all, members, spawn, tail
-from support.wait import wait_for
 
 from benchmarks.cells import Cells
 from benchmarks.systems import BIN, System
 from benchmarks.usage import cpu, pss
+from support.brokers import PrivateServer
+from support.processes import kill_all, members, spawn, tail
+from support.wait import wait_for
 
 LIMIT = 180.0
 

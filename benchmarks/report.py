@@ -78,9 +78,9 @@ def number(value: float) -> str:
 
 def cell(runs: Sequence[float]) -> str:
     if not runs:
-        return "–"
+        return "-"
     middle = number(statistics.median(runs))
-    return middle if len(runs) == 1 else f"{middle} ({number(min(runs))}–{number(max(runs))})"
+    return middle if len(runs) == 1 else f"{middle} ({number(min(runs))}-{number(max(runs))})"
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
@@ -94,7 +94,7 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
     for target in TARGETS:
         if (row := by_key.get(target.key)) is not None:
             verdict = "pass" if target.judge(row) else "**missed**"
-            factor = "–" if row.factor is None else f"{row.factor:.2f}x"
+            factor = "-" if row.factor is None else f"{row.factor:.2f}x"
             judged.append([row.key, cell(row.ours), cell(row.celery), row.unit, factor, str(target), verdict])
     everything = [
         [
@@ -103,7 +103,7 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
             cell(row.ours),
             cell(row.celery),
             row.unit,
-            "–" if row.factor is None else f"{row.factor:.2f}x",
+            "-" if row.factor is None else f"{row.factor:.2f}x",
         ]
         for row in rows
     ]
@@ -112,7 +112,8 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
         [
             "# Measured against Celery",
             "",
-            f"{about['date']}, {about['cores']} cores, {about['runs']} interleaved runs each; median (lowest–highest). {versions}.",
+            f"{about['date']}, {about['cores']} cores, {about['runs']} interleaved runs each; median (lowest-highest).",
+            f"{versions}.",
             "Factor: how many times better than Celery. How it is measured: `benchmarks/README.md`.",
             "",
             "## Targets",
@@ -127,6 +128,18 @@ def markdown(rows: Sequence[Row], about: dict[str, Any]) -> str:
             "",
         ]
     )
+
+
+def summary(rows: Sequence[Row], about: dict[str, Any]) -> str:
+    """Return the short table of the project's front page: the rows that have a target."""
+    by_key = {row.key: row for row in rows}
+    lines = []
+    for target in TARGETS:
+        row = by_key.get(target.key)
+        if row is not None and row.factor is not None:
+            ours, celery = number(statistics.median(row.ours)), number(statistics.median(row.celery))
+            lines.append([row.key, f"{ours} {row.unit}", f"{celery} {row.unit}", f"{row.factor:.1f}x"])
+    return f"Celery {about['versions']['celery']}:\n\n" + table(["", "framework", "Celery", "times better"], lines)
 
 
 LEFT, RIGHT, LINE, TOP = 330, 90, 26, 46
@@ -148,7 +161,7 @@ def chart(rows: Sequence[Row]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{LEFT + width + RIGHT}" height="{height}" '
         'font-family="system-ui, sans-serif" font-size="13">',
         '<rect width="100%" height="100%" fill="#ffffff"/>',
-        '<text x="12" y="24" font-size="15" font-weight="600" fill="#222">Times better than Celery (logarithmic)</text>',
+        '<text x="12" y="24" font-size="15" font-weight="600">Times better than Celery (logarithmic)</text>',
     ]
     for index, (row, factor) in enumerate(shown):
         y = TOP + index * LINE
@@ -156,7 +169,7 @@ def chart(rows: Sequence[Row]) -> str:
         colour = "#2a7f62" if factor >= 1 else "#b4463c"
         parts += [
             f'<text x="{LEFT - 10}" y="{y + 15}" text-anchor="end" fill="#222">{escape(row.key)}</text>',
-            f'<rect x="{start:.1f}" y="{y + 3}" width="{max(1.0, end - start):.1f}" height="16" rx="2" fill="{colour}"/>',
+            f'<rect x="{start:.1f}" y="{y + 3}" width="{max(1.0, end - start):.1f}" height="16" fill="{colour}"/>',
             f'<text x="{end + 6:.1f}" y="{y + 15}" fill="#222">{factor:.1f}x</text>',
         ]
     parts.append(f'<line x1="{x(1):.1f}" y1="{TOP - 6}" x2="{x(1):.1f}" y2="{height - 8}" stroke="#555"/>')

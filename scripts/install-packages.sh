@@ -55,3 +55,12 @@ quietly() {
 quietly apt-get update
 # shellcheck disable=SC2086 - a list of packages
 quietly apt-get install --yes --no-install-recommends $missing
+
+# Neither now nor at the next boot.
+if [ -d /run/systemd/system ]; then
+    for package in $missing; do
+        if [ -e "/lib/systemd/system/$package.service" ]; then
+            $as_root systemctl disable --now "$package.service" >/dev/null 2>&1 || true
+        fi
+    done
+fi

@@ -1,6 +1,6 @@
 """Writes the reference parts of the manual from the code that they describe.
 
-1. Each part lies between `<!-- begin NAME -->` and `<!-- end NAME -->` in a page of docs/; the text around it is hand-written.
+1. Each part lies between `<!-- begin NAME -->` and `<!-- end NAME -->` in a page of docs/.
 2. `settings`: every setting. `transport`, `pool`, `result_store`: every built-in plugin with its options.
    `commands`: every sub-command. `hooks`: every hook. `steps`: every built-in step of both graphs.
 3. `python scripts/reference.py` writes; with `--check` it only says (exit code 1) that a page is out of date.
@@ -23,7 +23,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )
 
 
 def code(text: object) -> str:
@@ -52,7 +54,9 @@ def settings() -> str:
             if option.since:
                 notes.append(f"Not yet: {option.since}.")
             default = "" if option.default in (None, [], {}, ()) or _table(option.default) else repr(option.default)
-            rows.append([code(option.key), code(option.name), describe(bare(option.type)), code(default), " ".join(notes)])
+            rows.append(
+                [code(option.key), code(option.name), describe(bare(option.type)), code(default), " ".join(notes)]
+            )
         parts.append(table(["key", "in code", "value", "default", "what it does"], rows))
     return "\n\n".join(parts)
 
@@ -73,7 +77,7 @@ def plugins(family: str) -> str:
             continue
         try:
             plugin = loader.load(family, info.name)
-        except Exception as error:  # noqa: BLE001 - the loader wall: a page must not appear without its options
+        except Exception as error:
             raise SystemExit(f"{FAMILIES[family].name} {info.name}: {error}") from error
         text = [f"### {info.name}"]
         if plugin in seen:
@@ -117,9 +121,16 @@ def commands() -> str:
             assert command is not None
             parts.append(f"### framework {name}\n\n{text}")
             with click.Context(command, info_name=name, parent=context) as inner:
-                rows = [_parameter(param, inner) for param in command.get_params(inner) if param.name not in shared | {"help"}]
+                rows = [
+                    _parameter(param, inner)
+                    for param in command.get_params(inner)
+                    if param.name not in shared | {"help"}
+                ]
                 if isinstance(command, click.Group):
-                    rows += [[code(f"{name} {sub}"), command.commands[sub].get_short_help_str(200)] for sub in command.commands]
+                    rows += [
+                        [code(f"{name} {sub}"), command.commands[sub].get_short_help_str(200)]
+                        for sub in command.commands
+                    ]
             rows = [row for row in rows if row]
             if rows:
                 parts.append(table(["", "what it does"], rows))
@@ -152,11 +163,11 @@ def steps() -> str:
     """Every built-in step."""
     from framework._boot.consumption import consumer_steps
     from framework._boot.steps import worker_steps
+    from framework._config.settings import Settings
 
     rows = []
-    for graph, found in (("worker", worker_steps()), ("consumer", consumer_steps())):
-        for part in found:
-            step = getattr(part, "step", part)
+    for graph, found in (("worker", worker_steps(Settings())), ("consumer", consumer_steps())):
+        for step in found:
             needs = ", ".join(code(name) for name in (*step.requires, *step.after))
             first = (step.__doc__ or "").strip().splitlines()[0]
             rows.append([graph, code(step.name), needs, first])

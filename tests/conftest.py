@@ -1,7 +1,7 @@
 """Fixtures that every test may ask for.
 
-1. Brokers: `redis_server` and `rabbit_server` are private and live as long as the session, started by the first test that
-   asks; `redis_url`, `amqp_url`, `sqlite_url` are an empty place of the test's own; `broker_url` is each of them in turn.
+1. Brokers: `redis_server` and `rabbit_server` are private and live as long as the session, started by the first test
+   that asks; `redis_url`, `amqp_url`, `sqlite_url` are an empty place of the test's own; `broker_url` is each in turn.
 2. `backend_url`: the result store that goes with `broker_url`.
 3. Workers: `start_worker`, `start_celery_worker` start real processes and clean up after the test.
 4. Clients: `client` is ours, `celery_client` the real Celery.
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+
 from support import workers
 from support.brokers import BrokerMissing, PrivateRabbit, PrivateRedis, PrivateServer
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from framework._boot.blueprint import Blueprint, Part
 from framework.api.step import Step
 from framework.exceptions import ConfigError, GraphCycle, GraphError, StepFailed

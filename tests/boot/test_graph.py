@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from framework._boot.graph import Node, arrange, edges
-from framework.exceptions import GraphCycle, GraphError, GraphGap
 from hypothesis import given
 from hypothesis import strategies as st
+
+from framework._boot.graph import Node, arrange, edges
+from framework.exceptions import GraphCycle, GraphError, GraphGap
 
 
 def node(name, *requires, provides=(), after=(), origin="acme 1.0"):

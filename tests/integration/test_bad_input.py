@@ -1,4 +1,4 @@
-"""Messages that nobody can run: each gets one log line, lands in the dead-letter queue, and the next task runs as if nothing was."""
+"""Messages that nobody can run: one log line each, a place in the dead-letter queue, and the next task runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 from typing import Any, NamedTuple
 
 import pytest
+
 from support import ledger, queues
 from support.wait import wait_for
 
@@ -34,7 +35,7 @@ BAD = [
     Bad("unknown-content-type", content_type="application/x-nonsense"),
     Bad("pickle", pickle.dumps((["x"], {}, {})), "application/x-python-serialize", "binary"),
     Bad("wrong-shape", b'{"args": 1}'),
-    Bad("args-not-a-list", b'[7, {}, {}]'),
+    Bad("args-not-a-list", b"[7, {}, {}]"),
     Bad("kwargs-not-a-dict", b"[[], 7, {}]"),
     Bad("nested", b"[" * 10_000 + b"]" * 10_000),
     Bad("bad-eta", headers={"eta": "tomorrow"}),
@@ -158,9 +159,7 @@ def redis_broken_worker(redis_server, tmp_path_factory):
 def test_a_hundred_megabytes_are_set_aside(broker_url, start_worker, client, ledger_path):
     worker = start_worker("-P", "threads", "-c", "1", broker=broker_url, ledger=ledger_path)
     body = b'[["' + b"x" * 100_000_000 + b'"], {}, {}]'
-    queues.push(
-        broker_url, body, headers(Bad("huge"), "id-of-huge"), properties={"correlation_id": "id-of-huge"}
-    )
+    queues.push(broker_url, body, headers(Bad("huge"), "id-of-huge"), properties={"correlation_id": "id-of-huge"})
     client(broker_url).tasks["proj.record"].delay("good")
     wait_for(lambda: ledger.read(ledger_path)["good"] == 1, 30, lambda: f"the good task: {worker.output}")
     wait_for(lambda: queues.waiting(broker_url, DLQ) == 1, 30, lambda: f"a dead letter: {worker.output}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 
 import pytest
+
 from framework import exitcodes as codes
 from support import workers
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from support import ledger, queues
 from support.wait import wait_for
 

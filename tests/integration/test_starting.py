@@ -8,19 +8,54 @@ import socket
 
 import psutil
 import pytest
+
 from support import ledger, workers
 from support.wait import wait_for
 
 POOLS = ["prefork", "threads", "solo"]
 
 #: Every option of `framework worker` that users of the guide know.
-WORKER_OPTIONS = """
-    --app --broker --result-backend --workdir --config --no-color --quiet
-    --hostname --detach --statedb --loglevel --prefetch-multiplier --disable-prefetch --concurrency --pool --task-events
-    --time-limit --soft-time-limit --max-tasks-per-child --max-memory-per-child --pool-start-method --purge --queues
-    --exclude-queues --include --without-gossip --without-mingle --without-heartbeat --heartbeat-interval --autoscale
-    --beat --schedule --scheduler --logfile --pidfile --uid --gid --umask --executable
-""".split()
+WORKER_OPTIONS = [
+    "--app",
+    "--broker",
+    "--result-backend",
+    "--workdir",
+    "--config",
+    "--no-color",
+    "--quiet",
+    "--hostname",
+    "--detach",
+    "--statedb",
+    "--loglevel",
+    "--prefetch-multiplier",
+    "--disable-prefetch",
+    "--concurrency",
+    "--pool",
+    "--task-events",
+    "--time-limit",
+    "--soft-time-limit",
+    "--max-tasks-per-child",
+    "--max-memory-per-child",
+    "--pool-start-method",
+    "--purge",
+    "--queues",
+    "--exclude-queues",
+    "--include",
+    "--without-gossip",
+    "--without-mingle",
+    "--without-heartbeat",
+    "--heartbeat-interval",
+    "--autoscale",
+    "--beat",
+    "--schedule",
+    "--scheduler",
+    "--logfile",
+    "--pidfile",
+    "--uid",
+    "--gid",
+    "--umask",
+    "--executable",
+]
 
 
 @pytest.fixture(params=["redis", "amqp"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+
 from support import ledger, queues
 from support.processes import members
 from support.wait import wait_for

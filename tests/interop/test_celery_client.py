@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from celery import chain, chord, group
+
 from support import celeryproj, ledger, workers
 from support.wait import wait_for
 
@@ -37,6 +38,7 @@ def fleet(request, tmp_path_factory) -> Iterator[SimpleNamespace]:
         yield SimpleNamespace(app=app, tasks=app.tasks, worker=worker, ledger=book, url=url, backend=backend)
 
 
+@pytest.mark.acceptance(225)
 def test_add(fleet):
     assert fleet.tasks["proj.add"].delay(2, 3).get(timeout=10) == 5
 
@@ -106,9 +108,7 @@ def test_link(fleet):
 @pytest.mark.acceptance(226)
 def test_link_error(fleet):
     result = fleet.tasks["proj.fail"].apply_async(("x",), link_error=fleet.tasks["proj.oops"].s())
-    wait_for(
-        lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"] == 1, 10, lambda: fleet.worker.output[-2000:]
-    )
+    wait_for(lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"] == 1, 10, lambda: fleet.worker.output[-2000:])
 
 
 @pytest.mark.acceptance(226)

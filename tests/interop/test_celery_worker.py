@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
+
 from framework import chain, group
 from framework.exceptions import TaskRevokedError
 from support import ledger, proj, workers
@@ -94,9 +95,7 @@ def test_link(fleet):
 @pytest.mark.acceptance(226)
 def test_link_error(fleet):
     result = fleet.tasks["proj.fail"].apply_async(("x",), link_error=fleet.tasks["proj.oops"].s())
-    wait_for(
-        lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"] == 1, 10, lambda: fleet.worker.output[-2000:]
-    )
+    wait_for(lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"] == 1, 10, lambda: fleet.worker.output[-2000:])
 
 
 def test_chain_and_group(fleet):

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from framework_results.none import NoneStore
-from framework_results.sqlite import SqliteStore, SqliteStoreOptions
 
 from framework.api.plugin import NoOptions
 from framework.api.result_store import Record
 from framework.exceptions import ConnectionLost, FrameworkError, TimeoutError  # noqa: A004
+from framework_results.none import NoneStore
+from framework_results.sqlite import SqliteStore, SqliteStoreOptions
+from support.wait import wait_for
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 Make = Callable[..., SqliteStore]
 
@@ -132,8 +135,7 @@ for line in sys.stdin:
         [sys.executable, "-c", code, store.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdin is not None
-        waiting = store.wait(["a", "b"], 30, is_ready, on_interval=lambda: rounds.append(1))
-        rounds: list[int] = []
+        waiting = store.wait(["a", "b"], 30, is_ready)
         process.stdin.write("STARTED a\nSUCCESS noise\nSUCCESS b\nSUCCESS a\n")
         process.stdin.flush()
         assert sorted(task_id for task_id, _ in waiting) == ["a", "b"]
@@ -141,24 +143,16 @@ for line in sys.stdin:
     assert not os.path.exists(f"{store.path}-wake")
 
 
-def test_the_very_first_result_of_a_file_wakes(make: Make) -> None:
-    store, writer = make(), make()
-    waiting = store.wait(["a"], 30, is_ready, on_interval=lambda: None)
-    thread = threading.Thread(target=writer.store, args=([record("a", result=1)],))
-    begun = threading.Event()
+def test_the_very_first_result_of_a_file_wakes(make: Make, tmp_path: Path) -> None:
+    waiter, writer = make(), make()
 
-    class Watched(list[str]):
-        """Tells when it is asked for the first time."""
+    def write_once_somebody_waits() -> None:
+        wait_for((tmp_path / "results.db-wake").exists, 10, "the waiting client's doorbell")
+        writer.store([record("a", result=1)])
 
-    def begin() -> None:
-        begun.wait(10)
-        thread.start()
-
-    starter = threading.Thread(target=begin)
-    starter.start()
-    begun.set()
-    assert results(dict(waiting)) == {"a": 1}
-    starter.join()
+    thread = threading.Thread(target=write_once_somebody_waits)
+    thread.start()
+    assert results(dict(waiter.wait(["a"], 30, is_ready))) == {"a": 1}
     thread.join()
 
 

@@ -2,7 +2,7 @@
 
 1. `PrivateRedis` and `PrivateRabbit` start a server on free loopback ports, its data in a directory of its own.
 2. They are ready when they answer a client, not after some time.
-3. `stop`, `kill`, `restart`, `pause`, `resume` act on that server alone, by pid; data outlives `restart` if `persist` is set.
+3. `stop`, `kill`, `restart`, `pause`, `resume` act on that server alone; with `persist` data outlives `restart`.
 4. `fresh_url()` hands out an empty place of its own: a Redis database, an AMQP virtual host.
 5. A server that is not installed is `BrokerMissing`; the fixtures make of it a skip at home and a failure in CI.
 """
@@ -320,7 +320,7 @@ class PrivateRabbit(PrivateServer):
         if not self._vhosts:
             self._vhosts = self._names()
             self.evaluate(
-                "[begin rabbit_vhost:add(V, <<\"tests\">>), rabbit_auth_backend_internal:set_permissions("
+                '[begin rabbit_vhost:add(V, <<"tests">>), rabbit_auth_backend_internal:set_permissions('
                 '<<"guest">>, V, <<".*">>, <<".*">>, <<".*">>, <<"tests">>) end || V <- ['
                 + ", ".join(f'<<"{name}">>' for name in self._vhosts)
                 + "]], ok."

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery import Celery
+
 from support import ledger
 
 
@@ -100,7 +101,7 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
 
 @contextlib.contextmanager
 def closing(app: Celery) -> Iterator[Celery]:
-    """Close `app` and collect the sockets that Celery leaves to the collector, without its warnings failing a later test."""
+    """Close `app` and collect the sockets that Celery leaves open, so that no later test fails on a warning."""
     try:
         yield app
     finally:

@@ -1,8 +1,8 @@
 """A workload for tests of pools: the payload says what to do.
 
-`factory` is what a recipe names. Payloads: ``b"noop"``, ``b"note:<text>"`` (ledger), ``b"sleep:<s>"``, ``b"spin:<s>"``
-(in Python code), ``b"stubborn:<s>"`` (swallows everything), ``b"soft:<s>"`` (catches the soft limit), ``b"die:<signal>"``,
-``b"exit:<code>"``, ``b"big:<bytes>"`` (a large outcome), ``b"grab:<MiB>"``, ``b"spawn:<path>"``, ``b"raise"``, joined by ``;``.
+1. `factory` is what a recipe names; `broken` raises as a broken application does.
+2. A payload is a list of steps joined by ``;``, each ``<verb>:<value>``, one `do_<verb>` below for each: note (into the
+   ledger), sleep, spin (in Python code), stubborn (swallows everything), soft (catches the soft limit), die, exit, ….
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SampleWorkload:
                     document = answer
                 elif answer is not None:
                     note = answer
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a job raises is its outcome
             return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
         return Outcome(job.seq, SUCCESS, time.monotonic() - began, document, note)
 

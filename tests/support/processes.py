@@ -49,7 +49,7 @@ def spawn(
             stdout=out,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_die_with_parent if in_main else None,  # noqa: PLW1509 - nothing is imported or locked in it
+            preexec_fn=_die_with_parent if in_main else None,
         )
 
 

@@ -1,6 +1,6 @@
 """Waiting for events, never for fixed times.
 
-1. `wait_for` asks a question again and again, at first every millisecond, then ever more rarely, until the answer is true.
+1. `wait_for` asks a question again and again, at first every millisecond, then more rarely, until the answer is true.
 2. When the deadline passes it fails the test and says what it waited for.
 """
 

@@ -1,8 +1,9 @@
 """Real worker processes for tests: ours and Celery's.
 
-1. `start_worker` runs `python -m framework -A … worker …`, `start_celery_worker` the same with `celery`, each in a session
-   of its own with its output in a file.
-2. `WorkerProcess.wait_ready` and `wait_line` wait for what the worker says, and fail at once, with its output, if it ends.
+1. `start_worker` runs `python -m framework -A … worker …`, `start_celery_worker` the same with `celery`, each in a
+   session of its own with its output in a file.
+2. `WorkerProcess.wait_ready` and `wait_line` wait for what the worker says, and fail at once, with its output, if it
+   ends.
 3. `stop` asks with TERM and returns the exit code; `kill` and `close` leave nothing of the process tree behind.
 """
 

@@ -12,13 +12,13 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from framework_transports.memory import MemoryTransport
-from framework_transports.sqlite import SqliteOptions, SqliteTransport
 
 from framework.api.plugin import NoOptions
 from framework.api.transport import Consumer, Delivery, Exchange, Mailbox, Producer, Queue, Transport
 from framework.exceptions import ConnectionLost, PublishRefused, TransportError
 from framework.message import Outgoing, read, read_head
+from framework_transports.memory import MemoryTransport
+from framework_transports.sqlite import SqliteOptions, SqliteTransport
 
 CELERY = Queue(name="celery")
 TOPIC = Exchange(name="media", type="topic")
@@ -268,7 +268,7 @@ def test_a_persistent_message_is_never_dropped(bench: Bench) -> None:
 def test_exchange_types_must_agree(bench: Bench) -> None:
     producer = bench.producer()
     producer.declare([Queue(name="x", exchange=TOPIC, routing_key="#")])
-    with pytest.raises(TransportError, match="'media'.*'topic'.*'fanout'"):
+    with pytest.raises(TransportError, match=r"'media'.*'topic'.*'fanout'"):
         producer.declare([Queue(name="x", exchange=Exchange(name="media", type="fanout"))])
     with pytest.raises(TransportError, match="x-delayed"):
         producer.declare([Queue(name="x", exchange=Exchange(name="other", type="x-delayed"))])
@@ -318,6 +318,23 @@ def test_a_busy_consumer_is_not_woken(bench: Bench) -> None:
     producer.publish([message("more")])
     assert not is_readable(consumer)
     assert ids(consumer.fetch(5)) == ["2", "more"]
+
+
+def test_a_worker_that_wants_nothing_now_is_not_kept_awake(bench: Bench) -> None:
+    producer, consumer = bench.producer(), bench.consumer(CELERY)
+    assert consumer.fetch(1) == []
+    producer.publish([message("1")])
+    assert is_readable(consumer, 10)
+    consumer.flush()
+    assert not is_readable(consumer)
+    # Nor is the call lost: it comes again.
+    consumer.heartbeat()
+    assert is_readable(consumer, 10)
+    assert ids(consumer.fetch(1)) == ["1"]
+    assert consumer.fetch(1) == []
+    consumer.heartbeat()
+    consumer.fetch(1)
+    assert not is_readable(consumer)
 
 
 def test_what_another_gives_back_wakes(bench: Bench) -> None:

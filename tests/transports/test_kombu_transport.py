@@ -15,7 +15,14 @@ from framework.api.transport import Consumer, Delivery, Exchange, Queue
 from framework.exceptions import ConnectionLost, PluginUnavailable
 from framework.message import Outgoing, read, read_head
 
-QUEUE = Queue(name="q", exchange=Exchange("q"), routing_key="q")
+# kombu remembers bindings for the life of the process, not of the folder: no two tests share a name.
+NAME = iter(f"q{number}" for number in range(1000))
+
+
+@pytest.fixture
+def queue() -> Queue:
+    name = next(NAME)
+    return Queue(name=name, exchange=Exchange(name), routing_key=name)
 
 
 @pytest.fixture
@@ -34,18 +41,18 @@ def transport(folder: dict[str, str]):
 
 
 @pytest.fixture
-def consumer(transport: KombuTransport):
+def consumer(transport: KombuTransport, queue: Queue):
     made = transport.consumer()
-    made.add_queue(QUEUE)
+    made.add_queue(queue)
     yield made
     made.close(requeue=True)
 
 
-def message(number: int, **given: object) -> Outgoing:
+def message(queue: Queue, number: int, **given: object) -> Outgoing:
     return Outgoing(
         body=b"[[], {}, {}]",
         headers={"task": "t", "id": f"id{number}"},
-        routing_key="q",
+        routing_key=queue.name,
         correlation_id=f"id{number}",
         **given,  # type: ignore[arg-type]
     )
@@ -62,79 +69,85 @@ def gather(consumer: Consumer, count: int) -> list[Delivery]:
     return found
 
 
-def test_what_goes_in_comes_out_and_is_gone(transport: KombuTransport, consumer: Consumer) -> None:
+def test_what_goes_in_comes_out_and_is_gone(transport: KombuTransport, consumer: Consumer, queue: Queue) -> None:
     producer = transport.producer()
-    producer.publish([message(number, priority=3, expiration=60_000, reply_to="r") for number in range(5)])
+    producer.publish([message(queue, number, priority=3, expiration=60_000, reply_to="r") for number in range(5)])
     found = gather(consumer, 5)
     assert sorted(str(read_head(one.payload).headers.id) for one in found) == [f"id{n}" for n in range(5)]
     incoming = read(found[0].payload)
     assert incoming.body == b"[[], {}, {}]"
     assert incoming.properties["reply_to"] == "r"
-    assert incoming.properties["delivery_info"]["routing_key"] == "q"
+    assert incoming.properties["delivery_info"]["routing_key"] == queue.name
     marshal.dumps(found[0].payload)
     for one in found:
         one.ack()
         one.ack()
     consumer.flush()
     consumer.close(requeue=True)
-    assert transport.sizes([QUEUE]) == {"q": 0}
+    assert transport.sizes([queue]) == {queue.name: 0}
     producer.close()
     producer.close()
 
 
-def test_unsettled_come_back_when_the_consumer_closes(transport: KombuTransport, consumer: Consumer) -> None:
+def test_unsettled_come_back_when_the_consumer_closes(
+    transport: KombuTransport, consumer: Consumer, queue: Queue
+) -> None:
     producer = transport.producer()
-    producer.publish([message(number) for number in range(4)])
+    producer.publish([message(queue, number) for number in range(4)])
     found = gather(consumer, 4)
     found[1].ack()
     found[2].reject(requeue=False)
     kept = {str(read_head(found[index].payload).headers.id) for index in (0, 3)}
     consumer.close(requeue=True)
     again = transport.consumer()
-    again.add_queue(QUEUE)
+    again.add_queue(queue)
     assert {str(read_head(one.payload).headers.id) for one in gather(again, 2)} == kept
     again.close(requeue=False)
     producer.close()
 
 
-def test_an_idle_consumer_ticks_until_there_is_something(transport: KombuTransport, consumer: Consumer) -> None:
+def test_an_idle_consumer_ticks_until_there_is_something(
+    transport: KombuTransport, consumer: Consumer, queue: Queue
+) -> None:
     assert consumer.fetch(10) == []
     for _ in range(3):
         assert select.select([consumer.fileno()], [], [], 10)[0], "the descriptor never became readable"
         assert consumer.fetch(10) == []
     producer = transport.producer()
-    producer.publish([message(1)])
+    producer.publish([message(queue, 1)])
     producer.close()
     assert select.select([consumer.fileno()], [], [], 10)[0]
     assert len(gather(consumer, 1)) == 1
 
 
-def test_kombu_peers(transport: KombuTransport, consumer: Consumer, folder: dict[str, str]) -> None:
+def test_kombu_peers(transport: KombuTransport, consumer: Consumer, folder: dict[str, str], queue: Queue) -> None:
     with kombu.Connection("filesystem://", transport_options=folder) as connection:
-        queue = kombu.Queue("q", kombu.Exchange("q"), "q")
-        connection.Producer().publish({"a": 1}, exchange=queue.exchange, routing_key="q", headers={"task": "x"}, declare=[queue])
+        theirs = kombu.Queue(queue.name, kombu.Exchange(queue.name), queue.name)
+        connection.Producer().publish(
+            {"a": 1}, exchange=theirs.exchange, routing_key=queue.name, headers={"task": "x"}, declare=[theirs]
+        )
         (one,) = gather(consumer, 1)
         assert read(one.payload).headers == {"task": "x"}
         assert read(one.payload).body == b'{"a": 1}'
         one.ack()
         consumer.flush()
         producer = transport.producer()
-        producer.publish([message(7)])
+        producer.publish([message(queue, 7)])
         producer.close()
-        received = queue(connection.channel()).get()
+        received = theirs(connection.channel()).get()
         assert received.headers["id"] == "id7"
         assert received.payload == [[], {}, {}]
 
 
-def test_purge_and_cancel(transport: KombuTransport, consumer: Consumer) -> None:
+def test_purge_and_cancel(transport: KombuTransport, consumer: Consumer, queue: Queue) -> None:
     producer = transport.producer()
-    producer.declare([QUEUE])
-    producer.publish([message(number) for number in range(3)])
+    producer.declare([queue])
+    producer.publish([message(queue, number) for number in range(3)])
     producer.close()
-    consumer.cancel_queue("q")
+    consumer.cancel_queue(queue.name)
     assert consumer.fetch(10) == []
-    assert transport.purge(QUEUE) == 3
-    assert transport.sizes([QUEUE]) == {"q": 0}
+    assert transport.purge(queue) == 3
+    assert transport.sizes([queue]) == {queue.name: 0}
 
 
 def test_closed_is_lost(consumer: Consumer) -> None:

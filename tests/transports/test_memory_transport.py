@@ -5,11 +5,10 @@ from __future__ import annotations
 import gc
 from uuid import uuid4
 
-from framework_transports.memory import MemoryTransport
-
 from framework.api.plugin import NoOptions
 from framework.api.transport import Exchange, Queue
 from framework.message import Outgoing
+from framework_transports.memory import MemoryTransport
 
 CELERY = Queue(name="celery")
 

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from framework_transports.sqlite import SqliteOptions, SqliteTransport
-from framework_transports.sqlite.housekeeping import MAIL_PATIENCE
-from support.wait import wait_for
 
 from framework.api.embedded import database_path
 from framework.api.transport import Consumer, Delivery, Exchange, Queue
 from framework.exceptions import ConfigError, ConnectionLost, TransportError
 from framework.message import Outgoing, read_head
+from framework_transports.sqlite import SqliteOptions, SqliteTransport
+from framework_transports.sqlite.housekeeping import MAIL_PATIENCE
+from support.wait import wait_for
+
+# A fork beside running threads is what some of these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 
 CELERY = Queue(name="celery")
 PIDBOX = Exchange(name="celery.pidbox", type="fanout", durable=False)
@@ -173,6 +176,7 @@ consumer.add_queue(CELERY)
 found = consumer.fetch(10)
 found[0].ack()
 consumer.flush()
+consumer.fetch(1)
 say(len(found))
 sys.stdin.read()
 """
@@ -189,7 +193,11 @@ def test_a_killed_consumers_messages_come_back_once_and_counted(url: str, stack:
     consumer.heartbeat()
     assert consumer.fetch(10) == []
     script.kill()
-    # Its lease is good for half a minute; its doorbell, silent at once.
+    # A producer calls before anybody has looked; what it learns must not be lost.
+    publish(url, "d")
+    found = consumer.fetch(10)
+    assert ids(found) == ["d"]
+    # The dead one's lease is good for half a minute; its doorbell, silent at once.
     consumer.heartbeat()
     assert select.select([consumer], [], [], 10)[0]
     found = consumer.fetch(10)
@@ -198,6 +206,18 @@ def test_a_killed_consumers_messages_come_back_once_and_counted(url: str, stack:
     assert [read_head(delivery.payload).headers.redelivered for delivery in found] == [True, True]
     consumer.heartbeat()
     assert consumer.fetch(10) == []
+
+
+def test_a_killed_consumers_socket_is_removed(url: str, tmp_path: Path, stack: ExitStack) -> None:
+    publish(url, "a")
+    script = Script(HOLD.replace("fetch(10)", "fetch(1)"), url)
+    stack.callback(script.close)
+    assert script.line() == "1"
+    consumer = consumer_of(stack, url)
+    assert len(os.listdir(tmp_path / "broker.db-wake")) == 2
+    script.kill()
+    consumer.heartbeat()
+    assert len(os.listdir(tmp_path / "broker.db-wake")) == 1
 
 
 def test_a_consumer_that_starts_finds_what_the_killed_one_left(url: str, stack: ExitStack) -> None:
@@ -323,9 +343,7 @@ def test_the_heartbeat_finds_what_nobody_rang_for(url: str, stack: ExitStack) ->
     assert not select.select([consumer], [], [], 0)[0]
     # As by a producer that died between its commit and its call.
     with closing(sqlite3.connect(database_path(url), isolation_level=None)) as connection:
-        connection.execute(
-            "INSERT INTO framework_messages (queue, priority, payload) VALUES (1, 0, x'7b7d')"
-        )
+        connection.execute("INSERT INTO framework_messages (queue, priority, payload) VALUES (1, 0, x'7b7d')")
     consumer.heartbeat()
     assert select.select([consumer], [], [], 10)[0]
     assert [delivery.payload for delivery in consumer.fetch(1)] == [b"{}"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from framework_transports._routing import matches, routes
 from hypothesis import given
 from hypothesis import strategies as st
+
+from framework_transports._routing import matches, routes
 
 
 @pytest.mark.parametrize(

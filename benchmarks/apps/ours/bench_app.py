@@ -3,6 +3,7 @@
 import os
 
 from benchmarks import cells
+
 from framework import App
 
 CELLS = cells.from_environment()

@@ -107,12 +107,21 @@ def load_app(target: str, settings: Settings | None = None, path: Sequence[str] 
 
     Raises `AppNotFound`.
     """
-    for directory in reversed(path):
+    for directory in reversed(path or (os.getcwd(),)):
         extend_path(directory)
     if settings is not None:
         sources.adopt(settings)
     module, _, attribute = target.partition(":")
-    return _attribute(_import(module, path[0] if path else os.getcwd()), attribute)
+    app = _attribute(_import(module, path[0] if path else os.getcwd()), attribute)
+    import_modules(app)
+    return app
+
+
+def import_modules(app: App) -> None:
+    """Import the modules of `imports` and `include`: their tasks are the worker's. Raises `AppNotFound`."""
+    settings = app.conf.settings
+    for module in dict.fromkeys((*settings.imports, *settings.include)):
+        _import(module, os.getcwd())
 
 
 def _guess(here: str) -> str:
@@ -211,7 +220,7 @@ def _kind(value: Any) -> str:
     foreign = type(value).__module__.partition(".")[0]
     if foreign == "celery":
         return "a Celery app (import App from framework instead)"
-    return f"a {type(value).__name__}"
+    return f"of type {type(value).__name__}"
 
 
 def _file(module: ModuleType) -> str:

@@ -62,8 +62,6 @@ def check(session: Session) -> int:
 
     config = resolved(session)
     settings = config.settings
-    for note in config.sources.notes:
-        click.echo(f"note: {note}", err=True)
     transport = loader.make_transport(settings)
     loader.make_result_store(settings, transport)
     loader.load("pool", settings.worker.pool)
@@ -93,6 +91,8 @@ def resolved(session: Session) -> Config:
     except AppNotFound:
         if sources.value("app") is not None:
             raise
+        for note in sources.notes:
+            click.echo(note, err=True)
         return resolve(sources)
     config: Config = located.app.conf.config
     return config

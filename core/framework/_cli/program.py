@@ -41,6 +41,8 @@ def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     """Keep a global option; whichever place it was given at."""
     if value is not None and value is not False:
         setattr(ctx.ensure_object(Session), str(param.name), value)
+        if param.name == "no_color":
+            ctx.color = False
 
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -169,7 +171,8 @@ def run(args: Sequence[str] | None = None) -> int:
     session = Session()
     try:
         # `main` returns what the command returned, or the code of `ctx.exit`.
-        code = program.main(args, prog_name="framework", standalone_mode=False, obj=session)
+        color = False if os.environ.get("NO_COLOR") else None
+        code = program.main(args, prog_name="framework", standalone_mode=False, obj=session, color=color)
         sys.stdout.flush()
         return code if isinstance(code, int) else exitcodes.OK
     except click.exceptions.NoArgsIsHelpError as error:

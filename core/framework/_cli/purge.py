@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import click
 
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, split
 from framework._cli.session import Session
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+    from framework.api.transport import Queue
 
 
 @click.command(help="Drop all waiting messages of all queues. There is no undo.")
@@ -17,7 +24,6 @@ from framework._cli.session import Session
 @pass_session
 def command(session: Session, force: bool, queues: str | None, exclude_queues: str | None, as_json: bool) -> int:
     """Drop."""
-    from framework._plugins import loader
     from framework.routing import select_queues
 
     settings = session.app().conf.settings
@@ -26,11 +32,7 @@ def command(session: Session, force: bool, queues: str | None, exclude_queues: s
         names = ", ".join(queue.name for queue in chosen)
         click.echo(f"This drops all waiting messages of {_count(len(chosen), 'queue')}: {names}.", err=True)
         click.confirm("Go on?", abort=True, err=True)
-    transport = loader.make_transport(settings)
-    try:
-        dropped = {queue.name: transport.purge(queue) for queue in chosen}
-    finally:
-        transport.close()
+    dropped = purge(settings, chosen)
     total = sum(dropped.values())
     if as_json:
         print_json({"purged": total, "queues": dropped})
@@ -39,6 +41,17 @@ def command(session: Session, force: bool, queues: str | None, exclude_queues: s
     else:
         click.echo(f"No messages purged from {_count(len(chosen), 'queue')}")
     return exitcodes.OK
+
+
+def purge(settings: Settings, queues: Sequence[Queue]) -> dict[str, int]:
+    """Drop what waits in `queues` and return how much that was in each."""
+    from framework._plugins import loader
+
+    transport = loader.make_transport(settings)
+    try:
+        return {queue.name: transport.purge(queue) for queue in queues}
+    finally:
+        transport.close()
 
 
 def _count(number: int, noun: str) -> str:

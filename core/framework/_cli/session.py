@@ -42,6 +42,8 @@ class Session:
                 flags["broker_url"] = ("--broker", self.broker)
             if self.result_backend is not None:
                 flags["result_backend"] = ("--result-backend", self.result_backend)
+            if self.no_color:
+                flags["worker_log_color"] = ("--no-color", False)
             if self.target is not None:
                 flags["app"] = ("--app", self.target)
             target = self.target or os.environ.get("FRAMEWORK_APP") or os.environ.get("CELERY_APP")

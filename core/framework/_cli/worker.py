@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from framework._cli.output import pass_session
 from framework._cli.session import Session
 from framework._config.options import Option, choices, did_you_mean, options
+from framework._config.sources import Config
 from framework.exceptions import ConfigError
 
 
@@ -112,9 +113,35 @@ def _run(session: Session, assignments: tuple[str, ...]) -> int:
 
     preload(pool)
     located = session.locate()
+    config: Config = located.app.conf.config
+    _note_unavailable(config)
+    from framework._boot.locate import import_modules
+
+    import_modules(located.app)
+    if config.settings.worker.purge:
+        _purge(session, config)
     from framework._boot.worker import run_worker
 
-    return run_worker(located, located.app.conf.config)
+    return run_worker(located, config)
+
+
+def _note_unavailable(config: Config) -> None:
+    """Say which settings of the file, the environment or the code do nothing yet."""
+    for name, origin in config.origins.items():
+        option = options()[name]
+        if option.since is not None:
+            click.echo(f"note: {option.label} ({origin}) has no effect: {option.since} is not available yet", err=True)
+
+
+def _purge(session: Session, config: Config) -> None:
+    """Drop what waits in the queues that the worker is going to consume from."""
+    from framework._cli.purge import purge
+    from framework.routing import select_queues
+
+    worker = config.settings.worker
+    dropped = purge(config.settings, select_queues(config.settings, worker.queues, worker.exclude_queues))
+    if not session.quiet:
+        click.echo(f"purge: Erased {sum(dropped.values())} messages from the queues.")
 
 
 command = click.Command(

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from difflib import get_close_matches
@@ -89,8 +90,6 @@ class Conf(MutableMapping[str, Any]):
         return self.config.origin(aliases().get(name, name))
 
     def _places(self) -> list[str]:
-        import os
-
         return [os.getcwd(), *(self._directories() if self._directories is not None else ())]
 
     # ------------------------------------------------ writing

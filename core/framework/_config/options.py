@@ -137,11 +137,27 @@ def accept(option: Option, value: Any, where: str) -> Any:
     try:
         return msgspec.convert(prepared, option.type)
     except msgspec.ValidationError as error:
-        if isinstance(prepared, Mapping) and "`" in str(error):
-            problem = str(error)
+        kind = bare(option.type)
+        if option.merges:
+            problem = f"wanted a table of tables, as in [{option.key}.name]"
+        elif isinstance(prepared, dict) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            fields = {field.name: field.type for field in msgspec.structs.fields(kind)}
+            problem = _wrong_key(prepared, fields) or str(error)
         else:
             problem = f"wanted {describe(option.type)}"
         raise ConfigError(f"{where}: {option.label} is {shown(option, value)}; {problem}") from None
+
+
+def _wrong_key(table: Mapping[str, Any], fields: Mapping[str, Any]) -> str | None:
+    """Say which key of a table within a table is wrong."""
+    for key, value in table.items():
+        if key not in fields:
+            return f"there is no key {key}{did_you_mean(key, fields)}"
+        try:
+            msgspec.convert(value, fields[key])
+        except msgspec.ValidationError:
+            return f"{key} is {value!r}, wanted {describe(fields[key])}"
+    return None
 
 
 def shown(option: Option, value: Any) -> str:

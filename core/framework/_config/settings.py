@@ -92,6 +92,7 @@ class WorkerSettings(Table):
             "CELERYD_STATE_DB",
             flag=("-S", "--statedb"),
             metavar="PATH",
+            since="keeping revoked ids in a file",
         ),
     ] = None
     uid: Annotated[str | int | None, opt("Run as this user.", flag=("--uid",), since="detaching")] = None
@@ -235,6 +236,7 @@ class WorkerSettings(Table):
             "CELERYD_DISABLE_PREFETCH",
             flag=("--disable-prefetch",),
             value=True,
+            since="disabling prefetch",
         ),
     ] = False
     optimization: Annotated[
@@ -281,6 +283,7 @@ class WorkerSettings(Table):
             flag=("-E", "--task-events"),
             hidden=("--events",),
             value=True,
+            since="sending task events",
         ),
     ] = False
     gossip: Annotated[bool, opt("Listen to the other workers' events.", flag=("--without-gossip",), value=False)] = True
@@ -291,7 +294,12 @@ class WorkerSettings(Table):
     heartbeat: Annotated[bool, opt("Send heartbeat events.", flag=("--without-heartbeat",), value=False)] = True
     heartbeat_interval: Annotated[
         Annotated[float, Meta(gt=0)],
-        opt("Seconds between two heartbeat events.", flag=("--heartbeat-interval",), metavar="S"),
+        opt(
+            "Seconds between two heartbeat events.",
+            flag=("--heartbeat-interval",),
+            metavar="S",
+            since="sending heartbeat events",
+        ),
     ] = 2.0
     revokes_max: Annotated[Count, opt("Most revoked task ids remembered.", env=("CELERY_WORKER_REVOKES_MAX",))] = 50_000
     revoke_expires: Annotated[

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -187,6 +186,8 @@ def _find_file(config: str | None, directories: Sequence[str | os.PathLike[str]]
 
 
 def _read_file(path: str, notes: list[str]) -> Layer:
+    import tomllib  # a client without a file need not pay for it
+
     try:
         with open(path, "rb") as stream:
             document: Any = tomllib.load(stream)
@@ -195,7 +196,7 @@ def _read_file(path: str, notes: list[str]) -> Layer:
     except UnicodeDecodeError:
         raise ConfigError(f"{display_path(path)} is not UTF-8 text") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(_toml_problem(path, error)) from None
+        raise ConfigError(_toml_problem(path, str(error))) from None
     prefix: tuple[str, ...] = ()
     if os.path.basename(path) == "pyproject.toml":
         prefix = ("tool", "framework")
@@ -203,11 +204,11 @@ def _read_file(path: str, notes: list[str]) -> Layer:
     return _read_document(document, path, prefix, notes)
 
 
-def _toml_problem(path: str, error: tomllib.TOMLDecodeError) -> str:
-    found = re.search(r" \(at line (\d+), column \d+\)", str(error))
+def _toml_problem(path: str, error: str) -> str:
+    found = re.search(r" \(at line (\d+), column \d+\)", error)
     if found is None:
         return f"{display_path(path)} is not valid TOML: {error}"
-    reason = str(error).replace(found[0], "")
+    reason = error.replace(found[0], "")
     return f"{display_path(path)}, line {found[1]}: not valid TOML: {reason}"
 
 
@@ -276,6 +277,8 @@ def _check_nodes(layer: Layer) -> None:
 def _read_environment(env: Mapping[str, str], notes: list[str]) -> Layer:
     layer: Layer = {}
     by_variable = {option.variable: option for option in options().values()}
+    # FRAMEWORK_FSNOTIFY is the guide's variable for worker.fsnotify, not the table of that name.
+    aliased = {variable for option in options().values() for variable in option.env}
     for option in options().values():
         for variable in option.env:
             if text := env.get(variable):
@@ -287,19 +290,18 @@ def _read_environment(env: Mapping[str, str], notes: list[str]) -> Layer:
         if not variable.startswith("FRAMEWORK_") or not text or _is_service_link(variable, text):
             continue
         secret = by_variable.get(variable.removesuffix("_FILE"))
+        if variable in aliased:
+            continue
         if variable in by_variable:
             _take_variable(layer, by_variable[variable], variable, text)
         elif variable.endswith("_FILE") and secret is not None and secret.secret:
             where = f"environment variable {variable}"
             content = _read_secret(text, where)
             layer[secret.name] = Value(accept(secret, content, where), Origin("environment", variable))
-        elif variable not in _OTHER_VARIABLES and variable.split("_")[1].lower() in tables():
+        elif variable.split("_")[1].lower() in tables():
             near = did_you_mean(variable, by_variable)
             raise ConfigError(f"environment variable {variable}: there is no such setting{near}")
     return layer
-
-
-_OTHER_VARIABLES = frozenset({"FRAMEWORK_CONFIG", "FRAMEWORK_FSNOTIFY"})
 
 
 def _is_service_link(variable: str, text: str) -> bool:

@@ -70,11 +70,11 @@ def _import(info: PluginInfo) -> Any:
     # Imported here: stevedore costs tens of milliseconds that a client which never loads a plugin should not pay.
     from stevedore.driver import DriverManager
 
-    def reraise(_manager: object, _entry_point: object, error: Exception) -> None:
+    def reraise(_manager: object, _entry_point: object, error: BaseException) -> None:
         raise error
 
     try:
-        manager = DriverManager(
+        manager: DriverManager[Any] = DriverManager(
             FAMILIES[info.family].group,
             info.name,
             invoke_on_load=False,

@@ -4,7 +4,7 @@
    reachable for whoever may use the file. Its descriptor turns readable when somebody rings.
 2. `Ringer` is what the others use after they have committed a change: `ring` for one bell, `ring_all` for
    every armed one.
-3. A bell whose process has died refuses the call: `Ringer` removes it and says so, which is how the dead
+3. A bell whose process has died refuses the call: `Ringer` says so, which is how the dead
    are noticed at once.
 
 The order that loses no wake-up: the waiting side arms its bell, *then* looks into the file, then sleeps; the
@@ -14,11 +14,11 @@ already.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import socket
 import stat
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -29,7 +29,10 @@ from framework.exceptions import ConnectionLost
 _IDLE: Final = "idle"
 #: The shortest limit of a socket's path among the systems we run on, less its final zero byte.
 _PATH_LIMIT: Final = 103
-_DATAGRAM: Final = socket.SOCK_DGRAM
+#: How often to make the directory again when another process removes it at the same moment.
+_BIND_TRIES: Final = 10
+#: Seconds that a socket may take from being made to being bound; before that it refuses calls as a dead one does.
+_BIND_GRACE: Final = 10.0
 
 
 def _directory(path: str) -> str:
@@ -50,6 +53,12 @@ def _address(directory: str, name: str) -> Iterator[str]:
         os.close(descriptor)
 
 
+def _datagram_socket() -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    made.setblocking(False)
+    return made
+
+
 class Doorbell:
     """A socket to be woken through, for the file at `path`. Used by one thread.
 
@@ -57,19 +66,23 @@ class Doorbell:
     `Ringer.is_dead`. Raises `ConnectionLost` when no socket can be bound there.
     """
 
+    _socket: socket.socket | None = None
+
     def __init__(self, path: str, kind: str, *, armed: bool) -> None:
         self.kind = kind
         self.token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self.armed = armed
+        # Bound under the idle name: between its making and its binding a socket refuses calls, as a dead one does.
+        self.armed = False
         self._directory = _directory(path)
         self._path = path
         self._pid = os.getpid()
-        self._socket = socket.socket(socket.AF_UNIX, _DATAGRAM)
-        self._socket.setblocking(False)
         try:
-            self._bind()
+            self._socket = _datagram_socket()
+            self._bind(self._socket)
+            if armed:
+                self.arm()
         except OSError as error:
-            self._socket.close()
+            self.close()
             raise ConnectionLost(
                 f"no socket can be made in {self._directory} ({error.strerror or error}): "
                 f"keep {path} on a local disk, in a directory that this user may write"
@@ -78,17 +91,17 @@ class Doorbell:
     def _name(self, armed: bool) -> str:
         return f"{self.kind if armed else _IDLE}-{self.token}"
 
-    def _bind(self) -> None:
-        while True:
+    def _bind(self, unbound: socket.socket) -> None:
+        for left in reversed(range(_BIND_TRIES)):
             with suppress(FileExistsError):
                 os.mkdir(self._directory)
             try:
                 with _address(self._directory, self._name(self.armed)) as address:
-                    self._socket.bind(address)
+                    unbound.bind(address)
                 break
             except FileNotFoundError:
                 # Somebody's `close` has just removed the empty directory; or there is no such place.
-                if not os.path.isdir(os.path.dirname(self._directory)):
+                if not left:
                     raise
         # Whoever may write the file may ring: a worker and an operator's command need not be the same user.
         found = os.stat(self._path)
@@ -100,7 +113,7 @@ class Doorbell:
 
     def fileno(self) -> int:
         """Return the descriptor that turns readable when somebody has rung."""
-        return self._socket.fileno()
+        return -1 if self._socket is None else self._socket.fileno()
 
     def arm(self) -> None:
         """Ask to be rung from now on. Look for changes after this, not before."""
@@ -119,34 +132,44 @@ class Doorbell:
             raise ConnectionLost(f"{self._directory} was removed while it was in use: {error.strerror}") from error
         self.armed = armed
 
-    def drain(self) -> None:
-        """Forget the calls that have come."""
+    def drain(self) -> bool:
+        """Forget the calls that have come; return whether there were any."""
+        called = False
         try:
-            while True:
+            while self._socket is not None:
                 self._socket.recv(16)
+                called = True
         except OSError:
-            # Empty; or closed, and then the next transaction says so.
-            return
+            # Empty.
+            return called
+        return called
 
     def wait(self, timeout: float) -> None:
         """Sleep until somebody rings, for at most `timeout` seconds."""
-        self._socket.settimeout(timeout)
+        bell = self._socket
+        if bell is None:
+            return
+        bell.settimeout(timeout)
         try:
-            self._socket.recv(16)
+            bell.recv(16)
         except TimeoutError:
             return
         finally:
-            self._socket.setblocking(False)
+            bell.setblocking(False)
 
     def present(self) -> bool:
         """Return whether the bell can still be found by others."""
         return os.path.lexists(f"{self._directory}/{self._name(self.armed)}")
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Unbind; harmless when closed. After a fork the parent's bell is left alone."""
-        if self._socket.fileno() == -1:
+        bell, self._socket = self._socket, None
+        if bell is None:
             return
-        self._socket.close()
+        bell.close()
         if self._pid == os.getpid():
             with suppress(OSError):
                 os.unlink(f"{self._directory}/{self._name(self.armed)}")
@@ -155,60 +178,82 @@ class Doorbell:
 
 
 class Ringer:
-    """Rings the bells of the file at `path`. Any thread may call."""
+    """Rings the bells of the file at `path`. Any thread may call. Raises `ConnectionLost` when out of descriptors."""
+
+    _socket: socket.socket | None = None
 
     def __init__(self, path: str) -> None:
         self._directory = _directory(path)
-        self._socket = socket.socket(socket.AF_UNIX, _DATAGRAM)
-        self._socket.setblocking(False)
+        try:
+            self._socket = _datagram_socket()
+        except OSError as error:
+            raise ConnectionLost(f"no socket can be made to wake the users of {path}: {error.strerror}") from error
 
     def ring(self, kind: str, tokens: Iterable[str]) -> list[str]:
         """Ring the bells named by `tokens`; return those of processes that are certainly dead."""
         return [token for token in tokens if not self._call(f"{kind}-{token}")]
 
-    def ring_all(self, kind: str) -> None:
-        """Ring every armed bell of `kind`."""
+    def ring_all(self, kind: str) -> list[str]:
+        """Ring every armed bell of `kind`; return the tokens of those of processes that are certainly dead."""
         try:
             names = os.listdir(self._directory)
         except OSError:
-            return
-        for name in names:
-            if name.startswith(f"{kind}-"):
-                self._call(name)
+            return []
+        prefix = f"{kind}-"
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix) and not self._call(name)]
 
     def is_dead(self, kind: str, token: str) -> bool:
         """Return whether the process behind the bell is certainly dead. Wakes nobody."""
+        return any(self._refuses(name) for name in (f"{kind}-{token}", f"{_IDLE}-{token}"))
+
+    def remove(self, kind: str, token: str) -> None:
+        """Remove the bell of a dead process. Last of all: when it is gone, nobody can tell any more that it is dead."""
         for name in (f"{kind}-{token}", f"{_IDLE}-{token}"):
-            with socket.socket(socket.AF_UNIX, _DATAGRAM) as probe:
-                probe.setblocking(False)
-                try:
-                    with _address(self._directory, name) as address:
-                        probe.connect(address)
-                except ConnectionRefusedError:
-                    self._remove(name)
-                    return True
-                except OSError:
-                    continue
+            self._unlink(name)
+
+    def sweep(self) -> None:
+        """Remove the bells of dead processes that nobody has rung since."""
+        with suppress(OSError):
+            for entry in os.scandir(self._directory):
+                if time.time() - entry.stat().st_mtime > _BIND_GRACE and self._refuses(entry.name):
+                    self._unlink(entry.name)
+
+    def _refuses(self, name: str) -> bool:
+        try:
+            with _datagram_socket() as probe, _address(self._directory, name) as address:
+                probe.connect(address)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            # No such file, no permission, no descriptor left: nothing is known.
+            return False
         return False
 
     def _call(self, name: str) -> bool:
         """Send one byte; return False when the bell's process is certainly dead."""
+        ringing = self._socket
+        if ringing is None:
+            return True
         try:
             with _address(self._directory, name) as address:
-                self._socket.sendto(b"\0", address)
+                ringing.sendto(b"\0", address)
         except ConnectionRefusedError:
-            self._remove(name)
             return False
-        except OSError as error:
-            # EAGAIN: its buffer is full, so it is awake. No such file, or not ours to call: nothing is known.
-            return error.errno != errno.ECONNREFUSED
+        except OSError:
+            # Its buffer is full, so it is awake; or there is no such file, or it is not ours to call: nothing is known.
+            return True
         return True
 
-    def _remove(self, name: str) -> None:
+    def _unlink(self, name: str) -> None:
         # Names are never used twice, so this cannot be somebody else's bell.
         with suppress(OSError):
             os.unlink(f"{self._directory}/{name}")
 
+    def __del__(self) -> None:
+        self.close()
+
     def close(self) -> None:
         """Close the socket; harmless when closed."""
-        self._socket.close()
+        ringing, self._socket = self._socket, None
+        if ringing is not None:
+            ringing.close()

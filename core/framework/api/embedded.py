@@ -25,12 +25,15 @@ from contextlib import contextmanager, suppress
 from typing import Final, Literal
 from urllib.parse import unquote
 
-from framework.exceptions import ConfigError, ConnectionLost, TransportError
+from framework.exceptions import ConfigError, ConnectionLost, PluginUnavailable, TransportError
 
 Synchronous = Literal["full", "normal"]
 
 #: The file used when a URL names none, in the current directory.
 DEFAULT_FILE: Final = "framework.db"
+
+#: The first release with STRICT tables (and long after RETURNING).
+_OLDEST: Final = (3, 37)
 
 #: Which versions of whose tables a file holds: several plugins may share it.
 _VERSIONS: Final = (
@@ -110,12 +113,13 @@ class Database:
         with self._lock:
             try:
                 connection = self._connected()
-                self._begin(connection)
                 try:
+                    self._begin(connection)
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
-                    # A commit that failed (disk full) leaves the transaction open too.
+                    # A commit that failed (disk full) leaves the transaction open too. And an exception may be thrown
+                    # into this thread at any point (a time limit): what is left open then would lock everybody out.
                     if connection.in_transaction:
                         with suppress(sqlite3.Error):
                             connection.execute("ROLLBACK")
@@ -163,6 +167,10 @@ class Database:
             self._closed = True
             self._disconnect()
 
+    def __del__(self) -> None:
+        # Python 3.13 warns of a connection that is merely forgotten; a result store of a client often is.
+        self._disconnect()
+
     # ------------------------------------------------------------ the connection
 
     def _connected(self) -> sqlite3.Connection:
@@ -187,6 +195,11 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         if self._closed:
             raise ConnectionLost(f"the connection to {self.path} is closed")
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise PluginUnavailable(
+                f"SQLite {sqlite3.sqlite_version} of this Python is too old to keep {self.path}: "
+                f"use a Python with SQLite {'.'.join(map(str, _OLDEST))} or later, or a broker of another kind"
+            )
         with _databases_lock:
             _databases.add(self)
         connection = sqlite3.connect(
@@ -227,8 +240,8 @@ class Database:
         if connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'framework_schema'").fetchone():
             found = self._found_version(connection)
         if found is None:
-            self._begin(connection)
             try:
+                self._begin(connection)
                 connection.execute(_VERSIONS)
                 found = self._found_version(connection)
                 if found is None:

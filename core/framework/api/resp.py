@@ -21,7 +21,7 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, NoReturn, TypeAlias
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, cast
 
 import msgspec
 
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 Argument: TypeAlias = str | bytes | int | float
 Push: TypeAlias = Sequence[Any]
+#: Encodes one command.
+Packer: TypeAlias = Callable[[tuple[Argument, ...]], bytes]
 
 #: Replies of a server that cannot serve now but may soon, or of which another one may.
 _AWAY: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
@@ -76,11 +78,12 @@ class Call(NamedTuple):
 Command: TypeAlias = Call | tuple[Argument, ...]
 
 
-def packer() -> Callable[[tuple[Argument, ...]], bytes]:
+def packer() -> Packer:
     """Return the function that encodes one command."""
     from hiredis import pack_command
 
-    return pack_command
+    # Its stub takes a tuple of exactly one argument for what is one of any length.
+    return cast("Packer", pack_command)
 
 
 class Link:
@@ -98,7 +101,7 @@ class Link:
         import hiredis
 
         self._hiredis = hiredis
-        self._pack = hiredis.pack_command
+        self._pack = packer()
         self._push_type = hiredis.PushNotification
         self._on_push = on_push
         self._settings = settings
@@ -175,7 +178,7 @@ class Link:
         text = str(reply)
         if text.startswith(("WRONGPASS", "NOAUTH", "ERR invalid password", "ERR Client sent AUTH", "ERR AUTH")):
             raise ConnectionLost(
-                f"{self.address.display} refused the login ({text.split(' ', 1)[0]}): check user and password in the URL"
+                f"{self.address.display} refused the login ({text.split(' ', 1)[0]}): check the URL's user and password"
             )
         raise ConnectionLost(f"{self.address.display} refused the connection: {text}")
 
@@ -196,6 +199,12 @@ class Link:
             self._socket.sendall(data)
         except OSError as error:
             self._lose(error)
+
+    def watch_keys(self) -> bool:
+        """Have the server push ``invalidate`` when others change a key that was read here; return whether it can."""
+        if not self.resp3:
+            return False
+        return not self.is_error(self.exchange(self._pack(("CLIENT", "TRACKING", "ON", "NOLOOP")), 1)[0])
 
     def ring(self) -> None:
         """Have the descriptor turn readable soon, by asking the server for something that nobody waits for."""
@@ -232,8 +241,8 @@ class Link:
         replies: list[Any] = []
         reader = self._reader
         closed: BaseException | None = None
-        self._socket.settimeout(0)
         try:
+            self._socket.settimeout(0)
             while True:
                 data = self._socket.recv(_CHUNK)
                 if not data:
@@ -331,6 +340,10 @@ class Link:
                         continue
                 self.refuse(reply)
         return replies
+
+    def load(self, scripts: Sequence[Script]) -> None:
+        """Teach the server `scripts`, so that a call among other commands runs in its turn and not after them."""
+        self.run([("SCRIPT", "LOAD", script.text) for script in scripts])
 
     def refuse(self, reply: object) -> NoReturn:
         """Raise what an error reply means."""

@@ -23,10 +23,10 @@ CONTENT_TYPE = "application/x-framework-envelope"
 class DeadLetters:
     """Buries messages."""
 
-    def __init__(self, producer: Callable[[], Producer], template: str) -> None:
+    def __init__(self, producer: Callable[[], Producer], template: str | None) -> None:
         """`producer` makes the producer when the first message is buried.
 
-        `template` names the queue, e.g. ``{queue}.dlq``.
+        `template` names the queue, e.g. ``{queue}.dlq``; None: what should be buried is dropped, with a log line.
         """
         self._make_producer = producer
         self._template = template
@@ -35,8 +35,8 @@ class DeadLetters:
         self.buried = 0
 
     def queue_for(self, queue: str) -> str:
-        """Return the name of the dead-letter queue of `queue`."""
-        return self._template.format(queue=queue)
+        """Return the name of the dead-letter queue of `queue`, or in words that there is none."""
+        return self._template.format(queue=queue) if self._template else "no dead-letter queue (dropped)"
 
     def bury(
         self, delivery: Delivery, reason: str, text: str, task: str | None = None, task_id: str | None = None
@@ -45,6 +45,9 @@ class DeadLetters:
 
         When the broker does not take it the message is given back instead, and the failure is logged.
         """
+        if not self._template:
+            delivery.ack()
+            return True
         name = self.queue_for(delivery.queue)
         letter = Outgoing(
             body=as_envelope(delivery.payload),

@@ -30,7 +30,7 @@ from framework.worker.times import timestamp
 if TYPE_CHECKING:
     from framework._config.settings import Settings
     from framework._plugins.hooks import Hooks
-    from framework.task import TaskPolicy
+    from framework._policy import TaskPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +77,11 @@ class Dispatch:
 
     def _read(self, delivery: Delivery) -> Item | None:
         payload = delivery.payload
-        size = len(payload) if type(payload) is bytes else len(payload[4])  # type: ignore[misc]
-        # The envelope holds the body in base64, a third larger; `execute` measures the body itself.
-        if size > self._max_size * 3 // 2:
-            raise _too_large(size, self._max_size)
+        if self._max_size is not None:
+            size = len(payload) if isinstance(payload, bytes) else len(payload[4])
+            # The envelope holds the body in base64, a third larger; `execute` measures the body itself.
+            if size > self._max_size * 3 // 2:
+                raise _too_large(size, self._max_size)
         head = read_head(payload)
         if head.headers.task is None:
             delivery.payload = payload = self._as_protocol_2(payload)

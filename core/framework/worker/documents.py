@@ -11,7 +11,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from framework.serialization import encode, encode_exception
+from framework._errordocs import encode_exception
+from framework.serialization import encode
 
 SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"

@@ -27,8 +27,10 @@ from framework.api.pool import Job, Outcome
 from framework.api.result_store import Record
 from framework.exceptions import Ignore, MessageError, Reject, Retry, TransportError
 from framework.message import Incoming, read
-from framework.serialization import decode_task, safe_repr
-from framework.task import Context, Task, reset_request, set_request
+from framework._saferepr import safe_repr
+from framework.serialization import decode_task
+from framework._request import Context, pop_request, push_request
+from framework.task import Task
 from framework.worker.documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
 from framework.worker.logs import redirect_stdouts, setup_logging
 
@@ -117,8 +119,8 @@ class TaskWorkload:
         except MessageError as error:
             return Outcome(seq, outcomes.INVALID, monotonic() - began, None, str(error))
         plan = self._plans.get(name) or self._plan(name)
-        request = Context(incoming.headers, incoming.properties, args, kwargs, embed, self._hostname)
-        token = set_request(request)
+        request = Context.from_incoming(incoming, self._app, args, kwargs, embed, self._hostname)
+        token = push_request(request)
         code, document, note, trace = outcomes.IGNORED, None, "", ""
         try:
             if plan.track_started:
@@ -137,7 +139,7 @@ class TaskWorkload:
             if plan.on_success is not None:
                 plan.on_success(retval, request.id, args, kwargs)
             if self._log_info:
-                logger.info("Task %s[%s] succeeded in %ss: %s", request.name, request.id, runtime, safe_repr(retval))
+                logger.info("Task %s[%s] succeeded in %ss: %s", _name(request), request.id, runtime, safe_repr(retval))
             if self._succeeded is not None:
                 self._succeeded(task_id=request.id, task=plan.task, result=retval, runtime=runtime)
             if plan.after_return is not None or self._postrun is not None:
@@ -145,12 +147,12 @@ class TaskWorkload:
         except Ignore:
             runtime = monotonic() - began
             if self._log_info:
-                logger.info("Task %s[%s] ignored", request.name, request.id)
+                logger.info("Task %s[%s] ignored", _name(request), request.id)
         except Reject as error:
             runtime = monotonic() - began
             code = outcomes.REQUEUED if error.requeue else outcomes.REJECTED
             note = str(error)
-            logger.warning("Task %s[%s] %s", request.name, request.id, error)
+            logger.warning("Task %s[%s] %s", _name(request), request.id, error)
             if not error.requeue:
                 document = self._document(FAILURE, error, request, incoming)
         except Retry as error:
@@ -163,7 +165,7 @@ class TaskWorkload:
             code = outcomes.FAILURE
             document, note, trace = self._end_failure(plan, request, incoming, error)
         finally:
-            reset_request(token)
+            pop_request(token)
         return Outcome(seq, code, runtime, document, note, trace)
 
     def _plan(self, name: str) -> Plan:
@@ -197,7 +199,7 @@ class TaskWorkload:
     ) -> tuple[bytes | None, str, str]:
         reason = error.exc if error.exc is not None else error
         trace = _trace(error)
-        logger.info("Task %s[%s] retry: %s", request.name, request.id, error)
+        logger.info("Task %s[%s] retry: %s", _name(request), request.id, error)
         if plan.on_retry is not None:
             self._quietly(plan.on_retry, reason, request.id, request.args, request.kwargs, trace)
         if self._retried is not None:
@@ -212,9 +214,9 @@ class TaskWorkload:
     ) -> tuple[bytes | None, str, str]:
         trace = _trace(error)
         if isinstance(error, plan.throws):
-            logger.info("Task %s[%s] raised expected: %r", request.name, request.id, error)
+            logger.info("Task %s[%s] raised expected: %r", _name(request), request.id, error)
         else:
-            logger.error("Task %s[%s] raised unexpected: %r\n%s", request.name, request.id, error, trace)
+            logger.error("Task %s[%s] raised unexpected: %r\n%s", _name(request), request.id, error, trace)
         if plan.on_failure is not None:
             self._quietly(plan.on_failure, error, request.id, request.args, request.kwargs, trace)
         if self._failed is not None:
@@ -230,7 +232,7 @@ class TaskWorkload:
         try:
             _followups.call_errbacks(self._app, request, error, trace)
         except TransportError as failed:
-            logger.error("The error callbacks of task %s[%s] could not be sent: %s", request.name, request.id, failed)
+            logger.error("The error callbacks of task %s[%s] could not be sent: %s", _name(request), request.id, failed)
         ignored = plan.ignore_result if request.ignore_result is None else request.ignore_result
         if ignored and not plan.store_errors:
             return None, repr(error), trace
@@ -282,6 +284,11 @@ class TaskWorkload:
         self._app.result_store.store(
             [Record(request.id, document, STARTED, request.reply_to, request.correlation_id or request.id)]
         )
+
+
+def _name(request: Context) -> str | None:
+    """Return the name that logs show."""
+    return request.shadow or request.task
 
 
 def _trace(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from framework.api.transport import Delivery
 from framework.message import Head
 
 if TYPE_CHECKING:
-    from framework.task import TaskPolicy
+    from framework._policy import TaskPolicy
 
 
 class Item:

@@ -31,7 +31,7 @@ class _TaskFormatter(logging.Formatter):
         self._color = color
 
     def format(self, record: logging.LogRecord) -> str:
-        from framework.task import current_request
+        from framework._request import current_request
 
         request = current_request() if record.name.startswith("framework.task") else None
         if request is not None and request.id:
@@ -123,4 +123,4 @@ class LogStream:
 def redirect_stdouts(level: str) -> None:
     """Have `print` and tracebacks of this process go to the log at `level`."""
     stream = LogStream(logging.getLogger("framework.task.output"), logging.getLevelName(level))
-    sys.stdout = sys.stderr = stream  # type: ignore[assignment]
+    sys.stdout = sys.stderr = stream

@@ -49,7 +49,8 @@ class Panel:
 
     def __iter__(self) -> Iterator[Command]:
         """Yield every command once, by name."""
-        return iter(sorted(set(self._commands.values()), key=lambda command: command.name))
+        by_name = {command.name: command for command in self._commands.values()}
+        return iter([by_name[name] for name in sorted(by_name)])
 
     def get(self, name: str) -> Command | None:
         """Return the command called, or also called, `name`."""

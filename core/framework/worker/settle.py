@@ -26,7 +26,7 @@ from framework.worker.item import Item
 from framework.worker.prefetch import Prefetch
 
 if TYPE_CHECKING:
-    from framework.task import TaskPolicy
+    from framework._policy import TaskPolicy
 
 logger = logging.getLogger(__name__)
 

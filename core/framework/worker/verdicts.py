@@ -19,7 +19,7 @@ from framework.exceptions import (
     WorkerLostError,
 )
 from framework.message import read
-from framework.task import Context
+from framework._request import Context
 from framework.worker.documents import FAILURE, REVOKED, Documents
 from framework.worker.settle import Settle
 

@@ -1,0 +1,1 @@
+"""The built-in pools: where tasks run. One module or package each, found through entry points."""

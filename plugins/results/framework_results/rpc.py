@@ -1,12 +1,14 @@
 """Results as messages: ``rpc://`` sends each to the client that asked, through the broker.
 
-1. Where tasks run, `store` publishes every document to the request's reply queue. A client that has gone is no error.
-2. Where results are waited for, this client's own reply queue is consumed; what arrives for an id that nobody asks about
-   yet is kept until somebody does.
+1. Where tasks run, `store` publishes every document to the request's reply queue. A client that is gone is no error.
+2. Where results are waited for, this client's own reply queue is consumed; what arrives for an id that nobody asks
+   about yet is kept until somebody does.
 3. Any number of threads may wait. One of them reads for all; the others sleep until it has something or is done.
 4. A daemon thread sends the consumer's heartbeats while nobody waits: with its connection the reply queue would go too.
 
-A result reaches only the client that sent the task, and is held in its memory. Source of the messages: Celery's rpc backend.
+A result reaches only the client that sent the task, and is held in its memory.
+
+Source of the messages: Celery's rpc backend.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ import msgspec
 
 from framework.api.result_store import Record, ResultStore, ResultStoreTraits
 from framework.api.transport import Consumer, ConsumerFactory, Delivery, Exchange, Producer, ProducerFactory, Queue
-from framework.exceptions import ConfigError, ConnectionLost, MessageUndecodable, PublishRefused, TimeoutError
+from framework.exceptions import (
+    ConfigError,
+    ConnectionLost,
+    MessageUndecodable,
+    PublishRefused,
+    TimeoutError,  # noqa: A004 - the contract's
+)
 from framework.message import JSON, UTF8, Outgoing, read
 
 logger = logging.getLogger(__name__)
@@ -38,7 +46,10 @@ class RpcOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """The table ``[results.rpc]``."""
 
     keep: Annotated[
-        int, msgspec.Meta(ge=1, description="How many results that nobody has asked about are kept; then the oldest are dropped.")
+        int,
+        msgspec.Meta(
+            ge=1, description="How many results that nobody has asked about are kept; then the oldest are dropped."
+        ),
     ] = 100_000
 
 
@@ -178,7 +189,8 @@ class RpcStore(ResultStore):
             left = None if deadline is None else deadline - monotonic()
             if left is not None and left <= 0:
                 raise TimeoutError(
-                    f"{len(waiting)} of the results did not arrive within {timeout:g} s, among them {next(iter(waiting))}"
+                    f"{len(waiting)} of the results did not arrive within {timeout:g} s, "
+                    f"among them {next(iter(waiting))}"
                 )
             pause = left if on_interval is None else INTERVAL if left is None else min(left, INTERVAL)
             self._sleep(edition, pause)

@@ -116,7 +116,8 @@ class SqliteStore(ResultStore):
         ringer = self._ringer
         if ringer is None:
             ringer = self._ringer = Ringer(self.path)
-        ringer.ring_all(_BELL)
+        for token in ringer.ring_all(_BELL):
+            ringer.remove(_BELL, token)
 
     def _expiry(self, record: Record, now: float) -> float | None:
         """Return when `record` expires; None: never."""

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
@@ -25,8 +26,6 @@ from framework.message import JSON, UTF8, Outgoing, Payload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import kombu
 
 #: Seconds between two looks, right after there was something; doubled with each look in vain.
 FIRST_PAUSE = 0.02
@@ -43,23 +42,34 @@ class KombuOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ] = {}
 
 
+def _kombu() -> Any:
+    # With the first connection, for it takes its time; as `Any`, for it has no types.
+    return import_module("kombu")
+
+
+def without_password(urls: str) -> str:
+    """Return `urls`, separated by ``;``, for people."""
+    from kombu.utils.url import maybe_sanitize_url
+
+    return ";".join(str(maybe_sanitize_url(part.strip())) for part in urls.split(";"))
+
+
 class Broker:
     """One connection of kombu's, and what its errors mean."""
 
     def __init__(self, url: str, options: KombuOptions, settings: Mapping[str, Any]) -> None:
-        import kombu
-
-        self.display_url = ";".join(kombu.Connection(part.strip()).as_uri() for part in url.split(";"))
+        kombu = _kombu()
+        self.display_url = without_password(url)
+        self.connection = kombu.Connection(
+            url,
+            connect_timeout=settings.get("connection_timeout") or 4.0,
+            heartbeat=settings.get("heartbeat") or 0,
+            ssl=settings.get("use_ssl") or False,
+            login_method=settings.get("login_method"),
+            failover_strategy=settings.get("failover_strategy") or "round-robin",
+            transport_options=dict(options.transport_options),
+        )
         try:
-            self.connection: kombu.Connection = kombu.Connection(
-                url,
-                connect_timeout=settings.get("connection_timeout") or 4.0,
-                heartbeat=settings.get("heartbeat") or 0,
-                ssl=settings.get("use_ssl") or False,
-                login_method=settings.get("login_method"),
-                failover_strategy=settings.get("failover_strategy") or "round-robin",
-                transport_options=dict(options.transport_options),
-            )
             transport = self.connection.transport
         except ImportError as error:
             scheme = url.partition("://")[0]
@@ -82,10 +92,9 @@ class Broker:
         except self.lost as error:
             raise ConnectionLost(f"the connection to {self.display_url} is lost: {error}") from error
 
-    def entity(self, queue: Queue) -> kombu.Queue:
+    def entity(self, queue: Queue) -> Any:
         """Return `queue` as kombu's, bound to the channel."""
-        import kombu
-
+        kombu = _kombu()
         exchange = kombu.Exchange(
             queue.exchange.name,
             queue.exchange.type,
@@ -161,8 +170,7 @@ class KombuProducer(Producer):
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish all of `messages`, one after another: kombu knows no batches."""
-        import kombu
-
+        kombu = _kombu()
         with self._held() as broker, broker.errors():
             producer = kombu.Producer(broker.channel, auto_declare=False)
             for message in messages:
@@ -180,7 +188,9 @@ class KombuProducer(Producer):
                         **_properties(message),
                     )
                 except (TypeError, ValueError) as error:
-                    raise PublishRefused(f"the message {message.headers.get('id')!r} cannot be sent: {error}") from error
+                    raise PublishRefused(
+                        f"the message {message.headers.get('id')!r} cannot be sent: {error}"
+                    ) from error
 
     def declare(self, queues: Iterable[Queue]) -> None:
         """Create exchanges, queues and bindings that do not exist."""
@@ -404,9 +414,7 @@ class KombuTransport(Transport):
     @property
     def display_url(self) -> str:
         """The URL for people: no password."""
-        import kombu
-
-        return ";".join(kombu.Connection(part.strip()).as_uri() for part in self.url.split(";"))
+        return without_password(self.url)
 
     def _connect(self) -> Broker:
         return Broker(self.url, self.options, self.settings)
@@ -454,13 +462,24 @@ class KombuTransport(Transport):
 
     def info(self) -> dict[str, Any]:
         """Return the connection's parameters for `inspect stats`."""
-        import kombu
+        from kombu.utils.url import parse_url
 
-        known = dict(kombu.Connection(self.url).info())
-        known.pop("password", None)
-        known["transport_options"] = sorted(self.options.transport_options)
-        known["connect_timeout"] = self.settings.get("connection_timeout") or 4.0
-        return {key: value for key, value in known.items() if key != "alternates"}
+        known = parse_url(self.url.partition(";")[0])
+        return {
+            "hostname": known["hostname"],
+            "port": known["port"],
+            "userid": known["userid"],
+            "virtual_host": known["virtual_host"],
+            "transport": known["transport"],
+            # By name only: there may be secrets among them.
+            "transport_options": sorted(self.options.transport_options),
+            "uri_prefix": None,
+            "ssl": bool(self.settings.get("use_ssl")),
+            "heartbeat": self.settings.get("heartbeat") or 0,
+            "connect_timeout": self.settings.get("connection_timeout") or 4.0,
+            "login_method": self.settings.get("login_method"),
+            "insist": False,
+        }
 
     def close(self) -> None:
         """Close the connection that `sizes` and `purge` share."""

@@ -1,11 +1,11 @@
 """The main function of a child: one process that runs one job after another.
 
-1. Claims jobs: the worker writes the number of each job into a pipe, eight bytes a job; whoever reads a number has the job.
-   The worker can read the pipe too, and so take back, at any moment and without the child's help, exactly those jobs
-   that the child has not claimed. The kernel is the judge: no job runs twice, none is lost.
+1. Claims jobs: the worker writes the number of each job into a pipe, eight bytes a job; whoever reads a number has the
+   job. The worker can read the pipe too, and so take back, at any moment and without the child's help, exactly those
+   jobs that the child has not claimed. The kernel is the judge: no job runs twice, none is lost.
 2. Takes the jobs themselves, in batches, from a socket. Jobs whose number never comes were taken back: it drops them.
-3. Says on the shared page what it runs and since when, and puts every outcome into the page's outbox at once; it rings when
-   it is idle, or every few milliseconds.
+3. Says on the shared page what it runs and since when, and puts every outcome into the page's outbox at once; it rings
+   when it is idle, or every few milliseconds.
 4. Leaves after so many jobs, above so much memory, or when the worker has closed the pipe; dies with the worker.
 5. Turns SIGUSR1 into `SoftTimeLimitExceeded`, inside the job for which it was sent and nowhere else.
 """
@@ -47,10 +47,13 @@ _as_job: Callable[[tuple[Any, ...]], Job] = partial(tuple.__new__, Job)
 class ChildSpec(NamedTuple):
     """What a child is told about itself. A plain tuple, so that it can be marshalled."""
 
+    #: Counts all children of a worker's life.
     number: int
-    index: int
+    #: The place that it takes, from 1 up; taken over by whoever replaces it.
+    process_index: int
     name: str
     title: str
+    #: Jobs, and KiB, after which it leaves; 0: never.
     max_tasks: int
     max_memory: int
 

@@ -83,7 +83,7 @@ class Crew:
         launcher = self._launcher
         if self.closing or self._pause is not None or launcher is None or not launcher.ready:
             return
-        used = {slot.spec.index for slot in self.slots.values()}
+        used = {slot.spec.process_index for slot in self.slots.values()}
         for index in range(1, self.size + 1):
             if len(self.slots) >= self.size:
                 break
@@ -101,7 +101,7 @@ class Crew:
         number = self._number
         spec = ChildSpec(
             number=number,
-            index=index,
+            process_index=index,
             name=f"ForkPoolWorker-{number}",
             title=f"framework worker: {self._context.hostname} [child {index}]",
             max_tasks=self._context.max_tasks_per_child or 0,
@@ -147,7 +147,7 @@ class Crew:
         wanted = max(1, self.size - n)
         self.size = wanted
         # The youngest first where several would do: the low indexes stay in use.
-        staying.sort(key=lambda slot: (bool(slot.jobs), -slot.spec.index))
+        staying.sort(key=lambda slot: (bool(slot.jobs), -slot.spec.process_index))
         for slot in staying[: max(0, len(staying) - wanted)]:
             self._leave(slot)
 
@@ -170,6 +170,7 @@ class Crew:
                     if slot.launcher is former:
                         self._leave(slot)
                 former.retire()
+                self._former = [launcher for launcher in self._former if not launcher.ended]
                 self._former.append(former)
         self.fill()
 
@@ -243,7 +244,7 @@ class Crew:
             slot.detach()
 
     def end(self, deadline: float) -> None:
-        """After `detach`, in any thread: let the children leave, kill what is left at `deadline`, let go of everything."""
+        """After `detach`, in any thread: let the children leave, and kill what is left at `deadline`."""
         for slot in self.slots.values():
             slot.retire()
         launchers = self._launchers()

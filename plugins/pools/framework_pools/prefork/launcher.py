@@ -64,6 +64,11 @@ class Launcher:
         """The server's process id."""
         return None if self._process is None else self._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether the server has been let go of."""
+        return self._process is not None and self._socket is None
+
     def start(self) -> None:
         """Start the server and give it the recipe; it imports while we go on."""
         ours, theirs = socket.socketpair()
@@ -154,7 +159,7 @@ class Launcher:
                 self.ready = True
                 if rest[0]:
                     logger.warning(
-                        "The application starts threads when it is imported (%s); they do not exist in the pool's children",
+                        "The application starts threads when it is imported (%s); the pool's children do not have them",
                         ", ".join(rest[0]),
                     )
                 self._tell(self._events.server_ready, self)

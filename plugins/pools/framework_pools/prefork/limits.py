@@ -1,10 +1,10 @@
 """Time limits of jobs that run in children, and their termination.
 
-1. One timer a child, and none at all while no job with a limit is in it. Time is measured from the job's real start, which
-   the shared page tells.
+1. One timer a child, and none at all while no job with a limit is in it. Time is measured from the job's real start,
+   which the shared page tells.
 2. Soft limit: SIGUSR1, meant for one job, see `child`. Hard limit: TERM, and KILL a tenth of a second later.
-3. `condemn` sends a signal to a child only when it is certain that it can hit no job but the one that is meant: it first
-   takes back everything that the child has not claimed, so that nothing can begin there any more.
+3. `condemn` sends a signal to a child only when it is certain that it can hit no job but the one that is meant: it
+   first takes back everything that the child has not claimed, so that nothing can begin there any more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _GRACE: Final = 0.1
 
 
 class Limits:
-    """Watches the clock for the children. `settle` brings a slot's books up to date; `recall` takes its waiting jobs back."""
+    """Watches the clock for the children.
+
+    `settle` brings a slot's books up to date; `recall` takes its waiting jobs back.
+    """
 
     def __init__(self, loop: Loop, settle: Callable[[Slot], object], recall: Callable[[Slot], object]) -> None:
         self._loop = loop
@@ -96,10 +99,11 @@ class Limits:
         """Send `signum` to the child in `slot` if it is in the job `seq`; when it dies of it, `code` is the verdict."""
         self._recall(slot)
         self._settle(slot)
-        current = slot.running()
-        if current is None or current[0].seq != seq:
+        # What is left has been claimed, and a child claims a job only when the one before has ended: it is in this one.
+        entry = slot.jobs.get(seq)
+        if entry is None:
             return False
-        slot.doom = Doom(current[0], code, text)
+        slot.doom = Doom(entry[0], code, text)
         slot.signal(signum)
         return True
 

@@ -1,11 +1,11 @@
 """The prefork pool's driver: gives jobs to children and brings their outcomes home.
 
-1. Spreads jobs over the children, as many into each as its expected work allows: a few milliseconds, and nothing behind a
-   task that is long or unknown. What fits nowhere waits here.
-2. Tells core which jobs have begun: at once for a job given to an idle child, else when the shared page shows it or its
-   outcome arrives.
-3. Looks every few milliseconds, only while jobs wait inside children: takes them back from a child that is in one job for
-   longer than expected, for others to run.
+1. Spreads jobs over the children, as many into each as its expected work allows: a few milliseconds, and nothing behind
+   a task that is long or unknown. What fits nowhere waits here.
+2. Tells core which jobs have begun: at once for a job given to an idle child, else when the shared page shows it or
+   its outcome arrives.
+3. Looks every few milliseconds, only while jobs wait inside children: takes them back from a child that is in one job
+   for longer than expected, for others to run.
 4. When a child dies, the job it was in gets a verdict; those that it had not begun go to other children.
 """
 
@@ -94,7 +94,10 @@ class PreforkPool(Pool):
             self._crew.prestart()
 
     def start(self) -> None:
-        """Wait for the fork server and ask for the children. Raises `ConfigError` if the application cannot be imported."""
+        """Wait for the fork server and ask for the children.
+
+        Raises `ConfigError` if the application cannot be imported.
+        """
         self._started = True
         try:
             self._crew.start()
@@ -125,18 +128,24 @@ class PreforkPool(Pool):
 
     def kill(self) -> None:
         """Kill every child; what was running is TERMINATED, what was waiting is forgotten."""
-        torn: list[Outcome] = []
+        self._crew.close()
+        unclaimed = [*self._backlog]
         self._backlog.clear()
         for slot in self._crew.slots.values():
-            slot.take_back()
+            unclaimed += [job for job, _cost in slot.take_back()]
         self._crew.kill()
+        # What core believes to have begun needs an end, also if it has not got as far as that.
+        torn = [self._torn(job, 0.0) for job in unclaimed if job.seq in self._reported]
         for slot in list(self._crew.slots.values()):
             self._settle(slot)
-            current = slot.running()
-            if current is not None:
-                torn.append(self.context.verdict(current[0], TERMINATED, "SIGKILL", slot.elapsed()))
+            for job, _cost in slot.jobs.values():
+                torn.append(self._torn(job, slot.elapsed()))
+                self._report(job.seq, slot)
             slot.jobs.clear()
         self._tell((), torn, 0)
+
+    def _torn(self, job: Job, runtime: float) -> Outcome:
+        return self.context.verdict(job, TERMINATED, "SIGKILL", runtime)
 
     def quiesce(self) -> list[int]:
         """Take back what has not begun."""
@@ -212,9 +221,8 @@ class PreforkPool(Pool):
             self._loop.call_soon(self._dispatch)
             return
         self._limits.given(slot, batch)
-        if idle and head not in self._reported:
-            self._reported.add(head)
-            self._events.started([head], slot.pid or 0)
+        if idle:
+            self._report(head, slot)
         if len(slot.jobs) > 1 and self._look_timer is None:
             self._look_timer = self._loop.call_later(_LOOK, self._look)
 
@@ -274,6 +282,12 @@ class PreforkPool(Pool):
         self._dispatch()
         self._tell(begun, outcomes, slot.pid or 0)
 
+    def _report(self, seq: int, slot: Slot) -> None:
+        """Tell core that `seq` has begun, unless it knows."""
+        if seq not in self._reported:
+            self._reported.add(seq)
+            self._events.started([seq], slot.pid or 0)
+
     def _tell(self, begun: Sequence[int], outcomes: Sequence[Outcome], pid: int) -> None:
         if begun:
             self._events.started(begun, pid)
@@ -292,9 +306,8 @@ class PreforkPool(Pool):
                 continue
             self._settle(slot)
             current = slot.running()
-            if current is not None and current[0].seq not in self._reported:
-                self._reported.add(current[0].seq)
-                self._events.started([current[0].seq], slot.pid or 0)
+            if current is not None:
+                self._report(current[0].seq, slot)
             if current is not None and len(slot.jobs) > 1 and (elapsed := slot.elapsed()) > _STALL:
                 slot.stalled = True
                 self._costs.surprise(current[0].task, elapsed)
@@ -324,23 +337,27 @@ class PreforkPool(Pool):
             self._finish(slot, records)
         self._recall(slot)
         current = slot.running()
+        ended = None if current is None else current[0]
         death = describe(status)
         doom = slot.doom
         if doom is not None:
             slot.sweep()
+            if doom.job.seq in slot.jobs:
+                ended = doom.job
         verdicts: list[Outcome] = []
-        if current is not None:
-            job, runtime = current[0], slot.elapsed()
-            slot.end_job(job.seq)
-            if doom is not None and doom.job.seq == job.seq:
-                verdicts.append(self.context.verdict(job, doom.code, doom.text, runtime))
+        if ended is not None:
+            runtime = slot.elapsed()
+            slot.end_job(ended.seq)
+            self._report(ended.seq, slot)
+            if doom is not None and ended is doom.job:
+                verdicts.append(self.context.verdict(ended, doom.code, doom.text, runtime))
             else:
                 text = f"the process running the task (pid {slot.pid}) exited with {death}"
-                verdicts.append(self.context.verdict(job, WORKER_LOST, text, runtime))
+                verdicts.append(self.context.verdict(ended, WORKER_LOST, text, runtime))
         # Claimed, but not begun: as good as waiting.
         self._backlog.extendleft(job for job, _cost in reversed(slot.jobs.values()))
         slot.jobs.clear()
-        expected = (slot.retired and current is None) or (doom is not None and doom.code == TERMINATED)
+        expected = (slot.retired and ended is None) or (doom is not None and doom.code == TERMINATED)
         if not (expected or self._crew.closing):
             hint = ""
             if doom is None and was_killed(status):
@@ -354,8 +371,15 @@ class PreforkPool(Pool):
     def terminate(self, seq: int, signum: int = signal.SIGTERM) -> bool:
         """Send a signal to the child that is in the job `seq`."""
         for slot in list(self._crew.slots.values()):
-            if seq in slot.jobs:
-                return self._limits.terminate(slot, seq, signum)
+            if seq in slot.jobs and self._limits.terminate(slot, seq, signum):
+                return True
+        # On its way into a child when core was told that it begins: it is caught before it does.
+        for job in list(self._backlog):
+            if job.seq == seq and seq in self._reported:
+                self._backlog.remove(job)
+                verdict = self.context.verdict(job, TERMINATED, signal.Signals(signum).name, 0.0)
+                self._loop.call_soon(self._tell, (), [verdict], 0)
+                return True
         return False
 
     def grow(self, n: int) -> None:

@@ -4,7 +4,6 @@
 2. Freezes what it has, so that the garbage collector of no child writes to memory that all share.
 3. Forks a child for each request, which comes with the child's descriptors, and reports its pid.
 4. Reports every child's end. Exits when it was told to stop and has no child left, or at once when the worker is gone.
-5. With ``spawn`` in the recipe's envelope it becomes the one child itself, without forking.
 
 It has one thread, unless the application starts more while it is imported; then it says so.
 """
@@ -179,7 +178,7 @@ def run_child(workload: Workload, spec: ChildSpec, fds: list[int]) -> None:
         # Its own group: a task that is terminated takes the processes with it that it started.
         os.setpgid(0, 0)
     multiprocessing.current_process().name = spec.name
-    os.environ[INDEX_VARIABLE] = str(spec.index)
+    os.environ[INDEX_VARIABLE] = str(spec.process_index)
     setproctitle.setproctitle(spec.title)
     Child(spec, workload, socket.socket(fileno=fds[0]), fds[1], fds[2]).main()
 

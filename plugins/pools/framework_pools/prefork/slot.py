@@ -1,7 +1,7 @@
 """The worker's side of one child.
 
-1. `give` hands jobs over: their numbers into the pipe from which the child claims, the jobs themselves into the socket.
-2. `take_back` returns, at any moment, the jobs that the child has not claimed; they have not run, and will not run there.
+1. `give` hands jobs over: their numbers into the pipe from which the child claims, the jobs into the socket.
+2. `take_back` returns, at any moment, the jobs that the child has not claimed: they have not run, and will not.
 3. `collect` empties the child's outbox.
 4. `retire` lets the child end after the job that it is in; `signal` reaches the child and the processes it started.
 """

@@ -1,7 +1,8 @@
 """AMQP 0-9-1 transport, for RabbitMQ: ``amqp://user:password@host:5672/vhost``, ``amqps://`` for TLS.
 
-1. `AmqpTransport` reads the URL (several, separated by ``;``, for failover) and makes the three faces:
-   producer (`producer`), consumer (`consumer`, `settlements`), mailbox (`mailbox`), each over a link (`connection`) of its own.
+1. `AmqpTransport` reads the URL (several, separated by ``;``, for failover: `address`) and makes the three faces:
+   producer (`producer`, `session`), consumer (`consumer`, `settlements`) and mailbox (`mailbox`), each over a link
+   (`connection`) of its own. `admin` measures and empties queues.
 2. `topology` declares what Celery would declare, so that both may share a broker; `codec` is the hot path's bytes.
 3. py-amqp greets the broker and speaks the seldom used methods; it is imported with the first connection.
 """
@@ -37,7 +38,9 @@ class AmqpOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ] = 30.0
     blocked_timeout: Annotated[
         float,
-        msgspec.Meta(ge=0, description="Seconds to wait while the broker takes no messages, being short of memory or disk."),
+        msgspec.Meta(
+            ge=0, description="Seconds to wait while the broker takes no messages, being short of memory or disk."
+        ),
     ] = 10.0
 
 

@@ -75,7 +75,9 @@ def _address(url: str, use_ssl: bool | Mapping[str, Any] | None) -> Address:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ConfigError(f"the broker URL is not valid: {error}; wanted amqp://user:password@host:5672/vhost") from None
+        raise ConfigError(
+            f"the broker URL is not valid: {error}; wanted amqp://user:password@host:5672/vhost"
+        ) from None
     query = dict(parse_qsl(parts.query))
     host = parts.hostname or "localhost"
     secure = parts.scheme == "amqps" or bool(use_ssl)

@@ -1,8 +1,8 @@
 """A link: one connection to an AMQP broker, and the connector that makes links.
 
 1. py-amqp greets the broker and speaks every seldom used method; it reads and writes through this class.
-2. Reads the socket in large pieces and takes frames out of the buffer itself. py-amqp asks the kernel for 7 bytes, then for
-   the payload, then for the last byte: nine system calls a message, and bytes it has read are invisible to `select`.
+2. Reads the socket in large pieces and takes frames out of the buffer itself. py-amqp asks the kernel for 7 bytes, then
+   for the payload, then for the last byte: nine system calls a message.
 3. Hands content (deliveries, returned messages), confirms and the broker's cancellations to its owner, as they come.
 4. Turns a channel closed by the broker into `ChannelClosed`, everything else that goes wrong into what `lost` makes a
    `ConnectionLost` of.
@@ -71,6 +71,9 @@ class ChannelClosed(Exception):
 class Link(Connection):  # type: ignore[misc]
     """One connection. Not thread-safe: its owner is a loop, or holds a lock."""
 
+    #: py-amqp's socket and what goes with it; None once closed.
+    _transport: Any
+
     def __init__(self, address: Address, *, role: str, heartbeat: int, timeout: float, login_method: str) -> None:
         options = {}
         if hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -94,6 +97,7 @@ class Link(Connection):  # type: ignore[misc]
         self.pid = os.getpid()
         #: Why the broker takes no messages at present; "" when it does.
         self.blocked = ""
+        self.blocked_at = 0.0
         self.last_received = monotonic()
         self.on_delivery: Callable[[Delivered], object] = _ignore
         self.on_return: Callable[[Returned], object] = _ignore
@@ -201,7 +205,7 @@ class Link(Connection):  # type: ignore[misc]
             self.on_return((*arguments, header, body))
 
     def _on_method(self, channel: int, method: int, payload: bytes) -> None:
-        if method == _ACK or method == _NACK:
+        if method in (_ACK, _NACK):
             tag, bits = _u64_u8(payload, 4)
             self.on_confirm(tag, bool(bits & 1), method == _NACK)
         elif method == RETURN:
@@ -230,6 +234,7 @@ class Link(Connection):  # type: ignore[misc]
 
     def _on_block(self, reason: str) -> None:
         self.blocked = reason or "it is short of memory or disk"
+        self.blocked_at = monotonic()
 
     def _on_unblock(self) -> None:
         self.blocked = ""
@@ -319,7 +324,7 @@ class Link(Connection):  # type: ignore[misc]
         self.abandon()
 
     def abandon(self) -> None:
-        """Let go of the socket without a word: after a fork it is the parent's, after an error there is nobody to tell."""
+        """Let go of the socket without a word: after a fork it is the parent's, after an error nobody listens."""
         transport, self._transport = self._transport, None
         if transport is not None and transport.sock is not None:
             sock, transport.sock = transport.sock, None

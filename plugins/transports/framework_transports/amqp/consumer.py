@@ -2,10 +2,10 @@
 
 1. Consumes from any number of queues on one channel; declares them on another.
 2. `fetch` sends settlements, reads what the socket has, and hands out up to `limit` deliveries; it never waits.
-3. Limits what the broker pushes. Classic queues share one limit for the channel, which can be changed in flight. Quorum queues
-   and streams only know a limit per consumer, fixed when it begins: there a new consumer takes over from the old one.
-4. Anything that came in while we waited for the answer to a declaration is announced by asking the broker for another answer
-   (`Link.nudge`), so that the loop wakes up.
+3. Limits what the broker pushes. Classic queues share one limit for the channel, which can be changed in flight. Quorum
+   queues and streams only know a limit per consumer, fixed when it begins: there a new consumer takes over from the old.
+4. Anything that came in while we waited for the answer to a declaration is announced by asking the broker for another
+   answer (`Link.nudge`), so that the loop wakes up.
 5. Sends heartbeats, and notices when the broker's stay away.
 """
 
@@ -167,8 +167,8 @@ class AmqpConsumer(Consumer):
             self._link.write(self._cancel_frame(source))
             kept: deque[Delivered] = deque()
             for item in self._ready:
-                if item[0] == source.tag:
-                    self._give_back(item)
+                if item[0] == source.tag and not source.queue.no_ack:
+                    self._settlements.reject(item[1], True)
                 else:
                     kept.append(item)
             self._ready = kept
@@ -183,7 +183,9 @@ class AmqpConsumer(Consumer):
         source = self._sources.get(tag)
         if source is not None and self._current.get(source.name) is source:
             raise ChannelClosed(
-                self._channel_id, 404, f"the broker ended the consumer of queue {source.name!r} (was the queue deleted?)"
+                self._channel_id,
+                404,
+                f"the broker ended the consumer of queue {source.name!r} (was the queue deleted?)",
             )
 
     # ------------------------------------------------------------ in
@@ -206,6 +208,8 @@ class AmqpConsumer(Consumer):
             if len(ready) < limit:
                 while self._link.advance() and len(ready) < limit:
                     pass
+                if not self._mode.per_consumer:
+                    self._return_surplus()
                 self._settle()
         except (*LOST, ChannelClosed) as error:
             self._fail(error)
@@ -261,10 +265,6 @@ class AmqpConsumer(Consumer):
         if self._settlements.pending:
             self._link.write(self._settlements.frames(self._channel_id))
 
-    def _give_back(self, item: Delivered) -> None:
-        if not self._sources[item[0]].queue.no_ack:
-            self._settlements.reject(item[1], True)
-
     # ------------------------------------------------------------ limits
 
     def prefetch(self, limit: int) -> None:
@@ -279,12 +279,20 @@ class AmqpConsumer(Consumer):
                 self._limit_each()
             else:
                 self._send_qos()
-            # What we hold beyond the new limit would wait here while another worker is free.
-            while wanted and len(self._ready) > wanted:
-                self._give_back(self._ready.pop())
+            self._return_surplus()
             self._settle()
         except LOST as error:
             self._fail(error)
+
+    def _return_surplus(self) -> None:
+        """Give back what exceeds a lowered limit: it would wait here while another worker is free.
+
+        Where each consumer is limited by itself this is done once, when the limit changes: there the broker may rightly
+        send more in all, and would send the same again.
+        """
+        ready, limit = self._ready, self._limit
+        while limit and len(self._settlements) > limit and ready and not self._sources[ready[-1][0]].queue.no_ack:
+            self._settlements.reject(ready.pop()[1], True)
 
     def _send_qos(self) -> None:
         whole_channel = not self._mode.per_consumer

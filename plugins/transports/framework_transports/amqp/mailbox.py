@@ -74,9 +74,7 @@ class AmqpMailbox(Mailbox):
             if wanted:
                 if self._sender is None:
                     self._sender = self._link.open_channel()
-                self._link.write(
-                    encode(wanted, self._sender.channel_id, self._link.frame_max, mandatory=False)
-                )
+                self._link.write(encode(wanted, self._sender.channel_id, self._link.frame_max, mandatory=False))
             self._wake()
         except (*LOST, ChannelClosed) as error:
             raise self._lost(error) from error

@@ -4,7 +4,8 @@
 2. Sends all of it, then waits once until the broker has confirmed every message (option `confirm_publish`).
 3. A task for a queue that does not exist comes back (``mandatory``) and is `PublishRefused`, naming the queue. Messages to
    topic and fanout exchanges may reach nobody: that is what such exchanges are for.
-4. A broker that is short of memory or disk says so (``connection.blocked``): wait a while, then `PublishRefused`.
+4. A broker that is short of memory or disk says so (``connection.blocked``): wait a while, then `PublishRefused`; but if it
+   said so only after we had sent, `ConnectionLost`, for it may take the messages later.
 """
 
 from __future__ import annotations
@@ -119,13 +120,15 @@ class AmqpProducer(Producer):
     def _await_confirms(self, link: Link) -> None:
         until = monotonic() + self._options.confirm_timeout
         while self._unconfirmed:
+            # Blocked after we had sent: it will take the messages, or not, when it is well again. That is not known,
+            # so it is no refusal.
+            if link.blocked:
+                until = min(until, link.blocked_at + self._options.blocked_timeout)
             left = until - monotonic()
-            if left <= 0:
-                raise TimeoutError(
-                    f"{len(self._unconfirmed)} messages were not confirmed within {self._options.confirm_timeout:g} s"
-                    + (f" ({link.blocked})" if link.blocked else "")
-                )
-            link.blocking_read(left)
+            if left <= 0 or not (link.receive(left) or link.blocked):
+                why = f"; the broker takes no messages ({link.blocked})" if link.blocked else ""
+                raise TimeoutError(f"{len(self._unconfirmed)} messages were not confirmed in time{why}")
+            link.advance()
 
     def _confirmed(self, tag: int, multiple: bool, nacked: bool) -> None:
         pending = self._unconfirmed

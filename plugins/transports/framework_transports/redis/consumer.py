@@ -1,9 +1,9 @@
 """The consumer: fetches from queues under a lease, on one connection.
 
-1. `fetch` sends what is settled and reserves more in one round trip. A reserved message moves from its list into this consumer's
-   lease hash within one script, so no moment exists in which it is nowhere.
-2. When the queues run empty, the same round trip has the server watch their keys (``CLIENT TRACKING``): the next message pushes
-   one wake-up down the connection, which makes `fileno` readable. While nothing was pushed, `fetch` asks for nothing.
+1. `fetch` sends what is settled and reserves more in one round trip. A reserved message moves from its list into
+   this consumer's lease hash within one script, so no moment exists in which it is nowhere.
+2. When the queues run empty, the same round trip has the server watch their keys (``CLIENT TRACKING``): the next
+   message pushes one wake-up down the connection, which makes `fileno` readable. Until then `fetch` asks for nothing.
 3. `heartbeat` renews the leases, brings back what dead workers left, and asks the server for a sign of life.
 4. A queue on a fan-out exchange is a subscription; its messages come down the same connection.
 5. A server without pushes (older than Redis 6) is asked again every `poll_interval`.
@@ -23,7 +23,7 @@ from time import monotonic
 from typing import Any, Final
 
 from framework.api.redis_url import Address
-from framework.api.resp import Call, Command, Link, LinkSettings, Push
+from framework.api.resp import Call, Command, Link, LinkSettings, Push, packer
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
 from framework_transports.redis.keys import Keys
@@ -38,6 +38,7 @@ logger = logging.getLogger(__name__)
 
 #: How often one `fetch` looks again because somebody else changed the queues while it looked.
 _LOOKS: Final = 3
+_SCRIPTS: Final = ("reserve", "requeue", "release", "renew", "restore", "takeover")
 #: Seconds between two looks for what Celery workers left behind.
 _TAKE_OVER_EVERY: Final = 60.0
 
@@ -45,9 +46,7 @@ _TAKE_OVER_EVERY: Final = 60.0
 class RedisConsumer(Consumer):
     """Fetches from any number of queues."""
 
-    def __init__(
-        self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys, options: RedisOptions
-    ) -> None:
+    def __init__(self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys, options: RedisOptions) -> None:
         self._keys = keys
         self._options = options
         self.heartbeat_interval = options.lease / 3
@@ -70,21 +69,17 @@ class RedisConsumer(Consumer):
         self._short = True
         self._next_take_over = monotonic()
         self._router = Router(keys)
+        self._pack = packer()
         self._link = Link(addresses, settings, self._on_push)
         self._ticker: Ticker | None = None
         try:
-            if not self._watches():
+            self._link.load([script(name) for name in _SCRIPTS])
+            if not self._link.watch_keys():
                 key = f"framework.tick.{self._id}"
                 self._ticker = Ticker(addresses, settings, key, options.poll_interval)
         except TransportError:
             self._link.close()
             raise
-
-    def _watches(self) -> bool:
-        if not self._link.resp3:
-            return False
-        reply = self._link.exchange(_TRACKING, 1)[0]
-        return not self._link.is_error(reply)
 
     # ------------------------------------------------------------ queues
 
@@ -99,7 +94,7 @@ class RedisConsumer(Consumer):
         commands = self._router.declare([queue])
         if commands:
             self._link.run(commands)
-        self._lanes[name] = self._retired.pop(name, None) or Lane(name, self._keys, self._id)
+        self._lanes[name] = self._retired.pop(name) if name in self._retired else Lane(name, self._keys, self._id)
         self._arrange()
         self.heartbeat()
 
@@ -113,10 +108,11 @@ class RedisConsumer(Consumer):
         self._subscriptions.setdefault(pattern.encode(), []).append(queue.name)
         self._link.run(self._router.declare([queue]))
         # The confirmation is a push; the answer to what follows it is proof enough.
-        self._link.send(_command("PSUBSCRIBE", pattern))
+        self._link.send(self._pack(("PSUBSCRIBE", pattern)))
         self._link.call("PING")
 
     def cancel_queue(self, name: str) -> None:
+        """Stop consuming from `name`; what was fetched stays on loan."""
         lane = self._lanes.pop(name, None)
         if lane is not None:
             self._retired[name] = lane
@@ -126,7 +122,7 @@ class RedisConsumer(Consumer):
                 names.remove(name)
                 if not names:
                     del self._subscriptions[pattern]
-                    self._link.send(_command("PUNSUBSCRIBE", pattern))
+                    self._link.send(self._pack(("PUNSUBSCRIBE", pattern)))
                     self._link.call("PING")
 
     def _arrange(self) -> None:
@@ -142,6 +138,7 @@ class RedisConsumer(Consumer):
     # ------------------------------------------------------------ fetching
 
     def fetch(self, limit: int) -> Sequence[Delivery]:
+        """Settle and reserve in one round trip; when the queues were empty and still are, only settle."""
         if self._ticker is not None:
             self._ticker.drain()
         if self._quiet or not self._order:
@@ -227,6 +224,7 @@ class RedisConsumer(Consumer):
         return commands
 
     def flush(self) -> None:
+        """Send settlements now."""
         self._aside(self._settlements())
 
     def _aside(self, commands: list[Command]) -> list[Any]:
@@ -243,6 +241,7 @@ class RedisConsumer(Consumer):
         return replies
 
     def fileno(self) -> int:
+        """Return the descriptor that turns readable when there may be something."""
         return self._link.fileno() if self._ticker is None else self._ticker.fileno()
 
     # ------------------------------------------------------------ staying alive
@@ -269,6 +268,7 @@ class RedisConsumer(Consumer):
             self._link.ring()
 
     def close(self, *, requeue: bool) -> None:
+        """Settle, give back what is on loan if `requeue`, disconnect. The rest comes back when its lease lapses."""
         try:
             if not self._link.closed and self._link.pid == os.getpid():
                 commands = self._settlements()
@@ -287,12 +287,3 @@ class RedisConsumer(Consumer):
             self._link.close()
             if self._ticker is not None:
                 self._ticker.close()
-
-
-def _command(*arguments: str | bytes) -> bytes:
-    from framework.api.resp import packer
-
-    return packer()(arguments)
-
-
-_TRACKING: Final = b"*4\r\n$6\r\nCLIENT\r\n$8\r\nTRACKING\r\n$2\r\nON\r\n$6\r\nNOLOOP\r\n"

@@ -1,7 +1,7 @@
 """Names of everything this transport keeps on the server.
 
 1. Queues, bindings and fan-out channels are kombu's, so that any program that speaks its layout can share them.
-2. Leases are our own. Their keys carry the queue's name as hash tag, so that they live in the slot of the queue's main list.
+2. Leases are our own. Their keys carry the queue's name as hash tag: they live in the slot of the queue's main list.
 
 Source of the layout: kombu's Redis transport, section 9 of the wire protocol.
 """

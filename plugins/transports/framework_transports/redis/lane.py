@@ -57,6 +57,7 @@ class RedisDelivery(Delivery):
         self._field = field
 
     def ack(self) -> None:
+        """Have the message dropped with the next round trip."""
         self._lane.acks.append(self._field)
 
     def reject(self, *, requeue: bool) -> None:

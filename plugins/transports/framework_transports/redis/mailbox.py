@@ -46,11 +46,12 @@ class RedisMailbox(Mailbox):
         self._sender: Link | None = None
         self._link = Link(addresses, settings, self._on_push)
         # Without tracking there is no use for RESP3's other pushes either.
-        self._pushes = self._link.resp3 and not self._link.is_error(self._link.exchange(_TRACKING, 1)[0])
+        self._pushes = self._link.watch_keys()
 
     # ------------------------------------------------------------ in
 
     def subscribe(self, queue: Queue) -> None:
+        """Listen to `queue`: as a channel when its exchange is fan-out, else as a list."""
         if queue.exclusive or queue.auto_delete:
             self._exclusive.append(queue)
         sender = self._sending_link()
@@ -100,6 +101,7 @@ class RedisMailbox(Mailbox):
                 self._arrived.append((exchange, message[3]))
 
     def receive(self) -> Sequence[tuple[str, Payload]]:
+        """Return what has arrived."""
         for reply in self._link.drain():
             if self._lists:
                 self._unblock(reply)
@@ -113,18 +115,16 @@ class RedisMailbox(Mailbox):
     def _empty_lists(self) -> None:
         """Take everything from the lists, and have the server watch them from then on."""
         self._changed = False
+        if not self._lists:
+            return
         commands: list[Command] = []
         for key in self._lists:
-            # Reading the rest last is what makes the server watch the list.
-            commands += [("MULTI",), ("LRANGE", key, 0, _PAGE - 1), ("LTRIM", key, _PAGE, -1), ("EXEC",)]
-        commands = []
-        for key in self._lists:
-            commands += [("LRANGE", key, -_PAGE, -1), ("LTRIM", key, 0, -_PAGE - 1), ("EXISTS", key)]
-        if not commands:
-            return
+            commands += [("MULTI",), ("LRANGE", key, -_PAGE, -1), ("LTRIM", key, 0, -_PAGE - 1), ("EXEC",)]
+            # Reading after the transaction is what makes the server watch the list.
+            commands.append(("EXISTS", key))
         replies = self._link.run(commands)
         for number, (exchange, queue) in enumerate(self._lists.values()):
-            taken, _, left = replies[3 * number : 3 * number + 3]
+            taken, left = replies[5 * number + 3][0], replies[5 * number + 4]
             # The oldest is the last of the list.
             self._arrived += [(exchange, payload) for payload in reversed(taken)]
             if left:
@@ -144,6 +144,7 @@ class RedisMailbox(Mailbox):
             self._block()
 
     def fileno(self) -> int:
+        """Return the descriptor that turns readable when there may be something."""
         return self._link.fileno()
 
     # ------------------------------------------------------------ out
@@ -156,6 +157,7 @@ class RedisMailbox(Mailbox):
         return self._sender
 
     def send(self, messages: Sequence[Outgoing]) -> None:
+        """Publish; what nobody listens to is dropped."""
         link = self._sending_link()
         commands = self._router.commands(link, messages, refuse=False)
         if commands:
@@ -172,6 +174,7 @@ class RedisMailbox(Mailbox):
                 self._link.send(self._pack(("PING",)))
 
     def close(self) -> None:
+        """Disconnect; lists and bindings of queues that are ours alone go with us."""
         if self._link.closed:
             return
         with suppress(ConnectionLost, TransportError):
@@ -187,6 +190,3 @@ class RedisMailbox(Mailbox):
         self._link.close()
         if self._sender is not None:
             self._sender.close()
-
-
-_TRACKING: Final = ("CLIENT", "TRACKING", "ON", "NOLOOP")

@@ -38,10 +38,13 @@ class RedisOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     fanout_patterns: Annotated[bool, _doc("Make the routing key a part of fan-out channels.")] = True
     global_keyprefix: Annotated[str, _doc("Put before every key and channel.")] = ""
     visibility_timeout: Annotated[
-        float, _doc("Seconds after which messages that a Celery worker left unacknowledged are taken over; 0: never.", ge=0)
+        float,
+        _doc("Seconds after which messages that a Celery worker left unacknowledged are taken over; 0: never.", ge=0),
     ] = 3600.0
     unacked_key: Annotated[str, _doc("The hash in which Celery workers keep what they have taken.")] = "unacked"
-    unacked_index_key: Annotated[str, _doc("The sorted set of what Celery workers have taken, by time.")] = "unacked_index"
+    unacked_index_key: Annotated[str, _doc("The sorted set of what Celery workers have taken, by time.")] = (
+        "unacked_index"
+    )
     socket_timeout: Annotated[Seconds | None, _doc("Seconds to wait for a reply.")] = 30.0
     socket_connect_timeout: Annotated[
         Seconds | None, _doc("Seconds to wait for a connection; unset: the broker's connection_timeout.")
@@ -51,5 +54,6 @@ class RedisOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         int | None, _doc("Accepted for compatibility: a process holds one connection for each of its uses.", ge=1)
     ] = None
     poll_interval: Annotated[
-        Seconds, _doc("Seconds (rounded up) between two looks into empty queues, on servers that cannot push (older than Redis 6).")
+        Seconds,
+        _doc("Seconds (rounded up) between two looks into empty queues, on servers older than Redis 6."),
     ] = 1.0

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from framework.api.resp import LinkSettings, ServerError, SharedLink
 from framework.api.redis_url import Address
+from framework.api.resp import LinkSettings, ServerError, SharedLink
 from framework.api.transport import Producer, Queue
 from framework.exceptions import PublishRefused
 from framework.message import Outgoing
@@ -28,6 +28,7 @@ class RedisProducer(Producer):
             pass
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Publish all of `messages` in one write."""
         with self._link as link:
             commands = self._router.commands(link, messages, refuse=True)
             try:
@@ -36,10 +37,12 @@ class RedisProducer(Producer):
                 raise PublishRefused(str(error)) from error
 
     def declare(self, queues: Iterable[Queue]) -> None:
+        """Bind `queues`; a queue needs no other declaration."""
         with self._link as link:
             commands = self._router.declare(queues)
             if commands:
                 link.run(commands)
 
     def close(self) -> None:
+        """Disconnect; harmless when closed."""
         self._link.close()

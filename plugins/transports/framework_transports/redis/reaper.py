@@ -1,8 +1,9 @@
 """The reaper: brings back what dead workers had on loan.
 
-1. `reap` puts the messages of one lapsed lease back to the front of their queue, marked as redelivered, their count raised.
-   They are rewritten here and swapped in by a script that looks again whether they are still on loan.
-2. `take_over` does the same for what workers of kombu's layout (Celery) left unacknowledged past the visibility timeout.
+1. `reap` puts the messages of one lapsed lease back to the front of their queue, marked as redelivered, their count
+   raised. They are rewritten here and swapped in by a script that looks again whether they are still on loan.
+2. `take_over` does the same for what workers of kombu's layout (Celery) left unacknowledged past the visibility
+   timeout.
 
 Any number of workers may do this at once: each message is put back by one of them.
 """
@@ -78,7 +79,9 @@ def take_over(link: Link, keys: Keys, visibility_timeout: float) -> int:
         names = (keys.unacked_index, keys.unacked, *lists)
         count += link.run([Call(script("takeover"), names, (tag, overdue, payload))])[0]
     if count:
-        logger.warning("Put back %d messages that Celery workers left unacknowledged for %g s", count, visibility_timeout)
+        logger.warning(
+            "Put back %d messages that Celery workers left unacknowledged for %g s", count, visibility_timeout
+        )
     return count
 
 

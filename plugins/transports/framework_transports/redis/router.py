@@ -2,8 +2,8 @@
 
 1. The anonymous exchange goes straight to the queue that the routing key names.
 2. A fan-out exchange is a channel.
-3. Any other exchange is looked up in its bindings. What was found is remembered for a second; what was not found is looked up
-   again each time, because a reply queue may be newer than our memory.
+3. Any other exchange is looked up in its bindings. What was found is remembered for a second; what was not found is
+   looked up again each time, because a reply queue may be newer than our memory.
 4. `declare` writes bindings, as kombu does: twice for queues that stay, with a deadline for queues that expire.
 """
 
@@ -53,7 +53,8 @@ class Router:
     def commands(self, link: Link, messages: Sequence[Outgoing], *, refuse: bool) -> list[Command]:
         """Return the commands that publish `messages`, each queue's in their order.
 
-        With `refuse`, a message that no binding takes raises `PublishRefused` before anything is sent; else it is dropped.
+        With `refuse`, a message that no binding takes raises `PublishRefused` before anything is sent; without, it is
+        dropped.
         """
         if self._pid != os.getpid():
             self._tags(os.getpid())
@@ -73,7 +74,7 @@ class Router:
                 queues = self._route(link, message.exchange, message.routing_key)
                 if not queues and refuse:
                     raise PublishRefused(
-                        f"no queue is bound to exchange {message.exchange!r} with a key that takes {message.routing_key!r}, "
+                        f"no queue is bound to exchange {message.exchange!r} for the key {message.routing_key!r}, "
                         "and nothing was sent: define such a queue, or start a worker that consumes from it"
                     )
             for queue in queues:

@@ -1,7 +1,7 @@
 """The ticker: a descriptor that turns readable after a while, for servers that cannot push.
 
-The server itself is the clock: it is asked to wait for a list that nobody ever fills, and its answer, that nothing came,
-makes the socket readable. No thread, no timer of the loop.
+The server itself is the clock: it is asked to wait for a list that nobody ever fills, and its answer, that nothing
+came, makes the socket readable. No thread, no timer of the loop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The embedded broker: queues, exchanges, fan-out and leases in one SQLite file, for any number of processes of a machine.
+"""The embedded broker: queues, exchanges, fan-out and leases in one SQLite file, for many processes of one machine.
 
 `sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite://` for ``framework.db`` in the current
 directory. What is used when no broker is configured.

@@ -80,27 +80,28 @@ class SqliteDelivery(Delivery):
 class SqliteConsumer(Consumer):
     """Fetches from tables."""
 
-    #: Shorter than the lease needs: it is also the safety net for a wake-up that a dying producer did not
-    #: send.
-    heartbeat_interval = 1.0
-
     def __init__(self, database: Database, lease: float) -> None:
         #: Ids of messages to delete and to put back, in the next transaction.
         self.done: list[int] = []
         self.back: list[int] = []
         self._database = database
         self._lease = lease
+        # Often enough for the lease; and never rarely: it is the safety net for a wake-up that a dying producer
+        # did not send, and finds dead consumers.
+        self.heartbeat_interval = min(1.0, lease / 3)
         self._pid = os.getpid()
         self._queues: dict[int, str] = {}
         self._reserve = ""
         self._turn = 0
         self._seen_version: int | None = None
+        self._unanswered = False
         self._ringer = Ringer(database.path)
         self._bell = Doorbell(database.path, CONSUMER_BELL, armed=False)
         self._id = 0
         self._renew_at = 0.0
         self._renew()
         self._reap()
+        self._ringer.sweep()
 
     # ------------------------------------------------------------ queues
 
@@ -142,6 +143,7 @@ class SqliteConsumer(Consumer):
     def fetch(self, limit: int) -> Sequence[Delivery]:
         """Settle what is due, reserve up to `limit`, and arm the doorbell if there were fewer."""
         self._bell.drain()
+        self._unanswered = False
         was_armed = self._bell.armed
         found = self._transact(limit)
         if len(found) == limit:
@@ -153,7 +155,13 @@ class SqliteConsumer(Consumer):
         return found
 
     def flush(self) -> None:
-        """Settle what is due."""
+        """Settle what is due.
+
+        Whoever flushes does not want messages now. A call that has come is set aside, so that it does not keep the loop
+        turning; the next heartbeat repeats it, unless a `fetch` has answered it by then.
+        """
+        if self._bell.drain():
+            self._unanswered = True
         if self.done or self.back:
             self._transact(0)
 
@@ -233,8 +241,9 @@ class SqliteConsumer(Consumer):
         if self._bell.armed:
             with self._database.read() as connection:
                 (version,) = connection.execute("PRAGMA data_version").fetchone()
-            if version != self._seen_version:
+            if version != self._seen_version or self._unanswered:
                 self._seen_version = version
+                self._unanswered = False
                 self._wake_self()
 
     def _renew(self) -> None:

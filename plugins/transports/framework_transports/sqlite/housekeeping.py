@@ -69,6 +69,9 @@ def reap(database: Database, ringer: Ringer) -> int:
         ]
         returned = put_back(connection, dead)
         forget_auto_delete(connection, dead)
+    for consumer, bell, _, _ in gone:
+        if consumer in dead and ringer.is_dead(CONSUMER_BELL, bell):
+            ringer.remove(CONSUMER_BELL, bell)
     return returned
 
 
@@ -87,4 +90,4 @@ def reap_boxes(database: Database, ringer: Ringer) -> None:
             )
         }
     gone.update(bell for bell in bells - gone if ringer.is_dead(MAILBOX_BELL, bell))
-    drop_boxes(database, gone)
+    drop_boxes(database, ringer, gone)

@@ -121,7 +121,7 @@ class SqliteMailbox(Mailbox):
         if self._pid == os.getpid():
             # Closed already, or out of reach: the bell is silent from now on, which says it all.
             with suppress(ConnectionLost):
-                drop_boxes(self._database, (self._bell.token,))
+                drop_boxes(self._database, self._ringer, (self._bell.token,))
         self._bell.close()
         self._ringer.close()
         self._database.close()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any
 from uuid import uuid4
 
 from framework.api.doorbell import Ringer
@@ -49,8 +48,8 @@ class Batch:
     def insert(self, connection: sqlite3.Connection, router: Router, *, required: bool) -> None:
         """Insert everything.
 
-        With `required`, a persistent message that nothing takes is not dropped: one that names a queue makes that queue,
-        as on other brokers that keep messages by queue name; any other raises `PublishRefused`.
+        With `required`, a persistent message that nothing takes is not dropped: one that names a queue makes that
+        queue, as on Redis; any other raises `PublishRefused`.
         """
         rows: list[tuple[int, int, bytes]] = []
         mail: list[tuple[int, float, bytes]] = []
@@ -89,11 +88,11 @@ class Batch:
         if self._queued:
             ringer.ring_all(CONSUMER_BELL)
         if self._bells:
-            drop_boxes(database, ringer.ring(MAILBOX_BELL, self._bells))
+            drop_boxes(database, ringer, ringer.ring(MAILBOX_BELL, self._bells))
 
 
-def drop_boxes(database: Database, bells: Iterable[Any]) -> None:
-    """Remove the boxes behind `bells`, with their mail."""
+def drop_boxes(database: Database, ringer: Ringer, bells: Iterable[str]) -> None:
+    """Remove the boxes of dead mailboxes, named by their `bells`, with their mail."""
     gone = [(bell,) for bell in bells]
     if not gone:
         return
@@ -102,3 +101,6 @@ def drop_boxes(database: Database, bells: Iterable[Any]) -> None:
             "DELETE FROM framework_mail WHERE box IN (SELECT id FROM framework_boxes WHERE bell = ?)", gone
         )
         connection.executemany("DELETE FROM framework_boxes WHERE bell = ?", gone)
+    for (bell,) in gone:
+        if ringer.is_dead(MAILBOX_BELL, bell):
+            ringer.remove(MAILBOX_BELL, bell)

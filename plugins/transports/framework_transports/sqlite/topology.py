@@ -73,7 +73,7 @@ def is_declared(connection: sqlite3.Connection, queue: Queue) -> bool:
 
 
 def forget_auto_delete(connection: sqlite3.Connection, consumers: Iterable[int], queue: int | None = None) -> None:
-    """End the subscriptions of `consumers` (to `queue` alone, if given) and drop auto-delete queues left without any."""
+    """End the subscriptions of `consumers` (to `queue` alone, if given); drop auto-delete queues left without any."""
     for consumer in consumers:
         left = connection.execute(
             "DELETE FROM framework_subscriptions WHERE consumer = ?1 AND queue = coalesce(?2, queue) RETURNING queue",
@@ -111,14 +111,17 @@ class Router:
 
     def __init__(self) -> None:
         self._version = 0
+        self._connection: sqlite3.Connection | None = None
         self._known: dict[tuple[str, str], Targets] = {}
 
     def refresh(self, connection: sqlite3.Connection) -> None:
         """Call this first in every transaction."""
         (version,) = connection.execute("SELECT version FROM framework_topology").fetchone()
         # Routing keys come from outside: what is remembered has a limit.
-        if version != self._version or len(self._known) > 10_000:
+        # A new connection may have found a new file, which counts from the beginning.
+        if version != self._version or connection is not self._connection or len(self._known) > 10_000:
             self._version = version
+            self._connection = connection
             self._known.clear()
 
     def forget(self) -> None:

@@ -1,0 +1,147 @@
+"""What a task's message asks to be done after the task, for whoever ran it.
+
+1. `send_callbacks` and `send_chain` after a success, before its result is stored; what they raise makes the task fail.
+2. `call_errbacks` after a failure: called here if the task is known and takes more than the id, else sent.
+3. `doomed` names the rest of a chain that will never run: their results are this failure.
+
+Source: task protocol 2, embed, as published by Celery 5.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from framework._identity import new_id
+from framework._request import pop_request, push_request
+from framework.exceptions import FrameworkError
+
+if TYPE_CHECKING:
+    from framework._request import Context
+    from framework.app import App
+
+logger = logging.getLogger(__name__)
+
+
+class Doomed(NamedTuple):
+    """A task that was to run later and never will."""
+
+    task_id: str
+    group_id: str | None
+    reply_to: str | None
+
+
+def follow_up(app: App, request: Context, retval: Any) -> None:
+    """Send callbacks and the next task of the chain, if the message asks for any."""
+    if request.callbacks:
+        send_callbacks(app, request, retval)
+    if request.chain:
+        send_chain(app, request, retval)
+
+
+def send_callbacks(app: App, request: Context, retval: Any) -> None:
+    """Send the callbacks of `request` with `retval`. Raises `TransportError`, and what encoding `retval` raises."""
+    from framework.canvas import Signature, group
+
+    callbacks = [Signature.from_dict(callback, app) for callback in request.callbacks or ()]
+    options = _lineage(app, request)
+    plain = [callback for callback in callbacks if not isinstance(callback, group)]
+    group_id = new_id() if len(plain) > 1 else None
+    for callback in callbacks:
+        if isinstance(callback, group):
+            result: Any = callback.apply_async((retval,), **options)
+        elif group_id is None:
+            result = callback.apply_async((retval,), **options, add_to_parent=False)
+        else:
+            more = {"group_id": group_id, "group_index": plain.index(callback)}
+            result = callback.apply_async((retval,), **options, **more, add_to_parent=False)
+        request.add_child(result)
+
+
+def send_chain(app: App, request: Context, retval: Any) -> None:
+    """Send the next task of the chain of `request` with `retval`. Raises as `send_callbacks`."""
+    from framework.canvas import Signature, group
+
+    chain = list(request.chain or ())
+    if not chain:
+        return
+    following = Signature.from_dict(chain.pop(), app)
+    options = _lineage(app, request)
+    if isinstance(following, group):
+        result: Any = following.apply_async((retval,), chain=chain or None, **options)
+    else:
+        result = following.apply_async((retval,), chain=chain or None, **options, add_to_parent=False)
+    request.add_child(result)
+
+
+def _lineage(app: App, request: Context) -> dict[str, Any]:
+    options: dict[str, Any] = {"root_id": request.root_id or request.id, "parent_id": request.id}
+    if app.conf.settings.task.inherit_parent_priority:
+        options["priority"] = request.delivery_info["priority"]
+    return options
+
+
+def call_errbacks(app: App, request: Context, exc: BaseException, tb: Any) -> None:
+    """Call or send the error callbacks of `request`. Raises `TransportError`; what an errback itself raises is logged."""
+    from framework.canvas import Signature
+
+    to_send = []
+    for document in request.errbacks or ():
+        errback = Signature.from_dict(document, app)
+        task = errback.type
+        if task is None or not _takes_more_than_an_id(task, errback):
+            to_send.append(errback)
+            continue
+        token = push_request(None)
+        try:
+            task.run(*errback.args, request, exc, tb, **errback.kwargs)
+        except Exception:  # noqa: BLE001 - the task-execution wall: an errback must not hide the failure it is about
+            logger.exception("The error callback %s of task %s[%s] failed", errback.task, request.task, request.id)
+        finally:
+            pop_request(token)
+    options = {"root_id": request.root_id or request.id, "parent_id": request.id}
+    group_id = new_id() if len(to_send) > 1 else None
+    for index, errback in enumerate(to_send):
+        more: dict[str, Any] = {} if group_id is None else {"group_id": group_id, "group_index": index}
+        if request.is_eager:
+            errback.apply((request.id,))
+        else:
+            errback.apply_async((request.id,), **options, **more)
+
+
+def _takes_more_than_an_id(task: Any, errback: Mapping[str, Any]) -> bool:
+    """Return whether the function of `task` can be called with request, error and traceback."""
+    if errback.get("subtask_type"):
+        return False
+    signature = inspect.signature(task.run)
+    own = len(errback.get("args") or ())
+    parameters = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    ]
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
+        return len(parameters) != 1 + own
+    return len(parameters) - own > 1
+
+
+def doomed(request: Context) -> list[Doomed]:
+    """Return the tasks of the chain of `request`, next first, that will not run because it failed."""
+    found = []
+    for element in reversed(request.chain or []):
+        found.extend(_ids_of(element))
+    return found
+
+
+def _ids_of(element: Any, depth: int = 0) -> Iterator[Doomed]:
+    if not isinstance(element, Mapping):
+        raise FrameworkError(f"not a signature in a chain: {element!r:.200}")
+    options = element.get("options") or {}
+    members = (element.get("kwargs") or {}).get("tasks") or () if element.get("subtask_type") in ("group", "chain") else ()
+    if members and depth < 100:
+        for member in members:
+            yield from _ids_of(member, depth + 1)
+    elif task_id := options.get("task_id"):
+        yield Doomed(str(task_id), options.get("group_id"), options.get("reply_to"))

@@ -1,0 +1,156 @@
+"""The publisher: this process's way to the broker, made when first needed and made anew after a fork.
+
+1. Holds the transport, one producer and the result store; loads plugins only when something is sent or read.
+2. Declares a queue before the first message to it on a connection.
+3. Tries again, with back-off, when the broker cannot be reached.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from framework._identity import new_id
+from framework.exceptions import ConnectionLost
+
+if TYPE_CHECKING:
+    from framework._config.settings import RetryPolicy, Settings
+    from framework.api.result_store import ResultStore
+    from framework.api.transport import Producer, Queue, Transport
+    from framework.message import Outgoing
+
+logger = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes, for any thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._oid = new_id()
+        self._transport: Transport | None = None
+        self._producer: Producer | None = None
+        self._store: ResultStore | None = None
+        self._declared: set[str] = set()
+        #: What a fork brought along: kept, so that nothing closes the parent's connections, and never used.
+        self._inherited: list[object] = []
+
+    def _check_pid(self) -> None:
+        if self._pid != os.getpid():
+            self._inherited += [self._transport, self._producer, self._store]
+            self._lock = threading.RLock()
+            self._transport = self._producer = self._store = None
+            self._declared = set()
+            self._oid = new_id()
+            self._pid = os.getpid()
+
+    @property
+    def oid(self) -> str:
+        """The name of this process's reply queue, sent as `reply_to`."""
+        if self._pid != os.getpid():
+            self._check_pid()
+        return self._oid
+
+    @property
+    def transport(self) -> Transport:
+        """The transport that the settings ask for. Raises `PluginError` or `ConfigError`."""
+        self._check_pid()
+        with self._lock:
+            if self._transport is None:
+                from framework._plugins.loader import make_transport
+
+                self._transport = make_transport(self._settings)
+            return self._transport
+
+    @property
+    def store(self) -> ResultStore:
+        """The result store that the settings ask for; ``none`` when they ask for none."""
+        self._check_pid()
+        with self._lock:
+            if self._store is None:
+                from framework._plugins.loader import make_result_store
+
+                self._store = make_result_store(self._settings, self.transport, self._oid)
+            return self._store
+
+    @property
+    def has_store(self) -> bool:
+        """Results are kept somewhere."""
+        backend = self._settings.result.backend
+        return bool(backend) and not str(backend).startswith("none:")
+
+    def publish(
+        self,
+        messages: Sequence[Outgoing],
+        queues: Iterable[Queue] = (),
+        retry: bool | None = None,
+        policy: Any = None,
+    ) -> None:
+        """Publish `messages`, declaring `queues` first where that was not done yet.
+
+        `retry` and `policy` (None: the settings) say whether and how to try again. Raises `ConnectionLost` in the end.
+        """
+        settings = self._settings.task
+        again = settings.publish_retry if retry is None else retry
+        tries = _pauses(settings.publish_retry_policy, policy) if again else iter(())
+        while True:
+            try:
+                self._publish(messages, queues)
+            except ConnectionLost as error:
+                pause = next(tries, None)
+                if pause is None:
+                    raise
+                logger.warning("The broker did not take a message, trying again in %.1f s: %s", pause, error)
+                time.sleep(pause)
+            else:
+                return
+
+    def _publish(self, messages: Sequence[Outgoing], queues: Iterable[Queue]) -> None:
+        self._check_pid()
+        producer = self._producer
+        if producer is None:
+            with self._lock:
+                if self._producer is None:
+                    self._producer = self.transport.producer()
+                producer = self._producer
+        try:
+            missing = [queue for queue in queues if queue.name not in self._declared]
+            if missing:
+                producer.declare(missing)
+                self._declared.update(queue.name for queue in missing)
+            producer.publish(messages)
+        except ConnectionLost:
+            with self._lock:
+                if self._producer is producer:
+                    self._producer = None
+                    self._declared = set()
+            producer.close()
+            raise
+
+    def close(self) -> None:
+        """Disconnect; what is sent afterwards connects again."""
+        self._check_pid()
+        with self._lock:
+            store, producer, transport = self._store, self._producer, self._transport
+            self._store = self._producer = self._transport = None
+            self._declared = set()
+        for part in (store, producer, transport):
+            if part is not None:
+                part.close()
+
+
+def _pauses(default: RetryPolicy, own: Any) -> Iterable[float] | Any:
+    """Yield the seconds to wait before each new try."""
+    policy = {name: getattr(default, name) for name in ("max_retries", "interval_start", "interval_step", "interval_max")}
+    policy.update(own or {})
+    done, pause = 0, float(policy["interval_start"] or 0)
+    while policy["max_retries"] is None or done < policy["max_retries"]:
+        yield min(pause, policy["interval_max"])
+        pause += policy["interval_step"]
+        done += 1

@@ -1,0 +1,425 @@
+"""What pools share that run jobs in threads of the worker's own process.
+
+1. `Seat` is one thread that runs one job after another; `Seat.interrupt` raises an exception in the job that it is
+   in, and is guarded so that the exception can never hit the next job, or the seat's own code.
+2. `InProcessPool` feeds the seats from one queue, brings outcomes to the loop in bursts (one wake-up a burst), reports
+   which jobs have begun, and keeps time limits, with one timer and none while no job has a limit.
+3. A seat whose job does not stop is abandoned: its job gets the verdict, the seat ends whenever the job lets it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import threading
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, Final
+
+import msgspec
+
+from framework.api.loop import Timer
+from framework.api.pool import TERMINATED, TIMED_OUT, WORKER_LOST, Job, Outcome, Pool, PoolContext, Workload
+from framework.exceptions import SoftTimeLimitExceeded
+from framework_pools._costs import BUDGET, Costs
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that an interrupted job has to end before its thread is abandoned.
+GRACE: Final = 0.5
+#: Seconds between two looks at jobs whose beginning has not been reported.
+_LOOK: Final = 0.01
+_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
+_set_async_exc.restype = ctypes.c_int
+_clear_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+
+
+class Interrupt(BaseException):
+    """Ends a job from outside; not an `Exception`, so that tasks do not catch it by accident."""
+
+
+class Seat:
+    """One thread's place; everything but `serve` may be called from the loop."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        #: The job that runs here, and since when (monotonic seconds).
+        self.job: Job | None = None
+        self.since = 0.0
+        self.ident = 0
+        #: Nothing that still ends here counts.
+        self.abandoned = False
+        #: Why the running job was interrupted: its seq, the verdict's code and text.
+        self.doom: tuple[int, int, str] | None = None
+        #: The job whose soft limit has been dealt with.
+        self.warned = 0
+        self._lock = threading.Lock()
+
+    def serve(self, pool: InProcessPool) -> None:
+        """Run jobs in the calling thread until the queue says to leave."""
+        self.ident = threading.get_ident()
+        get, deliver = pool.queue.get, pool.deliver
+        while (job := get()) is not None:
+            # Asked for each time: a restart puts another workload in its place.
+            outcome = self._run(pool.workload(), job)
+            if self.abandoned:
+                return
+            deliver(self, job, outcome)
+
+    def _run(self, workload: Workload, job: Job) -> Outcome | BaseException:
+        outcome: Outcome | BaseException | None = None
+        self.since = monotonic()
+        try:
+            self.job = job
+            outcome = workload.run(job)
+        except BaseException as error:  # noqa: BLE001 - an interrupt of ours, or a defect: either way the job has ended
+            outcome = error
+        # An exception that was sent to this job may still be on its way: let it strike here, or call it back.
+        while True:
+            try:
+                self._leave_job()
+            except BaseException as error:  # noqa: BLE001 - see above
+                outcome = outcome or error
+            else:
+                return outcome or Interrupt()
+
+    def _leave_job(self) -> None:
+        with self._lock:
+            self.job = None
+            _clear_async_exc(self.ident, None)
+
+    def interrupt(self, seq: int, exception: type[BaseException]) -> bool:
+        """Raise `exception` in the job `seq`; return whether it runs here."""
+        with self._lock:
+            job = self.job
+            if job is None or job.seq != seq:
+                return False
+            self._throw(exception)
+            return True
+
+    def abandon(self, job: Job) -> bool:
+        """Let nothing count that `job` still does here; return whether it was running. The seat runs no other job."""
+        with self._lock:
+            if self.job is not job:
+                return False
+            self.abandoned = True
+            return True
+
+    def _throw(self, exception: type[BaseException]) -> None:
+        _set_async_exc(self.ident, exception)
+
+    def elapsed(self) -> float:
+        """Return for how long the running job has been running, in seconds."""
+        return monotonic() - self.since
+
+
+class InProcessPool(Pool):
+    """Everything but where the threads come from."""
+
+    def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
+        super().__init__(context, options)
+        self.queue: SimpleQueue[Job | None] = SimpleQueue()
+        self.seats: list[Seat] = []
+        #: Seats wanted; the number of jobs that may run at once.
+        self.size = 1
+        #: Threads given up on since the start.
+        self.abandoned = 0
+        self.stopping = False
+        self._loop = context.loop
+        self._events = context.events
+        self._costs = Costs()
+        self._workload: Workload | None = None
+        #: Given to the pool and not ended, and those among them that core was told have begun.
+        self._jobs: dict[int, Job] = {}
+        self._reported: set[int] = set()
+        self._done: deque[tuple[Seat, Job, Outcome | BaseException]] = deque()
+        self._draining = False
+        self._finished = 0
+        #: Seats that are still in a job that has had its verdict, and cannot be replaced.
+        self.stuck = 0
+        self._look_timer: Timer | None = None
+        self._limit_timer: Timer | None = None
+        self._limit_due = 0.0
+        self._pid = os.getpid()
+
+    @abstractmethod
+    def replace(self, seat: Seat) -> None:
+        """Called when `seat` was abandoned, also while the pool stops."""
+
+    def workload(self) -> Workload:
+        """Return the workload, prepared when first asked for."""
+        if self._workload is None:
+            self.renew()
+        assert self._workload is not None
+        return self._workload
+
+    def renew(self) -> None:
+        """Make the workload anew; jobs that begin from now on run in it."""
+        workload = self.context.workload()
+        workload.prepare()
+        self._workload = workload
+
+    def release(self) -> None:
+        """Tell the workload that no more jobs come; harmless when repeated."""
+        workload, self._workload = self._workload, None
+        if workload is not None:
+            workload.release()
+
+    # ------------------------------------------------------------ jobs in
+
+    def capacity(self) -> int:
+        """Return how many more jobs of the recent mix the seats would be through with in a few milliseconds."""
+        if self.stopping:
+            return 0
+        return max(0, (self.size - self.stuck) * max(1, self._costs.room(BUDGET)) - len(self._jobs))
+
+    def submit(self, jobs: Sequence[Job]) -> None:
+        """Queue `jobs` for the seats."""
+        idle = self.size - len(self._jobs)
+        put = self.queue.put
+        limited = None
+        for job in jobs:
+            self._jobs[job.seq] = job
+            for limit in (job.soft_limit, job.hard_limit):
+                if limit is not None and (limited is None or limit < limited):
+                    limited = limit
+        begun = [job.seq for job in jobs[: max(0, idle)]]
+        if begun:
+            self._reported.update(begun)
+            self._events.started(begun, self._pid)
+        for job in jobs:
+            put(job)
+        if len(begun) < len(jobs) and self._look_timer is None:
+            self._look_timer = self._loop.call_later(_LOOK, self._look)
+        if limited is not None:
+            self._arm(monotonic() + limited)
+
+    def _look(self) -> None:
+        """Report jobs that have begun since they were queued."""
+        self._look_timer = None
+        begun = []
+        for seat in self.seats:
+            job = seat.job
+            if job is not None and job.seq in self._jobs and job.seq not in self._reported:
+                begun.append(job.seq)
+                if seat.elapsed() > BUDGET:
+                    self._costs.surprise(job.task, seat.elapsed())
+        if begun:
+            self._reported.update(begun)
+            self._events.started(begun, self._pid)
+        if len(self._reported) < len(self._jobs):
+            self._look_timer = self._loop.call_later(_LOOK, self._look)
+
+    def quiesce(self) -> list[int]:
+        """Take back what no seat has begun."""
+        waiting: list[Job] = []
+        leave = 0
+        with suppress(Empty):
+            while True:
+                job = self.queue.get_nowait()
+                if job is None:
+                    leave += 1
+                else:
+                    waiting.append(job)
+        taken = []
+        for job in waiting:
+            # What core believes to have begun is as good as running: it stays and runs.
+            if job.seq in self._reported:
+                self.queue.put(job)
+            else:
+                del self._jobs[job.seq]
+                taken.append(job.seq)
+        for _ in range(leave):
+            self.queue.put(None)
+        return taken
+
+    # ------------------------------------------------------------ outcomes out
+
+    def deliver(self, seat: Seat, job: Job, outcome: Outcome | BaseException) -> None:
+        """Hand an outcome to the loop; called by the seat's thread."""
+        self._done.append((seat, job, outcome))
+        # Set and cleared without a lock: the loop clears it before it looks, so that nothing is left lying.
+        if not self._draining:
+            self._draining = True
+            self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        self._draining = False
+        done = self._done
+        begun: list[int] = []
+        outcomes: list[Outcome] = []
+        jobs, reported, learn = self._jobs, self._reported, self._costs.learn
+        for _ in range(len(done)):
+            seat, job, result = done.popleft()
+            seq = job.seq
+            if jobs.pop(seq, None) is None:
+                if self.stuck:  # it had a verdict already, and has ended at last
+                    self.stuck -= 1
+                    self._loop.call_soon(self._events.vacancy)
+                continue
+            outcome = result if isinstance(result, Outcome) else self._verdict(seat, job, result)
+            learn(job.task, outcome.runtime)
+            if seq in reported:
+                reported.discard(seq)
+            else:
+                begun.append(seq)
+            outcomes.append(outcome)
+        self._finished += len(outcomes)
+        if begun:
+            self._events.started(begun, self._pid)
+        if outcomes:
+            self._events.finished(outcomes)
+
+    def _verdict(self, seat: Seat, job: Job, error: BaseException) -> Outcome:
+        runtime = seat.elapsed()
+        doom = seat.doom
+        if doom is not None and doom[0] == job.seq:
+            return self.context.verdict(job, doom[1], doom[2], runtime)
+        if isinstance(error, SoftTimeLimitExceeded):
+            return self.context.verdict(job, TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
+        return self.context.verdict(job, WORKER_LOST, f"the task ended its thread with {error!r}", runtime)
+
+    # ------------------------------------------------------------ limits and termination
+
+    def _arm(self, due: float) -> None:
+        if self._limit_timer is not None:
+            if self._limit_due <= due:
+                return
+            self._limit_timer.cancel()
+        self._limit_due = due
+        self._limit_timer = self._loop.call_later(max(0.0, due - monotonic()), self._check_limits)
+
+    def _check_limits(self) -> None:
+        self._limit_timer = None
+        now = monotonic()
+        dues = []
+        begun = set()
+        for seat in list(self.seats):
+            job, since = seat.job, seat.since
+            if job is None or job.seq not in self._jobs:
+                continue
+            begun.add(job.seq)
+            if job.soft_limit is not None and seat.warned != job.seq:
+                if now >= since + job.soft_limit:
+                    seat.warned = job.seq
+                    if seat.interrupt(job.seq, SoftTimeLimitExceeded):
+                        logger.warning("Soft time limit (%gs) exceeded for %s[%s]", job.soft_limit, job.task, job.id)
+                else:
+                    dues.append(since + job.soft_limit)
+            if job.hard_limit is not None and not (seat.doom and seat.doom[0] == job.seq):
+                if now < since + job.hard_limit:
+                    dues.append(since + job.hard_limit)
+                elif self._condemn(seat, job, TIMED_OUT, f"{job.hard_limit:g}"):
+                    logger.error("Hard time limit (%gs) exceeded for %s[%s]", job.hard_limit, job.task, job.id)
+        dues += [
+            now + limit
+            for job in self._jobs.values()
+            if job.seq not in begun
+            for limit in (job.soft_limit, job.hard_limit)
+            if limit is not None
+        ]
+        if dues:
+            self._arm(min(dues))
+
+    def _condemn(self, seat: Seat, job: Job, code: int, text: str) -> bool:
+        previous, seat.doom = seat.doom, (job.seq, code, text)
+        if not seat.interrupt(job.seq, Interrupt):
+            seat.doom = previous
+            return False
+        self._loop.call_later(GRACE, self._abandon, seat, job)
+        return True
+
+    def _abandon(self, seat: Seat, job: Job) -> None:
+        """Give up on a job that was interrupted and has not ended, and on its thread."""
+        if job.seq not in self._jobs or seat.abandoned or not seat.abandon(job):
+            return
+        assert seat.doom is not None
+        self.abandoned += 1
+        self.seats.remove(seat)
+        del self._jobs[job.seq]
+        if job.seq in self._reported:
+            self._reported.discard(job.seq)
+        else:
+            self._events.started([job.seq], self._pid)
+        logger.error(
+            "%s[%s] does not stop: its thread %s is left to itself (%d so far)",
+            job.task,
+            job.id,
+            seat.name,
+            self.abandoned,
+        )
+        outcome = self.context.verdict(job, seat.doom[1], seat.doom[2], seat.elapsed())
+        self.replace(seat)
+        self._events.finished([outcome])
+
+    def terminate(self, seq: int, signum: int = signal.SIGTERM) -> bool:
+        """Raise `Interrupt` in the job `seq`."""
+        try:
+            name = signal.Signals(signum).name
+        except ValueError:
+            name = str(signum)
+        for seat in self.seats:
+            job = seat.job
+            if job is not None and job.seq == seq and seq in self._jobs:
+                return self._condemn(seat, job, TERMINATED, name)
+        return False
+
+    def kill(self) -> None:
+        """Interrupt every running job; what was waiting is forgotten."""
+        self.stopping = True
+        self._empty_queue()
+        running = set()
+        for seat in list(self.seats):
+            job = seat.job
+            if job is not None and job.seq in self._jobs:
+                running.add(job.seq)
+                self._condemn(seat, job, TERMINATED, "SIGKILL")
+        self._jobs = {seq: job for seq, job in self._jobs.items() if seq in running}
+        self.dismiss()
+
+    def dismiss(self) -> None:
+        """Let every seat end after its current job."""
+        for _ in self.seats:
+            self.queue.put(None)
+
+    def _empty_queue(self) -> None:
+        with suppress(Empty):
+            while True:
+                self.queue.get_nowait()
+
+    def cancel_timers(self) -> None:
+        """Have nothing of ours left in the loop."""
+        for timer in (self._look_timer, self._limit_timer):
+            if timer is not None:
+                timer.cancel()
+        self._look_timer = self._limit_timer = None
+
+    def info(self) -> dict[str, Any]:
+        """Return the pool's part of `inspect stats`."""
+        return {
+            "implementation": f"{type(self).__module__}:{type(self).__name__}",
+            "max-concurrency": self.size,
+            "processes": [seat.ident for seat in self.seats],
+            "threads": len(self.seats),
+            "abandoned-threads": self.abandoned,
+            "max-tasks-per-child": "N/A",
+            "put-guarded-by-semaphore": True,
+            "timeouts": [0, 0],
+            "writes": {
+                "total": self._finished,
+                "avg": "100.00%" if self._finished else "0.00%",
+                "all": "",
+                "raw": str(self._finished),
+                "strategy": "fair",
+                "inqueues": {"total": 1, "active": int(self.queue.qsize() > 0)},
+            },
+        }

@@ -1,0 +1,90 @@
+"""The solo pool: one job at a time, in the worker's main thread, as a debugger or a library bound to it may want.
+
+1. `run_main` runs the jobs; the loop turns in another thread, so remote control and limits work while a task runs.
+2. An interruption is a signal to the main thread (SIGURG, which nothing else uses and which harms nobody when it comes
+   late): unlike an exception set from outside it also ends a `time.sleep`.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import ClassVar
+
+import msgspec
+
+from framework.api.pool import PoolContext, PoolTraits
+from framework_pools._inprocess import InProcessPool, Seat
+
+
+class MainSeat(Seat):
+    """The main thread's place."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._pending: tuple[int, type[BaseException]] | None = None
+        self._by_signal = False
+
+    def listen(self) -> None:
+        """Take interruptions by signal, if this is a thread that gets signals."""
+        self.ident = threading.get_ident()
+        self._by_signal = threading.current_thread() is threading.main_thread()
+        if self._by_signal:
+            signal.signal(signal.SIGURG, self._strike)
+
+    def _throw(self, exception: type[BaseException]) -> None:
+        if not self._by_signal:
+            super()._throw(exception)
+            return
+        assert self.job is not None
+        self._pending = (self.job.seq, exception)
+        signal.pthread_kill(self.ident, signal.SIGURG)
+
+    def _strike(self, _signum: int, _frame: FrameType | None) -> None:
+        # Runs between two steps of the main thread, so the job cannot change under it.
+        pending, self._pending = self._pending, None
+        job = self.job
+        if pending is not None and job is not None and job.seq == pending[0]:
+            raise pending[1]
+
+
+class SoloPool(InProcessPool):
+    """Runs each job in the main thread."""
+
+    traits: ClassVar[PoolTraits] = PoolTraits(
+        soft_limit=True, hard_limit=True, terminate=True, restart=True, main_thread=True
+    )
+
+    def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
+        super().__init__(context, options)
+        self._seat = MainSeat("MainThread")
+        self.seats.append(self._seat)
+
+    def start(self) -> None:
+        """Prepare the workload; jobs run as soon as the main thread is in `run_main`."""
+        self.workload()
+
+    def run_main(self) -> None:
+        """Run jobs in the calling thread until `stop` or `kill`."""
+        self._seat.listen()
+        while not self.stopping:
+            self._seat.serve(self)
+        self.release()
+
+    def replace(self, seat: Seat) -> None:
+        """Keep the seat: there is no other main thread. It takes jobs again when it comes out of the one it is in."""
+        self.stuck = 1
+        seat.abandoned = False
+        self.seats.append(seat)
+
+    def restart(self) -> None:
+        """Make the workload anew; jobs that begin from now on run in it."""
+        self.renew()
+
+    def stop(self, deadline: float) -> None:
+        """Have `run_main` return; harmless when repeated."""
+        if not self.stopping:
+            self.stopping = True
+            self.dismiss()
+        self._loop.call_soon_threadsafe(self.cancel_timers)

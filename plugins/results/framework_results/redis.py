@@ -1,0 +1,257 @@
+"""Results in Redis: Celery's keys and channels, so that Celery's clients and ours read the same results.
+
+1. `store` keeps any number of documents with one script call; the script publishes each of them on the channel of its
+   key, and leaves a stored SUCCESS alone.
+2. `wait` looks once, subscribes to what is not there yet, looks again, and then sleeps until something is published.
+   Every waiting thread has a subscription of its own, kept for the next one when it is done.
+3. `fetch` and `forget` are one command each.
+
+Source: Celery's Redis result backend, section 4 of the wire protocol.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from time import monotonic
+from typing import Annotated, Any, ClassVar, Final
+
+import msgspec
+
+from framework.api.redis_url import parse
+from framework.api.resp import Call, Link, LinkSettings, Script, ServerError, SharedLink, packer
+from framework.api.result_store import Record, ResultStore, default_expiry
+from framework.api.transport import ConsumerFactory, ProducerFactory
+from framework.exceptions import BackendError, ConnectionLost
+from framework.exceptions import TimeoutError as ResultTimeout
+
+_PREFIX: Final = "celery-task-meta-"
+#: Keys in one command.
+_GROUP: Final = 500
+#: Seconds between two calls of a waiter's `on_interval`.
+_INTERVAL: Final = 0.5
+#: The largest value that the server takes.
+_LARGEST: Final = 512 * 1024 * 1024
+
+_STORE: Final = Script("""
+-- Keeps and publishes documents. KEYS: where. ARGV: for each key the document and its lifetime in seconds (0: no end).
+-- A stored SUCCESS stays. The state is the first thing in a document, whichever serializer wrote it:
+-- "status": "SUCCESS" in JSON, the two words with a few bytes of framing between them in pickle and msgpack.
+local kept = 0
+for index, key in ipairs(KEYS) do
+  local head = redis.call('GETRANGE', key, 0, 63)
+  local _, last = string.find(head, 'status', 1, true)
+  if not (last and string.find(string.sub(head, last + 1, last + 12), '^%W*SUCCESS')) then
+    local document, lifetime = ARGV[2 * index - 1], tonumber(ARGV[2 * index])
+    if lifetime > 0 then
+      redis.call('SETEX', key, lifetime, document)
+    else
+      redis.call('SET', key, document)
+    end
+    redis.call('PUBLISH', key, document)
+    kept = kept + 1
+  end
+end
+return kept
+""")
+
+
+class RedisStoreOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Options of the Redis result store."""
+
+    global_keyprefix: Annotated[
+        str, msgspec.Meta(description="Put before every key; ends in one of : _ - . or gets _.")
+    ] = ""
+    socket_timeout: Annotated[float | None, msgspec.Meta(gt=0, description="Seconds to wait for a reply.")] = 30.0
+    socket_connect_timeout: Annotated[
+        float | None, msgspec.Meta(gt=0, description="Seconds to wait for a connection.")
+    ] = 5.0
+    socket_keepalive: Annotated[bool, msgspec.Meta(description="Have the system probe idle connections.")] = True
+    use_ssl: Annotated[
+        bool | dict[str, Any], msgspec.Meta(description="TLS: true, or a table of ssl_ca_certs, ssl_certfile, ….")
+    ] = False
+
+
+class RedisStore(ResultStore):
+    """Keeps results in Redis. Any thread may call, and any process after a fork."""
+
+    options_type: ClassVar[type[msgspec.Struct]] = RedisStoreOptions
+
+    def __init__(
+        self,
+        url: str,
+        options: msgspec.Struct,
+        settings: Mapping[str, Any],
+        producer: ProducerFactory,
+        broker_url: str = "",
+        consumer: ConsumerFactory | None = None,
+    ) -> None:
+        """Raises `ConfigError` when the URL is none of Redis."""
+        super().__init__(url, options, settings, producer, broker_url, consumer)
+        own = options if isinstance(options, RedisStoreOptions) else RedisStoreOptions()
+        prefix = own.global_keyprefix
+        if prefix and prefix[-1] not in ":_-.":
+            prefix += "_"
+        self._prefix = prefix + _PREFIX
+        self._addresses = parse(url)
+        self._link_settings = LinkSettings(
+            connect_timeout=own.socket_connect_timeout,
+            timeout=own.socket_timeout,
+            keepalive=own.socket_keepalive,
+            use_ssl=own.use_ssl or settings.get("use_ssl"),
+        )
+        expires = settings.get("expires", default_expiry())
+        failure_expires = settings.get("failure_expires")
+        self._expires = int(expires or 0)
+        self._failure_expires = self._expires if failure_expires is None else int(failure_expires)
+        self._link = SharedLink(self._addresses, self._link_settings)
+        self._idle: list[Link] = []
+        self._idle_lock = threading.Lock()
+        self._idle_pid = os.getpid()
+
+    @property
+    def display_url(self) -> str:
+        """The servers, without passwords."""
+        return ";".join(address.display for address in self._addresses)
+
+    # ------------------------------------------------------------ keeping
+
+    def store(self, records: Sequence[Record]) -> None:
+        """Keep and publish all of `records`. Raises `BackendError` for what the server does not take."""
+        for record in records:
+            if len(record.document) > _LARGEST:
+                raise BackendError(
+                    f"the result of task {record.task_id} has {len(record.document)} bytes: "
+                    f"Redis takes at most {_LARGEST}"
+                )
+        calls = []
+        for start in range(0, len(records), _GROUP):
+            group = records[start : start + _GROUP]
+            args: list[bytes | int] = []
+            for record in group:
+                args.append(record.document)
+                args.append(self._failure_expires if record.state == "FAILURE" else self._expires)
+            calls.append(Call(_STORE, [self._prefix + record.task_id for record in group], args))
+        self._run(calls)
+
+    def fetch(self, task_ids: Sequence[str]) -> dict[str, bytes]:
+        """Return the documents that exist."""
+        groups = [task_ids[start : start + _GROUP] for start in range(0, len(task_ids), _GROUP)]
+        replies = self._run([("MGET", *(self._prefix + task_id for task_id in group)) for group in groups])
+        return {
+            task_id: document
+            for group, documents in zip(groups, replies, strict=True)
+            for task_id, document in zip(group, documents, strict=True)
+            if document is not None
+        }
+
+    def forget(self, task_ids: Sequence[str]) -> None:
+        """Drop the documents."""
+        if task_ids:
+            self._run([("DEL", *(self._prefix + task_id for task_id in task_ids))])
+
+    def _run(self, commands: Sequence[Any]) -> list[Any]:
+        if not commands:
+            return []
+        try:
+            with self._link as link:
+                return link.run(commands)
+        except ServerError as error:
+            raise BackendError(str(error)) from error
+
+    # ------------------------------------------------------------ waiting
+
+    def wait(
+        self,
+        task_ids: Iterable[str],
+        timeout: float | None,
+        is_ready: Callable[[bytes], bool],
+        on_interval: Callable[[], object] | None = None,
+    ) -> Iterator[tuple[str, bytes]]:
+        """Yield each document when it is ready; published ones come without asking."""
+        deadline = None if timeout is None else monotonic() + timeout
+        pending = dict.fromkeys(task_ids)
+        yield from self._ready(pending, is_ready)
+        if not pending:
+            return
+        link = self._subscriber()
+        finished = False
+        try:
+            channels = [self._prefix + task_id for task_id in pending]
+            _subscribe(link, "SUBSCRIBE", channels)
+            # What was stored before the server knew of the subscription is not published again.
+            yield from self._ready(pending, is_ready)
+            skip = len(self._prefix)
+            while pending:
+                left = None if deadline is None else deadline - monotonic()
+                if left is not None and left <= 0:
+                    raise ResultTimeout(f"{len(pending)} results did not arrive within {timeout:g} s")
+                if not link.wait(_INTERVAL if left is None else min(left, _INTERVAL)):
+                    if on_interval is not None:
+                        on_interval()
+                    continue
+                for message in link.drain():
+                    if message[0] != b"message":
+                        continue
+                    task_id = message[1].decode()[skip:]
+                    if task_id in pending and is_ready(message[2]):
+                        del pending[task_id]
+                        yield task_id, message[2]
+            finished = True
+        except ResultTimeout:
+            finished = True
+            raise
+        finally:
+            # Also when the caller stops listening half-way: then the link's state is unknown, and it is not kept.
+            if finished and not link.closed:
+                self._keep(link, channels)
+            else:
+                link.close()
+
+    def _ready(self, pending: dict[str, None], is_ready: Callable[[bytes], bool]) -> Iterator[tuple[str, bytes]]:
+        for task_id, document in self.fetch(list(pending)).items():
+            if is_ready(document):
+                del pending[task_id]
+                yield task_id, document
+
+    def _subscriber(self) -> Link:
+        if self._idle_pid != os.getpid():
+            self._idle_lock = threading.Lock()
+            self._idle = []
+            self._idle_pid = os.getpid()
+        while True:
+            with self._idle_lock:
+                link = self._idle.pop() if self._idle else None
+            if link is None:
+                return Link(self._addresses, self._link_settings)
+            if not link.stale():
+                return link
+            link.close()
+
+    def _keep(self, link: Link, channels: Sequence[str]) -> None:
+        try:
+            _subscribe(link, "UNSUBSCRIBE", channels)
+        except ConnectionLost:
+            link.close()
+            return
+        with self._idle_lock:
+            self._idle.append(link)
+
+    def close(self) -> None:
+        """Disconnect; harmless when closed."""
+        self._link.close()
+        with self._idle_lock:
+            idle, self._idle = self._idle, []
+        for link in idle:
+            link.close()
+
+
+def _subscribe(link: Link, verb: str, channels: Sequence[str]) -> None:
+    """Send `verb` for `channels` and wait until the server has confirmed every one."""
+    pack = packer()
+    confirmed = verb.lower().encode()
+    missing = len(channels)
+    link.send(b"".join(pack((verb, *channels[start : start + _GROUP])) for start in range(0, len(channels), _GROUP)))
+    while missing:
+        missing -= sum(1 for reply in link.read(1) if reply[0] == confirmed)

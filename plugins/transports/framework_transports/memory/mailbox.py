@@ -1,0 +1,64 @@
+"""The mailbox: fan-out in and out."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from framework.api.transport import Mailbox, Queue
+from framework.exceptions import ConnectionLost
+from framework.message import Outgoing, Payload
+from framework_transports.memory.broker import Broker
+from framework_transports.memory.signal import Signal
+
+
+class MemoryMailbox(Mailbox):
+    """Fan-out inside this process."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker: Broker | None = broker
+        self.subscriptions: list[Queue] = []
+        self.arrived: deque[tuple[str, Payload]] = deque()
+        self.signal = Signal()
+        with broker.lock:
+            broker.mailboxes.add(self)
+
+    def _open(self) -> Broker:
+        if self._broker is None:
+            raise ConnectionLost("this mailbox is closed")
+        return self._broker
+
+    def subscribe(self, queue: Queue) -> None:
+        """Receive what `queue` would: its exchange's messages, and those sent straight to its name."""
+        broker = self._open()
+        with broker.lock:
+            if queue.exchange.name:
+                broker.declare_exchange(queue.exchange)
+            if not any(known == queue for known in self.subscriptions):
+                self.subscriptions.append(queue)
+
+    def receive(self) -> Sequence[tuple[str, Payload]]:
+        """Return what has arrived, oldest first."""
+        broker = self._open()
+        self.signal.clear()
+        with broker.lock:
+            found = list(self.arrived)
+            self.arrived.clear()
+        return found
+
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Publish; what nobody takes is dropped."""
+        self._open().publish(messages, required=False)
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable when something has arrived."""
+        return self.signal.fileno()
+
+    def close(self) -> None:
+        """Unsubscribe and disconnect."""
+        broker, self._broker = self._broker, None
+        if broker is None:
+            return
+        with broker.lock:
+            broker.mailboxes.discard(self)
+        self.signal.close()

@@ -1,0 +1,37 @@
+"""The producer: publishes from any thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from framework.api.transport import Producer, Queue
+from framework.exceptions import ConnectionLost
+from framework.message import Outgoing
+from framework_transports.memory.broker import Broker
+
+
+class MemoryProducer(Producer):
+    """Publishes into the broker of this process."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker: Broker | None = broker
+
+    def _open(self) -> Broker:
+        if self._broker is None:
+            raise ConnectionLost("this producer is closed")
+        return self._broker
+
+    def publish(self, messages: Sequence[Outgoing]) -> None:
+        """Keep all of `messages`."""
+        self._open().publish(messages, required=True)
+
+    def declare(self, queues: Iterable[Queue]) -> None:
+        """Create what does not exist."""
+        broker = self._open()
+        with broker.lock:
+            for queue in queues:
+                broker.declare(queue)
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._broker = None

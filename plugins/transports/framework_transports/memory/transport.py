@@ -1,0 +1,82 @@
+"""The driver: finds the broker that a URL names."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from framework.api.transport import Queue, Transport, TransportTraits
+from framework_transports.memory.broker import Broker
+from framework_transports.memory.consumer import MemoryConsumer
+from framework_transports.memory.mailbox import MemoryMailbox
+from framework_transports.memory.producer import MemoryProducer
+
+#: The brokers of this process by URL; weak: each lives as long as a transport or a face of it.
+_brokers: Final[weakref.WeakValueDictionary[str, Broker]] = weakref.WeakValueDictionary()
+_brokers_lock: Final = threading.Lock()
+
+
+class MemoryTransport(Transport):
+    """The broker of this process that its URL names."""
+
+    traits = TransportTraits(fanout=True, priorities=True, shared=False, counts_deliveries=True)
+
+    def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
+        super().__init__(url, options, settings)
+        with _brokers_lock:
+            broker = _brokers.get(url)
+            if broker is None:
+                broker = _brokers[url] = Broker()
+        self._broker = broker
+
+    @property
+    def display_url(self) -> str:
+        """The URL, which has no password."""
+        return self.url
+
+    def producer(self) -> MemoryProducer:
+        """Return a producer."""
+        return MemoryProducer(self._broker)
+
+    def consumer(self) -> MemoryConsumer:
+        """Return a consumer."""
+        return MemoryConsumer(self._broker)
+
+    def mailbox(self) -> MemoryMailbox:
+        """Return a mailbox."""
+        return MemoryMailbox(self._broker)
+
+    def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
+        """Return how many messages wait in each queue."""
+        with self._broker.lock:
+            found = self._broker.queues
+            return {queue.name: len(found[queue.name]) if queue.name in found else None for queue in queues}
+
+    def purge(self, queue: Queue) -> int:
+        """Drop what waits in `queue`."""
+        with self._broker.lock:
+            waiting = self._broker.queues.get(queue.name, [])
+            dropped = len(waiting)
+            waiting.clear()
+        return dropped
+
+    def info(self) -> dict[str, Any]:
+        """Return the connection's parameters; what only a server would have is empty."""
+        return {
+            "connect_timeout": 0,
+            "heartbeat": 0,
+            "hostname": None,
+            "insist": False,
+            "login_method": None,
+            "port": None,
+            "ssl": False,
+            "transport": "memory",
+            "transport_options": {},
+            "uri_prefix": None,
+            "userid": None,
+            "virtual_host": self.url.partition("://")[2] or None,
+        }

@@ -1,0 +1,11 @@
+"""Redis: messages in kombu's layout, so that Celery's producers and workers can share the queues; see `transport`.
+
+Importing this package imports no client library; hiredis comes with the first connection.
+"""
+
+from __future__ import annotations
+
+from framework_transports.redis.options import RedisOptions
+from framework_transports.redis.transport import RedisTransport
+
+__all__ = ["RedisOptions", "RedisTransport"]

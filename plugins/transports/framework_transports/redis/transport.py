@@ -1,0 +1,111 @@
+"""The Redis transport: kombu's layout, leases of our own.
+
+1. Reads the URL and the options, makes the faces.
+2. Counts and purges queues, describes the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from framework.api.redis_url import Address, parse
+from framework.api.resp import Command, Link, LinkSettings
+from framework.api.transport import Queue, Transport, TransportTraits
+from framework_transports.redis.consumer import RedisConsumer
+from framework_transports.redis.keys import Keys
+from framework_transports.redis.mailbox import RedisMailbox
+from framework_transports.redis.options import RedisOptions
+from framework_transports.redis.producer import RedisProducer
+
+_CONNECT_TIMEOUT = 5.0
+
+
+class RedisTransport(Transport):
+    """Redis 5 or newer; idle workers are woken rather than polling from Redis 6 on."""
+
+    traits: ClassVar[TransportTraits] = TransportTraits(fanout=True, priorities=True)
+    options_type: ClassVar[type[msgspec.Struct]] = RedisOptions
+
+    def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
+        """Raises `ConfigError` when the URL is none of Redis."""
+        super().__init__(url, options, settings)
+        own = options if isinstance(options, RedisOptions) else RedisOptions()
+        self.options: RedisOptions = own
+        self._addresses: list[Address] = parse(url)
+        self._link_settings = LinkSettings(
+            connect_timeout=own.socket_connect_timeout or settings.get("connection_timeout") or _CONNECT_TIMEOUT,
+            timeout=own.socket_timeout,
+            keepalive=own.socket_keepalive,
+            use_ssl=settings.get("use_ssl"),
+        )
+        self._keys = Keys(own, self._addresses[0].db)
+
+    @property
+    def display_url(self) -> str:
+        """The servers, without passwords."""
+        return ";".join(address.display for address in self._addresses)
+
+    def producer(self) -> RedisProducer:
+        """Connect and return a producer."""
+        return RedisProducer(self._addresses, self._link_settings, self._keys)
+
+    def consumer(self) -> RedisConsumer:
+        """Connect and return a consumer."""
+        return RedisConsumer(self._addresses, self._link_settings, self._keys, self.options)
+
+    def mailbox(self) -> RedisMailbox:
+        """Connect and return a mailbox."""
+        return RedisMailbox(self._addresses, self._link_settings, self._keys)
+
+    # ------------------------------------------------------------ administration
+
+    def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
+        """Return how many messages wait. An empty queue leaves no trace but its binding: one without is None."""
+        wanted = list(queues)
+        lists = [self._keys.lists(queue.name) for queue in wanted]
+        commands: list[Command] = [("LLEN", key) for keys in lists for key in keys]
+        commands += [("SMEMBERS", self._keys.bindings(queue.exchange.name)) for queue in wanted]
+        link = Link(self._addresses, self._link_settings)
+        try:
+            replies = iter(link.run(commands))
+            counts = [sum(next(replies) for _ in keys) for keys in lists]
+            bound = [{binding.queue for binding in self._keys.read_members(next(replies))} for _ in wanted]
+        finally:
+            link.close()
+        return {
+            queue.name: None if not count and queue.exchange.name and queue.name not in names else count
+            for queue, count, names in zip(wanted, counts, bound, strict=True)
+        }
+
+    def purge(self, queue: Queue) -> int:
+        """Drop what waits and return how much that was."""
+        lists = self._keys.lists(queue.name)
+        link = Link(self._addresses, self._link_settings)
+        try:
+            replies = link.run([("MULTI",), *(("LLEN", key) for key in lists), ("DEL", *lists), ("EXEC",)])
+        finally:
+            link.close()
+        return int(sum(replies[-1][:-1]))
+
+    def info(self) -> dict[str, Any]:
+        """Return the connection's parameters, without the password."""
+        first = self._addresses[0]
+        return {
+            "hostname": first.path or first.host,
+            "userid": first.username,
+            "virtual_host": str(first.db),
+            "port": None if first.path else first.port,
+            "insist": False,
+            "ssl": bool(first.tls or self.settings.get("use_ssl")),
+            "transport": "redis",
+            "connect_timeout": self._link_settings.connect_timeout,
+            "transport_options": msgspec.to_builtins(self.options),
+            "login_method": self.settings.get("login_method"),
+            "uri_prefix": "redis" if first.path else None,
+            "heartbeat": self.settings.get("heartbeat") or 0,
+            "failover_strategy": self.settings.get("failover_strategy") or "round-robin",
+            "alternates": [address.display for address in self._addresses[1:]],
+        }

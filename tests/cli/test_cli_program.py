@@ -1,0 +1,227 @@
+"""The command line as a whole: global options, misspellings, errors, and what is imported when."""
+
+import json
+import os
+import subprocess
+import sys
+
+import click
+import pytest
+
+from framework import exitcodes
+from framework._cli import program
+from framework._cli.session import Session
+from framework._config import sources
+from framework.exceptions import ConnectionLost
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run a command line in an empty directory: returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def run(*args):
+        code = program.run(args)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    yield run
+    sources.install(None)
+
+
+# ---------------------------------------------------------------- what is imported
+
+
+def modules_after(*args):
+    """Return the modules that `framework <args>` has imported when it ends."""
+    code = (
+        "import sys\n"
+        "from framework._cli import main\n"
+        f"sys.argv = ['framework', *{list(args)!r}]\n"
+        "try:\n    main()\n"
+        "except SystemExit:\n    print('\\n'.join(sys.modules), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    return set(done.stderr.split())
+
+
+def test_help_imports_no_sub_command():
+    modules = modules_after("--help")
+    commands = {module for module, _, _ in program.COMMANDS.values()}
+    assert not modules & commands
+    assert not modules & {"kombu", "redis", "rich", "stevedore", "msgspec", "framework._config", "framework.worker"}
+
+
+def test_a_sub_command_imports_no_other():
+    modules = modules_after("init", "--help")
+    assert "framework._cli.init" in modules
+    assert "framework._cli.worker" not in modules
+
+
+@pytest.mark.parametrize("name", program.COMMANDS)
+def test_every_sub_command_explains_itself(run, name):
+    code, out, _ = run(name, "--help")
+    assert code == 0
+    assert f"Usage: framework {name}" in out
+    assert "--app" in out
+
+
+def test_help_lists_every_sub_command(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for name, (_, _, text) in program.COMMANDS.items():
+        assert name in out
+        assert text in out
+
+
+def test_the_module_is_a_program_too(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "framework", "--version"], capture_output=True, text=True, timeout=30, cwd=tmp_path
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("framework ")
+
+
+# ---------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "text"),
+    [
+        (["wroker"], 2, "there is no command wroker; did you mean worker? (see framework --help)"),
+        (["zzz"], 2, "there is no command zzz (there are init, worker, "),
+        (["plugins", "dcotor"], 2, "there is no command dcotor; did you mean doctor?"),
+        (["worker", "--poool=x"], 2, "no such option"),
+        (["worker", "-Q"], 2, "requires an argument"),
+        (["--config", "nope.toml", "config", "show"], 78, "the config file nope.toml does not exist"),
+        (["--workdir", "nope", "config", "show"], 78, "cannot change to the directory nope: No such file"),
+        (["config", "show", "-A", "nope"], 78, "there is no module nope in "),
+        (["call"], 2, "missing argument 'NAME'"),
+    ],
+)
+def test_a_mistake_is_one_sentence(run, args, code, text):
+    found, out, err = run(*args)
+    assert found == code
+    assert out == ""
+    assert err.startswith("framework: error: ")
+    assert text in err
+    assert err.count("\n") == 1
+
+
+def test_no_command_shows_the_help(run):
+    code, _, err = run()
+    assert code == exitcodes.USAGE
+    assert "Usage: framework" in err
+
+
+@pytest.fixture
+def fail(monkeypatch):
+    """Make `framework init` raise."""
+
+    def fail(error):
+        def raising(*_args, **_kwargs):
+            raise error
+
+        monkeypatch.setitem(program.COMMANDS, "init", (__name__, "failing", ""))
+        monkeypatch.setattr(sys.modules[__name__], "failing", click.Command("init", callback=raising), raising=False)
+        monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
+
+    return fail
+
+
+def test_an_error_of_ours_has_its_exit_code_and_no_traceback(run, fail):
+    fail(ConnectionLost("the broker redis://h does not answer"))
+    code, _, err = run("init")
+    assert code == exitcodes.UNAVAILABLE
+    assert err == "framework: error: the broker redis://h does not answer\n"
+
+
+def test_the_traceback_is_shown_on_request(run, fail):
+    fail(ConnectionLost("gone"))
+    code, _, err = run("init", "--traceback")
+    assert code == exitcodes.UNAVAILABLE
+    assert "Traceback (most recent call last)" in err
+
+
+def test_a_defect_is_shown_whole(run, fail):
+    fail(ZeroDivisionError("oops"))
+    code, _, err = run("init")
+    assert code == exitcodes.SOFTWARE
+    assert "Traceback" in err
+    assert "a defect of framework or a plugin: ZeroDivisionError('oops')" in err
+
+
+def test_interrupted(run, fail):
+    fail(KeyboardInterrupt())
+    code, _, err = run("init")
+    assert code == exitcodes.INTERRUPTED
+    assert "Traceback" not in err
+
+
+def test_a_reader_that_goes_is_no_error(tmp_path):
+    """`framework config schema | head -1` must not complain."""
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stream:
+        done = subprocess.run(
+            [sys.executable, "-m", "framework", "config", "schema"],
+            stdout=stream,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            cwd=tmp_path,
+        )
+    assert done.stderr == ""
+
+
+# ---------------------------------------------------------------- global options
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["-b", "redis://:pw@h/1", "config", "show", "--json"],
+        ["config", "-b", "redis://:pw@h/1", "show", "--json"],
+        ["config", "show", "--json", "--broker=redis://:pw@h/1"],
+    ],
+)
+def test_global_options_stand_anywhere(run, args):
+    code, out, _ = run(*args)
+    assert code == 0
+    assert json.loads(out)["broker_url"] == "redis://:********@h/1"
+
+
+def test_the_last_place_wins(run):
+    _, out, _ = run("-b", "redis://one", "config", "show", "--json", "-b", "redis://two")
+    assert json.loads(out)["broker_url"] == "redis://two"
+
+
+def test_the_working_directory(run, tmp_path):
+    (tmp_path / "proj").mkdir()
+    (tmp_path / "proj" / "framework.toml").write_text("[worker]\npool = 'solo'\n")
+    _, out, _ = run("--workdir", "proj", "config", "show", "--json")
+    assert json.loads(out)["worker_pool"] == "solo"
+
+
+def test_a_sessions_sources_are_read_once(run, tmp_path):
+    session = Session()
+    assert session.sources() is session.sources()
+    assert sources.installed() is session.sources()
+
+
+# ---------------------------------------------------------------- commands of others
+
+
+def test_a_strangers_command_is_listed_and_run(run, monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    from framework._plugins import loader
+
+    point = EntryPoint("greet", "acme:command", program.GROUP)
+    monkeypatch.setattr(program, "_installed", lambda: [point])
+    monkeypatch.setattr(
+        loader, "load", lambda family, name: click.Command(name, callback=lambda: click.echo(f"{family} {name}"))
+    )
+    assert "greet" in run("--help")[1]
+    assert run("greet", "-q")[:2] == (0, "command greet\n")

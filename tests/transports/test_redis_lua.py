@@ -1,0 +1,175 @@
+"""Each Lua script of the Redis transport by itself, on a real server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from framework_transports.redis.scripts import script
+
+LISTS = ["q", "q3"]
+HASH, DEADLINES = "lease:me", "leases"
+
+
+@pytest.fixture
+def server(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+def run(server: redis.Redis, name: str, keys: list[str], *args: Any) -> Any:
+    return server.eval(script(name).text, len(keys), *keys, *args)
+
+
+def reserve(server: redis.Redis, limit: int, *, seq: int = 1, queues: int = 1, first: int = 0, fair: int = 1) -> Any:
+    keys = []
+    for number in range(queues):
+        suffix = str(number) if number else ""
+        keys += [name + suffix for name in (*LISTS, HASH, DEADLINES)]
+    return run(server, "reserve", keys, "me", limit, 30_000, seq, len(LISTS), first, fair)
+
+
+def lease_lapsed(server: redis.Redis, consumer: str = "me") -> None:
+    server.zadd(DEADLINES, {consumer: 1})
+
+
+def test_reserve_moves_messages_under_a_lease(server: redis.Redis) -> None:
+    server.lpush("q", "a", "b", "c")
+    server.lpush("q3", "x")
+    assert reserve(server, 2) == [[0, 0, b"a", b"b"]]
+    assert reserve(server, 9, seq=3) == [[0, 0, b"c"], [0, 1, b"x"]]
+    assert reserve(server, 9, seq=5) == []
+    assert server.hgetall(HASH) == {b"1:0": b"a", b"2:0": b"b", b"3:0": b"c", b"4:1": b"x"}
+    deadline = server.zscore(DEADLINES, "me")
+    assert abs(deadline - (time.time() + 30) * 1000) < 5_000
+    assert server.keys("q*") == []
+
+
+def test_reserve_of_nothing_leaves_no_trace(server: redis.Redis) -> None:
+    assert reserve(server, 5) == []
+    assert server.keys() == []
+
+
+def test_reserve_starts_with_the_queue_whose_turn_it_is(server: redis.Redis) -> None:
+    for name in ("q", "q1", "q2"):
+        server.lpush(name, name + "a", name + "b")
+    assert [group[0] for group in reserve(server, 2, queues=3, first=2)] == [2, 0]
+    assert reserve(server, 1, seq=3, queues=3, first=1) == [[1, 0, b"q1a"]]
+
+
+def test_reserve_stops_before_it_changes_anything_when_a_key_is_no_list(server: redis.Redis) -> None:
+    server.lpush("q", "a")
+    server.set("q3", "not a list")
+    with pytest.raises(redis.ResponseError, match="WRONGTYPE"):
+        reserve(server, 5)
+    assert server.lrange("q", 0, -1) == [b"a"]
+    assert server.exists(HASH) == 0
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(0, 1200), st.integers(0, 40)), min_size=1, max_size=4),
+    limit=st.integers(1, 1500),
+    fair=st.integers(0, 1),
+    first=st.integers(0, 3),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_reserve_takes_what_it_says_and_loses_nothing(
+    server: redis.Redis, sizes: list[tuple[int, int]], limit: int, fair: int, first: int
+) -> None:
+    server.flushdb()
+    total, high = sum(map(sum, sizes)), sum(size[0] for size in sizes)
+    for number, size in enumerate(sizes):
+        suffix = str(number) if number else ""
+        for name, count in zip(LISTS, size, strict=True):
+            if count:
+                server.lpush(name + suffix, *range(count))
+    groups = reserve(server, limit, queues=len(sizes), first=first % len(sizes), fair=fair)
+    taken = sum(len(group) - 2 for group in groups)
+    assert taken == min(limit, total)
+    # The urgent lists of all queues come first.
+    assert sum(len(group) - 2 for group in groups if group[1] == 0) == min(limit, high)
+    for group in groups:
+        assert [int(value) for value in group[2:]] == list(range(len(group) - 2))
+    leased = sum(server.hlen(HASH + (str(number) if number else "")) for number in range(len(sizes)))
+    left = sum(server.llen(name + (str(number) if number else "")) for number in range(len(sizes)) for name in LISTS)
+    assert (leased, left) == (taken, total - taken)
+    if fair and limit <= high:
+        counts = [sum(len(group) - 2 for group in groups if group[0] == number) for number in range(len(sizes))]
+        short = [count for count, size in zip(counts, sizes, strict=True) if count < size[0]]
+        # Queues that could have given more gave about the same.
+        assert not short or max(counts) - min(short) <= len(sizes)
+
+
+def test_requeue_puts_to_the_front_what_is_still_on_loan(server: redis.Redis) -> None:
+    server.lpush("q", "a", "b", "c")
+    server.lpush("q3", "x")
+    reserve(server, 2)
+    server.hdel(HASH, "1:0")
+    assert run(server, "requeue", [HASH, *LISTS], "1:0", "2:0", "9:1") == 1
+    assert server.lrange("q", 0, -1) == [b"c", b"b"]
+    assert server.exists(HASH) == 0
+
+
+def test_release_gives_everything_back_in_order(server: redis.Redis) -> None:
+    server.lpush("q", *range(30))
+    server.lpush("q3", "x", "y")
+    reserve(server, 32)
+    server.lpush("q", "new")
+    assert run(server, "release", [HASH, DEADLINES, *LISTS], "me") == 32
+    assert [int(value) for value in reversed(server.lrange("q", 1, -1))] == list(range(30))
+    assert server.lrange("q3", 0, -1) == [b"y", b"x"]
+    assert server.exists(HASH, DEADLINES) == 0
+
+
+def test_renew_extends_own_leases_and_names_lapsed_ones(server: redis.Redis) -> None:
+    server.lpush("q", "a")
+    reserve(server, 1)
+    server.zadd(DEADLINES, {"me": 1, "dead": 2, "alive": time.time() * 1000 + 60_000})
+    server.zadd("leases1", {"me": 5})
+    lapsed = run(server, "renew", [HASH, DEADLINES, "lease:me1", "leases1"], "me", 30_000)
+    assert lapsed == [[b"dead"], []]
+    assert server.zscore(DEADLINES, "me") > time.time() * 1000
+    # Nothing on loan there, so nothing to renew.
+    assert server.exists("leases1") == 0
+
+
+def test_restore_puts_back_only_what_has_lapsed(server: redis.Redis) -> None:
+    server.lpush("q", "a", "b", "c")
+    reserve(server, 2)
+    keys = [HASH, DEADLINES, *LISTS]
+    assert run(server, "restore", keys, "me", "1:0", "A") == -1
+    assert server.hlen(HASH) == 2
+    lease_lapsed(server)
+    assert run(server, "restore", keys, "me", "2:0", "B", "7:0", "gone") == 1
+    assert server.zscore(DEADLINES, "me") == 1
+    assert run(server, "restore", keys, "me", "1:0", "A", "2:0", "B") == 1
+    assert server.lrange("q", 0, -1) == [b"c", b"B", b"A"]
+    assert server.exists(HASH, DEADLINES) == 0
+
+
+def test_takeover_needs_an_overdue_tag(server: redis.Redis) -> None:
+    server.zadd("index", {"t1": 100, "t2": 300})
+    server.hset("unacked", mapping={"t1": "raw", "t2": "raw"})
+    keys = ["index", "unacked", *LISTS]
+    assert run(server, "takeover", keys, "t2", "200", "new") == 0
+    assert run(server, "takeover", keys, "t1", "200", "new") == 1
+    assert run(server, "takeover", keys, "t1", "200", "new") == 0
+    assert server.lrange("q", 0, -1) == server.lrange("q3", 0, -1) == [b"new"]
+    assert server.hkeys("unacked") == [b"t2"]
+
+
+def test_bind_never_shortens_a_deadline(server: redis.Redis) -> None:
+    keys = ["bindings", "deadlines"]
+    run(server, "bind", keys, "member", "ex", 60_000)
+    first = server.zscore("deadlines", "ex")
+    run(server, "bind", keys, "member", "ex", 1_000)
+    assert server.zscore("deadlines", "ex") == first
+    run(server, "bind", keys, "member", "ex", 120_000)
+    assert server.zscore("deadlines", "ex") > first
+    assert server.smembers("bindings") == {b"member"}
