@@ -163,10 +163,11 @@ def steps() -> str:
     """Every built-in step."""
     from framework._boot.consumption import consumer_steps
     from framework._boot.steps import worker_steps
-    from framework._config.settings import Settings
+    from framework._config.settings import BrokerSettings, Settings
 
+    defaults = Settings(broker=BrokerSettings(url="sqlite:///framework.db"))
     rows = []
-    for graph, found in (("worker", worker_steps(Settings())), ("consumer", consumer_steps())):
+    for graph, found in (("worker", worker_steps(defaults)), ("consumer", consumer_steps())):
         for step in found:
             needs = ", ".join(code(name) for name in (*step.requires, *step.after))
             first = (step.__doc__ or "").strip().splitlines()[0]

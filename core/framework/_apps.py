@@ -52,5 +52,7 @@ def current_app() -> App:
     for known in reversed(_made):
         app = app or known()
     if app is None:
-        raise FrameworkError("there is no application in this process: make one, as in app = App('proj'), before calling shared tasks")
+        raise FrameworkError(
+            "there is no application in this process: make one, as in app = App('proj'), before calling shared tasks"
+        )
     return app

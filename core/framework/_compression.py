@@ -43,7 +43,7 @@ def compress(body: bytes, method: str) -> tuple[bytes, str]:
     from kombu import compression
 
     try:
-        packed, kind = compression.compress(body, method)
+        packed, kind = compression.compress(body, method)  # type: ignore[no-untyped-call]
     except KeyError:
         raise ConfigError(
             f"there is no compression {method!r} here (there are {', '.join(sorted(_ALIASES))})"
@@ -73,21 +73,19 @@ def decompress(body: bytes, method: str, max_size: int | None = None) -> bytes:
     from kombu import compression
 
     try:
-        decoder: Callable[[bytes], bytes] = compression.get_decoder(method)
+        decoder: Callable[[bytes], bytes] = compression.get_decoder(method)  # type: ignore[no-untyped-call]
     except KeyError:
         raise MessageUndecodable(f"the body is compressed by {method!r}, which is not known here") from None
     try:
         plain = decoder(body)
-    except Exception as error:  # noqa: BLE001 - each library has errors of its own, and the bytes come from outside
+    except Exception as error:
         raise MessageUndecodable(f"the body is not {method}: {error}") from error
     if max_size is not None and len(plain) > max_size:
         raise _too_large(max_size)
     return plain
 
 
-def _bounded(
-    machine: Any, wrong: type[Exception], body: bytes, method: str, max_size: int | None
-) -> bytes:
+def _bounded(machine: Any, wrong: type[Exception], body: bytes, method: str, max_size: int | None) -> bytes:
     limit = -1 if max_size is None else max_size + 1
     try:
         # zlib's "no limit" is 0, that of the other two -1.
@@ -102,4 +100,6 @@ def _bounded(
 
 
 def _too_large(limit: int) -> MessageTooLarge:
-    return MessageTooLarge(f"the decompressed body is larger than the {limit:,} bytes that max_message_size under [task] allows")
+    return MessageTooLarge(
+        f"the decompressed body is larger than the {limit:,} bytes that max_message_size under [task] allows"
+    )

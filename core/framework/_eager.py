@@ -102,8 +102,8 @@ def _follow(task: Task[..., Any], request: Context, state: str, value: Any) -> N
 
 
 def _store(task: Task[..., Any], result: EagerResult[Any]) -> None:
+    from framework._documents import Documents
     from framework.api.result_store import Record
-    from framework.worker.documents import Documents
 
     app = task.app
     store = app.result_store

@@ -51,29 +51,25 @@ def send_callbacks(app: App, request: Context, retval: Any) -> None:
     group_id = new_id() if len(plain) > 1 else None
     for callback in callbacks:
         if isinstance(callback, group):
-            result: Any = callback.apply_async((retval,), **options)
+            result: Any = callback.apply_async((retval,), **options, add_to_parent=False)
         elif group_id is None:
             result = callback.apply_async((retval,), **options, add_to_parent=False)
         else:
-            more = {"group_id": group_id, "group_index": plain.index(callback)}
+            more: dict[str, Any] = {"group_id": group_id, "group_index": plain.index(callback)}
             result = callback.apply_async((retval,), **options, **more, add_to_parent=False)
         request.add_child(result)
 
 
 def send_chain(app: App, request: Context, retval: Any) -> None:
     """Send the next task of the chain of `request` with `retval`. Raises as `send_callbacks`."""
-    from framework.canvas import Signature, group
+    from framework.canvas import Signature
 
     chain = list(request.chain or ())
     if not chain:
         return
     following = Signature.from_dict(chain.pop(), app)
     options = _lineage(app, request)
-    if isinstance(following, group):
-        result: Any = following.apply_async((retval,), chain=chain or None, **options)
-    else:
-        result = following.apply_async((retval,), chain=chain or None, **options, add_to_parent=False)
-    request.add_child(result)
+    request.add_child(following.apply_async((retval,), chain=chain or None, **options, add_to_parent=False))
 
 
 def _lineage(app: App, request: Context) -> dict[str, Any]:
@@ -96,12 +92,13 @@ def call_errbacks(app: App, request: Context, exc: BaseException, tb: Any) -> No
             continue
         token = push_request(None)
         try:
-            task.run(*errback.args, request, exc, tb, **errback.kwargs)
-        except Exception:  # noqa: BLE001 - the task-execution wall: an errback must not hide the failure it is about
+            given = () if errback.immutable else (request, exc, tb)
+            task.run(*given, *errback.args, **errback.kwargs)
+        except Exception:
             logger.exception("The error callback %s of task %s[%s] failed", errback.task, request.task, request.id)
         finally:
             pop_request(token)
-    options = {"root_id": request.root_id or request.id, "parent_id": request.id}
+    options: dict[str, Any] = {"root_id": request.root_id or request.id, "parent_id": request.id}
     group_id = new_id() if len(to_send) > 1 else None
     for index, errback in enumerate(to_send):
         more: dict[str, Any] = {} if group_id is None else {"group_id": group_id, "group_index": index}
@@ -115,21 +112,17 @@ def _takes_more_than_an_id(task: Any, errback: Mapping[str, Any]) -> bool:
     """Return whether the function of `task` can be called with request, error and traceback."""
     if errback.get("subtask_type"):
         return False
-    signature = inspect.signature(task.run)
-    own = len(errback.get("args") or ())
-    parameters = [
-        parameter
-        for parameter in signature.parameters.values()
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-    ]
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in signature.parameters.values()):
-        return len(parameters) != 1 + own
-    return len(parameters) - own > 1
+    count = 0
+    for parameter in inspect.signature(task.run).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return True
+        count += parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return count > 1
 
 
 def doomed(request: Context) -> list[Doomed]:
     """Return the tasks of the chain of `request`, next first, that will not run because it failed."""
-    found = []
+    found: list[Doomed] = []
     for element in reversed(request.chain or []):
         found.extend(_ids_of(element))
     return found
@@ -139,7 +132,9 @@ def _ids_of(element: Any, depth: int = 0) -> Iterator[Doomed]:
     if not isinstance(element, Mapping):
         raise FrameworkError(f"not a signature in a chain: {element!r:.200}")
     options = element.get("options") or {}
-    members = (element.get("kwargs") or {}).get("tasks") or () if element.get("subtask_type") in ("group", "chain") else ()
+    members = (
+        (element.get("kwargs") or {}).get("tasks") or () if element.get("subtask_type") in ("group", "chain") else ()
+    )
     if members and depth < 100:
         for member in members:
             yield from _ids_of(member, depth + 1)

@@ -62,7 +62,11 @@ def default(value: Any) -> Any:
             return kombu_json.JSONEncoder().default(value)
         except TypeError:
             pass
-    remedy = "send a list" if isinstance(value, (set, frozenset)) else "send plain values, or give the class a method __json__"
+    remedy = (
+        "send a list"
+        if isinstance(value, (set, frozenset))
+        else "send plain values, or give the class a method __json__"
+    )
     raise TypeError(f"a {type(value).__name__} cannot be encoded as JSON: {remedy}")
 
 

@@ -55,9 +55,7 @@ def resolve(task: Any, settings: TaskSettings) -> TaskPolicy:
         retry_on_worker_lost=bool(own("retry_on_worker_lost", settings.retry_on_worker_lost)),
         max_deliveries=DEFAULT_MAX_DELIVERIES if deliveries is None and acks_late else deliveries,
         ignore_result=bool(own("ignore_result", settings.ignore_result)),
-        store_errors_even_if_ignored=bool(
-            own("store_errors_even_if_ignored", settings.store_errors_even_if_ignored)
-        ),
+        store_errors_even_if_ignored=bool(own("store_errors_even_if_ignored", settings.store_errors_even_if_ignored)),
         track_started=bool(own("track_started", settings.track_started)),
         time_limit=own("time_limit", settings.time_limit),
         soft_time_limit=own("soft_time_limit", settings.soft_time_limit),

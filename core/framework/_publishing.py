@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework._identity import new_id
@@ -145,9 +145,11 @@ class Publisher:
                 part.close()
 
 
-def _pauses(default: RetryPolicy, own: Any) -> Iterable[float] | Any:
+def _pauses(default: RetryPolicy, own: Any) -> Iterator[float]:
     """Yield the seconds to wait before each new try."""
-    policy = {name: getattr(default, name) for name in ("max_retries", "interval_start", "interval_step", "interval_max")}
+    policy = {
+        name: getattr(default, name) for name in ("max_retries", "interval_start", "interval_step", "interval_max")
+    }
     policy.update(own or {})
     done, pause = 0, float(policy["interval_start"] or 0)
     while policy["max_retries"] is None or done < policy["max_retries"]:

@@ -281,5 +281,3 @@ def parent_request() -> Context | None:
     """Return the request of the task that runs here for a worker, or None: its messages are that task's children."""
     context = _current.get()
     return None if context is None or context.called_directly else context
-
-

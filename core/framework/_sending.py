@@ -376,7 +376,9 @@ def _zone(settings: Settings) -> tzinfo:
     try:
         return ZoneInfo(settings.timezone)
     except (ZoneInfoNotFoundError, ValueError) as error:
-        raise ConfigError(f"timezone must be the name of a time zone, such as Europe/Vienna, and is {settings.timezone!r}") from error
+        raise ConfigError(
+            f"timezone must be the name of a time zone, such as Europe/Vienna, and is {settings.timezone!r}"
+        ) from error
 
 
 def _moment(value: Any, name: str, zone: tzinfo) -> str | None:

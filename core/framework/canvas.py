@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from framework._identity import new_id
+from framework._request import parent_request
 from framework.exceptions import FrameworkError
 
 if TYPE_CHECKING:
@@ -125,7 +126,9 @@ class Signature(dict[str, Any], Generic[R]):
         if isinstance(document, Signature) and (app is None or document._app is app):
             return document
         if not isinstance(document, Mapping) or "task" not in document:
-            raise FrameworkError(f"not a signature: it must be a mapping with task, args, kwargs and options, and is {document!r:.200}")
+            raise FrameworkError(
+                f"not a signature: it must be a mapping with task, args, kwargs and options, and is {document!r:.200}"
+            )
         kind = _KINDS.get(document.get("subtask_type") or "", Signature)
         made: Signature[Any] = kind.__new__(kind)
         dict.__init__(made, document)
@@ -134,9 +137,7 @@ class Signature(dict[str, Any], Generic[R]):
         made["options"] = dict(document.get("options") or {})
         return made
 
-    def clone(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature[R]:
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
         """Return a copy with `args` put before its own, and `kwargs` and options over its own (unless it is immutable)."""
         made = cast("Signature[R]", self.__class__.__new__(self.__class__))
         dict.__init__(made, self)
@@ -288,9 +289,7 @@ class chain(_Several[R]):  # noqa: N801 - called like a function
         _refuse_chords(flat)
         super().__init__("celery.chain", (), {"tasks": flat}, options)
 
-    def clone(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature[R]:
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
         """Return a copy; `args` go to its first task."""
         made = cast("chain[R]", super().clone((), None, **options))
         tasks = [task.clone() for task in self.tasks]
@@ -313,7 +312,9 @@ class chain(_Several[R]):  # noqa: N801 - called like a function
         result: Any = None
         for position, task in enumerate(tasks):
             last = position == len(tasks) - 1
-            result = task.freeze((task_id or self.options.get("task_id")) if last else None, **(options if last else {}))
+            result = task.freeze(
+                (task_id or self.options.get("task_id")) if last else None, **(options if last else {})
+            )
             result.parent = before
             before = result
         self["kwargs"] = {"tasks": tasks}
@@ -374,9 +375,7 @@ class group(_Several[R]):  # noqa: N801 - called like a function
         """The group's id, if that is settled."""
         return cast("str | None", self.options.get("task_id"))
 
-    def clone(
-        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Signature[R]:
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
         """Return a copy; `args` go to each of its tasks."""
         made = cast("group[R]", super().clone((), None, **options))
         args = tuple(args)
@@ -408,6 +407,7 @@ class group(_Several[R]):  # noqa: N801 - called like a function
         work = cast("group[R]", self.clone(args, kwargs))
         own = {**work.options, **options}
         own.pop("chain", None)
+        to_parent = own.pop("add_to_parent", True)
         group_id = own.pop("task_id", None)
         for name in ("link", "link_error"):
             for item in _listed(own.pop(name, None)):
@@ -415,10 +415,13 @@ class group(_Several[R]):  # noqa: N801 - called like a function
                     _append(task.options, name, item)
         result = cast("GroupResult", work.freeze(group_id))
         simple = [task for task in work.tasks if not isinstance(task, _Several)]
-        work.app.send_many(simple, **own)
+        work.app.send_many(simple, **own, add_to_parent=False)
         for task in work.tasks:
             if isinstance(task, _Several):
-                task.apply_async(**own)
+                task.apply_async(**own, add_to_parent=False)
+        parent = parent_request()
+        if parent is not None and to_parent:
+            parent.add_child(result)
         return result
 
     def apply(  # type: ignore[override] # several tasks have several results

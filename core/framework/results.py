@@ -397,7 +397,7 @@ class ResultSet:
 
     def _final(self) -> list[str | None]:
         self._refresh()
-        return [result._document and result._document.get("status") for result in self.results]
+        return [None if result._document is None else result._document.get("status") for result in self.results]
 
     def completed_count(self) -> int:
         """Return how many have succeeded."""

@@ -53,7 +53,7 @@ _fast_loads = msgspec.json.Decoder().decode
 
 
 def _make_dumps() -> Callable[[Any], str]:
-    make = json.encoder.c_make_encoder
+    make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:  # an interpreter without the accelerator
         return json.JSONEncoder(default=default, check_circular=False).encode
     # `JSONEncoder.encode` builds this anew for every value, which costs more than a small body itself.
@@ -120,9 +120,7 @@ def _too_deep(limit: int) -> MessageTooLarge:
 # ---------------------------------------------------------------- any serializer
 
 
-def encode(
-    obj: Any, serializer: str = "json", compression: str | None = None
-) -> tuple[str, str, bytes, str | None]:
+def encode(obj: Any, serializer: str = "json", compression: str | None = None) -> tuple[str, str, bytes, str | None]:
     """Return ``(content_type, content_encoding, body, MIME type of the compression or None)``.
 
     Raises `ConfigError` for a serializer or compression that does not exist here, and what the serializer raises.
@@ -201,7 +199,7 @@ def _encode_by_registry(obj: Any, serializer: str) -> tuple[str, str, bytes]:
 
     name = registry.type_to_name.get(serializer, serializer) if "/" in serializer else serializer
     try:
-        content_type, content_encoding, body = registry.dumps(obj, name)
+        content_type, content_encoding, body = registry.dumps(obj, name)  # type: ignore[no-untyped-call]
     except SerializerNotInstalled:
         known = ", ".join(sorted(registry._encoders))
         extra = f" (pip install 'framework[{name}]')" if name in ("yaml", "msgpack") else ""
@@ -217,16 +215,14 @@ def _decode_by_registry(body: bytes, content_type: str, content_encoding: str) -
     if content_type not in registry.type_to_name:
         raise MessageUndecodable(f"the content type {content_type!r} is not known here")
     try:
-        return registry.loads(body, content_type, content_encoding, accept={content_type})
+        return registry.loads(body, content_type, content_encoding, accept={content_type})  # type: ignore[no-untyped-call]
     except RecursionError:
         raise MessageTooLarge("the body is nested too deep") from None
-    except Exception as error:  # noqa: BLE001 - each library has errors of its own, and the bytes come from outside
+    except Exception as error:
         raise MessageUndecodable(f"the body is not {content_type}: {error}") from error
 
 
-def decode_result(
-    document: bytes, serializer: str = "json", accept: Iterable[str] | None = None
-) -> dict[str, Any]:
+def decode_result(document: bytes, serializer: str = "json", accept: Iterable[str] | None = None) -> dict[str, Any]:
     """Decode a result document, compressed or not. Raises `MessageUndecodable` or `ContentRefused`."""
     compression = None
     if document.startswith(COMPRESSED_MARK):
@@ -236,9 +232,7 @@ def decode_result(
         compression = mime.decode("ascii", "replace")
     kind = _CONTENT_TYPES.get(serializer) or _registered_type(serializer) or serializer
     encoding = UTF8 if kind in (JSON, "application/x-yaml") else "binary"
-    found = decode(
-        document, kind, encoding, compression, accept=accept if accept is not None else (serializer,)
-    )
+    found = decode(document, kind, encoding, compression, accept=accept if accept is not None else (serializer,))
     if not isinstance(found, dict):
         raise MessageUndecodable(f"a result document must be a mapping, and is {type(found).__name__}")
     return found
@@ -272,7 +266,9 @@ def decode_task(
     if "task" in headers:
         if isinstance(body, (list, tuple)):
             if len(body) != 3:
-                raise MessageUndecodable(f"not a task message: its body has {len(body)} parts, not [args, kwargs, embed]")
+                raise MessageUndecodable(
+                    f"not a task message: its body has {len(body)} parts, not [args, kwargs, embed]"
+                )
             args, kwargs, embed = body
             return _call(args, kwargs, embed)
         if isinstance(body, Mapping) and "args" in body:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, T
 
 from framework._policy import TaskPolicy, resolve
 from framework._request import Context, current_request, parent_request, pop_request, push_request
-from framework._sending import fresh_id
 from framework.exceptions import (
     FrameworkError,
     Ignore,
@@ -34,6 +33,8 @@ __all__ = ["Context", "Task", "TaskPolicy", "current_request", "pop_request", "p
 
 P = ParamSpec("P")
 R = TypeVar("R")
+#: `Task.Retry` hides the name inside the class.
+_Retry = Retry
 
 
 class Task(Generic[P, R]):
@@ -239,7 +240,7 @@ class Task(Generic[P, R]):
         countdown: float | None = None,
         max_retries: int | None = None,
         **options: Any,
-    ) -> Retry:
+    ) -> _Retry:
         """Send the running call again and end this run: ``raise self.retry(exc=error)``.
 
         It keeps its id and goes to the queue it came from after `countdown` seconds (default `default_retry_delay`) or at `eta`.
@@ -302,7 +303,9 @@ class Task(Generic[P, R]):
         if request.called_directly and not request.is_eager:
             raise FrameworkError(f"{self.name}.replace() works only in a running task, and this is a plain call")
         if isinstance(sig, group):
-            raise FrameworkError("a task cannot be replaced by a group in this release: send the group, and return its id")
+            raise FrameworkError(
+                "a task cannot be replaced by a group in this release: send the group, and return its id"
+            )
         new = Signature.from_dict(sig, self.app).clone()
         for name, links in (("link", request.callbacks), ("link_error", request.errbacks)):
             for link in links or ():
@@ -328,8 +331,8 @@ class Task(Generic[P, R]):
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **_more: Any
     ) -> None:
         """Store `state` with `meta` as the result of the running call (or of `task_id`)."""
+        from framework._documents import Documents
         from framework.api.result_store import Record
-        from framework.worker.documents import Documents
 
         request = self.request
         ident = task_id or request.id
@@ -340,7 +343,12 @@ class Task(Generic[P, R]):
             return
         result = self.app.conf.settings.result
         document = Documents(result.serializer, result.compression).build(
-            state, meta, ident, children=request.children_as_tuples(), group_id=request.group, parent_id=request.parent_id
+            state,
+            meta,
+            ident,
+            children=request.children_as_tuples(),
+            group_id=request.group,
+            parent_id=request.parent_id,
         )
         store.store([Record(ident, document, state, request.reply_to, request.correlation_id or ident)])
 
@@ -393,4 +401,3 @@ def _shape_of(task: Task[..., Any]) -> tuple[inspect.Signature, int, int]:
             most += 1
             fewest += required
     return signature, fewest, most
-

@@ -1,8 +1,10 @@
 """Finding the application."""
 
+import marshal
 import os
 import sys
 
+import msgspec
 import pytest
 
 from framework import App
@@ -34,6 +36,7 @@ def project(tmp_path, monkeypatch):
         if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
             del sys.modules[name]
     sources.adopt(None)
+    sources.install(None)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +143,15 @@ def test_another_process_is_given_the_settings(project):
     app = load_app("locm:app", settings, [str(directory)])
     assert app.conf.settings is settings
     assert sys.modules["locm"].seen == 7
+
+
+def test_another_process_is_given_the_sources_and_has_its_own_code(project):
+    code = "def route(name, args, kwargs, options, task=None):\n    return None\napp.conf.task_routes = [route]\n"
+    directory = project(locm2=APP.format(name="app") + code)
+    found = sources.load(environ={}, flags={"worker_concurrency": ("-c", "7")})
+    app = load_app("locm2:app", path=[str(directory)], given=marshal.loads(marshal.dumps(msgspec.to_builtins(found))))
+    assert app.conf.worker_concurrency == 7
+    assert app.conf.task_routes == [sys.modules["locm2"].route]
 
 
 def test_imports_and_include_are_imported(project):

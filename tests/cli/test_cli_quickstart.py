@@ -59,19 +59,20 @@ def test_a_failure_is_printed_and_is_the_exit_code(run, worker):
 
 
 def test_remote_control(run, worker):
-    code, out, _ = run("status")
+    there = ("-d", "w1@here")  # one reply is all there will be: nobody waits for more
+    code, out, _ = run("status", "-t", "0.3")
     assert (code, out) == (0, "->  w1@here: OK\n\n1 node online.\n")
-    code, out, _ = run("inspect", "ping", "-d", "w1@here")
+    code, out, _ = run("inspect", "ping", *there)
     assert (code, out) == (0, "->  w1@here: OK\n        pong\n\n1 node online.\n")
-    code, out, _ = run("inspect", "registered")
+    code, out, _ = run("inspect", "registered", *there)
     assert "        * tasks.add" in out
-    code, out, _ = run("inspect", "active")
+    code, out, _ = run("inspect", "active", *there)
     assert "        - empty -" in out
-    code, out, _ = run("inspect", "stats", "--json")
+    code, out, _ = run("inspect", "stats", "--json", *there)
     assert json.loads(out)["w1@here"]["pid"] == worker.pid
-    code, out, _ = run("inspect", "active_queues", "--json")
+    code, out, _ = run("inspect", "active_queues", "--json", *there)
     assert json.loads(out)["w1@here"][0]["name"] == "celery"
-    code, out, _ = run("control", "shutdown")
+    code, out, _ = run("control", "shutdown", *there)
     assert (code, out.splitlines()[0]) == (0, "->  w1@here: OK")
     assert worker.wait() == 0
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from celery import chain, chord, group
+from celery import chain, group
 
 from support import celeryproj, ledger, workers
 from support.wait import wait_for
@@ -120,14 +120,6 @@ def test_chain(fleet):
 def test_group(fleet):
     add = fleet.tasks["proj.add"]
     assert group(add.s(number, 1) for number in range(10)).apply_async().get(timeout=20) == list(range(1, 11))
-
-
-@pytest.mark.acceptance(224)
-def test_chord(fleet):
-    if fleet.backend == "rpc":
-        pytest.skip("chords need a result store that every worker can read")
-    add, xsum = fleet.tasks["proj.add"], fleet.tasks["proj.xsum"]
-    assert chord([add.s(number, 1) for number in range(10)], xsum.s()).apply_async().get(timeout=20) == 55
 
 
 @pytest.mark.acceptance(227)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -124,15 +125,16 @@ def test_a_result_is_pushed_to_all_that_wait(store: RedisStore, make_store: Make
     names = [f"t{number}" for number in range(40)]
     got: list[dict[str, Any]] = []
 
+    def listening() -> int:
+        return int(dict(server.pubsub_numsub("celery-task-meta-t39"))[b"celery-task-meta-t39"])
+
     def wait() -> None:
         got.append(results(store.wait(names, 20, ready)))
 
     threads = [threading.Thread(target=wait) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_for(
-        lambda: dict(server.pubsub_numsub("celery-task-meta-t39"))[b"celery-task-meta-t39"] == 4, 10, "subscribers"
-    )
+    wait_for(lambda: listening() == 4, 10, "subscribers")
     writer = make_store()
     for name in names:
         # A state on the way is published as well, and is not the end.
@@ -142,7 +144,7 @@ def test_a_result_is_pushed_to_all_that_wait(store: RedisStore, make_store: Make
         thread.join(20)
     assert got == [{name: name for name in names}] * 4
     # The subscriptions are let go, the connections kept for the next.
-    assert dict(server.pubsub_numsub("celery-task-meta-t39"))[b"celery-task-meta-t39"] == 0
+    assert listening() == 0
     clients = len(server.client_list())
     writer.store([record("later", 1)])
     assert results(store.wait(["later"], 5, ready)) == {"later": 1}
@@ -184,12 +186,13 @@ def test_many_results_in_a_race(store: RedisStore, make_store: MakeStore) -> Non
 # ---------------------------------------------------------------- beside Celery
 
 
+@pytest.mark.filterwarnings("ignore:Call to deprecated setex:DeprecationWarning")
 def test_celery_reads_ours_and_we_read_celerys(store: RedisStore, redis_url: str) -> None:
     import celery
 
     app = celery.Celery("t", broker=redis_url, backend=redis_url)
     try:
-        done = dict(status="SUCCESS", result=[1, "é"], traceback=None, children=[], date_done=None, task_id="ours")
+        done = {"status": "SUCCESS", "result": [1, "é"], "traceback": None, "children": [], "task_id": "ours"}
         store.store([Record("ours", json.dumps(done).encode(), "SUCCESS")])
         assert app.AsyncResult("ours").get(timeout=10) == [1, "é"]
         app.backend.store_result("theirs", 5, "SUCCESS")
@@ -264,6 +267,12 @@ def test_a_fork_has_a_connection_of_its_own(store: RedisStore) -> None:
     store.store([record("parent", 3)])
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert results(store.fetch(["a", "child"]).items()) == {"a": 1, "child": 2}
+
+
+def test_options_are_typed() -> None:
+    assert msgspec.convert({"socket_timeout": 3, "use_ssl": {"ssl_cert_reqs": "none"}}, RedisStoreOptions)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"socket_timeout": 0}, RedisStoreOptions)
 
 
 def test_no_password_is_shown(make_store: MakeStore) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,12 +13,13 @@ from uuid import uuid4
 
 import kombu
 import pytest
-from framework_results.rpc import RpcOptions, RpcStore
-from support.wait import wait_for
 
 from framework.api.result_store import Record
-from framework.api.transport import Transport
-from framework.exceptions import ConfigError, TimeoutError
+from framework.api.transport import Delivery, Exchange, Queue, Transport
+from framework.exceptions import ConfigError, TimeoutError  # noqa: A004 - what the store raises
+from framework.message import read
+from framework_results.rpc import RpcOptions, RpcStore
+from support.wait import wait_for
 
 
 def connect(scheme: str, request: pytest.FixtureRequest) -> tuple[str, Transport]:
@@ -262,4 +265,38 @@ def test_heartbeats_keep_the_reply_queue(amqp_url: str, tmp_path: Path) -> None:
     assert dict(client.wait(["a"], 10, is_ready)) == {"a": document("a")}
     for store in (client, worker):
         store.close()
+    transport.close()
+
+
+CELERY_CLIENT = """
+import sys
+from celery import Celery
+
+app = Celery("peer", broker=sys.argv[1], backend="rpc://")
+print(app.send_task("proj.add", (1, 2)).get(timeout=20))
+"""
+
+
+@pytest.mark.acceptance(225)
+def test_a_celery_client_gets_our_result(amqp_url: str) -> None:
+    from framework_transports.amqp import AmqpOptions, AmqpTransport
+
+    transport = AmqpTransport(amqp_url, AmqpOptions(), {})
+    consumer = transport.consumer()
+    consumer.add_queue(Queue(name="celery", exchange=Exchange("celery"), routing_key="celery"))
+    # In a process of its own: it leaves its connections to the end of that.
+    with subprocess.Popen([sys.executable, "-c", CELERY_CLIENT, amqp_url], stdout=subprocess.PIPE, text=True) as client:
+        found: list[Delivery] = []
+        wait_for(lambda: found.extend(consumer.fetch(1)) or found, 20, "the task")
+        incoming = read(found[0].payload)
+        task_id, properties = incoming.headers["id"], incoming.properties
+        worker = RpcStore("rpc://", RpcOptions(), {}, transport.producer)
+        raw = {"status": "SUCCESS", "result": 3, "traceback": None, "children": [], "task_id": task_id}
+        worker.store(
+            [Record(task_id, json.dumps(raw).encode(), "SUCCESS", properties["reply_to"], properties["correlation_id"])]
+        )
+        assert client.communicate(timeout=30)[0] == "3\n"
+    found[0].ack()
+    consumer.close(requeue=True)
+    worker.close()
     transport.close()

@@ -38,19 +38,21 @@ class Harness:
         self._queue: deque[Job] = deque()
         self._seq = itertools.count(1)
         self._feeding = True
-        self.pool = pool_type(
-            PoolContext(
-                loop=self.loop,
-                events=self,
-                concurrency=concurrency,
-                workload=lambda: factory(self.recipe),
-                recipe=self.recipe,
-                verdict=self.verdict,
-                hostname="test@here",
-                **context,
-            ),
-            pool_type.options_type(),
+        made = PoolContext(
+            loop=self.loop,
+            events=self,
+            concurrency=concurrency,
+            workload=lambda: factory(self.recipe),
+            recipe=self.recipe,
+            verdict=self.verdict,
+            hostname="test@here",
+            **context,
         )
+        try:
+            self.pool = pool_type(made, pool_type.options_type())
+        except BaseException:
+            self.loop.close()
+            raise
         self.thread = threading.Thread(target=self.loop.run, name="loop", daemon=True)
         self.main: threading.Thread | None = None
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import kombu
 import pytest
-from framework_transports.kombu import KombuOptions, KombuTransport
-from support.wait import wait_for
 
 from framework.api.transport import Consumer, Delivery, Exchange, Queue
 from framework.exceptions import ConnectionLost, PluginUnavailable
 from framework.message import Outgoing, read, read_head
+from framework_transports.kombu import KombuOptions, KombuTransport
+from support.wait import wait_for
 
 # kombu remembers bindings for the life of the process, not of the folder: no two tests share a name.
 NAME = iter(f"q{number}" for number in range(1000))

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import kombu
+import msgspec
 import pytest
 import redis
 
@@ -758,6 +759,15 @@ def test_bytes_that_are_no_message_pass_through(consumer: Any, server: redis.Red
 
 
 # ---------------------------------------------------------------- URLs, options, description
+
+
+@pytest.mark.parametrize(
+    "table", [{"lease": 0}, {"max_connections": 0}, {"priority_steps": []}, {"queue_order_strategy": "x"}, {"nope": 1}]
+)
+def test_options_are_typed(table: dict[str, Any]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(table, RedisOptions)
+    assert msgspec.convert({"lease": 5, "fanout_prefix": "x{db}", "socket_timeout": None}, RedisOptions).lease == 5
 
 
 @pytest.mark.acceptance(197)

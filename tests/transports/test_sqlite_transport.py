@@ -220,6 +220,50 @@ def test_a_killed_consumers_socket_is_removed(url: str, tmp_path: Path, stack: E
     assert len(os.listdir(tmp_path / "broker.db-wake")) == 1
 
 
+LEDGER = """
+consumer = transport.consumer()
+consumer.add_queue(CELERY)
+ledger = os.open(sys.argv[2], os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+say("ready")
+found = []
+while True:
+    if len(found) < 32:
+        select.select([consumer], [], [], 0.2)
+    consumer.heartbeat()
+    found = consumer.fetch(32)
+    for delivery in found:
+        os.write(ledger, f"{read_head(delivery.payload).headers.id} {delivery.deliveries}\\n".encode())
+        time.sleep(0.001)  # the work: whoever is killed is killed in the middle of a batch
+        delivery.ack()
+"""
+
+
+def test_consumers_killed_again_and_again_lose_nothing(url: str, tmp_path: Path, stack: ExitStack) -> None:
+    ledger = tmp_path / "ledger"
+
+    def start() -> Script:
+        script = Script(LEDGER, url, str(ledger))
+        stack.callback(script.close)
+        assert script.line() == "ready"
+        return script
+
+    def lines() -> list[list[str]]:
+        return [line.split() for line in ledger.read_text().splitlines()] if ledger.exists() else []
+
+    sent = {str(n) for n in range(4000)}
+    running = [start(), start()]
+    publish(url, *sent)
+    for kill in range(8):
+        wait_for(lambda: len(lines()) > kill * 200, 20, "some to be consumed")  # noqa: B023 - used at once
+        running.pop(0).kill()
+        running.append(start())
+    wait_for(lambda: {name for name, _ in lines()} == sent, 20, lambda: f"all of 4000; there are {len(lines())}")
+    firsts = Counter(name for name, deliveries in lines() if deliveries == "0")
+    assert firsts.most_common(1)[0][1] == 1
+    assert any(deliveries != "0" for _, deliveries in lines())
+    wait_for(lambda: make(url).sizes([CELERY]) == {"celery": 0}, 20, "the queue to be empty")
+
+
 def test_a_consumer_that_starts_finds_what_the_killed_one_left(url: str, stack: ExitStack) -> None:
     publish(url, "a")
     script = Script(HOLD, url)

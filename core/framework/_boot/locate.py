@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 import msgspec
 
@@ -102,11 +102,19 @@ def find_app(target: str | None, configured: str | None = None, directory: str |
     return LocatedApp(app, f"{module_name}:{name}", (here,))
 
 
-def load_app(target: str, settings: Settings | None = None, path: Sequence[str] = ()) -> App:
-    """Import the application of a `LocatedApp` in another process, whose `app.conf` is `settings` from then on.
+def load_app(
+    target: str,
+    settings: Settings | None = None,
+    path: Sequence[str] = (),
+    given: Mapping[str, Any] | None = None,
+) -> App:
+    """Import the application of a `LocatedApp` in another process, with its worker's configuration.
 
-    Raises `AppNotFound`.
+    `given`: the worker's `Sources` as builtins, to which `app.conf` adds what code says (routing functions cannot be
+    sent); or `settings`: all of it, resolved. Raises `AppNotFound`.
     """
+    if given is not None:
+        sources.install(msgspec.convert(given, sources.Sources))
     for directory in reversed(path or (os.getcwd(),)):
         extend_path(directory)
     if settings is not None:
@@ -188,7 +196,7 @@ def _attribute(module: ModuleType, attribute: str) -> App:
         found = inner[1]
     if not _is_app(found):
         raise AppNotFound(f"{module.__name__}:{attribute} is {_kind(found)}; wanted an App")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _search(module: ModuleType) -> tuple[str, App] | None:
@@ -210,7 +218,7 @@ def _apps(module: ModuleType) -> list[tuple[str, App]]:
     return [(name, value) for name, value in vars(module).items() if not name.startswith("_") and _is_app(value)]
 
 
-def _is_app(value: Any) -> bool:
+def _is_app(value: Any) -> TypeGuard[App]:
     from framework.app import App
 
     return isinstance(value, App)

@@ -25,7 +25,7 @@ from framework.worker.clock import Clock
 from framework.worker.control import COMMANDS, ConsumerView, ControlState, Qos
 from framework.worker.deadletters import DeadLetters
 from framework.worker.dispatch import Dispatch
-from framework.worker.documents import Documents
+from framework._documents import Documents
 from framework.worker.intake import Intake
 from framework.worker.logs import setup_logging
 from framework.worker.loop import Loop

@@ -20,7 +20,7 @@ from framework.exceptions import MessageError, MessageUndecodable, NotRegistered
 from framework.message import Head, Incoming, Payload, read, read_head
 from framework.serialization import decode_task, encode
 from framework.worker.deadletters import DeadLetters
-from framework.worker.documents import FAILURE, REVOKED
+from framework._documents import FAILURE, REVOKED
 from framework.worker.item import Item
 from framework.worker.revokes import Revokes
 from framework.worker.schedule import Schedule

@@ -25,13 +25,13 @@ from framework import _followups
 from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
 from framework.api.result_store import Record
-from framework.exceptions import Ignore, MessageError, Reject, Retry, TransportError
+from framework.exceptions import FrameworkError, Ignore, MessageError, Reject, Retry
 from framework.message import Incoming, read
 from framework._saferepr import safe_repr
 from framework.serialization import decode_task
 from framework._request import Context, pop_request, push_request
 from framework.task import Task
-from framework.worker.documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
+from framework._documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
 from framework.worker.logs import redirect_stdouts, setup_logging
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class TaskWorkload:
             retval = plan.call(*args, **kwargs)
             runtime = monotonic() - began
             if embed:
-                _followups.send_callbacks(self._app, request, retval)
+                _followups.follow_up(self._app, request, retval)
             if not (plan.ignore_result if request.ignore_result is None else request.ignore_result):
                 document = self._document(SUCCESS, retval, request, incoming)
             code = outcomes.SUCCESS
@@ -230,13 +230,31 @@ class TaskWorkload:
             )
         self._after(plan, request, FAILURE, error, request.args, request.kwargs, trace)
         try:
-            _followups.call_errbacks(self._app, request, error, trace)
-        except TransportError as failed:
-            logger.error("The error callbacks of task %s[%s] could not be sent: %s", _name(request), request.id, failed)
+            self._tell_others(request, error, trace)
+        except FrameworkError as failed:
+            logger.error("What follows the failure of %s[%s] was not done: %s", _name(request), request.id, failed)
         ignored = plan.ignore_result if request.ignore_result is None else request.ignore_result
         if ignored and not plan.store_errors:
             return None, repr(error), trace
         return self._document(FAILURE, error, request, incoming, trace), repr(error), trace
+
+    def _tell_others(self, request: Context, error: BaseException, trace: str) -> None:
+        """Call error callbacks, and fail the rest of the chain, which will never run."""
+        if request.errbacks:
+            _followups.call_errbacks(self._app, request, error, trace)
+        if request.chain and self._app.result_store.traits.stores:
+            self._app.result_store.store(
+                [
+                    Record(
+                        task_id,
+                        self._documents.build(FAILURE, error, task_id, traceback=trace, group_id=group_id),
+                        FAILURE,
+                        reply_to,
+                        task_id,
+                    )
+                    for task_id, group_id, reply_to in _followups.doomed(request)
+                ]
+            )
 
     def _after(
         self, plan: Plan, request: Context, state: str, value: Any, args: Any, kwargs: Any, trace: str | None
@@ -271,7 +289,7 @@ class TaskWorkload:
         return self._documents.build(
             state,
             value,
-            request.id,
+            str(request.id),
             traceback=trace,
             children=request.children_as_tuples(),
             group_id=request.group,
@@ -280,9 +298,10 @@ class TaskWorkload:
         )
 
     def _store_started(self, request: Context) -> None:
-        document = self._documents.build(STARTED, {"pid": os.getpid(), "hostname": self._hostname}, request.id)
+        task_id = str(request.id)
+        document = self._documents.build(STARTED, {"pid": os.getpid(), "hostname": self._hostname}, task_id)
         self._app.result_store.store(
-            [Record(request.id, document, STARTED, request.reply_to, request.correlation_id or request.id)]
+            [Record(task_id, document, STARTED, request.reply_to, request.correlation_id or task_id)]
         )
 
 

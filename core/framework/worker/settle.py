@@ -21,7 +21,7 @@ from framework.api.result_store import Record, ResultStore
 from framework.exceptions import ConnectionLost, FrameworkError
 from framework.message import Head
 from framework.worker.deadletters import DeadLetters
-from framework.worker.documents import FAILURE, REVOKED, SUCCESS, Documents
+from framework._documents import FAILURE, REVOKED, SUCCESS, Documents
 from framework.worker.item import Item
 from framework.worker.prefetch import Prefetch
 

@@ -20,7 +20,7 @@ from framework.exceptions import (
 )
 from framework.message import read
 from framework._request import Context
-from framework.worker.documents import FAILURE, REVOKED, Documents
+from framework._documents import FAILURE, REVOKED, Documents
 from framework.worker.settle import Settle
 
 if TYPE_CHECKING:

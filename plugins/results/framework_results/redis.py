@@ -42,7 +42,7 @@ local kept = 0
 for index, key in ipairs(KEYS) do
   local head = redis.call('GETRANGE', key, 0, 63)
   local _, last = string.find(head, 'status', 1, true)
-  if not (last and string.find(string.sub(head, last + 1, last + 12), '^%W*SUCCESS')) then
+  if not (last and string.find(string.sub(head, last + 1, last + 16), 'SUCCESS', 1, true)) then
     local document, lifetime = ARGV[2 * index - 1], tonumber(ARGV[2 * index])
     if lifetime > 0 then
       redis.call('SETEX', key, lifetime, document)
@@ -57,16 +57,19 @@ return kept
 """)
 
 
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+
+
 class RedisStoreOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Options of the Redis result store."""
 
     global_keyprefix: Annotated[
         str, msgspec.Meta(description="Put before every key; ends in one of : _ - . or gets _.")
     ] = ""
-    socket_timeout: Annotated[float | None, msgspec.Meta(gt=0, description="Seconds to wait for a reply.")] = 30.0
-    socket_connect_timeout: Annotated[
-        float | None, msgspec.Meta(gt=0, description="Seconds to wait for a connection.")
-    ] = 5.0
+    socket_timeout: Annotated[Seconds | None, msgspec.Meta(description="Seconds to wait for a reply.")] = 30.0
+    socket_connect_timeout: Annotated[Seconds | None, msgspec.Meta(description="Seconds to wait for a connection.")] = (
+        5.0
+    )
     socket_keepalive: Annotated[bool, msgspec.Meta(description="Have the system probe idle connections.")] = True
     use_ssl: Annotated[
         bool | dict[str, Any], msgspec.Meta(description="TLS: true, or a table of ssl_ca_certs, ssl_certfile, ….")

@@ -20,7 +20,7 @@ import msgspec
 from framework.api.doorbell import Doorbell, Ringer
 from framework.api.embedded import Database, Synchronous, database_path
 from framework.api.result_store import Record, ResultStore, ResultStoreTraits
-from framework.api.transport import ProducerFactory
+from framework.api.transport import ConsumerFactory, ProducerFactory
 from framework.exceptions import TimeoutError  # noqa: A004 - the one that the contract names
 
 _BELL: Final = "r"
@@ -77,8 +77,9 @@ class SqliteStore(ResultStore):
         settings: Mapping[str, Any],
         producer: ProducerFactory,
         broker_url: str = "",
+        consumer: ConsumerFactory | None = None,
     ) -> None:
-        super().__init__(url, options, settings, producer, broker_url)
+        super().__init__(url, options, settings, producer, broker_url, consumer)
         self.path = database_path(url)
         self._database = self._open()
         self._ringer: Ringer | None = None

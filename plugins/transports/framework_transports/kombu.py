@@ -1,9 +1,9 @@
-"""Any other broker that kombu knows: ``sqs://``, ``filesystem://``, ``mongodb://``, ``zookeeper://``, …
+"""Any other broker that kombu knows: ``sqs://``, ``filesystem://``, ``mongodb://``, ``zookeeper://`` and so on.
 
 1. `KombuTransport` publishes and fetches through kombu's own channel; it has no fan-out, hence no remote control.
-2. `KombuConsumer` asks each queue in turn. These brokers cannot wake anybody, so a `Ticker` makes its descriptor readable
-   now and then while it is idle: soon after there was work, ever more rarely while there is none.
-3. How safe a fetched message is depends on kombu's transport: `filesystem` and `mongodb` have given it away once it is fetched.
+2. `KombuConsumer` asks each queue in turn. These brokers cannot wake anybody, so a `Ticker` makes its descriptor
+   readable now and then while it is idle: soon after there was work, ever more rarely while there is none.
+3. How safe a fetched message is depends on kombu's transport: `filesystem` has given it away once it is fetched.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Broker:
         except ImportError as error:
             scheme = url.partition("://")[0]
             raise PluginUnavailable(
-                f"a broker URL with {scheme}:// needs a library that is not installed ({error}): pip install 'kombu[{scheme}]'"
+                f"a broker URL with {scheme}:// needs a library that is not installed ({error}): "
+                f"pip install 'kombu[{scheme}]'"
             ) from error
         self.lost = (*transport.connection_errors, OSError)
         self.refused = tuple(transport.channel_errors)

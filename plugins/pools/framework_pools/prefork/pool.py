@@ -19,6 +19,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any, ClassVar, Final
 
 import msgspec
@@ -49,6 +50,8 @@ logger = logging.getLogger(__name__)
 _LOOK: Final = 0.01
 #: Seconds that a child may be in one job before those behind it are given to others.
 _STALL: Final = 0.02
+#: Seconds that a child may take to begin with what it was given (it may be stopped, or the machine busy).
+_DEAF: Final = 0.1
 #: Seconds to wait for the loop to let go of the pool when it stops.
 _HAND_OVER: Final = 0.5
 
@@ -308,17 +311,23 @@ class PreforkPool(Pool):
             current = slot.running()
             if current is not None:
                 self._report(current[0].seq, slot)
-            if current is not None and len(slot.jobs) > 1 and (elapsed := slot.elapsed()) > _STALL:
-                slot.stalled = True
-                self._costs.surprise(current[0].task, elapsed)
-                self._recall(slot)
+            if len(slot.jobs) > 1:
+                if current is None:
+                    if monotonic() - slot.touched > _DEAF:
+                        # Its first job stays: when that ends, the child is known to be well again.
+                        slot.stalled = True
+                        self._recall(slot, keep=(next(iter(slot.jobs)),))
+                elif (elapsed := slot.elapsed()) > _STALL:
+                    slot.stalled = True
+                    self._costs.surprise(current[0].task, elapsed)
+                    self._recall(slot)
             again = again or len(slot.jobs) > 1 or any(seq not in self._reported for seq in slot.jobs)
         if again and self._look_timer is None:
             self._look_timer = self._loop.call_later(_LOOK, self._look)
 
-    def _recall(self, slot: Slot) -> None:
-        """Have the waiting jobs of `slot` run elsewhere."""
-        taken = slot.take_back()
+    def _recall(self, slot: Slot, keep: Sequence[int] = ()) -> None:
+        """Have the waiting jobs of `slot`, but for those in `keep`, run elsewhere."""
+        taken = slot.take_back(keep)
         if taken:
             self._backlog.extendleft(job for job, _cost in reversed(taken))
             # Not now: whoever recalls is about to say that `slot` takes no more.
@@ -357,7 +366,8 @@ class PreforkPool(Pool):
         # Claimed, but not begun: as good as waiting.
         self._backlog.extendleft(job for job, _cost in reversed(slot.jobs.values()))
         slot.jobs.clear()
-        expected = (slot.retired and ended is None) or (doom is not None and doom.code == TERMINATED)
+        leaving = slot.retired or slot.state > pages.READY
+        expected = (leaving and ended is None) or (doom is not None and doom.code == TERMINATED)
         if not (expected or self._crew.closing):
             hint = ""
             if doom is None and was_killed(status):

@@ -15,7 +15,7 @@ import socket
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from struct import pack
-from time import monotonic_ns
+from time import monotonic, monotonic_ns
 from typing import Any, Final
 
 from framework.api.loop import Loop, Timer
@@ -52,6 +52,8 @@ class Slot:
         self.jobs: dict[int, tuple[Job, float]] = {}
         #: Sum of these costs, in seconds.
         self.load = 0.0
+        #: When it was last seen to make progress, or was given something to do (monotonic seconds).
+        self.touched = 0.0
         #: The child has come up.
         self.ready = False
         #: The child takes no more jobs.
@@ -107,6 +109,8 @@ class Slot:
         """Hand `batch` to the child. Raises `ValueError` if a payload cannot be carried; nothing has happened then."""
         self.outlet.send(marshal.dumps([tuple(job) for job, _cost in batch], pages.VERSION))
         seqs = [job[0] for job, _cost in batch]
+        if not self.jobs:
+            self.touched = monotonic()
         for seq, entry in zip(seqs, batch, strict=True):
             self.jobs[seq] = entry
             self.load += entry[1]
@@ -143,6 +147,8 @@ class Slot:
         if self._large:
             records += self._large
             self._large = []
+        if records:
+            self.touched = monotonic()
         return records
 
     def end_job(self, seq: int) -> Job | None:
@@ -157,7 +163,8 @@ class Slot:
 
     def _lighten(self, cost: float) -> None:
         # Sums of floats drift: an empty slot weighs nothing.
-        self.load = max(self.load - cost, 0.0) if self.jobs else 0.0
+        load = self.load - cost
+        self.load = load if self.jobs and load > 0.0 else 0.0
 
     def running(self) -> tuple[Job, int] | None:
         """Return the job that the child is in and its start (monotonic ns); None if it is in none."""

@@ -2,7 +2,7 @@
 
 1. `AmqpTransport` reads the URL (several, separated by ``;``, for failover: `address`) and makes the three faces:
    producer (`producer`, `session`), consumer (`consumer`, `settlements`) and mailbox (`mailbox`), each over a link
-   (`connection`) of its own. `admin` measures and empties queues.
+   (`connection`, made by `connector`) of its own. `admin` measures and empties queues.
 2. `topology` declares what Celery would declare, so that both may share a broker; `codec` is the hot path's bytes.
 3. py-amqp greets the broker and speaks the seldom used methods; it is imported with the first connection.
 """
@@ -19,7 +19,7 @@ from framework_transports.amqp.address import Address, addresses
 
 if TYPE_CHECKING:
     from framework_transports.amqp.admin import Admin
-    from framework_transports.amqp.connection import Connector
+    from framework_transports.amqp.connector import Connector
     from framework_transports.amqp.consumer import QosMode
 
 
@@ -130,7 +130,7 @@ class AmqpTransport(Transport):
 
     def _connector(self) -> Connector:
         if self._connector_ is None:
-            from framework_transports.amqp.connection import Connector
+            from framework_transports.amqp.connector import Connector
 
             self._connector_ = Connector(
                 self._addresses,

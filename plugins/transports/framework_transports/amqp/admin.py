@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from framework.api.transport import Queue
 from framework.exceptions import ConnectionLost, TransportError
-from framework_transports.amqp.connection import LOST, ChannelClosed, Connector, Link, lost
+from framework_transports.amqp.connection import LOST, ChannelClosed, Link, lost
+from framework_transports.amqp.connector import Connector
 from framework_transports.amqp.session import Session
 from framework_transports.amqp.topology import Declarer
 

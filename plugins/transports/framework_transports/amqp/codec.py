@@ -245,7 +245,7 @@ def _value(value: Any, depth: int) -> bytes:
         return b"V"
     kind = type(value)
     if kind is str:
-        raw = value.encode("utf-8", "surrogatepass")
+        raw: bytes = value.encode("utf-8", "surrogatepass")
         return _pack_long(b"S", len(raw)) + raw
     if kind is bool:
         return b"t\x01" if value else b"t\x00"

@@ -1,4 +1,4 @@
-"""A link: one connection to an AMQP broker, and the connector that makes links.
+"""A link: one connection to an AMQP broker.
 
 1. py-amqp greets the broker and speaks every seldom used method; it reads and writes through this class.
 2. Reads the socket in large pieces and takes frames out of the buffer itself. py-amqp asks the kernel for 7 bytes, then
@@ -6,18 +6,15 @@
 3. Hands content (deliveries, returned messages), confirms and the broker's cancellations to its owner, as they come.
 4. Turns a channel closed by the broker into `ChannelClosed`, everything else that goes wrong into what `lost` makes a
    `ConnectionLost` of.
-5. The connector tries the failover addresses in turn, beginning with the one that worked last.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import selectors
 import socket
 import ssl
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from struct import Struct
 from time import monotonic
 from typing import Any, Final, TypeAlias
@@ -115,7 +112,7 @@ class Link(Connection):  # type: ignore[misc]
 
     def blocking_read(self, timeout: float | None = None) -> bool:
         """Take in at least one frame; what py-amqp calls while it waits for an answer."""
-        if self._take_frames():
+        if self.take_frames():
             return True
         if timeout is None:
             timeout = ANSWER_TIMEOUT
@@ -124,7 +121,7 @@ class Link(Connection):  # type: ignore[misc]
             timeout = max(0.001, min(timeout, self._until - monotonic()))
         if not self.receive(timeout):
             raise TimeoutError(f"no answer within {timeout:g} s")
-        return self._take_frames()
+        return self.take_frames()
 
     def receive(self, timeout: float) -> int:
         """Read once into the buffer, waiting up to `timeout` seconds; return how many bytes came."""
@@ -147,14 +144,14 @@ class Link(Connection):  # type: ignore[misc]
 
     def advance(self) -> bool:
         """Take in what is there, without waiting; return whether there may be more."""
-        self._take_frames()
+        self.take_frames()
         count = self.receive(0)
         if count:
-            self._take_frames()
+            self.take_frames()
         # A short read has emptied the kernel's buffer, but under TLS the library's own may hold another record.
         return count == CHUNK or (count > 0 and bool(self.address.tls))
 
-    def _take_frames(self) -> bool:
+    def take_frames(self) -> bool:
         """Act on every whole frame in the buffer; return whether there was one."""
         buf = self._buffer
         size = len(buf)
@@ -361,67 +358,3 @@ def lost(address: Address, error: BaseException) -> ConnectionLost:
     if isinstance(error, ChannelClosed) and "acknowledgement" in text and "timed out" in text:
         text += "; a task ran longer than RabbitMQ's consumer_timeout: raise it there, or acknowledge early"
     return ConnectionLost(f"the connection to {address.display} is lost: {text}")
-
-
-class Connector:
-    """Makes links to whichever of the failover addresses answers."""
-
-    def __init__(
-        self, addresses: Sequence[Address], *, timeout: float, heartbeat: int, login_method: str, strategy: str | None
-    ) -> None:
-        self.addresses = list(addresses)
-        self.timeout = timeout
-        self.heartbeat = heartbeat
-        self.login_method = login_method
-        self._shuffle = strategy == "shuffle"
-        self._first = 0
-        self._lock = threading.Lock()
-
-    @property
-    def current(self) -> Address:
-        """The address that worked last."""
-        return self.addresses[self._first]
-
-    def connect(self, role: str, *, heartbeat: bool = False) -> Link:
-        """Return an open link. Raises `ConnectionLost` when no address answers as it should.
-
-        Only a role that is asked often enough to send heartbeats may promise them to the broker.
-        """
-        with self._lock:
-            first = self._first
-        order = [*range(first, len(self.addresses)), *range(first)]
-        if self._shuffle:
-            random.shuffle(order)
-        reasons = []
-        for index in order:
-            address = self.addresses[index]
-            link = Link(
-                address,
-                role=role,
-                heartbeat=self.heartbeat if heartbeat else 0,
-                timeout=self.timeout,
-                login_method=self.login_method,
-            )
-            try:
-                link.connect()
-            except LOST as error:
-                link.abandon()
-                reasons.append(f"{address.display}: {_reason(error, address)}")
-                continue
-            with self._lock:
-                self._first = index
-            return link
-        raise ConnectionLost("cannot reach the broker: " + "; ".join(reasons))
-
-
-def _reason(error: BaseException, address: Address) -> str:
-    code = getattr(error, "reply_code", None)
-    if code == 403:
-        return f"it refuses the user {address.user!r} or the password"
-    if code == 530:
-        return f"it has no virtual host {address.virtual_host!r}, or {address.user!r} may not use it"
-    if isinstance(error, TimeoutError):
-        return str(error) or "no answer"
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused; does it run there?"
-    return str(getattr(error, "reply_text", "") or error) or type(error).__name__

@@ -2,8 +2,8 @@
 
 1. Consumes from any number of queues on one channel; declares them on another.
 2. `fetch` sends settlements, reads what the socket has, and hands out up to `limit` deliveries; it never waits.
-3. Limits what the broker pushes. Classic queues share one limit for the channel, which can be changed in flight. Quorum
-   queues and streams only know a limit per consumer, fixed when it begins: there a new consumer takes over from the old.
+3. Limits what the broker pushes. Classic queues share one limit for the channel, which can be changed in flight.
+   Quorum queues and streams only know a limit per consumer, fixed when it begins: a new one takes over from the old.
 4. Anything that came in while we waited for the answer to a declaration is announced by asking the broker for another
    answer (`Link.nudge`), so that the loop wakes up.
 5. Sends heartbeats, and notices when the broker's stay away.
@@ -45,7 +45,7 @@ _NOT_IMPLEMENTED: Final = 540
 
 
 class QosMode:
-    """How consumers are limited; shared by all consumers of a transport, so that the next one knows what one has learnt."""
+    """How consumers are limited; shared by all of a transport, so that the next one knows what one has learnt."""
 
     def __init__(self) -> None:
         #: The broker refused a limit for a whole channel.
@@ -101,6 +101,8 @@ class AmqpConsumer(Consumer):
         self._link = link
         self._mode = mode
         self._dead = False
+        #: The connection itself is gone: nobody to say goodbye to.
+        self._broken = False
         self._settlements = Settlements()
         self._ready: deque[Delivered] = deque()
         #: By consumer tag, ended ones too: what they pushed may still arrive.
@@ -114,9 +116,9 @@ class AmqpConsumer(Consumer):
             self._channel = link.open_channel()
             self._channel_id = int(self._channel.channel_id)
             self._declarer = Declarer(link)
-            if not mode.per_consumer:
-                self._send_qos()
+            self._send_qos()
         except (*LOST, ChannelClosed) as error:
+            link.abandon()
             self._fail(error)
         link.on_delivery = self._arrived
         link.on_cancel = self._cancelled_by_broker
@@ -344,8 +346,12 @@ class AmqpConsumer(Consumer):
             try:
                 self._settle()
             except LOST as error:
+                self._broken = True
                 logger.warning("Settlements could not be sent before closing: %s", lost(self._link.address, error))
-        self._link.goodbye()
+        if self._broken:
+            self._link.abandon()
+        else:
+            self._link.goodbye()
 
     def _check(self) -> None:
         if self._dead:
@@ -353,6 +359,7 @@ class AmqpConsumer(Consumer):
 
     def _fail(self, error: BaseException) -> NoReturn:
         self._dead = True
+        self._broken = isinstance(error, LOST)
         if isinstance(error, TransportError):
             raise error
         if getattr(error, "reply_code", None) == _NOT_IMPLEMENTED and "global" in str(error):

@@ -1,8 +1,8 @@
 """The mailbox: fan-out in and out, for remote control and events.
 
 1. Subscribes with queues of its own (usually exclusive), without acknowledgement.
-2. Sends without confirmation. What nobody listens to is dropped: an exchange that does not exist has no listeners, so its
-   messages are dropped here; told to the broker, they would cost the channel.
+2. Sends without confirmation. What nobody listens to is dropped: an exchange that does not exist has no listeners, so
+   its messages are dropped here; sent to the broker, they would cost the channel.
 3. Sends on a channel of its own: if the broker closes it after all, subscriptions live on.
 """
 
@@ -28,6 +28,8 @@ class AmqpMailbox(Mailbox):
     def __init__(self, link: Link) -> None:
         self._link = link
         self._dead = False
+        #: The connection itself is gone: nobody to say goodbye to.
+        self._broken = False
         self._inbox: deque[tuple[str, Payload]] = deque()
         self._known: set[str] = set()
         self._sender: Channel | None = None
@@ -37,6 +39,7 @@ class AmqpMailbox(Mailbox):
         try:
             self._channel = link.open_channel()
         except (*LOST, ChannelClosed) as error:
+            link.abandon()
             raise self._lost(error) from error
         self._declarer = Declarer(link)
 
@@ -99,7 +102,10 @@ class AmqpMailbox(Mailbox):
     def close(self) -> None:
         """Disconnect; exclusive queues go with the connection."""
         self._dead = True
-        self._link.goodbye()
+        if self._broken:
+            self._link.abandon()
+        else:
+            self._link.goodbye()
 
     def _arrived(self, item: Delivered) -> None:
         _, _, redelivered, exchange, routing_key, raw, body = item
@@ -136,4 +142,5 @@ class AmqpMailbox(Mailbox):
 
     def _lost(self, error: BaseException) -> ConnectionLost:
         self._dead = True
+        self._broken = isinstance(error, LOST)
         return lost(self._link.address, error)

@@ -2,10 +2,10 @@
 
 1. Encodes a whole batch before the first byte is sent: a message that cannot be sent refuses the batch.
 2. Sends all of it, then waits once until the broker has confirmed every message (option `confirm_publish`).
-3. A task for a queue that does not exist comes back (``mandatory``) and is `PublishRefused`, naming the queue. Messages to
-   topic and fanout exchanges may reach nobody: that is what such exchanges are for.
-4. A broker that is short of memory or disk says so (``connection.blocked``): wait a while, then `PublishRefused`; but if it
-   said so only after we had sent, `ConnectionLost`, for it may take the messages later.
+3. A task for a queue that does not exist comes back (``mandatory``) and is `PublishRefused`, naming the queue.
+   Messages to topic and fanout exchanges may reach nobody: that is what such exchanges are for.
+4. A broker that is short of memory or disk says so (``connection.blocked``): wait a while, then `PublishRefused`; but
+   if it said so only after we had sent, `ConnectionLost`, for it may take the messages later.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from framework.api.transport import Producer, Queue
 from framework.exceptions import ConnectionLost, PublishRefused, TransportError
 from framework.message import Outgoing
 from framework_transports.amqp.codec import publish_frames, write_properties
-from framework_transports.amqp.connection import LOST, ChannelClosed, Connector, Link, Returned, lost
+from framework_transports.amqp.connection import LOST, ChannelClosed, Link, Returned, lost
+from framework_transports.amqp.connector import Connector
 from framework_transports.amqp.session import Session
 from framework_transports.amqp.topology import Declarer
 
@@ -128,7 +129,7 @@ class AmqpProducer(Producer):
             if left <= 0 or not (link.receive(left) or link.blocked):
                 why = f"; the broker takes no messages ({link.blocked})" if link.blocked else ""
                 raise TimeoutError(f"{len(self._unconfirmed)} messages were not confirmed in time{why}")
-            link.advance()
+            link.take_frames()
 
     def _confirmed(self, tag: int, multiple: bool, nacked: bool) -> None:
         pending = self._unconfirmed

@@ -1,6 +1,6 @@
 """A session: the one link of something that many threads use.
 
-1. Opens the link when it is first needed, and again when an idle one turns out to be dead before anything is sent on it.
+1. Opens the link when it is first needed, and again when an idle one turns out to be dead before anything was sent.
 2. After a fork the child gets a link (and a lock) of its own and leaves the parent's alone.
 """
 
@@ -10,7 +10,8 @@ import os
 import threading
 from collections.abc import Callable
 
-from framework_transports.amqp.connection import LOST, ChannelClosed, Connector, Link
+from framework_transports.amqp.connection import LOST, ChannelClosed, Link
+from framework_transports.amqp.connector import Connector
 
 
 class Session:

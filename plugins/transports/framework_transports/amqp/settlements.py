@@ -2,7 +2,7 @@
 
 1. Knows every delivery tag on loan, in order (tags of a channel only rise).
 2. Collects acks and rejects as they are decided, in any order.
-3. `frames` settles them: rejects one by one; acks of the oldest unbroken run in one frame with `multiple`, others singly.
+3. `frames` settles them: rejects one by one; acks of the oldest unbroken run in one frame (`multiple`), others singly.
 
 An ack with `multiple` settles everything up to its tag, so it may only be used up to the first message that is
 still on loan; and rejects must go out before it, or it would acknowledge what was rejected.

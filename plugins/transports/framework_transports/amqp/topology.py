@@ -1,8 +1,8 @@
 """Declarations: exchanges, queues and bindings, as Celery declares them, so that both may use one broker.
 
 1. `queue_arguments` maps a `Queue` to RabbitMQ's arguments (times there are in milliseconds).
-2. `Declarer` declares on a channel of its own: the broker answers a contradiction by closing the channel, and the one that
-   has messages on loan must survive that.
+2. `Declarer` declares on a channel of its own: the broker answers a contradiction by closing the channel, and the one
+   that has messages on loan must survive that.
 3. Says in words what contradicts what, and what to do about it.
 """
 
@@ -151,9 +151,9 @@ def explained(closed: ChannelClosed, kind: str, name: str) -> TransportError:
     """Say in words why the broker refused something about the `kind` `name`."""
     if closed.code == _CONTRADICTION and (found := _INEQUIVALENT.search(closed.text)):
         return TransportError(
-            f"the {found['kind']} {found['name']!r} exists with other properties: {found['arg']} is {_word(found['exists'])} "
-            f"in the broker, {_word(found['asked'])} was asked for; configure it as it is, or delete it in the broker "
-            f"when it is empty and let it be created anew"
+            f"the {found['kind']} {found['name']!r} exists with other properties: {found['arg']} is "
+            f"{_word(found['exists'])} in the broker, {_word(found['asked'])} was asked for; configure it as it is, "
+            f"or delete it in the broker when it is empty and let it be created anew"
         )
     if closed.code == _LOCKED:
         return TransportError(

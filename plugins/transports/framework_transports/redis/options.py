@@ -11,6 +11,7 @@ SEPARATOR: Final = "\x06\x16"
 
 Strategy = Literal["round_robin", "sorted", "priority"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
 
 def _doc(text: str, **bounds: Any) -> msgspec.Meta:
@@ -51,7 +52,7 @@ class RedisOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ] = None
     socket_keepalive: bool = True
     max_connections: Annotated[
-        int | None, _doc("Accepted for compatibility: a process holds one connection for each of its uses.", ge=1)
+        PositiveInt | None, _doc("Accepted for compatibility: a process holds one connection for each of its uses.")
     ] = None
     poll_interval: Annotated[
         Seconds,

@@ -1,0 +1,454 @@
+"""The application: tasks, settings, and the way to the broker.
+
+1. `App.task` registers functions; `App.tasks` is the registry, shared tasks included.
+2. `App.send_task`, `App.send_many` and every task's `delay` publish through one connection, made when first needed.
+3. `App.AsyncResult` and its kin read results; `App.control` steers workers.
+4. Making an App reads no file and connects to nothing. Without any configuration the broker is an embedded one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+
+from framework import _apps
+from framework._config.conf import Conf
+from framework._identity import new_id, new_ids
+from framework._publishing import Publisher
+from framework._request import Context, current_request, parent_request
+from framework._tasks import Registry, make_task
+from framework.results import AsyncResult, GroupResult, ResultSet
+from framework.task import Task
+
+if TYPE_CHECKING:
+    from framework._plugins.hooks import Hooks
+    from framework._sending import Sender
+    from framework.api.result_store import ResultStore
+    from framework.api.transport import Queue, Transport
+    from framework.canvas import Signature
+    from framework.message import Outgoing
+
+__all__ = ["App", "shared_task"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+#: Most messages that one call of a transport gets: bounds the memory of a bulk send without end.
+BULK = 10_000
+
+
+class App:
+    """An application."""
+
+    def __init__(
+        self,
+        main: str | None = None,
+        *,
+        broker: str | None = None,
+        backend: str | None = None,
+        include: Sequence[str] = (),
+        set_as_current: bool = True,
+        task_cls: type[Task[..., Any]] | None = None,
+        **settings: Any,
+    ) -> None:
+        """`main` names the application, and the module of tasks defined in ``__main__``.
+
+        `broker` and `backend` are URLs; `include`: modules with tasks, imported by the worker; `settings`: flat names such as
+        ``task_acks_late=True``. All of them lie below the config file, the environment and flags.
+        """
+        self.main = main
+        self.task_class: type[Task[..., Any]] = task_cls or Task
+        self._made_in = _directory_of_caller()
+        self.conf = Conf(lambda: self._made_in)
+        if broker is not None:
+            settings["broker_url"] = broker
+        if backend is not None:
+            settings["result_backend"] = backend
+        if include:
+            settings["include"] = list(include)
+        if settings:
+            self.conf.update(settings)
+        self._registry = Registry()
+        self._hooks: Hooks | None = None
+        self._publisher: tuple[object, Publisher] | None = None
+        self._sender: tuple[object, Sender] | None = None
+        self._control: Any = None
+        _apps.remember(self)
+        if not set_as_current:
+            _apps.forget(self)
+
+    # ------------------------------------------------ tasks
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self, /, *, bind: Literal[True], **options: Any
+    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+
+    @overload
+    def task(self, /, *, bind: Literal[False] = False, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+    def task(self, function: Any = None, /, **options: Any) -> Any:
+        """Make a task of a function: ``@app.task`` or ``@app.task(queue="media", acks_late=True)``.
+
+        Options are the attributes of `Task`, and: `name` (default ``module.function``); `bind`: the function gets the task as
+        its first argument; `base`: the class; `autoretry_for`: exceptions that retry it, with `dont_autoretry_for`,
+        `retry_kwargs`, `retry_backoff` (seconds, or true for 1), `retry_backoff_max` (600 s) and `retry_jitter` (true).
+        Raises `AlreadyRegistered` when another function has the name, `TypeError` for an unknown option.
+        """
+        if function is None:
+            return lambda function: self._add(function, options)
+        if not callable(function):
+            raise TypeError(f"@app.task takes a function, or options by keyword, and got {function!r:.100}")
+        return self._add(function, options)
+
+    def _add(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
+        task = make_task(self, function, dict(options))
+        return self._registry.add(task)
+
+    def register_task(self, task: Task[P, R] | type[Task[P, R]], **options: Any) -> Task[P, R]:
+        """Register an instance or subclass of `Task` that defines `run`; return the instance."""
+        made: Task[P, R] = task(**options) if isinstance(task, type) else task
+        if not made.name:
+            made.name = self.gen_task_name(type(made).__name__, type(made).__module__)
+        made.app = self
+        return cast("Task[P, R]", self._registry.add(made))
+
+    @property
+    def tasks(self) -> Registry:
+        """All tasks by name. Modules of `include` are not imported for it; the worker does that."""
+        self._registry.share(self)
+        return self._registry
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """Return the name of the task made of the function `name` in `module`.
+
+        In ``__main__`` the module is `main`, else the name of the file: the worker will import it under that name.
+        """
+        if module == "__main__":
+            module = self.main or _main_module()
+        return f"{module}.{name}" if module else name
+
+    @property
+    def current_task(self) -> Task[..., Any] | None:
+        """The task that runs here, or None."""
+        request = current_request()
+        return None if request is None or request.task is None else self.tasks.get(request.task)
+
+    def autodiscover_tasks(
+        self, packages: Iterable[str] | Callable[[], Iterable[str]], related_name: str = "tasks"
+    ) -> None:
+        """Import the module `related_name` of each of `packages` that has one."""
+        from importlib import import_module
+        from importlib.util import find_spec
+
+        for package in packages() if callable(packages) else packages:
+            import_module(package)
+            name = f"{package}.{related_name}"
+            if find_spec(name) is not None:
+                import_module(name)
+
+    def set_current(self) -> None:
+        """Make this the application that shared tasks are sent by."""
+        _apps.choose(self)
+
+    # ------------------------------------------------ connections
+
+    @property
+    def hooks(self) -> Hooks:
+        """The hooks of this application."""
+        if self._hooks is None:
+            from framework._plugins.hooks import Hooks
+
+            self._hooks = Hooks()
+        return self._hooks
+
+    def register_hooks(self, implementation: object, name: str | None = None) -> None:
+        """Add a module or object with `hookimpl` functions, see `framework.api.hook`. Raises `PluginInvalid`."""
+        self.hooks.register(implementation, name)
+        self._sender = None
+
+    @property
+    def publisher(self) -> Publisher:
+        """This process's way to the broker."""
+        settings = self.conf.settings
+        known = self._publisher
+        if known is None:
+            known = self._publisher = (settings, Publisher(settings))
+        elif known[0] is not settings:
+            # Settings have changed: connections made for the former ones are of no use.
+            known[1].close()
+            known = self._publisher = (settings, Publisher(settings))
+        return known[1]
+
+    @property
+    def sender(self) -> Sender:
+        """What builds and sends messages, with the settings as they are now."""
+        settings = self.conf.settings
+        known = self._sender
+        if known is None or known[0] is not settings:
+            from framework._sending import Sender
+
+            known = self._sender = (settings, Sender(settings, self.publisher, self.hooks))
+        return known[1]
+
+    @property
+    def oid(self) -> str:
+        """The name of this process's reply queue."""
+        return self.publisher.oid
+
+    @property
+    def transport(self) -> Transport:
+        """The transport that the settings ask for; it connects when it is used."""
+        return self.publisher.transport
+
+    @property
+    def result_store(self) -> ResultStore:
+        """The result store that the settings ask for; it connects when it is used."""
+        return self.publisher.store
+
+    backend = result_store
+
+    @property
+    def control(self) -> Any:
+        """Remote control of the workers. Raises `ImportError` where that is not available."""
+        if self._control is None:
+            from importlib import import_module
+
+            # By name: it imports this module.
+            self._control = import_module("framework.control").Control(self)
+        return self._control
+
+    def queue_for(self, name: str) -> Queue:
+        """Return the definition of the queue `name`. Raises `QueueNotFound`."""
+        return self.sender.router.queue_for(name)
+
+    def close(self) -> None:
+        """Disconnect. What is sent afterwards connects again."""
+        if self._publisher is not None:
+            self._publisher[1].close()
+        self._publisher = self._sender = self._control = None
+
+    def __enter__(self) -> App:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    # ------------------------------------------------ sending
+
+    def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        *,
+        task_id: str | None = None,
+        add_to_parent: bool = True,
+        **options: Any,
+    ) -> AsyncResult[Any]:
+        """Send the task `name`, which need not exist here; options as in `Task.apply_async`."""
+        if task_id is not None:
+            options["task_id"] = task_id
+        parent = parent_request()
+        result: AsyncResult[Any] = self.send_one(name, None, args or (), dict(kwargs or {}), options, parent)
+        if parent is not None and add_to_parent:
+            parent.add_child(result)
+        return result
+
+    def send_one(
+        self,
+        name: str,
+        task: Task[..., Any] | None,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        options: Mapping[str, Any],
+        parent: Context | None,
+    ) -> AsyncResult[Any]:
+        """Build, publish and return the result; what `Task.apply_async` and `send_task` come down to."""
+        sender = self.sender
+        plan = sender.plan(name, task)
+        if not options and plan.plain:
+            task_id = new_id()
+            message = sender.build_plain(plan, task_id, args, kwargs, parent)
+            address = plan.address
+            assert address is not None
+        else:
+            task_id = options.get("task_id") or new_id()
+            message, address = sender.build(plan, task_id, args, kwargs, options, parent)
+        ignored = self._ignored(task, message)
+        if not ignored:
+            self._prepare([task_id], parent)
+        sender.send(name, message, address, options)
+        return AsyncResult(task_id, app=self, task_name=name, ignored=ignored)
+
+    def send_many(
+        self,
+        calls: Task[..., Any] | Iterable[Signature[Any]] | tuple[Task[..., Any], Iterable[Iterable[Any]]],
+        arguments: Iterable[Iterable[Any]] | None = None,
+        *,
+        add_to_parent: bool = True,
+        **options: Any,
+    ) -> ResultSet:
+        """Send many tasks in one go: signatures, or a task and an iterable of its arguments.
+
+        ``app.send_many(add, [(1, 2), (3, 4)])``, ``app.send_many(add.s(n, n) for n in range(1000))``. The broker has all of
+        them when this returns (a transport gets up to 10,000 at a time). `options` are for all calls, as in `Task.apply_async`.
+        """
+        parent = parent_request()
+        results: list[AsyncResult[Any]] = []
+        if isinstance(calls, tuple) and len(calls) == 2 and isinstance(calls[0], Task):
+            calls, arguments = calls
+        pairs: Iterator[tuple[Task[..., Any] | None, str, Any, Any, dict[str, Any]]]
+        if isinstance(calls, Task):
+            task: Task[..., Any] = calls
+            pairs = ((task, task.name, tuple(args), {}, options) for args in arguments or ())
+        else:
+            pairs = (_call(call, options) for call in cast("Iterable[Signature[Any]]", calls))
+        while chunk := list(itertools.islice(pairs, BULK)):
+            results += self._send_chunk(chunk, parent, options)
+        if parent is not None and add_to_parent:
+            for result in results:
+                parent.add_child(result)
+        return ResultSet(results, app=self)
+
+    def _send_chunk(
+        self,
+        chunk: Sequence[tuple[Task[..., Any] | None, str, Any, Any, dict[str, Any]]],
+        parent: Context | None,
+        options: Mapping[str, Any],
+    ) -> list[AsyncResult[Any]]:
+        sender = self.sender
+        if sender.settings.task.always_eager:
+            return [self._eagerly(task, name, args, kwargs, own) for task, name, args, kwargs, own in chunk]
+        messages: list[Outgoing] = []
+        queues: dict[str, Queue] = {}
+        results: list[AsyncResult[Any]] = []
+        wanted: list[str] = []
+        ids = iter(new_ids(len(chunk)))
+        for task, name, args, kwargs, own in chunk:
+            if task is not None and task.typing:
+                task.check_arguments(args, kwargs)
+            plan = sender.plan(name, task)
+            if not own and plan.plain:
+                task_id = next(ids)
+                message = sender.build_plain(plan, task_id, args, kwargs, parent)
+                address = plan.address
+                assert address is not None
+            else:
+                task_id = own.get("task_id") or next(ids)
+                message, address = sender.build(plan, task_id, args, kwargs, own, parent)
+            if address.queue is not None:
+                queues[address.queue.name] = address.queue
+            if sender.before is not None:
+                sender.before(name=name, message=message)
+            messages.append(message)
+            ignored = self._ignored(task, message)
+            if not ignored:
+                wanted.append(task_id)
+            results.append(AsyncResult(task_id, app=self, task_name=name, ignored=ignored))
+        self._prepare(wanted, parent)
+        sender.publisher.publish(messages, queues.values(), options.get("retry"), options.get("retry_policy"))
+        if sender.after is not None:
+            for (_task, name, *_), message in zip(chunk, messages, strict=True):
+                sender.after(name=name, message=message)
+        return results
+
+    def _eagerly(
+        self, task: Task[..., Any] | None, name: str, args: Any, kwargs: Any, options: dict[str, Any]
+    ) -> AsyncResult[Any]:
+        found = self.tasks[name] if task is None else task
+        return found.apply(args, kwargs, **options)
+
+    @staticmethod
+    def _ignored(task: Task[..., Any] | None, message: Outgoing) -> bool:
+        return message.headers.get("ignore_result") is True
+
+    def _prepare(self, task_ids: Sequence[str], parent: Context | None) -> None:
+        """Let the result store get ready for results; inside a task only where they would be lost otherwise."""
+        publisher = self.publisher
+        if task_ids and publisher.has_store:
+            store = publisher.store
+            if parent is None or not store.traits.shared:
+                store.prepare(task_ids)
+
+    # ------------------------------------------------ results, signatures
+
+    @property
+    def AsyncResult(self) -> Callable[..., AsyncResult[Any]]:  # noqa: N802 - Celery's name
+        """``app.AsyncResult(task_id)``: the result of a task, by its id."""
+        return partial(AsyncResult, app=self)
+
+    @property
+    def ResultSet(self) -> Callable[..., ResultSet]:  # noqa: N802 - Celery's name
+        """``app.ResultSet(results)``: results waited for together."""
+        return partial(ResultSet, app=self)
+
+    @property
+    def GroupResult(self) -> Callable[..., GroupResult]:  # noqa: N802 - Celery's name
+        """``app.GroupResult(id, results)``: the results of a group."""
+        return partial(GroupResult, app=self)
+
+    def signature(self, task: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Signature[Any]:
+        """Return a signature of `task`, a name, a task, or a mapping that describes one."""
+        from framework.canvas import signature
+
+        return signature(task, args, kwargs, app=self, **options)
+
+    def __repr__(self) -> str:
+        return f"<App {self.main or '__main__'}>"
+
+
+def _call(call: Any, options: dict[str, Any]) -> tuple[Task[..., Any] | None, str, Any, Any, dict[str, Any]]:
+    """Return what `send_many` needs of a signature."""
+    own = call["options"]
+    return call.type, call["task"], call["args"], call["kwargs"], {**own, **options} if options else own
+
+
+def _main_module() -> str:
+    """Return the name under which a worker will import the file that runs as ``__main__``."""
+    main = sys.modules.get("__main__")
+    spec = getattr(main, "__spec__", None)
+    if spec is not None and spec.name != "__main__":
+        return str(spec.name).removesuffix(".__main__")
+    file = getattr(main, "__file__", None)
+    return os.path.splitext(os.path.basename(file))[0] if file else "__main__"
+
+
+def _directory_of_caller() -> tuple[str, ...]:
+    """Return the directory of the module that makes an App: a config file may lie there."""
+    frame = sys._getframe(2)
+    file = frame.f_globals.get("__file__")
+    return (os.path.dirname(os.path.abspath(file)),) if isinstance(file, str) else ()
+
+
+@overload
+def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+@overload
+def shared_task(*, bind: Literal[True], **options: Any) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+
+
+@overload
+def shared_task(*, bind: Literal[False] = False, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+
+
+def shared_task(function: Any = None, /, **options: Any) -> Any:
+    """Make a task of every application of a function, for modules that do not know theirs.
+
+    There is no global application: the function becomes a task of each `App` that looks its tasks up (the worker does), and what
+    is sent goes through the current one: that of the running task, else the one that `App.set_current` chose, else the one made last.
+    """
+    from framework._tasks import SharedTask
+
+    if function is None:
+        return lambda function: SharedTask(function, options)
+    return SharedTask(function, options)

@@ -1,0 +1,79 @@
+"""The connector: makes links to whichever broker answers.
+
+1. Tries the failover addresses in turn, beginning with the one that worked last, or in any order (strategy ``shuffle``).
+2. Says of each that failed why: refused, silent, wrong password, no such virtual host.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Sequence
+
+from framework.exceptions import ConnectionLost
+from framework_transports.amqp.address import Address
+from framework_transports.amqp.connection import LOST, Link
+
+
+class Connector:
+    """Makes links to whichever of the failover addresses answers."""
+
+    def __init__(
+        self, addresses: Sequence[Address], *, timeout: float, heartbeat: int, login_method: str, strategy: str | None
+    ) -> None:
+        self.addresses = list(addresses)
+        self.timeout = timeout
+        self.heartbeat = heartbeat
+        self.login_method = login_method
+        self._shuffle = strategy == "shuffle"
+        self._first = 0
+        self._lock = threading.Lock()
+
+    @property
+    def current(self) -> Address:
+        """The address that worked last."""
+        return self.addresses[self._first]
+
+    def connect(self, role: str, *, heartbeat: bool = False) -> Link:
+        """Return an open link. Raises `ConnectionLost` when no address answers as it should.
+
+        Only a role that is asked often enough to send heartbeats may promise them to the broker.
+        """
+        with self._lock:
+            first = self._first
+        order = [*range(first, len(self.addresses)), *range(first)]
+        if self._shuffle:
+            random.shuffle(order)
+        reasons = []
+        for index in order:
+            address = self.addresses[index]
+            link = Link(
+                address,
+                role=role,
+                heartbeat=self.heartbeat if heartbeat else 0,
+                timeout=self.timeout,
+                login_method=self.login_method,
+            )
+            try:
+                link.connect()
+            except LOST as error:
+                link.abandon()
+                reasons.append(f"{address.display}: {_reason(error, address)}")
+                continue
+            with self._lock:
+                self._first = index
+            return link
+        raise ConnectionLost("cannot reach the broker: " + "; ".join(reasons))
+
+
+def _reason(error: BaseException, address: Address) -> str:
+    code = getattr(error, "reply_code", None)
+    if code == 403:
+        return f"it refuses the user {address.user!r} or the password"
+    if code == 530:
+        return f"it has no virtual host {address.virtual_host!r}, or {address.user!r} may not use it"
+    if isinstance(error, TimeoutError):
+        return str(error) or "no answer"
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused; does it run there?"
+    return str(getattr(error, "reply_text", "") or error) or type(error).__name__

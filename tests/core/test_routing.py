@@ -1,0 +1,87 @@
+"""Where messages go, and what a worker consumes from."""
+
+from __future__ import annotations
+
+import re
+
+import kombu
+import pytest
+
+from framework import Exchange, Queue
+from framework._config.settings import Settings, TaskSettings
+from framework.exceptions import ConfigError, QueueNotFound
+from framework.routing import Router, select_queues
+
+
+def router(**task):
+    return Router(Settings(task=TaskSettings(**task)))
+
+
+def where(router, name="t", **options):
+    address = router.address(router.route(name, (), {}, options))
+    return address.exchange, address.routing_key
+
+
+def test_a_direct_queue_is_reached_by_its_name_and_others_through_their_exchange():
+    routes = router(queues=[Queue(name="logs", exchange=Exchange("media", "topic"), routing_key="media.#")])
+    assert where(routes) == ("", "celery")
+    assert where(routes, queue="made_up") == ("", "made_up")
+    assert where(routes, queue="logs") == ("media", "media.#")
+    assert where(routes, queue="logs", routing_key="media.a") == ("media", "media.a")
+    assert where(routes, exchange="x", routing_key="k") == ("x", "k")
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        {"feed.*": {"queue": "feeds"}, "web.exact": "web"},
+        [{"feed.*": "feeds"}, {"web.*": {"queue": "web"}}],
+        [("feed.*", {"queue": "feeds"}), (re.compile(r"web\."), {"queue": "web"})],
+        lambda name, args, kwargs, options, task=None, **kw: {"feed": "feeds", "web": "web"}.get(name.split(".")[0]),
+    ],
+)
+def test_rules_of_every_kind(routes):
+    rules = router(routes=routes)
+    assert where(rules, "feed.get") == ("", "feeds")
+    assert where(rules, "web.exact") == ("", "web")
+    assert where(rules, "other") == ("", "celery")
+    assert where(rules, "feed.get", queue="mine") == ("", "mine")
+
+
+def test_definitions_of_every_kind():
+    table = {"media": {"exchange": "m", "exchange_type": "topic", "routing_key": "m.*", "queue_arguments": {"x-a": 1}}}
+    as_table = router(queues=table).queue_for("media")
+    old = kombu.Queue("media", kombu.Exchange("m", "topic"), routing_key="m.*", queue_arguments={"x-a": 1})
+    as_kombu = router(queues=[old]).queue_for("media")
+    assert as_table.exchange == as_kombu.exchange == Exchange("m", "topic", arguments=as_kombu.exchange.arguments)
+    assert (as_table.routing_key, as_table.queue_arguments) == (as_kombu.routing_key, as_kombu.queue_arguments)
+    with pytest.raises(ConfigError, match=r"\[task.queues.media\] has no key 'exchnge'"):
+        router(queues={"media": {"exchnge": "m"}})
+
+
+def test_missing_queues_may_be_forbidden():
+    rules = router(create_missing_queues=False, queues={"a": {}})
+    with pytest.raises(QueueNotFound, match="there are: a, celery"):
+        rules.queue_for("b")
+
+
+@pytest.mark.acceptance(140)
+def test_selecting_queues_as_the_worker_is_told():
+    settings = Settings(task=TaskSettings(queues={"a": {}, "b": {}}))
+    names = lambda *args: [queue.name for queue in select_queues(settings, *args)]  # noqa: E731 - reads better here
+    assert names() == ["a", "b"]
+    assert names(["b", "new"]) == ["b", "new"]
+    assert names(None, ["a"]) == ["b"]
+    settings.task.create_missing_queues = False
+    with pytest.raises(
+        QueueNotFound,
+        match=re.escape("Trying to select queue subset of ['b', 'x'], but queue 'x' isn't defined in the task_queues setting."),
+    ):
+        names(["b", "x"])
+
+
+def test_settings_shape_the_queues():
+    rules = router(default_queue="q", queue_max_priority=7, default_queue_type="quorum", create_missing_queue_type="quorum")
+    assert rules.queue_for("q").max_priority == 7
+    assert rules.queue_for("q").queue_arguments == {"x-queue-type": "quorum"}
+    assert rules.queue_for("new").queue_arguments == {"x-queue-type": "quorum"}

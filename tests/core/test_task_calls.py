@@ -1,0 +1,244 @@
+"""Tasks and the application: registering, naming, checking, calling, retrying; without a broker where there need be none."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from framework import App, Task, chain, chord, group, shared_task
+from framework._request import Context, pop_request, push_request
+from framework.exceptions import AlreadyRegistered, FrameworkError, MaxRetriesExceededError, NotRegistered, Retry
+from framework.results import AsyncResult, GroupResult, result_from_tuple
+
+
+@pytest.fixture
+def app():
+    app = App("proj", broker="memory://", backend="none://")
+    yield app
+    app.close()
+
+
+def waiting(app, name="celery"):
+    return app.transport.sizes([app.queue_for(name)])[name]
+
+
+def test_a_task_is_registered_named_and_callable(app):
+    @app.task
+    def add(x, y):
+        return x + y
+
+    @app.task(name="other", queue="media", acks_late=True)
+    def sub(x, y):
+        return x - y
+
+    assert add(1, 2) == 3
+    assert add.name == f"{__name__}.add"
+    assert app.tasks["other"] is sub
+    assert (sub.policy.acks_late, sub.policy.max_deliveries, add.policy.acks_late) == (True, 3, False)
+    with pytest.raises(NotRegistered):
+        app.tasks["no such"]
+
+
+def test_two_functions_of_one_name_are_refused(app):
+    app.task(name="same")(lambda: 1)
+
+    def other():
+        pass
+
+    with pytest.raises(AlreadyRegistered, match="same"):
+        app.task(name="same")(other)
+
+
+def test_an_option_that_tasks_do_not_have_is_refused(app):
+    with pytest.raises(TypeError, match="did you mean acks_late"):
+        app.task(acks_latte=True)(lambda: 1)
+
+
+def test_wrong_arguments_are_refused_where_they_are_given(app):
+    @app.task
+    def add(x, y=1, *, z=0):
+        return x + y + z
+
+    for args, kwargs in [((), {}), ((1, 2, 3), {}), ((1,), {"q": 1}), ((1,), {"x": 1})]:
+        with pytest.raises(TypeError, match=r"add\(\) cannot be called so"):
+            add.apply_async(args, kwargs)
+    assert waiting(app) in (0, None)
+    add.apply_async((1,), {"z": 2})
+    add.delay(1, y=2)
+    assert waiting(app) == 2
+
+
+def test_a_bound_class_based_task_has_its_request_and_handlers(app):
+    seen = []
+
+    class Noting(Task):
+        def on_success(self, retval, task_id, args, kwargs):
+            seen.append((retval, task_id))
+
+    @app.task(bind=True, base=Noting)
+    def who(self, x):
+        return [self.request.id, self.request.args, self.request.called_directly, x]
+
+    assert who.apply((1,), task_id="T").get() == ["T", [1], False, 1]
+    assert seen == [(["T", [1], False, 1], "T")]
+    assert who(2) == [None, [2], True, 2]
+    assert who.request.id is None
+
+
+def test_an_eager_run_retries_and_then_gives_up(app):
+    tries = []
+
+    @app.task(bind=True, max_retries=2)
+    def flaky(self, good_at):
+        tries.append(self.request.retries)
+        if self.request.retries < good_at:
+            raise self.retry(countdown=0)
+        return "done"
+
+    assert flaky.apply((2,)).get() == "done"
+    assert tries == [0, 1, 2]
+    failed = flaky.apply((3,))
+    assert failed.state == "FAILURE"
+    with pytest.raises(MaxRetriesExceededError):
+        failed.get()
+
+
+def test_autoretry_retries_what_it_lists(app):
+    tries = []
+
+    @app.task(autoretry_for=(KeyError,), retry_kwargs={"max_retries": 1}, retry_backoff=True)
+    def flaky(error):
+        tries.append(1)
+        raise KeyError("k") if error == "key" else ValueError("v")
+
+    with pytest.raises(KeyError):
+        flaky.apply(("key",)).get()
+    with pytest.raises(ValueError, match="v"):
+        flaky.apply(("value",)).get()
+    assert len(tries) == 3
+
+
+def test_always_eager_runs_where_it_is_called(app):
+    app.conf.task_always_eager = True
+
+    @app.task
+    def add(x, y):
+        return x + y
+
+    assert add.delay(1, 2).get() == 3
+    assert [result.get() for result in app.send_many(add, [(1, 1), (2, 2)])] == [2, 4]
+
+
+def test_a_retry_in_a_worker_sends_the_same_call_again(app):
+    @app.task(bind=True)
+    def again(self, x):
+        raise self.retry(countdown=5, exc=KeyError("k"))
+
+    sent = []
+    again.app.sender.publisher.publish = lambda messages, *_: sent.extend(messages)
+    headers = {"task": again.name, "id": "T", "retries": 1, "root_id": "ROOT", "timelimit": [9, 8], "origin": "gen1@far", "x": 1}
+    properties = {"delivery_info": {"exchange": "", "routing_key": "media"}, "reply_to": "Q", "priority": 4}
+    context = Context(headers, [7], {}, {"chain": [{"task": "c"}]}, properties, app=app, called_directly=False)
+    token = push_request(context)
+    try:
+        with pytest.raises(Retry) as caught:
+            again.run(*context.args)
+    finally:
+        pop_request(token)
+    assert str(caught.value) == "Retry in 5s: KeyError('k')"
+    (message,) = sent
+    expected = {"id": "T", "retries": 2, "root_id": "ROOT", "parent_id": "T", "timelimit": [9, 8], "origin": "gen1@far", "x": 1}
+    assert {name: message.headers[name] for name in expected} == expected
+    assert (message.exchange, message.routing_key, message.reply_to, message.priority) == ("", "media", "Q", 4)
+    assert message.headers["eta"]
+    assert b'"chain": [{"task": "c"}]' in message.body
+    assert context.children_as_tuples() == [[["T", None], None]]
+
+
+def test_what_a_task_sends_is_its_child(app):
+    @app.task
+    def leaf():
+        pass
+
+    context = Context({"task": "p", "id": "P", "root_id": "ROOT"}, [], {}, app=app, called_directly=False)
+    sent = []
+    app.sender.publisher.publish = lambda messages, *_: sent.extend(messages)
+    token = push_request(context)
+    try:
+        result = leaf.delay()
+        with pytest.raises(RuntimeError, match=r"Never call result\.get"):
+            result.get()
+    finally:
+        pop_request(token)
+    assert sent[0].headers["parent_id"] == "P"
+    assert sent[0].headers["root_id"] == "ROOT"
+    assert context.children_as_tuples() == [[[result.id, None], None]]
+
+
+def test_chains_and_groups_run_eagerly_and_chords_are_refused(app):
+    @app.task
+    def add(x, y):
+        return x + y
+
+    assert (add.s(1, 2) | add.s(3)).apply().get() == 6
+    assert chain(add.s(1, 2), add.s(3), add.si(1, 1)).apply().get() == 2
+    assert group(add.s(n, n) for n in range(3)).apply().get() == [0, 2, 4]
+    with pytest.raises(FrameworkError, match="chords"):
+        group(add.s(1, 1)) | add.s(1)
+    with pytest.raises(FrameworkError, match="chords"):
+        chord([add.s(1, 1)])
+
+
+def test_results_survive_the_trip_through_tuples():
+    parent = AsyncResult("A")
+    result = AsyncResult("B", parent=parent)
+    assert result_from_tuple(result.as_tuple()).parent.id == "A"
+    both = GroupResult("G", [parent, result])
+    assert result_from_tuple(both.as_tuple()) == both
+
+
+def test_a_shared_task_belongs_to_every_application(app):
+    @shared_task(name="shared.double")
+    def double(x):
+        return 2 * x
+
+    other = App("other", broker="memory://")
+    assert app.tasks["shared.double"].app is app
+    assert other.tasks["shared.double"].app is other
+    app.set_current()
+    try:
+        assert double.app is app
+        assert double.apply((2,)).get() == 4
+    finally:
+        from framework import _apps
+
+        _apps.choose(None)
+        other.close()
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, framework; print(sorted(m for m in sys.modules if m.split('.')[0] in {'kombu','redis','msgspec','pluggy','amqp'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_without_any_configuration_there_is_an_embedded_broker(tmp_path):
+    (tmp_path / "mytasks.py").write_text(
+        textwrap.dedent("""
+        from framework import App
+        app = App()
+        @app.task
+        def add(x, y): return x + y
+        if __name__ == "__main__":
+            add.delay(1, 2)
+            print(add.name, app.transport.sizes([app.queue_for("celery")]), sorted(p for p in __import__("os").listdir() if p.endswith(".db")))
+            app.close()
+        """)
+    )
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("FRAMEWORK_", "CELERY"))}
+    done = subprocess.run([sys.executable, "mytasks.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "mytasks.add {'celery': 1} ['framework.db']", done.stderr
