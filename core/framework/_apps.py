@@ -1,6 +1,7 @@
 """The applications of this process.
 
-There is no global application. What is not bound to one (`shared_task`, a signature that came in a message) uses the current one:
+There is no global application. What is not bound to one (`shared_task`, a signature that came in a message) uses
+the current one:
 1. that of the running task; else
 2. the one that `App.set_current` chose; else
 3. the one made last.

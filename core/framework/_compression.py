@@ -1,6 +1,7 @@
 """Compression of message bodies, under the MIME types that kombu gives them.
 
-1. `compress` and `decompress` know zlib (called gzip), bzip2 and lzma themselves, and ask kombu's registry for any other.
+1. `compress` and `decompress` know zlib (called gzip), bzip2 and lzma themselves, and ask kombu's registry for any
+   other.
 2. Decompression stops as soon as the output is larger than allowed: a small message cannot fill the memory.
 """
 
@@ -54,7 +55,8 @@ def compress(body: bytes, method: str) -> tuple[bytes, str]:
 def decompress(body: bytes, method: str, max_size: int | None = None) -> bytes:
     """Decompress `body` by `method`, a MIME type or name.
 
-    Raises `MessageTooLarge` when the result is larger than `max_size` bytes (checked while decompressing for the three
+    Raises `MessageTooLarge` when the result is larger than `max_size` bytes (checked while decompressing for the
+    three
     built-in methods), `MessageUndecodable` when the bytes or the method are wrong.
     """
     mime = _ALIASES.get(method, method)

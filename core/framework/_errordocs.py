@@ -1,7 +1,9 @@
 """Exceptions as documents: ``{"exc_type", "exc_message", "exc_module"}``, as Celery's result stores keep them.
 
-1. `encode_exception` names the class as peers look it up and keeps the arguments, those that JSON cannot hold as their repr.
-2. `decode_exception` makes the exception again. It imports nothing: a class must be in a module that is loaded already, in
+1. `encode_exception` names the class as peers look it up and keeps the arguments, those that JSON cannot hold as
+   their repr.
+2. `decode_exception` makes the exception again. It imports nothing: a class must be in a module that is loaded
+   already, in
    `builtins` or among ours, and be an `Exception`. Everything else becomes an `UnknownError` that keeps the text.
 """
 
@@ -38,7 +40,7 @@ def _plain(argument: Any) -> Any:
         return argument
     try:
         dumps(argument)
-    except Exception:  # noqa: BLE001 - whatever an argument's own encoding raises, the error it belongs to must be told
+    except Exception:  # noqa: BLE001 - whatever an argument raises, the error it belongs to must be told
         return safe_repr(argument, _ARGUMENT_MAX)
     return argument
 

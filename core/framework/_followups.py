@@ -1,6 +1,7 @@
 """What a task's message asks to be done after the task, for whoever ran it.
 
-1. `send_callbacks` and `send_chain` after a success, before its result is stored; what they raise makes the task fail.
+1. `send_callbacks` and `send_chain` after a success, before its result is stored; what they raise makes the task
+   fail.
 2. `call_errbacks` after a failure: called here if the task is known and takes more than the id, else sent.
 3. `doomed` names the rest of a chain that will never run: their results are this failure.
 
@@ -80,7 +81,7 @@ def _lineage(app: App, request: Context) -> dict[str, Any]:
 
 
 def call_errbacks(app: App, request: Context, exc: BaseException, tb: Any) -> None:
-    """Call or send the error callbacks of `request`. Raises `TransportError`; what an errback itself raises is logged."""
+    """Call or send the error callbacks of `request`. Raises `TransportError`; what an errback raises is logged."""
     from framework.canvas import Signature
 
     to_send = []

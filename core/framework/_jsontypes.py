@@ -1,6 +1,7 @@
 """The values that kombu's JSON has beyond plain JSON, both ways.
 
-An object with exactly the keys ``__type__`` and ``__value__`` stands for a datetime, date, time, decimal, uuid, bytes or base64.
+An object with exactly the keys ``__type__`` and ``__value__`` stands for a datetime, date, time, decimal, uuid,
+bytes or base64.
 What an application has registered with kombu itself works too.
 """
 

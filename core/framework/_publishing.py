@@ -94,7 +94,8 @@ class Publisher:
     ) -> None:
         """Publish `messages`, declaring `queues` first where that was not done yet.
 
-        `retry` and `policy` (None: the settings) say whether and how to try again. Raises `ConnectionLost` in the end.
+        `retry` and `policy` (None: the settings) say whether and how to try again. Raises `ConnectionLost` in the
+        end.
         """
         settings = self._settings.task
         again = settings.publish_retry if retry is None else retry

@@ -185,7 +185,8 @@ class Sender:
     ) -> tuple[Outgoing, Address]:
         """Build the message of a call with `options`, those of `Task.apply_async`.
 
-        Raises `TypeError` and `ValueError` for arguments and options that cannot be sent, `ConfigError` for a bad queue.
+        Raises `TypeError` and `ValueError` for arguments and options that cannot be sent, `ConfigError` for a bad
+        queue.
         """
         if not isinstance(args, (list, tuple)):
             raise TypeError(f"the arguments of a task must be a list or tuple, and are {args!r:.100}")
@@ -285,7 +286,8 @@ class Sender:
     def retry_of(self, request: Context, options: Mapping[str, Any], task: Any) -> tuple[Outgoing, Address]:
         """Build the message that runs `request` again.
 
-        It keeps everything that came with the message but what `options` say: args, kwargs, eta, countdown, retries, queue, ….
+        It keeps everything that came with the message but what `options` say: args, kwargs, eta, countdown,
+        retries, queue, ….
         """
         info = request.delivery_info
         kept = {

@@ -39,7 +39,8 @@ class Registry(Mapping[str, Task[..., Any]]):
         if known is not None and known is not task:
             if _origin(known) != _origin(task):
                 raise AlreadyRegistered(
-                    f"the task name {task.name!r} is taken by {_describe(known)}; give {_describe(task)} another one: @app.task(name=…)"
+                    f"the task name {task.name!r} is taken by {_describe(known)}; "
+                    f"give {_describe(task)} another one: @app.task(name=…)"
                 )
             if _line(known) == _line(task):
                 return known

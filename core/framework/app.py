@@ -58,7 +58,8 @@ class App:
     ) -> None:
         """`main` names the application, and the module of tasks defined in ``__main__``.
 
-        `broker` and `backend` are URLs; `include`: modules with tasks, imported by the worker; `settings`: flat names such as
+        `broker` and `backend` are URLs; `include`: modules with tasks, imported by the worker; `settings`: flat
+        names such as
         ``task_acks_late=True``. All of them lie below the config file, the environment and flags.
         """
         self.main = main
@@ -98,9 +99,11 @@ class App:
     def task(self, function: Any = None, /, **options: Any) -> Any:
         """Make a task of a function: ``@app.task`` or ``@app.task(queue="media", acks_late=True)``.
 
-        Options are the attributes of `Task`, and: `name` (default ``module.function``); `bind`: the function gets the task as
+        Options are the attributes of `Task`, and: `name` (default ``module.function``); `bind`: the function gets
+        the task as
         its first argument; `base`: the class; `autoretry_for`: exceptions that retry it, with `dont_autoretry_for`,
-        `retry_kwargs`, `retry_backoff` (seconds, or true for 1), `retry_backoff_max` (600 s) and `retry_jitter` (true).
+        `retry_kwargs`, `retry_backoff` (seconds, or true for 1), `retry_backoff_max` (600 s) and `retry_jitter`
+        (true).
         Raises `AlreadyRegistered` when another function has the name, `TypeError` for an unknown option.
         """
         if function is None:
@@ -299,8 +302,10 @@ class App:
     ) -> ResultSet:
         """Send many tasks in one go: signatures, or a task and an iterable of its arguments.
 
-        ``app.send_many(add, [(1, 2), (3, 4)])``, ``app.send_many(add.s(n, n) for n in range(1000))``. The broker has all of
-        them when this returns (a transport gets up to 10,000 at a time). `options` are for all calls, as in `Task.apply_async`.
+        ``app.send_many(add, [(1, 2), (3, 4)])``, ``app.send_many(add.s(n, n) for n in range(1000))``. The broker
+        has all of
+        them when this returns (a transport gets up to 10,000 at a time). `options` are for all calls, as in
+        `Task.apply_async`.
         """
         parent = parent_request()
         results: list[AsyncResult[Any]] = []
@@ -444,8 +449,10 @@ def shared_task(*, bind: Literal[False] = False, **options: Any) -> Callable[[Ca
 def shared_task(function: Any = None, /, **options: Any) -> Any:
     """Make a task of every application of a function, for modules that do not know theirs.
 
-    There is no global application: the function becomes a task of each `App` that looks its tasks up (the worker does), and what
-    is sent goes through the current one: that of the running task, else the one that `App.set_current` chose, else the one made last.
+    There is no global application: the function becomes a task of each `App` that looks its tasks up (the worker
+    does), and what
+    is sent goes through the current one: that of the running task, else the one that `App.set_current` chose, else
+    the one made last.
     """
     from framework._tasks import SharedTask
 

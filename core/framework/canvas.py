@@ -29,7 +29,8 @@ R = TypeVar("R")
 class Signature(dict[str, Any], Generic[R]):
     """A call to be made later: ``add.s(2, 3)``. `R` is what the task returns.
 
-    Keys: task, args, kwargs, options, subtask_type, immutable. An immutable one (`si`) takes no arguments from a task before it.
+    Keys: task, args, kwargs, options, subtask_type, immutable. An immutable one (`si`) takes no arguments from a
+    task before it.
     """
 
     subtask_type: str | None = None
@@ -138,7 +139,7 @@ class Signature(dict[str, Any], Generic[R]):
         return made
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
-        """Return a copy with `args` put before its own, and `kwargs` and options over its own (unless it is immutable)."""
+        """Return a copy: `args` put before its own, `kwargs` and options over its own (unless it is immutable)."""
         made = cast("Signature[R]", self.__class__.__new__(self.__class__))
         dict.__init__(made, self)
         made._type, made._app = self._type, self._app

@@ -1,6 +1,7 @@
 """Results: what became of a task, for whoever sent it.
 
-1. `AsyncResult` reads a task's document from the result store, and waits for it without polling where the store can push.
+1. `AsyncResult` reads a task's document from the result store, and waits for it without polling where the store can
+   push.
 2. `EagerResult` is the same for a task that ran here and now.
 3. `ResultSet` waits for many at once; `GroupResult` is one with an id.
 4. A failure is raised again as the class that it was, see `framework.serialization.decode_exception`.
@@ -182,7 +183,8 @@ class AsyncResult(Generic[R]):
 
         `timeout` is in seconds (None: for ever); `callback` is called with id and result; `interval`, `no_ack` and
         `on_message` are accepted and not needed. Raises `framework.exceptions.TimeoutError`, the task's exception if
-        `propagate`, and `RuntimeError` inside a task unless `disable_sync_subtasks` is false: waiting there can block every slot.
+        `propagate`, and `RuntimeError` inside a task unless `disable_sync_subtasks` is false: waiting there can
+        block every slot.
         """
         del interval, no_ack, on_message
         if self._ignored:
@@ -219,7 +221,8 @@ class AsyncResult(Generic[R]):
             if task_id == self.id:
                 return document
             if document.get("status") in PROPAGATE_STATES:
-                # The worker marks the rest of the chain as failed: a moment later, or never if it dies between the two.
+                # The worker marks the rest of the chain as failed: a moment later, or never if it dies between the
+                # two.
                 raise _raisable(_result_of(document))
             if deadline is not None and time.monotonic() > deadline:
                 break

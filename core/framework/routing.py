@@ -2,7 +2,8 @@
 
 1. `Queues` holds the queues that the settings define, and makes up the missing ones where it may.
 2. `Router` finds the route of a call: what the caller says wins over `task_routes`, which wins over the defaults.
-3. `address` turns a route into exchange and routing key: a direct queue is reached by its name, through the anonymous exchange.
+3. `address` turns a route into exchange and routing key: a direct queue is reached by its name, through the
+   anonymous exchange.
 4. `select_queues` is ``-Q`` and ``-X`` of the worker.
 
 Source: the routing rules and publishing rules of Celery 5 (task protocol 2).

@@ -2,7 +2,8 @@
 
 1. `encode` and `decode`: JSON with the typed values that kombu adds to it (``{"__type__": …, "__value__": …}``), fast and
    built in; every other serializer through kombu's registry, imported when first needed.
-2. `decode` refuses what is not accepted, too large (also after decompression) or nested too deep, before it costs anything.
+2. `decode` refuses what is not accepted, too large (also after decompression) or nested too deep, before it costs
+   anything.
 3. `decode_task` reads the call out of a message: protocol 2, protocol 1, and the hybrid of both.
 4. `encode_exception`, `decode_exception`: errors as documents, without ever importing what a document names.
 5. `safe_repr`: a repr of bounded length, for people.
@@ -38,7 +39,8 @@ __all__ = [
     "safe_repr",
 ]
 
-#: Levels of nesting that are read when nobody says otherwise; about what the parsers can do without running out of stack.
+#: Levels of nesting that are read when nobody says otherwise; about what the parsers can do without running out of
+#: stack.
 MAX_NESTING: Final = 1000
 #: What stands before the MIME type of a compressed result document.
 COMPRESSED_MARK: Final = b"\x00celery-compressed\x00"
@@ -70,7 +72,8 @@ _dumps = _make_dumps()
 def dumps(obj: Any) -> bytes:
     """Encode `obj` as JSON; tuples become lists.
 
-    Raises `TypeError` for a value that JSON and its typed extension have no form for, `MessageTooLarge` for nesting without end.
+    Raises `TypeError` for a value that JSON and its typed extension have no form for, `MessageTooLarge` for nesting
+    without end.
     """
     try:
         return _dumps(obj).encode()
@@ -147,7 +150,8 @@ def decode(
 ) -> Any:
     """Decode `body`. `compression` is the message header of that name.
 
-    `accept` lists serializer names or MIME types (None: json alone); `max_size` is in bytes, for `body` before and after
+    `accept` lists serializer names or MIME types (None: json alone); `max_size` is in bytes, for `body` before and
+    after
     decompression (None: no limit); `max_nesting` in levels, for JSON.
     Raises `ContentRefused`, `MessageTooLarge` or `MessageUndecodable`.
     """
@@ -218,7 +222,7 @@ def _decode_by_registry(body: bytes, content_type: str, content_encoding: str) -
         return registry.loads(body, content_type, content_encoding, accept={content_type})  # type: ignore[no-untyped-call]
     except RecursionError:
         raise MessageTooLarge("the body is nested too deep") from None
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - each library has errors of its own, and the bytes come from outside
         raise MessageUndecodable(f"the body is not {content_type}: {error}") from error
 
 

@@ -155,9 +155,12 @@ class Task(Generic[P, R]):
     ) -> AsyncResult[R]:
         """Send it.
 
-        `options`: countdown (s), eta, expires (s or datetime), queue, exchange, routing_key, priority, serializer, compression,
-        headers, ignore_result, time_limit, soft_time_limit, retry, retry_policy, …. `link` and `link_error` are signatures
-        for success and failure. Raises `TypeError` when the arguments do not fit the function, `TransportError` when the broker
+        `options`: countdown (s), eta, expires (s or datetime), queue, exchange, routing_key, priority, serializer,
+        compression,
+        headers, ignore_result, time_limit, soft_time_limit, retry, retry_policy, …. `link` and `link_error` are
+        signatures
+        for success and failure. Raises `TypeError` when the arguments do not fit the function, `TransportError`
+        when the broker
         does not take the message.
         """
         positional = () if args is None else args if isinstance(args, (tuple, list)) else _sequence(args)
@@ -243,7 +246,8 @@ class Task(Generic[P, R]):
     ) -> _Retry:
         """Send the running call again and end this run: ``raise self.retry(exc=error)``.
 
-        It keeps its id and goes to the queue it came from after `countdown` seconds (default `default_retry_delay`) or at `eta`.
+        It keeps its id and goes to the queue it came from after `countdown` seconds (default `default_retry_delay`)
+        or at `eta`.
         Raises `Retry` (or returns it, if not `throw`); `exc`, or else `MaxRetriesExceededError`, when it was retried
         `max_retries` times; what the broker raised when it cannot be sent.
         """

@@ -75,13 +75,17 @@ def test_selecting_queues_as_the_worker_is_told():
     settings.task.create_missing_queues = False
     with pytest.raises(
         QueueNotFound,
-        match=re.escape("Trying to select queue subset of ['b', 'x'], but queue 'x' isn't defined in the task_queues setting."),
+        match=re.escape(
+            "Trying to select queue subset of ['b', 'x'], but queue 'x' isn't defined in the task_queues setting."
+        ),
     ):
         names(["b", "x"])
 
 
 def test_settings_shape_the_queues():
-    rules = router(default_queue="q", queue_max_priority=7, default_queue_type="quorum", create_missing_queue_type="quorum")
+    rules = router(
+        default_queue="q", queue_max_priority=7, default_queue_type="quorum", create_missing_queue_type="quorum"
+    )
     assert rules.queue_for("q").max_priority == 7
     assert rules.queue_for("q").queue_arguments == {"x-queue-type": "quorum"}
     assert rules.queue_for("new").queue_arguments == {"x-queue-type": "quorum"}

@@ -47,9 +47,7 @@ SCALARS = (
     | st.decimals(allow_nan=False)
     | st.uuids()
 )
-VALUES = st.recursive(
-    SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20
-)
+VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
 
 
 @settings(max_examples=150, deadline=None)
@@ -61,7 +59,15 @@ def test_json_is_that_of_kombu_in_both_directions(value):
 
 @pytest.mark.parametrize(
     "value",
-    [datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC), date(2026, 1, 2), time(1, 2), Decimal("1.50"), uuid.uuid4(), b"x", b"\xff"],
+    [
+        datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        date(2026, 1, 2),
+        time(1, 2),
+        Decimal("1.50"),
+        uuid.uuid4(),
+        b"x",
+        b"\xff",
+    ],
 )
 def test_a_typed_value_keeps_its_type(value):
     found = loads(dumps([value]))[0]
@@ -122,7 +128,7 @@ def test_compression_both_ways(name):
     [("application/x-gzip", zlib.compress), ("application/x-bz2", bz2.compress), ("application/x-lzma", lzma.compress)],
 )
 def test_a_body_that_swells_beyond_the_limit_is_refused_and_damage_is_undecodable(mime, pack):
-    packed = pack(b'"' + b"0" * 50_000_000 + b'"')
+    packed = pack(b'"' + b"0" * 5_000_000 + b'"')
     with pytest.raises(MessageTooLarge):
         decode(packed, compression=mime, max_size=1_000_000)
     with pytest.raises(MessageUndecodable):
@@ -198,7 +204,7 @@ class Strange(Exception):
      exceptions.WorkerLostError("lost"), exceptions.NotRegistered("x"), UnicodeDecodeError("utf-8", b"x", 0, 1, "bad")],
 )  # fmt: skip
 def test_an_error_comes_back_as_what_it_was(error):
-    found = decode_exception(json.loads(dumps(encode_exception(error))))
+    found = decode_exception(loads(dumps(encode_exception(error))))
     assert type(found) is type(error)
     assert [repr(arg) for arg in found.args] == [repr(arg) for arg in error.args]
 

@@ -140,7 +140,15 @@ def test_a_retry_in_a_worker_sends_the_same_call_again(app):
 
     sent = []
     again.app.sender.publisher.publish = lambda messages, *_: sent.extend(messages)
-    headers = {"task": again.name, "id": "T", "retries": 1, "root_id": "ROOT", "timelimit": [9, 8], "origin": "gen1@far", "x": 1}
+    headers = {
+        "task": again.name,
+        "id": "T",
+        "retries": 1,
+        "root_id": "ROOT",
+        "timelimit": [9, 8],
+        "origin": "gen1@far",
+        "x": 1,
+    }
     properties = {"delivery_info": {"exchange": "", "routing_key": "media"}, "reply_to": "Q", "priority": 4}
     context = Context(headers, [7], {}, {"chain": [{"task": "c"}]}, properties, app=app, called_directly=False)
     token = push_request(context)
@@ -151,7 +159,15 @@ def test_a_retry_in_a_worker_sends_the_same_call_again(app):
         pop_request(token)
     assert str(caught.value) == "Retry in 5s: KeyError('k')"
     (message,) = sent
-    expected = {"id": "T", "retries": 2, "root_id": "ROOT", "parent_id": "T", "timelimit": [9, 8], "origin": "gen1@far", "x": 1}
+    expected = {
+        "id": "T",
+        "retries": 2,
+        "root_id": "ROOT",
+        "parent_id": "T",
+        "timelimit": [9, 8],
+        "origin": "gen1@far",
+        "x": 1,
+    }
     assert {name: message.headers[name] for name in expected} == expected
     assert (message.exchange, message.routing_key, message.reply_to, message.priority) == ("", "media", "Q", 4)
     assert message.headers["eta"]
@@ -240,5 +256,7 @@ def test_without_any_configuration_there_is_an_embedded_broker(tmp_path):
         """)
     )
     env = {name: value for name, value in os.environ.items() if not name.startswith(("FRAMEWORK_", "CELERY"))}
-    done = subprocess.run([sys.executable, "mytasks.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "mytasks.py"], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
     assert done.stdout.strip() == "mytasks.add {'celery': 1} ['framework.db']", done.stderr

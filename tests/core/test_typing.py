@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-SAMPLE = '''
+SAMPLE = """
 from framework import App, shared_task
 from framework.task import Task
 
@@ -36,7 +36,7 @@ reveal_type(add.s(1).delay().get())
 add.delay("one")
 upper.delay()
 bound.delay("x")
-'''
+"""
 
 
 def test_mypy_knows_the_signature_of_a_task(tmp_path):

@@ -8,6 +8,7 @@ import socket
 
 import psutil
 import pytest
+from celery.exceptions import DuplicateNodenameWarning
 
 from support import ledger, workers
 from support.wait import wait_for
@@ -133,14 +134,22 @@ def test_host_name_variables_in_the_node_name(variable, redis_url, start_worker)
 
 
 @pytest.mark.acceptance(12)
-def test_a_second_worker_of_the_same_name_is_warned_about(remote_url, start_worker):
-    first = start_worker("-P", "solo", "-n", "twin@here", broker=remote_url)
-    second = start_worker("-P", "solo", "-n", "twin@here", broker=remote_url)
+def test_a_second_worker_of_the_same_name_is_warned_about(amqp_url, start_worker):
+    first = start_worker("-P", "solo", "-n", "twin@here", broker=amqp_url)
+    second = start_worker("-P", "solo", "-n", "twin@here", broker=amqp_url)
     wait_for(
         lambda: any(worker.lines(r"(?i)WARNING.*twin@here") for worker in (first, second)),
         10,
         lambda: f"a warning in:\n{first.output}\n{second.output}",
     )
+
+
+@pytest.mark.acceptance(12)
+def test_two_workers_of_one_name_are_noticed_by_the_client(redis_url, start_worker, celery_client):
+    for _ in range(2):
+        start_worker("-P", "solo", "-n", "twin@here", broker=redis_url)
+    with pytest.warns(DuplicateNodenameWarning, match="twin@here"):
+        celery_client(redis_url).control.ping(timeout=10, limit=2)
 
 
 @pytest.mark.acceptance(13)

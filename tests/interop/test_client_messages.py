@@ -101,7 +101,9 @@ CALLS = {
     ),
     "queue": lambda app: app.tasks["proj.add"].apply_async((1, 2), task_id=ID, queue="media"),
     "transient": lambda app: app.tasks["proj.add"].apply_async((1, 2), task_id=ID, delivery_mode=1),
-    "retry-like": lambda app: app.tasks["proj.add"].apply_async((1, 2), task_id=ID, retries=2, root_id="r", parent_id="p"),
+    "retry-like": lambda app: app.tasks["proj.add"].apply_async(
+        (1, 2), task_id=ID, retries=2, root_id="r", parent_id="p"
+    ),
     "group member": lambda app: app.tasks["proj.add"].apply_async((1, 2), task_id=ID, group_id="g", group_index=1),
 }
 

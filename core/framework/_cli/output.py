@@ -30,7 +30,10 @@ def print_table(session: Session, columns: Sequence[str], rows: Sequence[Sequenc
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in columns:
+            # A URL is worth a second line: cut, it cannot be copied.
+            table.add_column(column, overflow="fold")
         for row in rows:
             table.add_row(*(Text(str(cell)) for cell in row))
         Console(no_color=session.no_color or None).print(table)

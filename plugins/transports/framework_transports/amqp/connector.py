@@ -1,6 +1,6 @@
 """The connector: makes links to whichever broker answers.
 
-1. Tries the failover addresses in turn, beginning with the one that worked last, or in any order (strategy ``shuffle``).
+1. Tries the failover addresses in turn, beginning with the one that worked last (strategy `shuffle`: in any order).
 2. Says of each that failed why: refused, silent, wrong password, no such virtual host.
 """
 

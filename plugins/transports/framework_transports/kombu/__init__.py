@@ -1,0 +1,122 @@
+"""Any other broker that kombu knows: ``sqs://``, ``filesystem://``, ``mongodb://``, ``zookeeper://`` and so on.
+
+1. `KombuTransport` publishes and fetches through kombu's own channel; it has no fan-out, hence no remote control.
+2. `KombuConsumer` asks each queue in turn. These brokers cannot wake anybody, so a `Ticker` makes its descriptor
+   readable now and then while it is idle: soon after there was work, ever more rarely while there is none.
+3. How safe a fetched message is depends on kombu's transport: `filesystem` has given it away once it is fetched.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+
+from framework.api.transport import Consumer, Producer, Queue, Transport, TransportTraits
+from framework.exceptions import ConnectionLost, TransportError
+from framework_transports.kombu.broker import Broker, without_password
+from framework_transports.kombu.consumer import KombuConsumer
+from framework_transports.kombu.producer import KombuProducer
+
+
+class KombuOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """The table ``[transport.kombu]``."""
+
+    polling_interval: Annotated[
+        float, msgspec.Meta(gt=0, description="Seconds between two looks into empty queues, at most.")
+    ] = 1.0
+    transport_options: Annotated[
+        dict[str, Any], msgspec.Meta(description="What kombu's transport is given, such as data_folder_in or region.")
+    ] = {}
+
+
+class KombuTransport(Transport):
+    """The driver of last resort."""
+
+    options_type: ClassVar[type[msgspec.Struct]] = KombuOptions
+    traits: ClassVar[TransportTraits] = TransportTraits(fanout=False, priorities=False)
+
+    def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
+        super().__init__(url, options, settings)
+        self._lock = threading.Lock()
+        self._admin: Broker | None = None
+
+    @property
+    def display_url(self) -> str:
+        """The URL for people: no password."""
+        return without_password(self.url)
+
+    def _connect(self) -> Broker:
+        return Broker(self.url, self.options.transport_options, self.settings)
+
+    def producer(self) -> Producer:
+        """Connect and return a producer. Raises `ConnectionLost`."""
+        return KombuProducer(self._connect)
+
+    def consumer(self) -> Consumer:
+        """Connect and return a consumer of no queues yet. Raises `ConnectionLost`."""
+        return KombuConsumer(self._connect(), self.options.polling_interval)
+
+    def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
+        """Return how many messages wait in each queue; None when there is no such queue, or the broker cannot count."""
+        with self._asking() as broker:
+            return {queue.name: self._size(broker, queue.name) for queue in queues}
+
+    @staticmethod
+    def _size(broker: Broker, name: str) -> int | None:
+        try:
+            with broker.errors():
+                return int(broker.channel.queue_declare(name, passive=True).message_count)
+        except ConnectionLost:
+            raise
+        except (TransportError, NotImplementedError):
+            return None
+
+    def purge(self, queue: Queue) -> int:
+        """Drop what waits in `queue` and return how much that was."""
+        with self._asking() as broker, broker.errors():
+            return int(broker.channel.queue_purge(queue.name) or 0)
+
+    @contextmanager
+    def _asking(self) -> Iterator[Broker]:
+        with self._lock:
+            if self._admin is None:
+                self._admin = self._connect()
+            try:
+                yield self._admin
+            except ConnectionLost:
+                broken, self._admin = self._admin, None
+                if broken is not None:
+                    broken.close()
+                raise
+
+    def info(self) -> dict[str, Any]:
+        """Return the connection's parameters for `inspect stats`."""
+        from kombu.utils.url import parse_url
+
+        known = parse_url(self.url.partition(";")[0])
+        return {
+            "hostname": known["hostname"],
+            "port": known["port"],
+            "userid": known["userid"],
+            "virtual_host": known["virtual_host"],
+            "transport": known["transport"],
+            # By name only: there may be secrets among them.
+            "transport_options": sorted(self.options.transport_options),
+            "uri_prefix": None,
+            "ssl": bool(self.settings.get("use_ssl")),
+            "heartbeat": self.settings.get("heartbeat") or 0,
+            "connect_timeout": self.settings.get("connection_timeout") or 4.0,
+            "login_method": self.settings.get("login_method"),
+            "insist": False,
+        }
+
+    def close(self) -> None:
+        """Close the connection that `sizes` and `purge` share."""
+        with self._lock:
+            broker, self._admin = self._admin, None
+        if broker is not None:
+            broker.close()

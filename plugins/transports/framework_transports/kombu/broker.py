@@ -1,0 +1,103 @@
+"""The broker as kombu sees it: one connection, one channel, and what their errors mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from typing import Any
+
+from framework.api.transport import Queue
+from framework.exceptions import ConnectionLost, PluginUnavailable, TransportError
+
+
+def library() -> Any:
+    """Import kombu: with the first connection, for it takes its time; as `Any`, for it has no types."""
+    return import_module("kombu")
+
+
+def without_password(urls: str) -> str:
+    """Return `urls`, separated by ``;``, for people."""
+    from kombu.utils.url import maybe_sanitize_url
+
+    return ";".join(str(maybe_sanitize_url(part.strip())) for part in urls.split(";"))
+
+
+class Broker:
+    """One connection of kombu's, and what its errors mean."""
+
+    def __init__(self, url: str, transport_options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        kombu = library()
+        self.display_url = without_password(url)
+        self.connection = kombu.Connection(
+            url,
+            connect_timeout=settings.get("connection_timeout") or 4.0,
+            heartbeat=settings.get("heartbeat") or 0,
+            ssl=settings.get("use_ssl") or False,
+            login_method=settings.get("login_method"),
+            failover_strategy=settings.get("failover_strategy") or "round-robin",
+            transport_options=dict(transport_options),
+        )
+        try:
+            transport = self.connection.transport
+        except ImportError as error:
+            scheme = url.partition("://")[0]
+            raise PluginUnavailable(
+                f"a broker URL with {scheme}:// needs a library that is not installed ({error}): "
+                f"pip install 'kombu[{scheme}]'"
+            ) from error
+        self.lost = (*transport.connection_errors, OSError)
+        self.refused = tuple(transport.channel_errors)
+        with self.errors():
+            self.connection.ensure_connection(max_retries=1, reraise_as_library_errors=False)
+            self.channel: Any = self.connection.channel()
+
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn kombu's errors into ours."""
+        try:
+            yield
+        except self.refused as error:
+            raise TransportError(f"{self.display_url} refused: {error}") from error
+        except self.lost as error:
+            raise ConnectionLost(f"the connection to {self.display_url} is lost: {error}") from error
+
+    def entity(self, queue: Queue) -> Any:
+        """Return `queue` as kombu's, bound to the channel."""
+        kombu = library()
+        exchange = kombu.Exchange(
+            queue.exchange.name,
+            queue.exchange.type,
+            durable=queue.exchange.durable,
+            auto_delete=queue.exchange.auto_delete,
+            arguments=queue.exchange.arguments,
+        )
+        return kombu.Queue(
+            queue.name,
+            exchange,
+            queue.routing_key,
+            durable=queue.durable,
+            exclusive=queue.exclusive,
+            auto_delete=queue.auto_delete,
+            expires=queue.expires,
+            message_ttl=queue.message_ttl,
+            max_length=queue.max_length,
+            max_length_bytes=queue.max_length_bytes,
+            max_priority=queue.max_priority,
+            queue_arguments=queue.queue_arguments,
+            binding_arguments=queue.binding_arguments,
+            no_ack=queue.no_ack,
+        )(self.channel)
+
+    def declare(self, queue: Queue) -> None:
+        """Create `queue`, its exchange and binding."""
+        entity = self.entity(queue)
+        if queue.exchange.name:
+            entity.declare()
+        else:
+            entity.queue_declare()
+
+    def close(self) -> None:
+        """Disconnect; never raises what a lost connection raises."""
+        with suppress(*self.lost, *self.refused):
+            self.connection.release()
