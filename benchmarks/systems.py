@@ -44,7 +44,7 @@ class System(NamedTuple):
 
 
 QUIET = ("--without-gossip", "--without-mingle", "--without-heartbeat")
-OURS = System("framework", "framework", HERE / "apps" / "ours", (), 40_000, 5_000, 40_000)
+OURS = System("framework", "framework", HERE / "apps" / "ours", (), 60_000, 5_000, 40_000)
 CELERY = System("celery", "celery", HERE / "apps" / "celery", QUIET, 4_000, 2_000, 4_000)
 
 

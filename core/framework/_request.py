@@ -98,7 +98,7 @@ class Context:
         is_eager: bool = False,
         incoming: Incoming | None = None,
     ) -> None:
-        """`headers` and `properties` are the message's; with `incoming`, an `args` of None is decoded when asked for."""
+        """`headers` and `properties` are the message's; with `incoming`, missing `args` are decoded when asked for."""
         self._raw = _EMPTY if headers is None else headers
         self._args = args
         self._kwargs = kwargs
@@ -121,7 +121,7 @@ class Context:
         embed: dict[str, Any] | None = None,
         hostname: str | None = None,
     ) -> Context:
-        """Return the context of a message. Without `args` its body is decoded when they, or callbacks, are asked for."""
+        """Return the context of a message. Without `args` its body is decoded when it is asked for."""
         return cls(
             incoming.headers,
             args,

@@ -140,7 +140,7 @@ class Signature(dict[str, Any], Generic[R]):
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
         """Return a copy: `args` put before its own, `kwargs` and options over its own (unless it is immutable)."""
-        made = cast("Signature[R]", self.__class__.__new__(self.__class__))
+        made = self.__class__.__new__(self.__class__)
         dict.__init__(made, self)
         made._type, made._app = self._type, self._app
         merged = {**self.options, **options}
@@ -222,6 +222,7 @@ class Signature(dict[str, Any], Generic[R]):
         return cast("EagerResult[R]", call.type.apply(call.args, call.kwargs, **call.options))
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
+        """Call the function here and now, as a function."""
         call = self.clone(args, kwargs)
         return cast("R", call.type(*call.args, **call.kwargs))
 
@@ -435,6 +436,7 @@ class group(_Several[R]):  # noqa: N801 - called like a function
         return GroupResult(new_id(), [task.apply(**options) for task in work.tasks], app=work.app)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        """Send all tasks."""
         return self.apply_async(args, **options)
 
 

@@ -538,7 +538,7 @@ class GroupResult(ResultSet):
 
 
 def result_from_tuple(value: Any, app: App | None = None) -> Any:
-    """Return the `AsyncResult` or `GroupResult` that ``((id, parent), members or None)`` stands for. Raises `ValueError`."""
+    """Return the result that ``((id, parent), members or None)`` stands for. Raises `ValueError`."""
     try:
         own, members = value
         task_id, parent = own if isinstance(own, (list, tuple)) else (own, None)

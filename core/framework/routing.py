@@ -248,7 +248,7 @@ class Router:
         return self.queues.queue_for(name)
 
     def address(self, options: Mapping[str, Any]) -> Address:
-        """Return where a message with these options goes: queue, exchange, routing_key, exchange_type, delivery_mode."""
+        """Return where a message goes that has these options: queue, exchange, routing_key, …."""
         queue = options.get("queue")
         exchange = options.get("exchange")
         key = options.get("routing_key")
@@ -340,7 +340,8 @@ class _Map:
             target = {"queue": route} if isinstance(route, str) else route
             if not isinstance(target, Mapping):
                 raise ConfigError(
-                    f"the route of {pattern!r} under [task] must be a queue's name or a table such as {{queue = …}}, and is {route!r}"
+                    f"the route of {pattern!r} under [task] must be a queue's name or a table such as "
+                    f"{{queue = …}}, and is {route!r}"
                 )
             if isinstance(pattern, re.Pattern):
                 self._patterns.append((pattern, target))
@@ -380,7 +381,8 @@ def select_queues(
                 queues.queue_for(name)
             except QueueNotFound:
                 raise QueueNotFound(
-                    f"Trying to select queue subset of {names!r}, but queue {name!r} isn't defined in the task_queues setting."
+                    f"Trying to select queue subset of {names!r}, but queue {name!r} isn't defined "
+                    "in the task_queues setting."
                 ) from None
     excluded = set(exclude or ())
     chosen = [queues[name] for name in names if name not in excluded]

@@ -1,6 +1,6 @@
 """Bodies and results: from Python to bytes and back.
 
-1. `encode` and `decode`: JSON with the typed values that kombu adds to it (``{"__type__": …, "__value__": …}``), fast and
+1. `encode` and `decode`: JSON with the typed values kombu adds (``{"__type__": …, "__value__": …}``), fast and
    built in; every other serializer through kombu's registry, imported when first needed.
 2. `decode` refuses what is not accepted, too large (also after decompression) or nested too deep, before it costs
    anything.
@@ -159,7 +159,8 @@ def decode(
     if not accepted(kind, accept):
         wanted = ", ".join(accept) if accept is not None else "json"
         raise ContentRefused(
-            f"the content type {kind!r} is not accepted (accept_content is {wanted}); add its serializer there if you trust every sender"
+            f"the content type {kind!r} is not accepted (accept_content is {wanted}); "
+            "add its serializer there if you trust every sender"
         )
     if max_size is not None and len(body) > max_size:
         raise MessageTooLarge(
@@ -222,7 +223,7 @@ def _decode_by_registry(body: bytes, content_type: str, content_encoding: str) -
         return registry.loads(body, content_type, content_encoding, accept={content_type})  # type: ignore[no-untyped-call]
     except RecursionError:
         raise MessageTooLarge("the body is nested too deep") from None
-    except Exception as error:  # noqa: BLE001 - each library has errors of its own, and the bytes come from outside
+    except Exception as error:
         raise MessageUndecodable(f"the body is not {content_type}: {error}") from error
 
 
@@ -252,7 +253,7 @@ def decode_task(
     max_size: int | None = None,
     max_nesting: int = MAX_NESTING,
 ) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    """Return ``(args, kwargs, embed)`` of the call in `incoming`; `embed` has callbacks, errbacks, chain and chord where given.
+    """Return ``(args, kwargs, embed)`` of the call in `incoming`; `embed` has callbacks, errbacks, chain, chord.
 
     A protocol 1 or hybrid message gets the headers of protocol 2: `incoming.headers` is replaced.
     Raises `MessageError`.

@@ -297,7 +297,7 @@ class Task(Generic[P, R]):
             request.add_child(AsyncResult(request.id, app=self.app))
 
     def replace(self, sig: Signature[Any]) -> NoReturn:
-        """Have `sig` run instead of the running call: it takes over the id, the callbacks and the place in a chain or group.
+        """Have `sig` run instead of the running call: it takes over its id, callbacks and place in a chain or group.
 
         Raises `Ignore`, which ends this run without a result.
         """

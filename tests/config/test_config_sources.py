@@ -317,15 +317,3 @@ def test_installed_sources_are_those_of_every_application(read):
         assert conf.settings.worker.concurrency == 3
     finally:
         sources.install(None)
-
-
-def test_adopted_settings_are_final(read):
-    conf = Conf()
-    settings = resolve(read("[worker]\nconcurrency = 3\n")).settings
-    try:
-        sources.adopt(settings)
-        conf.worker_concurrency = 1
-        assert conf.settings is settings
-        assert conf.worker_concurrency == 3
-    finally:
-        sources.adopt(None)

@@ -90,7 +90,8 @@ def test_what_json_cannot_hold_is_a_type_error_with_a_remedy():
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b"\xff\xfe", b"", b"nonsense", b'{"__type__": "no such", "__value__": 1}', b'{"__type__": "uuid", "__value__": 3}',
+    [b"{", b"\xff\xfe", b"", b"nonsense", b'{"__type__": "no such", "__value__": 1}',
+     b'{"__type__": "uuid", "__value__": 3}',
      b'{"__type__": "base64", "__value__": "?"}', b'{"__type__": ["x"], "__value__": 1}'],
 )  # fmt: skip
 def test_bytes_that_are_no_json_are_undecodable(body):
@@ -98,7 +99,7 @@ def test_bytes_that_are_no_json_are_undecodable(body):
         decode(body)
 
 
-@pytest.mark.parametrize("open_, close", [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize(("open_", "close"), [("[", "]"), ('{"a":', "}")])
 @pytest.mark.parametrize("levels", [1001, 10_000, 200_000])
 def test_endless_nesting_is_too_large_and_nothing_worse(open_, close, levels):
     with pytest.raises(MessageTooLarge):
@@ -124,7 +125,7 @@ def test_compression_both_ways(name):
 
 
 @pytest.mark.parametrize(
-    "mime, pack",
+    ("mime", "pack"),
     [("application/x-gzip", zlib.compress), ("application/x-bz2", bz2.compress), ("application/x-lzma", lzma.compress)],
 )
 def test_a_body_that_swells_beyond_the_limit_is_refused_and_damage_is_undecodable(mime, pack):

@@ -1,4 +1,4 @@
-"""Tasks and the application: registering, naming, checking, calling, retrying; without a broker where there need be none."""
+"""Tasks and the application: registering, naming, checking, calling, retrying."""
 
 from __future__ import annotations
 
@@ -237,7 +237,8 @@ def test_a_shared_task_belongs_to_every_application(app):
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, framework; print(sorted(m for m in sys.modules if m.split('.')[0] in {'kombu','redis','msgspec','pluggy','amqp'}))"
+    heavy = {"kombu", "redis", "msgspec", "pluggy", "amqp"}
+    code = f"import sys, framework; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -251,7 +252,8 @@ def test_without_any_configuration_there_is_an_embedded_broker(tmp_path):
         def add(x, y): return x + y
         if __name__ == "__main__":
             add.delay(1, 2)
-            print(add.name, app.transport.sizes([app.queue_for("celery")]), sorted(p for p in __import__("os").listdir() if p.endswith(".db")))
+            import glob
+            print(add.name, app.transport.sizes([app.queue_for("celery")]), glob.glob("*.db"))
             app.close()
         """)
     )

@@ -141,10 +141,9 @@ def redis_broken_worker(redis_server, tmp_path_factory):
         worker.wait_ready()
 
         def check(raw):
-            before = queues.waiting(url, DLQ)
+            before, done = queues.waiting(url, DLQ), ledger.size(path) + 1
             queues.push_bytes(url, raw)
             app.tasks["proj.record"].delay("good")
-            done = ledger.size(path) + 1
             wait_for(lambda: ledger.size(path) >= done or not worker.running, 10, lambda: worker.output[-3000:])
             wait_for(lambda: queues.waiting(url, DLQ) == before + 1, 10, lambda: worker.output[-3000:])
             assert worker.running, worker.output

@@ -149,7 +149,7 @@ def test_two_workers_of_one_name_are_noticed_by_the_client(redis_url, start_work
     for _ in range(2):
         start_worker("-P", "solo", "-n", "twin@here", broker=redis_url)
     with pytest.warns(DuplicateNodenameWarning, match="twin@here"):
-        celery_client(redis_url).control.ping(timeout=10, limit=2)
+        inspect(celery_client, redis_url, 2).ping()
 
 
 @pytest.mark.acceptance(13)

@@ -15,14 +15,13 @@ import redis
 
 ID = "11111111-2222-4333-8444-555555555555"
 WHEN = datetime(2031, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
-KEYS = [b"celery", b"celery\x06\x163", b"celery\x06\x166", b"celery\x06\x169"]
 
 
 def take(url):
     """Return all messages as ``(list key, envelope)``, bodies decoded, oldest first."""
     found = []
     with redis.Redis.from_url(url) as client:
-        for key in [key for key in client.keys() if client.type(key) == b"list"]:
+        for key in [key for key in client.scan_iter() if client.type(key) == b"list"]:
             while (raw := client.rpop(key)) is not None:
                 envelope = json.loads(raw)
                 body = base64.b64decode(envelope["body"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+
 from framework._plugins import catalog, loader
 from framework.exceptions import ConfigError, PluginConflict, PluginInvalid, PluginNotFound, PluginUnavailable
 

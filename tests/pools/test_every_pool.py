@@ -168,7 +168,7 @@ def test_info_has_every_key(make):
     for key in ("implementation", "max-concurrency", "processes", "max-tasks-per-child", "timeouts", "writes"):
         assert key in info
     assert "put-guarded-by-semaphore" in info
-    assert len(info["processes"]) == info["max-concurrency"]
+    wait_for(lambda: len(pool.pids()) == info["max-concurrency"], 10, "every slot to have come up")
 
 
 def test_grow_and_shrink(make):

@@ -11,5 +11,7 @@ def test_pushed_messages_wait(broker_url, rabbit_server):
         with rabbit_server.connect(broker_url.rsplit("/", 1)[1]) as connection:
             connection.channel().queue_declare("q", durable=True, auto_delete=False)
     for _ in range(3):
-        queues.push(broker_url, b"[[], {}, {}]", {"task": "t", "id": "i"}, queue="q", properties={"correlation_id": "i"})
+        queues.push(
+            broker_url, b"[[], {}, {}]", {"task": "t", "id": "i"}, queue="q", properties={"correlation_id": "i"}
+        )
     assert queues.waiting(broker_url, "q") == 3

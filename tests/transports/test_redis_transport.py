@@ -287,6 +287,16 @@ def test_a_wake_up_that_flush_or_heartbeat_swallowed_is_passed_on(producer: Any,
         delivery.ack()
 
 
+def test_what_an_idle_consumer_gives_back_wakes_it(producer: Any, consumer: Any) -> None:
+    producer.publish([message(0)])
+    for settle in (consumer.flush, lambda: None, consumer.flush):
+        (delivery,) = await_fetch(consumer, 1)
+        assert consumer.fetch(5) == []
+        delivery.reject(requeue=True)
+        settle()
+    assert ids(await_fetch(consumer, 1)) == ["0"]
+
+
 def test_a_consumer_without_room_does_not_spin(producer: Any, consumer: Any) -> None:
     assert consumer.fetch(10) == []
     producer.publish([message()])

@@ -6,6 +6,7 @@ import socket
 import threading
 
 import pytest
+
 from framework.worker.loop import Loop
 
 

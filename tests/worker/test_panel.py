@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from framework.exceptions import ConfigError
 from framework.worker.control import Panel, control_command, inspect_command
 from framework.worker.panel import COMMANDS, Command

@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+
 from framework import exitcodes
 from framework.exceptions import MessageUndecodable
 from framework.worker.backoff import Backoff

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from framework._policy import TaskPolicy
 from framework.api import pool
 from framework.worker.settle import Action, decide

@@ -26,7 +26,6 @@ from framework._config.sources import display_path
 from framework.exceptions import AppNotFound
 
 if TYPE_CHECKING:
-    from framework._config.settings import Settings
     from framework.app import App
 
 _ATTRIBUTES: Final = ("app", "celery")
@@ -102,23 +101,15 @@ def find_app(target: str | None, configured: str | None = None, directory: str |
     return LocatedApp(app, f"{module_name}:{name}", (here,))
 
 
-def load_app(
-    target: str,
-    settings: Settings | None = None,
-    path: Sequence[str] = (),
-    given: Mapping[str, Any] | None = None,
-) -> App:
+def load_app(target: str, path: Sequence[str], given: Mapping[str, Any]) -> App:
     """Import the application of a `LocatedApp` in another process, with its worker's configuration.
 
-    `given`: the worker's `Sources` as builtins, to which `app.conf` adds what code says (routing functions cannot be
-    sent); or `settings`: all of it, resolved. Raises `AppNotFound`.
+    `given`: the worker's `Sources` as builtins. What code says is read anew: routing functions cannot be sent.
+    Raises `AppNotFound`.
     """
-    if given is not None:
-        sources.install(msgspec.convert(given, sources.Sources))
+    sources.install(msgspec.convert(given, sources.Sources))
     for directory in reversed(path or (os.getcwd(),)):
         extend_path(directory)
-    if settings is not None:
-        sources.adopt(settings)
     module, _, attribute = target.partition(":")
     app = _attribute(_import(module, path[0] if path else os.getcwd()), attribute)
     import_modules(app)

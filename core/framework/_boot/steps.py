@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from framework._boot.consumption import Consumption
+from framework._documents import Documents
 from framework._plugins import catalog, loader
 from framework._plugins.hooks import Hooks
 from framework.api.pool import Pool, PoolContext
@@ -25,7 +26,6 @@ from framework.worker.clock import Clock
 from framework.worker.control import COMMANDS, ConsumerView, ControlState, Qos
 from framework.worker.deadletters import DeadLetters
 from framework.worker.dispatch import Dispatch
-from framework._documents import Documents
 from framework.worker.intake import Intake
 from framework.worker.logs import setup_logging
 from framework.worker.loop import Loop

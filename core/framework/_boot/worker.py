@@ -57,7 +57,7 @@ class WorkerRun:
             "factory": "framework.worker.execute:from_recipe",
             "app": located.target,
             "path": list(located.path),
-            "settings": msgspec.to_builtins(self.settings),
+            "sources": msgspec.to_builtins(config.sources),
             "hostname": self.hostname,
         }
         self.began = time.monotonic()

@@ -71,8 +71,6 @@ class Conf(MutableMapping[str, Any]):
     @property
     def config(self) -> Config:
         """The settings with their origins."""
-        if (adopted := _sources.adopted()) is not None:
-            return adopted
         resolved = self._resolved
         installed = _sources.installed()
         if resolved is None or (installed is not None and resolved.sources is not installed):

@@ -110,7 +110,6 @@ class Config(msgspec.Struct):
 # ---------------------------------------------------------------- process-wide sources
 
 _installed: Sources | None = None
-_adopted: Config | None = None
 
 
 def install(sources: Sources | None) -> None:
@@ -122,17 +121,6 @@ def install(sources: Sources | None) -> None:
 def installed() -> Sources | None:
     """Return what `install` was given."""
     return _installed
-
-
-def adopt(settings: Settings | None) -> None:
-    """Let every `app.conf` of this process be `settings`: a child is given its worker's. None: undo."""
-    global _adopted
-    _adopted = Config(settings, {}, Sources()) if settings is not None else None
-
-
-def adopted() -> Config | None:
-    """Return what `adopt` was given."""
-    return _adopted
 
 
 # ---------------------------------------------------------------- reading

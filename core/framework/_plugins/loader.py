@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 from collections.abc import Mapping
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from framework.api.pool import Pool
     from framework.api.result_store import ResultStore
     from framework.api.transport import Transport
+
+logger = logging.getLogger(__name__)
 
 #: Schemes that no transport plugin claims but kombu may know go to the plugin of this name.
 FALLBACK_TRANSPORT = "kombu"
@@ -91,7 +94,9 @@ def _import(info: PluginInfo) -> Any:
 
 def _missing_text(info: PluginInfo, error: ModuleNotFoundError) -> str:
     extra = _extra_with(info.distribution, error.name or "")
-    if extra:
+    if error.name and info.target.startswith(error.name.partition(".")[0]):
+        remedy = f"the installation is incomplete, reinstall {info.distribution}"
+    elif extra:
         remedy = f"pip install '{info.distribution}[{extra}]'"
     else:
         remedy = f"pip install {error.name}" if error.name else f"reinstall {info.distribution}"
@@ -189,8 +194,10 @@ def make_transport(settings: Any) -> Transport:
     name = transport_name(url)
     plugin = load("transport", name)
     # Aliases of one driver (redis, rediss, …) share the table of the first name it was written under.
-    tables = settings.transport
-    table = {**tables.get(_family_table(name), {}), **broker.transport_options}
+    table = {
+        **settings.transport.get(_family_table(name), {}),
+        **_loose_options(name, plugin, broker.transport_options),
+    }
     return plugin(  # type: ignore[no-any-return]
         url,
         options("transport", _family_table(name), plugin, table),
@@ -202,6 +209,20 @@ def make_transport(settings: Any) -> Transport:
             "login_method": broker.login_method,
         },
     )
+
+
+def _loose_options(name: str, plugin: type[Plugin], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a driver understands of `transport_options`, which one Celery configuration shares among brokers.
+
+    A driver that hands options on (it has an option `transport_options`) gets them all; else what it does not know is
+    left out with a note.
+    """
+    known = {field.encode_name for field in msgspec.structs.fields(plugin.options_type)}
+    if "transport_options" in known:
+        return {"transport_options": given} if given else {}
+    if unknown := sorted(given.keys() - known):
+        logger.warning("The transport %r has no use for these transport_options: %s", name, ", ".join(unknown))
+    return {key: value for key, value in given.items() if key in known}
 
 
 def _family_table(name: str) -> str:

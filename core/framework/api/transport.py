@@ -97,6 +97,13 @@ class Delivery(ABC):
     def reject(self, *, requeue: bool) -> None:
         """Give the message back (to the front of its queue where the broker can), or drop it."""
 
+    def release(self) -> None:
+        """Give the message back as if it had never been fetched: nothing was tried, so no delivery is counted.
+
+        A broker that counts by itself counts all the same.
+        """
+        self.reject(requeue=True)
+
 
 class Producer(ABC):
     """Publishes messages. Any thread may call; calls do not interleave."""

@@ -14,13 +14,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from framework._documents import FAILURE, REVOKED
 from framework.api.pool import Job
 from framework.api.transport import Delivery
 from framework.exceptions import MessageError, MessageUndecodable, NotRegistered, TaskRevokedError
 from framework.message import Head, Incoming, Payload, read, read_head
 from framework.serialization import decode_task, encode
 from framework.worker.deadletters import DeadLetters
-from framework._documents import FAILURE, REVOKED
 from framework.worker.item import Item
 from framework.worker.revokes import Revokes
 from framework.worker.schedule import Schedule

@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from framework import _followups
+from framework._documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
+from framework._request import Context, pop_request, push_request
+from framework._saferepr import safe_repr
 from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
 from framework.api.result_store import Record
 from framework.exceptions import FrameworkError, Ignore, MessageError, Reject, Retry
 from framework.message import Incoming, read
-from framework._saferepr import safe_repr
 from framework.serialization import decode_task
-from framework._request import Context, pop_request, push_request
 from framework.task import Task
-from framework._documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
 from framework.worker.logs import redirect_stdouts, setup_logging
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ class TaskWorkload:
         """Get this process ready for its first job."""
         if self._own_process:
             self._app.hooks.load_installed()
-            setup_logging(self._settings.worker, self._hostname, self._app.hooks)
+            # A pool of processes numbers them, for %i and %I in the name of the log file.
+            index = int(os.environ.get("FRAMEWORK_PROCESS_INDEX", "0"))
+            setup_logging(self._settings.worker, self._hostname, self._app.hooks, index)
         if self._settings.worker.redirect_stdouts:
             redirect_stdouts(self._settings.worker.redirect_stdouts_level)
         self._bind()
@@ -325,9 +327,9 @@ def make(app: App, settings: Settings, hostname: str) -> TaskWorkload:
 
 def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:
     """Make the workload of a process that starts from nothing: import the application the recipe names."""
-    from framework._boot.locate import load_app
-    from framework._config.settings import Settings as SettingsType
+    # By name: `_boot` is above the worker, and only this entry into a new process turns around.
+    from importlib import import_module
 
-    settings = msgspec.convert(recipe["settings"], SettingsType)
-    app = load_app(recipe["app"], settings)
-    return TaskWorkload(app, settings, recipe["hostname"], own_process=True)
+    locate = import_module("framework._boot.locate")
+    app = locate.load_app(recipe["app"], recipe["path"], recipe["sources"])
+    return TaskWorkload(app, app.conf.settings, recipe["hostname"], own_process=True)

@@ -50,6 +50,7 @@ class Intake:
         self._on_lost: Callable[[ConnectionLost], object] | None = None
         self._told = 0
         self._asked = False
+        self._paused = False
         #: Read, decided, and waiting for a slot.
         self.backlog: deque[Item] = deque()
         self.fetching = True
@@ -72,7 +73,8 @@ class Intake:
         self._consumer = consumer
         self._on_lost = on_lost
         self._told = 0
-        self._loop.add_reader(consumer.fileno(), self.ask)
+        self._paused = False
+        self._loop.add_reader(consumer.fileno(), self._readable)
         self.ask()
 
     def detach(self) -> None:
@@ -90,6 +92,20 @@ class Intake:
         return held
 
     # ------------------------------------------------------------ ticking
+
+    def _readable(self) -> None:
+        if self._room() > 0:
+            self.ask()
+        elif self._consumer is not None:
+            # There may be messages and there is no room for them: until there is, do not wake up for them again.
+            self._loop.remove_reader(self._consumer.fileno())
+            self._paused = True
+
+    def _room(self) -> int:
+        """Return how many messages fit."""
+        if not self.fetching or self._settle.overfull:
+            return 0
+        return self._prefetch.limit - len(self._settle.running) - len(self.backlog) - len(self._schedule)
 
     def ask(self) -> None:
         """Have a tick follow soon."""
@@ -116,10 +132,13 @@ class Intake:
         if limit != self._told:
             self._told = limit
             consumer.prefetch(limit)
-        room = limit - len(self._settle.running) - len(self.backlog) - len(self._schedule)
-        if not self.fetching or room <= 0 or self._settle.overfull:
+        room = self._room()
+        if room <= 0:
             consumer.flush()
             return
+        if self._paused:
+            self._paused = False
+            self._loop.add_reader(consumer.fileno(), self._readable)
         deliveries = consumer.fetch(room)
         if not deliveries:
             return
@@ -169,7 +188,7 @@ class Intake:
             for item in reversed(unstarted):
                 if not item.acknowledged:
                     item.acknowledged = True
-                    item.delivery.reject(requeue=True)
+                    item.delivery.release()
                     given_back += 1
             if self._consumer is not None:
                 self._consumer.flush()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from framework._documents import FAILURE, REVOKED, SUCCESS, Documents
 from framework.api import pool as outcomes
 from framework.api.loop import Loop
 from framework.api.pool import Outcome
@@ -21,7 +22,6 @@ from framework.api.result_store import Record, ResultStore
 from framework.exceptions import ConnectionLost, FrameworkError
 from framework.message import Head
 from framework.worker.deadletters import DeadLetters
-from framework._documents import FAILURE, REVOKED, SUCCESS, Documents
 from framework.worker.item import Item
 from framework.worker.prefetch import Prefetch
 

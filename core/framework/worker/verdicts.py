@@ -9,6 +9,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from framework import _followups
+from framework._documents import FAILURE, REVOKED, Documents
+from framework._request import Context
 from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
 from framework.exceptions import (
@@ -19,8 +21,6 @@ from framework.exceptions import (
     WorkerLostError,
 )
 from framework.message import read
-from framework._request import Context
-from framework._documents import FAILURE, REVOKED, Documents
 from framework.worker.settle import Settle
 
 if TYPE_CHECKING:

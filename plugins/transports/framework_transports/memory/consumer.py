@@ -33,16 +33,20 @@ class MemoryDelivery(Delivery):
 
     def ack(self) -> None:
         """The message is done with; a second settlement is ignored."""
-        self._settle(requeue=False)
+        self._settle(None)
 
     def reject(self, *, requeue: bool) -> None:
         """Drop the message, or put it back to the front of its queue."""
-        self._settle(requeue=requeue)
+        self._settle(1 if requeue else None)
 
-    def _settle(self, *, requeue: bool) -> None:
+    def release(self) -> None:
+        """Put the message back to the front of its queue, uncounted."""
+        self._settle(0)
+
+    def _settle(self, counted: int | None) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            consumer.settled.append((self._waiting.number, requeue))
+            consumer.settled.append((self._waiting.number, counted))
 
 
 class MemoryConsumer(Consumer):
@@ -56,8 +60,8 @@ class MemoryConsumer(Consumer):
         self.names: list[str] = []
         self.armed = False
         self.signal = Signal()
-        #: Numbers of messages to settle by the next `fetch` or `flush`, and whether each goes back.
-        self.settled: list[tuple[int, bool]] = []
+        #: Numbers of messages to settle by the next `fetch` or `flush`; by how much each is counted if it goes back.
+        self.settled: list[tuple[int, int | None]] = []
         self._loans: dict[int, tuple[str, Waiting]] = {}
         self._turn = 0
         self._unanswered = False
@@ -121,16 +125,17 @@ class MemoryConsumer(Consumer):
     def _settle(self, broker: Broker) -> None:
         settled, self.settled = self.settled, []
         back = {}
-        for number, requeue in settled:
+        for number, counted in settled:
             loan = self._loans.pop(number, None)
-            if loan is not None and requeue:
-                back[number] = loan
+            if loan is not None and counted is not None:
+                name, waiting = loan
+                back[number] = (name, waiting._replace(deliveries=waiting.deliveries + counted))
         self._put_back(broker, back)
 
     def _put_back(self, broker: Broker, loans: Mapping[int, tuple[str, Waiting]]) -> None:
         for name, waiting in loans.values():
             if name in broker.queues:
-                heapq.heappush(broker.queues[name], waiting._replace(deliveries=waiting.deliveries + 1))
+                heapq.heappush(broker.queues[name], waiting)
         broker.wake({name for name, _ in loans.values()})
 
     def flush(self) -> None:
@@ -163,7 +168,11 @@ class MemoryConsumer(Consumer):
         with broker.lock:
             self._settle(broker)
             broker.consumers.discard(self)
-            self._put_back(broker, self._loans)
+            began = {
+                number: (name, waiting._replace(deliveries=waiting.deliveries + 1))
+                for number, (name, waiting) in self._loans.items()
+            }
+            self._put_back(broker, began)
             self._loans = {}
             for name in self.names:
                 broker.release(name)

@@ -218,6 +218,10 @@ class RedisConsumer(Consumer):
     def _settlements(self) -> list[Command]:
         commands: list[Command] = []
         for lane in self._lanes.values():
+            if lane.requeues:
+                # The server pushes what others change, not what this connection puts back, and forgets the watch.
+                self._quiet = False
+                self._pushed = True
             lane.settlements(commands)
         for lane in self._retired.values():
             lane.settlements(commands)
@@ -225,11 +229,11 @@ class RedisConsumer(Consumer):
 
     def flush(self) -> None:
         """Send settlements now."""
+        self._pushed = False
         self._aside(self._settlements())
 
     def _aside(self, commands: list[Command]) -> list[Any]:
         """Run `commands` outside of `fetch`: a wake-up that comes in meanwhile is passed on."""
-        self._pushed = False
         replies: list[Any] = []
         if commands:
             replies = self._link.run(commands)
@@ -248,6 +252,7 @@ class RedisConsumer(Consumer):
 
     def heartbeat(self) -> None:
         """Renew the leases; put back what dead workers left."""
+        self._pushed = False
         lanes = [*self._lanes.values(), *self._retired.values()]
         if not lanes:
             self._aside([("PING",)])

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from framework.api.resp import Argument, Call, Command
 from framework.api.transport import Delivery
-from framework.message import delivery_count
+from framework.message import delivery_count, mark_redelivered
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.scripts import script
 
@@ -29,8 +29,9 @@ class Lane:
         self.lists = keys.lists(name)
         self.lease = keys.lease(name, consumer)
         self.leases = keys.leases(name)
-        #: Fields of the lease hash to drop, and to put back, with the next round trip.
+        #: Fields of the lease hash to drop with the next round trip.
         self.acks: list[Argument] = []
+        #: The same to put back, each followed by the new payload, or nothing for the one it has.
         self.requeues: list[Argument] = []
 
     def settlements(self, commands: list[Command]) -> None:
@@ -61,8 +62,17 @@ class RedisDelivery(Delivery):
         self._lane.acks.append(self._field)
 
     def reject(self, *, requeue: bool) -> None:
-        """Put the message back to the front as it was, or drop it."""
-        (self._lane.requeues if requeue else self._lane.acks).append(self._field)
+        """Put the message back to the front, with the count raised, or drop it."""
+        if requeue:
+            payload = self.payload
+            assert isinstance(payload, bytes)
+            self._lane.requeues += (self._field, mark_redelivered(payload, self.deliveries + 1))
+        else:
+            self._lane.acks.append(self._field)
+
+    def release(self) -> None:
+        """Put the message back to the front as it was."""
+        self._lane.requeues += (self._field, b"")
 
 
 class BroadcastDelivery(Delivery):

@@ -39,7 +39,7 @@ _SETTLE_DONE = (
     "DELETE FROM framework_messages WHERE id IN (SELECT value FROM json_each(?)) AND (owner = ? OR owner IS NULL)"
 )
 _SETTLE_BACK = (
-    "UPDATE framework_messages SET owner = NULL, deliveries = deliveries + 1 "
+    "UPDATE framework_messages SET owner = NULL, deliveries = deliveries + {counted} "
     "WHERE id IN (SELECT value FROM json_each(?)) AND owner = ?"
 )
 _RESERVE = (
@@ -76,14 +76,22 @@ class SqliteDelivery(Delivery):
             self._consumer = None
             (consumer.back if requeue else consumer.done).append(self._id)
 
+    def release(self) -> None:
+        """Put the message back to the front of its queue, uncounted."""
+        consumer = self._consumer
+        if consumer is not None:
+            self._consumer = None
+            consumer.unused.append(self._id)
+
 
 class SqliteConsumer(Consumer):
     """Fetches from tables."""
 
     def __init__(self, database: Database, lease: float) -> None:
-        #: Ids of messages to delete and to put back, in the next transaction.
+        #: Ids of messages to delete, to put back, and to put back uncounted, in the next transaction.
         self.done: list[int] = []
         self.back: list[int] = []
+        self.unused: list[int] = []
         self._database = database
         self._lease = lease
         # Often enough for the lease; and never rarely: it is the safety net for a wake-up that a dying producer
@@ -162,28 +170,32 @@ class SqliteConsumer(Consumer):
         """
         if self._bell.drain():
             self._unanswered = True
-        if self.done or self.back:
+        if self._unsettled():
             self._transact(0)
 
+    def _unsettled(self) -> bool:
+        return bool(self.done or self.back or self.unused)
+
     def _transact(self, limit: int) -> list[Delivery]:
-        if limit and not (self.done or self.back) and not self._is_any_ready():
+        if limit and not self._unsettled() and not self._is_any_ready():
             return []
         if not self._queues:
             limit = 0
-        if not (limit or self.done or self.back):
+        if not (limit or self._unsettled()):
             return []
         if time.monotonic() > self._renew_at + self._lease:
             # Our lease may have lapsed while we were held up, and what is reserved under it would be
             # nobody's.
             self._renew()
-        done, back = len(self.done), len(self.back)
+        done, back, unused = len(self.done), len(self.back), len(self.unused)
         with self._database.write() as connection:
             self._settle(connection)
             rows = self._rows(connection, limit) if limit else []
         # Only now: after a failed transaction `close` tries again.
         del self.done[:done]
         del self.back[:back]
-        if back:
+        del self.unused[:unused]
+        if back or unused:
             self._ringer.ring_all(CONSUMER_BELL)
         # An UPDATE returns its rows in any order.
         rows.sort()
@@ -211,8 +223,9 @@ class SqliteConsumer(Consumer):
     def _settle(self, connection: sqlite3.Connection) -> None:
         if self.done:
             connection.execute(_SETTLE_DONE, (_ids(self.done).decode(), self._id))
-        if self.back:
-            connection.execute(_SETTLE_BACK, (_ids(self.back).decode(), self._id))
+        for ids, counted in ((self.back, 1), (self.unused, 0)):
+            if ids:
+                connection.execute(_SETTLE_BACK.format(counted=counted), (_ids(ids).decode(), self._id))
 
     def _rows(self, connection: sqlite3.Connection, limit: int) -> list[tuple[int, int, int, int, bytes]]:
         queues = len(self._queues)
@@ -287,4 +300,5 @@ class SqliteConsumer(Consumer):
             unregister(connection, self._id)
         self.done.clear()
         self.back.clear()
+        self.unused.clear()
         self._ringer.ring_all(CONSUMER_BELL)

@@ -1,11 +1,15 @@
--- Puts messages that are on loan back to the front of their queue, as they are.
--- KEYS: the consumer's lease hash, the queue's lists. ARGV: fields of the hash; the last one is served first.
+-- Puts messages that are on loan back to the front of their queue.
+-- KEYS: the consumer's lease hash, the queue's lists. ARGV: field, payload ('' for as it is), ...; the last one is served first.
 -- Returns how many were still on loan.
 local count = 0
-for _, field in ipairs(ARGV) do
+for index = 1, #ARGV, 2 do
+  local field = ARGV[index]
   local payload = redis.call('HGET', KEYS[1], field)
   if payload then
     redis.call('HDEL', KEYS[1], field)
+    if ARGV[index + 1] ~= '' then
+      payload = ARGV[index + 1]
+    end
     local list = tonumber(string.match(field, ':(%d+)$'))
     redis.call('RPUSH', KEYS[list + 2], payload)
     count = count + 1

@@ -1,0 +1,99 @@
+"""Results: waited for, read and raised again; the documents are those that a worker stores."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from framework import App, chain, group
+from framework._documents import Documents
+from framework.api.result_store import Record
+from framework.exceptions import ConfigError, TaskRevokedError, TimeoutError  # noqa: A004 - the name users catch
+
+
+@pytest.fixture
+def app(sqlite_url):
+    app = App("proj", broker=sqlite_url, backend=sqlite_url)
+    yield app
+    app.close()
+
+
+def store(app, task_id, state, value, **more):
+    compression = more.pop("compression", None)
+    document = Documents("json", compression).build(state, value, task_id, **more)
+    app.result_store.store([Record(task_id, document, state)])
+
+
+def test_a_result_is_waited_for_read_and_forgotten(app):
+    result = app.AsyncResult("A")
+    assert (result.state, result.result, result.ready()) == ("PENDING", None, False)
+    with pytest.raises(TimeoutError):
+        result.get(timeout=0.05)
+    threading.Timer(0.05, store, (app, "A", "SUCCESS", {"x": [1]})).start()
+    assert result.get(timeout=10) == {"x": [1]}
+    assert result.successful()
+    assert result.date_done is not None
+    result.forget()
+    assert app.AsyncResult("A").state == "PENDING"
+
+
+def test_a_failure_is_raised_as_what_it_was(app):
+    store(app, "A", "FAILURE", ValueError("boom", 3), traceback="Traceback …", children=[[["C", None], None]])
+    store(app, "B", "REVOKED", TaskRevokedError("terminated"))
+    failed = app.AsyncResult("A")
+    with pytest.raises(ValueError, match="boom") as caught:
+        failed.get(timeout=5)
+    assert caught.value.args == ("boom", 3)
+    assert isinstance(failed.get(propagate=False), ValueError)
+    assert (failed.failed(), failed.traceback, failed.children[0].id) == (True, "Traceback …", "C")
+    with pytest.raises(TaskRevokedError):
+        app.AsyncResult("B").get(timeout=5)
+
+
+def test_a_compressed_document_and_one_of_the_tasks_own_state(app):
+    store(app, "A", "SUCCESS", "x" * 999, compression="gzip")
+    store(app, "B", "PROGRESS", {"done": 5})
+    assert app.AsyncResult("A").get(timeout=5) == "x" * 999
+    assert (app.AsyncResult("B").state, app.AsyncResult("B").info) == ("PROGRESS", {"done": 5})
+
+
+def test_many_results_are_waited_for_together(app):
+    both = app.ResultSet([app.AsyncResult("A"), app.AsyncResult("B")])
+    store(app, "B", "SUCCESS", 2)
+    assert (both.completed_count(), both.ready()) == (1, False)
+    threading.Timer(0.05, store, (app, "A", "SUCCESS", 1)).start()
+    assert [value for _result, value in both.iterate(timeout=10)] == [2, 1]
+    assert both.join(timeout=5) == [1, 2]
+    assert both.successful()
+    store(app, "C", "FAILURE", KeyError("k"))
+    both.add(app.AsyncResult("C"))
+    with pytest.raises(KeyError):
+        both.join(timeout=5)
+
+
+def test_a_chain_that_fails_early_ends_the_wait(app):
+    @app.task
+    def add(x, y):
+        return x + y
+
+    last = chain(add.s(1, 2), add.s(3)).apply_async()
+    store(app, last.parent.id, "FAILURE", ValueError("early"))
+    with pytest.raises(ValueError, match="early"):
+        last.get(timeout=10)
+
+
+def test_ignored_results_are_not_waited_for(app):
+    @app.task(ignore_result=True)
+    def quiet():
+        pass
+
+    assert quiet.delay().get() is None
+    assert group(quiet.si(), quiet.si()).apply_async().id
+
+
+def test_without_a_store_the_error_says_what_to_set(sqlite_url):
+    app = App("proj", broker=sqlite_url, backend="none://")
+    with pytest.raises(ConfigError, match="set backend under"):
+        app.AsyncResult("A").get(timeout=1)
+    app.close()
