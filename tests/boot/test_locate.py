@@ -35,7 +35,6 @@ def project(tmp_path, monkeypatch):
     for name in set(sys.modules) - before:
         if getattr(sys.modules[name], "__file__", None) and str(tmp_path) in str(sys.modules[name].__file__):
             del sys.modules[name]
-    sources.adopt(None)
     sources.install(None)
 
 
@@ -137,19 +136,11 @@ def test_a_mistake_is_one_sentence(project, files, target, text):
 # ---------------------------------------------------------------- other processes, other modules
 
 
-def test_another_process_is_given_the_settings(project):
-    directory = project(locm=APP.format(name="app") + "seen = app.conf.worker_concurrency\n")
-    settings = Settings(worker=WorkerSettings(concurrency=7))
-    app = load_app("locm:app", settings, [str(directory)])
-    assert app.conf.settings is settings
-    assert sys.modules["locm"].seen == 7
-
-
 def test_another_process_is_given_the_sources_and_has_its_own_code(project):
     code = "def route(name, args, kwargs, options, task=None):\n    return None\napp.conf.task_routes = [route]\n"
     directory = project(locm2=APP.format(name="app") + code)
     found = sources.load(environ={}, flags={"worker_concurrency": ("-c", "7")})
-    app = load_app("locm2:app", path=[str(directory)], given=marshal.loads(marshal.dumps(msgspec.to_builtins(found))))
+    app = load_app("locm2:app", [str(directory)], marshal.loads(marshal.dumps(msgspec.to_builtins(found))))
     assert app.conf.worker_concurrency == 7
     assert app.conf.task_routes == [sys.modules["locm2"].route]
 

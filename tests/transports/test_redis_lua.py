@@ -111,9 +111,16 @@ def test_requeue_puts_to_the_front_what_is_still_on_loan(server: redis.Redis) ->
     server.lpush("low", "x")
     reserve(server, 2)
     server.hdel(HASH, "1:0")
-    assert run(server, "requeue", [HASH, *LISTS], "1:0", "2:0", "9:1") == 1
+    assert run(server, "requeue", [HASH, *LISTS], "1:0", "", "2:0", "", "9:1", "") == 1
     assert server.lrange("q", 0, -1) == [b"c", b"b"]
     assert server.exists(HASH) == 0
+
+
+def test_requeue_takes_a_new_payload(server: redis.Redis) -> None:
+    server.lpush("q", "a")
+    reserve(server, 1)
+    assert run(server, "requeue", [HASH, *LISTS], "1:0", "a again") == 1
+    assert server.lrange("q", 0, -1) == [b"a again"]
 
 
 def test_release_gives_everything_back_in_order(server: redis.Redis) -> None:

@@ -72,8 +72,8 @@ class Outcome(NamedTuple):
     runtime: float
     #: What the result store keeps, already encoded; None: nothing to store.
     document: bytes | None = None
-    #: For logs and events: repr of the result, or of the exception, or the reason of a dead letter. "" when nobody
-    #: asked.
+    #: For logs and events: repr of the result or of the exception; "" when nobody asked. Of an INVALID job: what is
+    #: wrong, as ``reason: text``.
     note: str = ""
     #: For events: the traceback. "" when nobody asked.
     traceback: str = ""

@@ -39,14 +39,23 @@ class DeadLetters:
         return self._template.format(queue=queue) if self._template else "no dead-letter queue (dropped)"
 
     def bury(
-        self, delivery: Delivery, reason: str, text: str, task: str | None = None, task_id: str | None = None
+        self,
+        delivery: Delivery,
+        reason: str,
+        text: str,
+        task: str | None = None,
+        task_id: str | None = None,
+        *,
+        acknowledged: bool = False,
     ) -> bool:
         """Move `delivery` to the dead-letter queue; return whether that worked.
 
-        When the broker does not take it the message is given back instead, and the failure is logged.
+        When the broker does not take it the message is given back instead, and the failure is logged. With `acknowledged`
+        the broker has forgotten the original already, and there is only the copy.
         """
         if not self._template:
-            delivery.ack()
+            if not acknowledged:
+                delivery.ack()
             return True
         name = self.queue_for(delivery.queue)
         letter = Outgoing(
@@ -75,6 +84,10 @@ class DeadLetters:
                 self._declared.add(name)
             producer.publish([letter])
         except TransportError as error:
+            if acknowledged:
+                logger.critical("Message %s is lost, it could not be put into %s: %s", task_id, name, error)
+                self.close()
+                return False
             logger.error(
                 "Message %s could not be moved to %s and stays in %s: %s",
                 task_id or "without id",
@@ -86,7 +99,8 @@ class DeadLetters:
             delivery.reject(requeue=True)
             return False
         self.buried += 1
-        delivery.ack()
+        if not acknowledged:
+            delivery.ack()
         return True
 
     def close(self) -> None:

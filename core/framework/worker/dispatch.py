@@ -78,10 +78,10 @@ class Dispatch:
     def _read(self, delivery: Delivery) -> Item | None:
         payload = delivery.payload
         if self._max_size is not None:
-            size = len(payload) if isinstance(payload, bytes) else len(payload[4])
-            # The envelope holds the body in base64, a third larger; `execute` measures the body itself.
-            if size > self._max_size * 3 // 2:
-                raise _too_large(size, self._max_size)
+            # An envelope holds the body in base64, a third larger; `execute` measures the body itself.
+            size = len(payload) * 2 // 3 if isinstance(payload, bytes) else len(payload[4])
+            if size > self._max_size:
+                raise _too_large(len(payload) if isinstance(payload, bytes) else size, self._max_size)
         head = read_head(payload)
         if head.headers.task is None:
             delivery.payload = payload = self._as_protocol_2(payload)

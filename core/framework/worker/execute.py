@@ -119,7 +119,7 @@ class TaskWorkload:
                 incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
             )
         except MessageError as error:
-            return Outcome(seq, outcomes.INVALID, monotonic() - began, None, str(error))
+            return Outcome(seq, outcomes.INVALID, monotonic() - began, None, f"{error.reason}: {error}")
         plan = self._plans.get(name) or self._plan(name)
         request = Context.from_incoming(incoming, self._app, args, kwargs, embed, self._hostname)
         token = push_request(request)
@@ -153,7 +153,7 @@ class TaskWorkload:
         except Reject as error:
             runtime = monotonic() - began
             code = outcomes.REQUEUED if error.requeue else outcomes.REJECTED
-            note = str(error)
+            note = str(error.reason)
             logger.warning("Task %s[%s] %s", _name(request), request.id, error)
             if not error.requeue:
                 document = self._document(FAILURE, error, request, incoming)

@@ -42,8 +42,6 @@ class Action(enum.Enum):
     ACK = enum.auto()
     REQUEUE = enum.auto()
     DEAD_LETTER = enum.auto()
-    #: Leave it on loan: the stop gives everything back that still is.
-    LEAVE = enum.auto()
 
 
 #: States by outcome code, for records whose document the process that ran the task has built.
@@ -135,16 +133,20 @@ class Settle:
             total[name] = total.get(name, 0) + 1
             runtime += took
             count += 1
-            if not item.acknowledged:
-                policy = item.policy
+            action = Action.ACK
+            if code == _INVALID:
+                # Found out where it was to run, after an early ack: a dead letter all the same.
+                action = Action.DEAD_LETTER
+            elif not item.acknowledged:
                 if self.cold and code == _TERMINATED:
                     continue
                 # Early ack means at most once, also when its beginning was not reported before its end.
-                action = decide(code, policy) if policy.acks_late or code == _INVALID else Action.ACK
+                if item.policy.acks_late:
+                    action = decide(code, item.policy)
+                    if action is Action.DEAD_LETTER:
+                        note = f"{'rejected' if code == _REJECTED else 'failed'}: {note}"
                 if code == _WORKER_LOST and action is Action.REQUEUE:
                     document = None  # it will run again: no failure to tell
-            else:
-                action = Action.ACK
             if document is not None and self._stores:
                 properties = item.head.properties
                 self._records.append(
@@ -263,24 +265,25 @@ class Settle:
                 )
 
     def _act(self, item: Item, action: Action, note: str) -> None:
-        if item.acknowledged or action is Action.LEAVE:
+        if action is Action.DEAD_LETTER:
+            acknowledged, item.acknowledged = item.acknowledged, True
+            reason, _, text = note.partition(": ")
+            buried = self._deadletters.bury(
+                item.delivery, reason, text, item.name, item.task_id, acknowledged=acknowledged
+            )
+            if buried:
+                place = self._deadletters.queue_for(item.delivery.queue)
+                logger.error("Task %r was moved to %s: %s", item, place, text)
+        elif item.acknowledged:
             return
-        if action is Action.ACK:
+        elif action is Action.ACK:
             item.acknowledge()
         elif action is Action.REQUEUE:
             item.acknowledged = True
             item.delivery.reject(requeue=True)
-        else:
-            item.acknowledged = True
-            if self._deadletters.bury(item.delivery, "rejected", note, item.name, item.task_id):
-                logger.error(
-                    "Task %r was moved to %s: %s",
-                    item,
-                    self._deadletters.queue_for(item.delivery.queue),
-                    note,
-                )
 
 
 _TERMINATED: Final = outcomes.TERMINATED
 _WORKER_LOST: Final = outcomes.WORKER_LOST
 _INVALID: Final = outcomes.INVALID
+_REJECTED: Final = outcomes.REJECTED

@@ -230,7 +230,7 @@ class PreforkPool(Pool):
             self._look_timer = self._loop.call_later(_LOOK, self._look)
 
     def _refuse(self, jobs: list[Job]) -> None:
-        note = "the message holds a value that cannot be carried to another process"
+        note = "undecodable: the message holds a value that cannot be carried to another process"
         self._events.finished([Outcome(job.seq, INVALID, 0.0, None, note) for job in jobs])
 
     # ------------------------------------------------------------ outcomes out
