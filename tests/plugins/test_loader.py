@@ -70,14 +70,14 @@ def test_a_missing_library_names_the_extra_that_brings_it(site):
         {"acme_store": "import nosuchlib"},
         requires=['nosuchlib>=2; extra == "fast"'],
     )
-    with pytest.raises(PluginUnavailable, match=r"'acme' of acme 1\.0 needs the module 'nosuchlib'.*pip install 'acme\[fast\]'"):
+    with pytest.raises(
+        PluginUnavailable, match=r"'acme' of acme 1\.0 needs the module 'nosuchlib'.*pip install 'acme\[fast\]'"
+    ):
         loader.load("result_store", "acme")
 
 
 def test_a_missing_library_without_an_extra_is_named(site):
-    site.distribution(
-        "acme", {"framework.results": {"acme": "acme_store:Store"}}, {"acme_store": "import nosuchlib"}
-    )
+    site.distribution("acme", {"framework.results": {"acme": "acme_store:Store"}}, {"acme_store": "import nosuchlib"})
     with pytest.raises(PluginUnavailable, match="pip install nosuchlib"):
         loader.load("result_store", "acme")
 
@@ -96,7 +96,10 @@ def test_an_import_that_raises_is_named(site):
             "from framework.api.result_store import ResultStore\nclass Store(ResultStore): ...",
             "must implement display_url, fetch, forget, store, wait",
         ),
-        (GOOD_STORE + "\n        api_version = 99", "was written for version 99 of the plugin API, and this is version 1"),
+        (
+            GOOD_STORE + "\n        api_version = 99",
+            "was written for version 99 of the plugin API, and this is version 1",
+        ),
         (GOOD_STORE + "\n        options_type = dict", r"must have an options_type that is a msgspec\.Struct"),
         (GOOD_STORE + "\n        traits = None", "must declare its traits"),
     ],

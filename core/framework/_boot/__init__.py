@@ -1,4 +1,4 @@
 """Starting.
 
-`graph` (order), `blueprint` (start and stop), `steps` and `consumption` (what there is), `preload`, `worker` (all of it).
+`graph` (order), `blueprint` (start and stop), `steps` and `consumption` (what there is), `preload`, `worker` (all).
 """

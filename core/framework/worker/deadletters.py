@@ -50,8 +50,8 @@ class DeadLetters:
     ) -> bool:
         """Move `delivery` to the dead-letter queue; return whether that worked.
 
-        When the broker does not take it the message is given back instead, and the failure is logged. With `acknowledged`
-        the broker has forgotten the original already, and there is only the copy.
+        When the broker does not take it the message is given back instead, and the failure is logged.
+        With `acknowledged` the broker has forgotten the original already, and there is only the copy.
         """
         if not self._template:
             if not acknowledged:

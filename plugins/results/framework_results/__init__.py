@@ -1,0 +1,1 @@
+"""The built-in result stores, one module each; `pyproject.toml` names them as plugins."""

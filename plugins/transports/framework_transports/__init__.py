@@ -1,0 +1,1 @@
+"""The built-in transports, one module each; `pyproject.toml` names them as plugins."""
