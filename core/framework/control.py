@@ -11,6 +11,7 @@ Source: the request and reply shapes of kombu's pidbox.
 
 from __future__ import annotations
 
+import logging
 import select
 import threading
 import time
@@ -25,6 +26,8 @@ from framework.serialization import decode, encode
 
 if TYPE_CHECKING:
     from framework.app import App
+
+logger = logging.getLogger(__name__)
 
 Replies = list[dict[str, Any]]
 
@@ -176,7 +179,12 @@ class Inspect:
         """Send the inspect command `command` and return the merged replies."""
         given = {name: value for name, value in arguments.items() if value is not None}
         replies = self._control.broadcast(command, given, destination=self._destination, reply=True, **self._options)
-        merged: dict[str, Any] = {node: value for reply in replies or [] for node, value in reply.items()}
+        merged: dict[str, Any] = {}
+        for reply in replies or []:
+            for node, value in reply.items():
+                if node in merged:
+                    logger.warning("More than one worker is called %s: give each a name of its own with -n", node)
+                merged[node] = value
         if self._one is not None:
             return merged.get(self._one)
         return merged or None

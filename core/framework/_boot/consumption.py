@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from framework._boot.blueprint import Blueprint
 from framework._boot.parts import blueprint
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from framework._config.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+#: Seconds between two attempts, at the most: a worker consumes again soon after its broker is back.
+_PAUSE_MAX: Final = 2.0
 
 
 class ConnectionStep(Step):
@@ -131,7 +134,7 @@ class Consumption:
         self._settings = settings
         self._hostname = hostname
         self._verdict = on_fatal
-        self._backoff = Backoff()
+        self._backoff = Backoff(maximum=_PAUSE_MAX)
         self._blueprint: Blueprint | None = None
         self._closed = False
         self._was_ready = False
@@ -196,7 +199,8 @@ class Consumption:
         logger.error(
             "consumer: Cannot connect to %s: %s. Trying again in %.2f seconds... (%s/%s)",
             self._transport.display_url,
-            error,
+            # Transports name the URL too, for those who hear nothing but the error.
+            str(error).removeprefix(f"{self._transport.display_url} cannot be reached: "),
             delay,
             self._backoff.attempts,
             maximum if maximum is not None else "no limit",

@@ -25,7 +25,9 @@ from framework._boot.blueprint import Blueprint
 from framework._boot.parts import blueprint
 from framework._boot.steps import worker_steps
 from framework._config.nodename import file_path, node_name
+from framework._plugins import loader
 from framework.exceptions import FrameworkError
+from framework.routing import select_queues
 from framework.worker.banner import banner, task_list
 from framework.worker.stopping import Stopper
 
@@ -46,7 +48,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 class WorkerRun:
     """One run of a worker; the steps find what they need of it here."""
 
-    def __init__(self, located: LocatedApp, config: Config) -> None:
+    def __init__(self, located: LocatedApp, config: Config, quiet: bool = False) -> None:
+        """`quiet`: print no banner."""
+        self._quiet = quiet
         self.app: App = located.app
         self.target = located.target
         self.settings: Settings = config.settings
@@ -81,7 +85,8 @@ class WorkerRun:
         """Start, work until told to stop, stop; return the exit code. Raises `FrameworkError` when the start fails."""
         previous = {signum: signal.signal(signum, self._on_signal) for signum in _SIGNALS}
         try:
-            self._announce()
+            if not self._quiet:
+                self._announce()
             self.graph.start()
             self._pool = self.graph.get("pool")
             self._stopper = Stopper(
@@ -109,9 +114,6 @@ class WorkerRun:
         return self.exit_code
 
     def _announce(self) -> None:
-        from framework._plugins import loader
-        from framework.routing import select_queues
-
         settings = self.settings
         worker = settings.worker
         transport = loader.make_transport(settings)
@@ -166,12 +168,15 @@ class WorkerRun:
 
 
 def _concurrency(settings: Settings) -> int:
+    """Return the number of slots: what was asked for, else the CPUs; one where a pool runs tasks in the main thread."""
+    if loader.load("pool", settings.worker.pool).traits.main_thread:
+        return 1
     wanted = settings.worker.concurrency
     if wanted is None or wanted == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return wanted
 
 
-def run_worker(located: LocatedApp, config: Config) -> int:
+def run_worker(located: LocatedApp, config: Config, quiet: bool = False) -> int:
     """Run a worker until it is told to stop; return its exit code. Raises `FrameworkError` when it cannot start."""
-    return WorkerRun(located, config).run()
+    return WorkerRun(located, config, quiet).run()

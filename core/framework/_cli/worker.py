@@ -122,7 +122,7 @@ def _run(session: Session, assignments: tuple[str, ...]) -> int:
         _purge(session, config)
     from framework._boot.worker import run_worker
 
-    return run_worker(located, config)
+    return run_worker(located, config, session.quiet)
 
 
 def _note_unavailable(config: Config) -> None:

@@ -20,7 +20,7 @@ def banner(
     queues: Sequence[Queue],
 ) -> str:
     """Return the banner's text."""
-    events = "ON" if settings.worker.send_task_events else "OFF (enable -E to monitor tasks in this worker)"
+    events = "ON" if settings.worker.send_task_events else "OFF"
     lines = [
         f"{hostname} v{__version__}",
         "",

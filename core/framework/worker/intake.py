@@ -47,6 +47,8 @@ class Intake:
         self._schedule: Schedule[Item] = Schedule(loop, self._due)
         self._dispatch: Dispatch | None = None
         self._consumer: Consumer | None = None
+        #: Its descriptor; a consumer whose connection is lost does not tell it any more.
+        self._fd = -1
         self._on_lost: Callable[[ConnectionLost], object] | None = None
         self._told = 0
         self._asked = False
@@ -74,14 +76,15 @@ class Intake:
         self._on_lost = on_lost
         self._told = 0
         self._paused = False
-        self._loop.add_reader(consumer.fileno(), self._readable)
+        self._fd = consumer.fileno()
+        self._loop.add_reader(self._fd, self._readable)
         self.ask()
 
     def detach(self) -> None:
         """Forget the consumer, and with it what it had on loan and has not started: the broker gives that out again."""
         if self._consumer is None:
             return
-        self._loop.remove_reader(self._consumer.fileno())
+        self._loop.remove_reader(self._fd)
         self._consumer = None
         self.backlog.clear()
         self._forget_held()
@@ -98,7 +101,7 @@ class Intake:
             self.ask()
         elif self._consumer is not None:
             # There may be messages and there is no room for them: until there is, do not wake up for them again.
-            self._loop.remove_reader(self._consumer.fileno())
+            self._loop.remove_reader(self._fd)
             self._paused = True
 
     def _room(self) -> int:
@@ -138,7 +141,7 @@ class Intake:
             return
         if self._paused:
             self._paused = False
-            self._loop.add_reader(consumer.fileno(), self._readable)
+            self._loop.add_reader(self._fd, self._readable)
         deliveries = consumer.fetch(room)
         if not deliveries:
             return

@@ -79,6 +79,8 @@ class Mailroom:
             no_ack=True,
         )
         self._mailbox: Mailbox | None = None
+        #: Its descriptor; a mailbox whose connection is lost does not tell it any more.
+        self._fd = -1
         self._backoff = Backoff()
         self._closed = False
         self.state: Any = None
@@ -95,13 +97,17 @@ class Mailroom:
             mailbox = self._transport.mailbox()
             mailbox.subscribe(self._queue)
         except TransportError as error:
-            delay = self._backoff.next()
-            logger.warning("Remote control is away: %s. Trying again in %.1f seconds", error, delay)
-            self._loop.call_later(delay, self._connect)
+            # Once per outage: the consumer, which has the same broker, tells of every attempt.
+            level = logging.DEBUG if self._backoff.attempts else logging.WARNING
+            logger.log(level, "Remote control is away until the broker is back: %s", error)
+            self._loop.call_later(self._backoff.next(), self._connect)
             return
+        if self._backoff.attempts:
+            logger.info("Remote control is back")
         self._backoff.reset()
         self._mailbox = mailbox
-        self._loop.add_reader(mailbox.fileno(), self._read)
+        self._fd = mailbox.fileno()
+        self._loop.add_reader(self._fd, self._read)
         # What arrived between the subscription and the first look must not wait for the next request.
         self._loop.call_soon(self._read)
 
@@ -185,7 +191,7 @@ class Mailroom:
 
     def _drop(self) -> None:
         if self._mailbox is not None:
-            self._loop.remove_reader(self._mailbox.fileno())
+            self._loop.remove_reader(self._fd)
             self._mailbox.close()
             self._mailbox = None
 
