@@ -11,7 +11,7 @@ class Recorder:
     def __init__(self):
         self.log = []
 
-    def step(self, name, *requires, fail=None, fail_stop=False, absent=None, asks=()):
+    def step(self, name, *requires, fail=None, fail_stop=False, absent=None, asks=(), policy="required"):
         log = self.log
 
         class Recorded(Step):
@@ -36,6 +36,7 @@ class Recorder:
 
         Recorded.name = name
         Recorded.requires = requires
+        Recorded.policy = policy
         return Part(step=Recorded(), origin="acme 1.0")
 
 
@@ -123,3 +124,24 @@ def test_what_is_given_is_on_the_board(rec):
     graph = Blueprint("worker", [rec.step("a", "app", asks=("app",))], None, {"app": 42})
     graph.start()
     assert graph.get("app") == 42
+
+
+def test_a_step_that_may_be_missing_is_left_out_and_the_rest_starts(rec, caplog):
+    parts = [rec.step("a"), rec.step("b", "a", fail=OSError("no"), policy="degrade"), rec.step("c", "a")]
+    graph = Blueprint("worker", parts, None)
+    graph.start()
+    assert rec.log == ["start a", "start b", "stop b", "close b", "start c"]
+    assert graph.degraded == {"b": "could not start: no"}
+    assert "Going on without the step 'b' of acme 1.0: no" in caplog.text
+    graph.stop(0)
+    assert rec.log[5:] == ["stop c", "stop a", "close c", "close a"]
+
+
+def test_what_requires_a_step_that_was_left_out_is_left_out_too_or_fails(rec):
+    lost = rec.step("b", fail=OSError("no"), policy="degrade")
+    graph = Blueprint("worker", [lost, rec.step("c", "b", policy="degrade")], None)
+    graph.start()
+    assert set(graph.degraded) == {"b", "c"}
+    strict = Blueprint("worker", [rec.step("b", fail=OSError("no"), policy="degrade"), rec.step("c", "b")], None)
+    with pytest.raises(StepFailed, match=r"'c' of acme 1\.0 requires 'b', which could not start: no"):
+        strict.start()

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import redis
 
-from framework.api.result_store import Record
+from framework.api.result_store import Record, ResultStoreContext
 from framework.exceptions import BackendError, ConfigError, ConnectionLost
 from framework.exceptions import TimeoutError as ResultTimeout
 from framework_results.redis import RedisStore, RedisStoreOptions
@@ -23,16 +23,12 @@ from support.wait import wait_for
 MakeStore = Callable[..., RedisStore]
 
 
-def no_producer() -> Any:
-    raise AssertionError("this store needs no broker")
-
-
 @pytest.fixture
 def make_store(redis_url: str) -> Iterator[MakeStore]:
     stores: list[RedisStore] = []
 
     def make(url: str = redis_url, settings: dict[str, Any] | None = None, **options: Any) -> RedisStore:
-        store = RedisStore(url, RedisStoreOptions(**options), settings or {}, no_producer)
+        store = RedisStore(url, RedisStoreOptions(**options), ResultStoreContext(**settings or {}))
         stores.append(store)
         return store
 
@@ -215,7 +211,7 @@ def test_celery_reads_ours_and_we_read_celerys(store: RedisStore, redis_url: str
 def test_a_lost_server_is_a_lost_connection(tmp_path: Any) -> None:
     server = PrivateRedis(tmp_path / "own", persist=True)
     server.start()
-    store = RedisStore(server.url, RedisStoreOptions(), {}, no_producer)
+    store = RedisStore(server.url, RedisStoreOptions(), ResultStoreContext())
     try:
         store.store([record("a", 1)])
         server.restart()
@@ -238,7 +234,7 @@ def test_a_lost_server_is_a_lost_connection(tmp_path: Any) -> None:
 def test_a_full_server_is_an_error_of_the_backend(tmp_path: Any) -> None:
     server = PrivateRedis(tmp_path / "own", options=("--maxmemory", "1mb"))
     server.start()
-    store = RedisStore(server.url, RedisStoreOptions(), {}, no_producer)
+    store = RedisStore(server.url, RedisStoreOptions(), ResultStoreContext())
     try:
         with pytest.raises(BackendError, match="OOM"):
             store.store([record("b", 1)])

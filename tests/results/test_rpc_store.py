@@ -14,7 +14,7 @@ from uuid import uuid4
 import kombu
 import pytest
 
-from framework.api.result_store import Record
+from framework.api.result_store import Record, ResultStoreContext
 from framework.api.transport import Delivery, Exchange, Queue, Transport
 from framework.exceptions import ConfigError, TimeoutError  # noqa: A004 - what the store raises
 from framework.message import read
@@ -52,9 +52,10 @@ def make(broker: Transport) -> Iterator[Callable[..., RpcStore]]:
     made: list[RpcStore] = []
 
     def build(oid: str | None = None, **options: object) -> RpcStore:
-        settings = {"expires": 3600.0, "content_type": "application/json", "content_encoding": "utf-8", "oid": oid}
-        consumer = broker.consumer if oid else None
-        made.append(RpcStore("rpc://", RpcOptions(**options), settings, broker.producer, "", consumer))  # type: ignore[arg-type]
+        context = ResultStoreContext(
+            expires=3600.0, oid=oid or "", producer=broker.producer, consumer=broker.consumer if oid else None
+        )
+        made.append(RpcStore("rpc://", RpcOptions(**options), context))  # type: ignore[arg-type]
         return made[-1]
 
     yield build
@@ -189,8 +190,7 @@ def test_waiting_needs_a_reply_queue_and_a_connection(make: Callable[..., RpcSto
     with pytest.raises(ConfigError, match="no reply queue of its own"):
         worker.prepare(["a"])
     assert worker.fetch(["a"]) == {}
-    storing_only = make("oid-1")
-    storing_only.consumer = None
+    storing_only = RpcStore("rpc://", RpcOptions(), ResultStoreContext(oid="oid-1"))
     with pytest.raises(ConfigError, match="needs a connection to the broker"):
         list(storing_only.wait(["a"], 1, is_ready))
 
@@ -213,8 +213,7 @@ def test_a_forked_child_sends_over_a_connection_of_its_own(make: Callable[..., R
 
 def test_results_are_celerys_messages(amqp_url: str, request: pytest.FixtureRequest) -> None:
     _, transport = connect("amqp", request)
-    settings = {"content_type": "application/json", "content_encoding": "utf-8"}
-    worker = RpcStore("rpc://", RpcOptions(), settings, transport.producer)
+    worker = RpcStore("rpc://", RpcOptions(), ResultStoreContext(producer=transport.producer))
     with kombu.Connection(amqp_url) as connection:
         # Declared as Celery's client declares it: our client must be able to declare the same.
         queue = kombu.Queue("oid-1", kombu.Exchange(""), "oid-1", durable=True, auto_delete=True, expires=3600)(
@@ -230,10 +229,7 @@ def test_results_are_celerys_messages(amqp_url: str, request: pytest.FixtureRequ
         client = RpcStore(
             "rpc://",
             RpcOptions(),
-            settings | {"oid": "oid-1", "expires": 3600},
-            transport.producer,
-            "",
-            transport.consumer,
+            ResultStoreContext(oid="oid-1", expires=3600.0, producer=transport.producer, consumer=transport.consumer),
         )
         client.prepare(["b"])
         connection.Producer().publish(
@@ -251,7 +247,11 @@ def test_heartbeats_keep_the_reply_queue(amqp_url: str, tmp_path: Path) -> None:
     from framework_transports.amqp import AmqpOptions, AmqpTransport
 
     transport = AmqpTransport(amqp_url, AmqpOptions(), {"heartbeat": 1})
-    client = RpcStore("rpc://", RpcOptions(), {"oid": "oid-1"}, transport.producer, "", transport.consumer)
+    client = RpcStore(
+        "rpc://",
+        RpcOptions(),
+        ResultStoreContext(oid="oid-1", producer=transport.producer, consumer=transport.consumer),
+    )
     client.prepare(["a"])
     consumer = client._consumer
     assert consumer is not None
@@ -260,7 +260,7 @@ def test_heartbeats_keep_the_reply_queue(amqp_url: str, tmp_path: Path) -> None:
     consumer.heartbeat = lambda: (beats.append(1), send())[1]  # type: ignore[method-assign]
     # Three times what the broker would put up with from a client that says nothing.
     wait_for(lambda: len(beats) >= 9, 30, lambda: f"9 heartbeats, had {len(beats)}")
-    worker = RpcStore("rpc://", RpcOptions(), {}, transport.producer)
+    worker = RpcStore("rpc://", RpcOptions(), ResultStoreContext(producer=transport.producer))
     worker.store([record("a", "oid-1")])
     assert dict(client.wait(["a"], 10, is_ready)) == {"a": document("a")}
     for store in (client, worker):
@@ -290,7 +290,7 @@ def test_a_celery_client_gets_our_result(amqp_url: str) -> None:
         wait_for(lambda: found.extend(consumer.fetch(1)) or found, 20, "the task")
         incoming = read(found[0].payload)
         task_id, properties = incoming.headers["id"], incoming.properties
-        worker = RpcStore("rpc://", RpcOptions(), {}, transport.producer)
+        worker = RpcStore("rpc://", RpcOptions(), ResultStoreContext(producer=transport.producer))
         raw = {"status": "SUCCESS", "result": 3, "traceback": None, "children": [], "task_id": task_id}
         worker.store(
             [Record(task_id, json.dumps(raw).encode(), "SUCCESS", properties["reply_to"], properties["correlation_id"])]

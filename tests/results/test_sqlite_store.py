@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from framework.api.plugin import NoOptions
-from framework.api.result_store import Record
+from framework.api.result_store import Record, ResultStoreContext
 from framework.exceptions import ConnectionLost, FrameworkError, TimeoutError  # noqa: A004
 from framework_results.none import NoneStore
 from framework_results.sqlite import SqliteStore, SqliteStoreOptions
@@ -27,17 +27,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threade
 Make = Callable[..., SqliteStore]
 
 
-def no_producer() -> Any:
-    raise AssertionError("this store needs no producer")
-
-
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     stores = []
 
     def begin(name: str = "results.db", **settings: Any) -> SqliteStore:
-        settings = {"expires": 86_400.0, "failure_expires": None} | settings
-        store = SqliteStore(f"sqlite:///{tmp_path}/{name}", SqliteStoreOptions(), settings, no_producer)
+        store = SqliteStore(f"sqlite:///{tmp_path}/{name}", SqliteStoreOptions(), ResultStoreContext(**settings))
         stores.append(store)
         return store
 
@@ -121,9 +116,9 @@ def test_wait_yields_what_is_there_already(make: Make) -> None:
 def test_wait_is_woken_by_another_process(make: Make, tmp_path: Path) -> None:
     code = """
 import sys
-from framework.api.result_store import Record
+from framework.api.result_store import Record, ResultStoreContext
 from framework_results.sqlite import SqliteStore, SqliteStoreOptions
-store = SqliteStore(sys.argv[1], SqliteStoreOptions(), {}, None)
+store = SqliteStore(sys.argv[1], SqliteStoreOptions(), ResultStoreContext())
 for line in sys.stdin:
     state, task_id = line.split()
     store.store([Record(task_id=task_id, document=b'{"status": "%s", "result": 1}' % state.encode(), state=state)])
@@ -218,7 +213,7 @@ def test_a_file_that_is_no_database(make: Make) -> None:
 
 
 def test_none_says_how_to_get_results() -> None:
-    store = NoneStore("", NoOptions(), {}, no_producer)
+    store = NoneStore("", NoOptions(), ResultStoreContext())
     store.store([record("a")])
     store.forget(["a"])
     store.close()

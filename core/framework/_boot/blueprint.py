@@ -1,7 +1,8 @@
 """A blueprint: a set of steps that starts and stops as one.
 
 1. Asks each step whether it takes part, and remembers why not.
-2. Starts them in the graph's order. If one fails, it stops those that had started, in reverse, and raises `StepFailed`.
+2. Starts them in the graph's order. If one fails, it stops those that had started, in reverse, and raises `StepFailed`;
+   a step whose policy is ``degrade`` is left out instead.
 3. Stops them in reverse under one deadline: `stop` for all, then `close` for all. Stopping twice, or before a start,
    is harmless.
 4. Holds the board on which steps leave what others need, and hands out only what a step said that it requires.
@@ -71,15 +72,16 @@ class Blueprint:
     def start(self) -> None:
         """Start every step in order.
 
-        Raises `StepFailed` from what the step raised, or that itself if it is a `FrameworkError`.
+        Raises `StepFailed` from what a required step raised, or that itself if it is a `FrameworkError`.
         """
         self.state = "starting"
         for part in self.order:
-            part.began = True
-            logger.debug("%s: starting %s", self.name, part.step.name)
             try:
-                part.step.start(_StepBoard(self, part.step))
+                self._start(part)
             except Exception as error:
+                if part.step.policy == "degrade":
+                    self._leave_out(part, error)
+                    continue
                 self.state = "failed"
                 self._wind_down(0.0)
                 if isinstance(error, FrameworkError):
@@ -88,6 +90,29 @@ class Blueprint:
                     f"the step {part.step.name!r} of {part.origin} could not start: {type(error).__name__}: {error}"
                 ) from error
         self.state = "started"
+
+    def _start(self, part: Part) -> None:
+        for other in self.order:
+            if other.absent is not None and not set(part.step.requires).isdisjoint(other.node.names):
+                raise StepFailed(
+                    f"the step {part.step.name!r} of {part.origin} requires {other.step.name!r}, which {other.absent}"
+                )
+        part.began = True
+        logger.debug("%s: starting %s", self.name, part.step.name)
+        part.step.start(_StepBoard(self, part.step))
+
+    def _leave_out(self, part: Part, error: Exception) -> None:
+        logger.error("Going on without the step %r of %s: %s", part.step.name, part.origin, error)
+        part.absent = f"could not start: {error}"
+        if part.began:
+            part.began = False
+            self._quietly(part, "stop", 0.0)
+            self._quietly(part, "close")
+
+    @property
+    def degraded(self) -> dict[str, str]:
+        """The steps that should run and do not, with the reason."""
+        return {part.step.name: part.absent for part in self.order if part.absent is not None}
 
     def stop(self, deadline: float) -> None:
         """Stop what had started, in reverse, by `deadline` (monotonic seconds); then close it."""

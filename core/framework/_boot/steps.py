@@ -350,9 +350,10 @@ class ConsumptionStep(Step):
 
 
 class ControlStep(Step):
-    """Answers remote-control commands."""
+    """Answers remote-control commands. A worker without remote control still works."""
 
     name = "control"
+    policy = "degrade"
     requires = (
         "run",
         "loop",

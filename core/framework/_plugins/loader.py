@@ -22,6 +22,7 @@ from framework._plugins import catalog
 from framework._plugins.catalog import PluginInfo
 from framework._plugins.families import FAMILIES
 from framework.api.plugin import API_VERSION, Plugin
+from framework.api.result_store import ResultStoreContext
 from framework.exceptions import (
     ConfigError,
     PluginConflict,
@@ -254,15 +255,15 @@ def make_result_store(settings: Any, transport: Transport, oid: str = "") -> Res
     return plugin(  # type: ignore[no-any-return]
         url,
         options("result_store", _family_table(name), plugin, table),
-        {
-            "expires": result.expires,
-            "failure_expires": result.failure_expires,
-            "persistent": result.persistent,
-            "serializer": result.serializer,
-            "use_ssl": settings.redis.backend_use_ssl,
-            "oid": oid,
-        },
-        transport.producer,
-        transport.url,
-        transport.consumer,
+        ResultStoreContext(
+            expires=result.expires,
+            failure_expires=result.failure_expires,
+            persistent=bool(result.persistent),
+            serializer=result.serializer,
+            use_ssl=settings.redis.backend_use_ssl,
+            oid=oid,
+            broker_url=transport.url,
+            producer=transport.producer,
+            consumer=transport.consumer,
+        ),
     )

@@ -1,4 +1,4 @@
-"""What all plugin families share: a name, declared options, a policy.
+"""What all plugin families share: a name and declared options.
 
 1. `Plugin` is the base of every driver (transport, pool, result store, autoscaler, fsnotify).
 2. `options` is a `msgspec.Struct`; core fills it from the config table ``[<family>.<name>]`` and refuses unknown
@@ -8,14 +8,12 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, Literal
+from typing import ClassVar, Final
 
 import msgspec
 
 #: The contract of this release. Raised when a change breaks plugins.
 API_VERSION: Final = 1
-
-Policy = Literal["required", "degrade"]
 
 
 class NoOptions(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,5 +27,3 @@ class Plugin:
     api_version: ClassVar[int] = API_VERSION
     #: Typed options with defaults: a keyword-only `msgspec.Struct` that forbids unknown fields.
     options_type: ClassVar[type[msgspec.Struct]] = NoOptions
-    #: ``required``: the start fails when the plugin cannot start. ``degrade``: the worker goes on without it.
-    policy: ClassVar[Policy] = "required"

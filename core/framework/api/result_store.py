@@ -12,7 +12,7 @@ Promises
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -43,34 +43,39 @@ class ResultStoreTraits(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = True
 
 
+class ResultStoreContext(msgspec.Struct, kw_only=True, frozen=True):
+    """What core gives a result store; times are in seconds."""
+
+    #: How long results are kept; 0: for ever.
+    expires: float = 86_400.0
+    #: The same for failures; None: as `expires`.
+    failure_expires: float | None = None
+    #: Results sent as messages survive a restart of the broker.
+    persistent: bool = False
+    #: Name of the serializer that documents are encoded with.
+    serializer: str = "json"
+    #: TLS, as the older settings of a Redis store have it: a flag or a table.
+    use_ssl: Any = None
+    #: This client's reply queue, unique in its process; "": it has none.
+    oid: str = ""
+    broker_url: str = ""
+    #: For stores that answer through the broker: how to publish to it and, where results are waited for, to consume.
+    producer: ProducerFactory | None = None
+    consumer: ConsumerFactory | None = None
+
+
 class ResultStore(Plugin, ABC):
     """A result store's driver. Making one connects to nothing.
 
-    Arguments: `url` as configured; `options`, an instance of `options_type`; `settings`: ``expires`` (s, 0: never),
-    ``failure_expires`` (s or None), ``persistent``, ``content_type``, ``content_encoding``, ``oid`` (this client's
-    reply queue);
-    `producer`: makes a producer of the broker, for stores that answer through it; `broker_url`; `consumer`: makes a
-    consumer
-    of the broker, for stores that listen on it (None: this process only stores).
+    Arguments: `url` as configured; `options`, an instance of `options_type`; `context`, see there.
     """
 
     traits: ClassVar[ResultStoreTraits] = ResultStoreTraits()
 
-    def __init__(
-        self,
-        url: str,
-        options: msgspec.Struct,
-        settings: Mapping[str, Any],
-        producer: ProducerFactory,
-        broker_url: str = "",
-        consumer: ConsumerFactory | None = None,
-    ) -> None:
+    def __init__(self, url: str, options: msgspec.Struct, context: ResultStoreContext) -> None:
         self.url = url
         self.options: Any = options
-        self.settings = settings
-        self.producer = producer
-        self.broker_url = broker_url
-        self.consumer = consumer
+        self.context = context
 
     @property
     @abstractmethod
@@ -108,8 +113,3 @@ class ResultStore(Plugin, ABC):
 
     def close(self) -> None:
         """Disconnect; harmless when closed, and after a fork it leaves the parent's connection alone."""
-
-
-def default_expiry(days: float = 1.0) -> float:
-    """Return `days` in seconds: Celery keeps results for one day."""
-    return days * 86_400.0

@@ -4,7 +4,8 @@
 2. `start` puts what it provides on the board (`Board.put`); `Board.get` hands out only what the step requires: the
    graph
    shows everything that anything needs.
-3. Steps start in order. If one fails, those that had started are stopped, in reverse.
+3. Steps start in order. If one fails, those that had started are stopped, in reverse; unless its `policy` is ``degrade``:
+   then it is left out, and with it what requires it.
 4. On stop, in reverse order, every step gets `stop(deadline)` and then `close()`. Both are called once, also after a
    failed
    start, and only for steps whose `start` was called. Neither may raise; what they raise is logged.
@@ -15,6 +16,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, Protocol
+
+#: What a step's failure to start means.
+Policy = Literal["required", "degrade"]
 
 
 class Board(Protocol):
@@ -32,6 +36,8 @@ class Step(ABC):
 
     #: Unique within its graph.
     name: ClassVar[str]
+    #: ``required``: when it cannot start, nothing does. ``degrade``: the rest starts without it, and readiness says so.
+    policy: ClassVar[Policy] = "required"
     graph: ClassVar[Literal["worker", "consumer"]] = "worker"
     requires: ClassVar[tuple[str, ...]] = ()
     #: Ordered after these where they exist, without needing them.

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Annotated, Any, ClassVar, Final
 
@@ -21,8 +21,7 @@ import msgspec
 
 from framework.api.redis_url import parse
 from framework.api.resp import Call, Link, LinkSettings, Script, ServerError, SharedLink, packer
-from framework.api.result_store import Record, ResultStore, default_expiry
-from framework.api.transport import ConsumerFactory, ProducerFactory
+from framework.api.result_store import Record, ResultStore, ResultStoreContext
 from framework.exceptions import BackendError, ConnectionLost
 from framework.exceptions import TimeoutError as ResultTimeout
 
@@ -81,17 +80,9 @@ class RedisStore(ResultStore):
 
     options_type: ClassVar[type[msgspec.Struct]] = RedisStoreOptions
 
-    def __init__(
-        self,
-        url: str,
-        options: msgspec.Struct,
-        settings: Mapping[str, Any],
-        producer: ProducerFactory,
-        broker_url: str = "",
-        consumer: ConsumerFactory | None = None,
-    ) -> None:
+    def __init__(self, url: str, options: msgspec.Struct, context: ResultStoreContext) -> None:
         """Raises `ConfigError` when the URL is none of Redis."""
-        super().__init__(url, options, settings, producer, broker_url, consumer)
+        super().__init__(url, options, context)
         own = options if isinstance(options, RedisStoreOptions) else RedisStoreOptions()
         prefix = own.global_keyprefix
         if prefix and prefix[-1] not in ":_-.":
@@ -102,12 +93,10 @@ class RedisStore(ResultStore):
             connect_timeout=own.socket_connect_timeout,
             timeout=own.socket_timeout,
             keepalive=own.socket_keepalive,
-            use_ssl=own.use_ssl or settings.get("use_ssl"),
+            use_ssl=own.use_ssl or context.use_ssl,
         )
-        expires = settings.get("expires", default_expiry())
-        failure_expires = settings.get("failure_expires")
-        self._expires = int(expires or 0)
-        self._failure_expires = self._expires if failure_expires is None else int(failure_expires)
+        self._expires = int(context.expires)
+        self._failure_expires = self._expires if context.failure_expires is None else int(context.failure_expires)
         self._link = SharedLink(self._addresses, self._link_settings)
         self._idle: list[Link] = []
         self._idle_lock = threading.Lock()

@@ -17,14 +17,14 @@ import logging
 import os
 import selectors
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
-from framework.api.result_store import Record, ResultStore, ResultStoreTraits
-from framework.api.transport import Consumer, ConsumerFactory, Delivery, Exchange, Producer, ProducerFactory, Queue
+from framework.api.result_store import Record, ResultStore, ResultStoreContext, ResultStoreTraits
+from framework.api.transport import Consumer, Delivery, Exchange, Producer, Queue
 from framework.exceptions import (
     ConfigError,
     ConnectionLost,
@@ -68,16 +68,9 @@ class RpcStore(ResultStore):
     options_type: ClassVar[type[msgspec.Struct]] = RpcOptions
     traits: ClassVar[ResultStoreTraits] = ResultStoreTraits(shared=False)
 
-    def __init__(
-        self,
-        url: str,
-        options: msgspec.Struct,
-        settings: Mapping[str, Any],
-        producer: ProducerFactory,
-        broker_url: str = "",
-        consumer: ConsumerFactory | None = None,
-    ) -> None:
-        super().__init__(url, options, settings, producer, broker_url, consumer)
+    def __init__(self, url: str, options: msgspec.Struct, context: ResultStoreContext) -> None:
+        super().__init__(url, options, context)
+        self._content = _content_of(context.serializer)
         self._begin()
 
     def _begin(self) -> None:
@@ -110,16 +103,16 @@ class RpcStore(ResultStore):
     def store(self, records: Sequence[Record]) -> None:
         """Send every document that somebody listens for."""
         self._after_fork()
-        settings = self.settings
+        content_type, content_encoding = self._content
         messages = [
             Outgoing(
                 body=record.document,
                 headers={},
                 routing_key=record.reply_to,
-                content_type=settings.get("content_type") or JSON,
-                content_encoding=settings.get("content_encoding") or UTF8,
+                content_type=content_type,
+                content_encoding=content_encoding,
                 correlation_id=record.correlation_id or record.task_id,
-                delivery_mode=2 if settings.get("persistent") else 1,
+                delivery_mode=2 if self.context.persistent else 1,
             )
             for record in records
             if record.reply_to
@@ -128,7 +121,9 @@ class RpcStore(ResultStore):
             return
         with self._publishing:
             if self._producer is None:
-                self._producer = self.producer()
+                if self.context.producer is None:
+                    raise ConfigError("results cannot be sent from here: rpc:// needs a connection to the broker")
+                self._producer = self.context.producer()
             try:
                 self._producer.publish(messages)
             except ConnectionLost:
@@ -151,7 +146,7 @@ class RpcStore(ResultStore):
     def fetch(self, task_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the documents that have arrived, by task id."""
         self._after_fork()
-        if self.consumer is not None and self._reading.acquire(blocking=False):
+        if self.context.consumer is not None and self._reading.acquire(blocking=False):
             try:
                 self._take_in(self._listen())
             finally:
@@ -227,9 +222,9 @@ class RpcStore(ResultStore):
         if self._consumer is not None:
             return self._consumer
         queue = self._reply_queue()
-        if self.consumer is None:
+        if self.context.consumer is None:
             raise ConfigError("results cannot be waited for here: rpc:// needs a connection to the broker")
-        consumer = self.consumer()
+        consumer = self.context.consumer()
         try:
             consumer.prefetch(0)
             consumer.add_queue(queue)
@@ -246,17 +241,16 @@ class RpcStore(ResultStore):
         return consumer
 
     def _reply_queue(self) -> Queue:
-        oid = self.settings.get("oid")
+        oid = self.context.oid
         if not oid:
             raise ConfigError("results cannot be waited for here: this client has no reply queue of its own (oid)")
-        expires = self.settings.get("expires")
         return Queue(
-            name=str(oid),
+            name=oid,
             exchange=Exchange(),
-            routing_key=str(oid),
+            routing_key=oid,
             auto_delete=True,
             no_ack=True,
-            expires=float(expires) if expires else None,
+            expires=self.context.expires or None,
         )
 
     def _take_in(self, consumer: Consumer) -> bool:
@@ -361,3 +355,15 @@ def _select(fd: int, timeout: float | None) -> None:
 
 def _shortest(*seconds: float | None) -> float | None:
     return min((value for value in seconds if value is not None), default=None)
+
+
+def _content_of(serializer: str) -> tuple[str, str]:
+    """Return content type and encoding of what `serializer` makes."""
+    if serializer == "json":
+        return JSON, UTF8
+    from kombu.serialization import registry
+
+    encoder = registry._encoders.get(serializer)
+    if encoder is None:
+        raise ConfigError(f"there is no serializer {serializer!r} here for results")
+    return encoder.content_type, encoder.content_encoding

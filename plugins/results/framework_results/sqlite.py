@@ -13,14 +13,13 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 
 from framework.api.doorbell import Doorbell, Ringer
 from framework.api.embedded import Database, Synchronous, database_path
-from framework.api.result_store import Record, ResultStore, ResultStoreTraits
-from framework.api.transport import ConsumerFactory, ProducerFactory
+from framework.api.result_store import Record, ResultStore, ResultStoreContext, ResultStoreTraits
 from framework.exceptions import TimeoutError  # noqa: A004 - the one that the contract names
 
 _BELL: Final = "r"
@@ -70,16 +69,8 @@ class SqliteStore(ResultStore):
     options_type = SqliteStoreOptions
     traits = ResultStoreTraits(stores=True, shared=True)
 
-    def __init__(
-        self,
-        url: str,
-        options: msgspec.Struct,
-        settings: Mapping[str, Any],
-        producer: ProducerFactory,
-        broker_url: str = "",
-        consumer: ConsumerFactory | None = None,
-    ) -> None:
-        super().__init__(url, options, settings, producer, broker_url, consumer)
+    def __init__(self, url: str, options: msgspec.Struct, context: ResultStoreContext) -> None:
+        super().__init__(url, options, context)
         self.path = database_path(url)
         self._database = self._open()
         self._ringer: Ringer | None = None
@@ -122,8 +113,7 @@ class SqliteStore(ResultStore):
 
     def _expiry(self, record: Record, now: float) -> float | None:
         """Return when `record` expires; None: never."""
-        seconds = self.settings.get("expires") or 0.0
-        failure = self.settings.get("failure_expires")
+        seconds, failure = self.context.expires, self.context.failure_expires
         if record.state == "FAILURE" and failure is not None:
             seconds = failure
         return now + seconds if seconds > 0 else None
