@@ -4,7 +4,8 @@
 2. `start` puts what it provides on the board (`Board.put`); `Board.get` hands out only what the step requires: the
    graph
    shows everything that anything needs.
-3. Steps start in order. If one fails, those that had started are stopped, in reverse; unless its `policy` is ``degrade``:
+3. Steps start in order. If one fails, those that had started are stopped, in reverse; unless its `policy` is
+   ``degrade``:
    then it is left out, and with it what requires it.
 4. On stop, in reverse order, every step gets `stop(deadline)` and then `close()`. Both are called once, also after a
    failed
