@@ -43,6 +43,8 @@ class Target(NamedTuple):
     """A promise: so many times better than Celery, or at most so much."""
 
     key: str
+    #: For people.
+    label: str
     factor: float | None = None
     at_most: float | None = None
 
@@ -56,17 +58,17 @@ class Target(NamedTuple):
 
 
 TARGETS = [
-    Target("drain redis prefork · rate", factor=15),
-    Target("drain amqp prefork · rate", factor=3),
-    Target("drain redis threads · rate", factor=8),
-    Target("drain redis solo · rate", factor=8),
-    Target("enqueue one by one redis · rate", factor=2.5),
-    Target("enqueue in bulk redis · rate", factor=20),
-    Target("idle latency redis prefork · p50", factor=2),
-    Target("idle latency redis prefork · p99", factor=2),
-    Target("drain redis prefork · start", factor=1),
-    Target("help · seconds", at_most=0.15),
-    Target("idle latency redis prefork · memory", factor=1 / 0.7),
+    Target("drain redis prefork · rate", "Redis, prefork -c 2: no-op tasks run", factor=15),
+    Target("drain amqp prefork · rate", "RabbitMQ, prefork -c 2: no-op tasks run", factor=3),
+    Target("drain redis threads · rate", "Redis, threads -c 2: no-op tasks run", factor=8),
+    Target("drain redis solo · rate", "Redis, solo: no-op tasks run", factor=8),
+    Target("enqueue one by one redis · rate", "Redis: sending, one by one", factor=2.5),
+    Target("enqueue in bulk redis · rate", "Redis: sending, in bulk", factor=20),
+    Target("idle latency redis prefork · p50", "Redis: send to start of an idle worker, median", factor=2),
+    Target("idle latency redis prefork · p99", "the same, 99th percentile", factor=2),
+    Target("drain redis prefork · start", "Start of the worker to its first task", factor=1),
+    Target("help · seconds", "The command with --help", at_most=0.15),
+    Target("idle latency redis prefork · memory", "Memory of the idle worker, prefork -c 2", factor=1 / 0.7),
 ]
 
 
@@ -138,7 +140,7 @@ def summary(rows: Sequence[Row], about: dict[str, Any]) -> str:
         row = by_key.get(target.key)
         if row is not None and row.factor is not None:
             ours, celery = number(statistics.median(row.ours)), number(statistics.median(row.celery))
-            lines.append([row.key, f"{ours} {row.unit}", f"{celery} {row.unit}", f"{row.factor:.1f}x"])
+            lines.append([target.label, f"{ours} {row.unit}", f"{celery} {row.unit}", f"{row.factor:.1f}x"])
     return f"Celery {about['versions']['celery']}:\n\n" + table(["", "framework", "Celery", "times better"], lines)
 
 

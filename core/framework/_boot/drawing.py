@@ -34,6 +34,12 @@ class Box(msgspec.Struct, frozen=True):
     #: Position in the order of the start, from 1; 0 for one that stays out.
     order: int
 
+    @property
+    def label(self) -> str:
+        """The name and, where a plugin was chosen for the step, the plugin's."""
+        chosen, of, _ = self.origin.partition(" of ")
+        return f"{self.name}: {chosen.partition(' ')[2]}" if of else self.name
+
 
 class Drawing(msgspec.Struct, frozen=True):
     """One graph, ready to be drawn."""
@@ -100,14 +106,14 @@ def _dot(drawing: Drawing) -> str:
     lines = [f'digraph "{drawing.name}" {{', "  rankdir=LR;", '  node [shape=box, fontname="sans-serif"];']
     for box in drawing.boxes:
         style = "" if box.absent is None else ", style=dashed"
-        lines.append(f'  "{box.name}" [tooltip="{box.origin}"{style}];')
+        lines.append(f'  "{box.name}" [label="{box.label}", tooltip="{box.origin}"{style}];')
     lines += [f'  "{name}" -> "{needed}";' for name, needed in drawing.edges]
     return "\n".join([*lines, "}"]) + "\n"
 
 
 def _mermaid(drawing: Drawing) -> str:
     lines = ["flowchart LR"]
-    lines += [f'  {box.name}["{box.name}"]' + (":::absent" if box.absent else "") for box in drawing.boxes]
+    lines += [f'  {box.name}["{box.label}"]' + (":::absent" if box.absent else "") for box in drawing.boxes]
     lines += [f"  {name} --> {needed}" for name, needed in drawing.edges]
     if any(box.absent for box in drawing.boxes):
         lines.append("  classDef absent stroke-dasharray: 4 4")
@@ -116,53 +122,46 @@ def _mermaid(drawing: Drawing) -> str:
 
 # ---------------------------------------------------------------- SVG
 
-_WIDTH, _HEIGHT, _GAP_X, _GAP_Y, _MARGIN = 150, 34, 70, 18, 20
-
-
-def _levels(drawing: Drawing) -> dict[str, int]:
-    """Return the column of each step: one right of the rightmost step that it requires."""
-    needs: dict[str, list[str]] = {box.name: [] for box in drawing.boxes}
-    for name, needed in drawing.edges:
-        needs[name].append(needed)
-    levels: dict[str, int] = {}
-    for box in sorted(drawing.boxes, key=lambda box: box.order or len(drawing.boxes)):
-        levels[box.name] = 1 + max((levels[needed] for needed in needs[box.name]), default=-1)
-    return levels
+_WIDTH, _HEIGHT, _GAP, _MARGIN = 170, 30, 12, 16
+#: How far an arc bulges for each step that it passes.
+_BULGE = 22
 
 
 def _svg(drawing: Drawing) -> str:
-    levels = _levels(drawing)
-    rows: dict[int, int] = {}
-    places: dict[str, tuple[int, int]] = {}
-    for box in drawing.boxes:
-        level = levels[box.name]
-        row = rows.get(level, 0)
-        rows[level] = row + 1
-        places[box.name] = (_MARGIN + level * (_WIDTH + _GAP_X), _MARGIN + row * (_HEIGHT + _GAP_Y))
-    width = 2 * _MARGIN + (max(rows) + 1) * (_WIDTH + _GAP_X) - _GAP_X
-    height = 2 * _MARGIN + max(rows.values()) * (_HEIGHT + _GAP_Y) - _GAP_Y
+    """Draw the steps below each other in the order of the start, and requirements as arcs beside them.
+
+    A graph of levels would be wider and flatter; but most steps here need many others, and its lines run through boxes.
+    """
+    rows = {box.name: row for row, box in enumerate(drawing.boxes)}
+    longest = max((abs(rows[name] - rows[needed]) for name, needed in drawing.edges), default=1)
+    right = _MARGIN + _WIDTH
+    width = right + longest * _BULGE * 3 // 4 + 2 * _MARGIN
+    height = 2 * _MARGIN + len(rows) * (_HEIGHT + _GAP) - _GAP
+
+    def middle(name: str) -> int:
+        return _MARGIN + rows[name] * (_HEIGHT + _GAP) + _HEIGHT // 2
+
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" '
         'font-size="13">',
         '<defs><marker id="arrow" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        '<path d="M0 0 L8 4 L0 8 z" fill="#667"/></marker></defs>',
+        '<path d="M0 0 L8 4 L0 8 z" fill="#446"/></marker></defs>',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
     for name, needed in drawing.edges:
-        (x1, y1), (x2, y2) = places[name], places[needed]
-        x2 += _WIDTH
-        y1, y2 = y1 + _HEIGHT // 2, y2 + _HEIGHT // 2
-        middle = (x1 + x2) // 2
+        bulge = right + abs(rows[name] - rows[needed]) * _BULGE
+        # Arrows leave a box a little above its middle and reach one a little below: they do not cover each other.
+        start, end = middle(name) - 5, middle(needed) + 5
         parts.append(
-            f'<path d="M{x1} {y1} C{middle} {y1} {middle} {y2} {x2} {y2}" fill="none" stroke="#99a" '
-            'marker-end="url(#arrow)"/>'
+            f'<path d="M{right} {start} C{bulge} {start} {bulge} {end} {right} {end}" fill="none" stroke="#88a" '
+            f'marker-end="url(#arrow)"><title>{escape(name)} requires {escape(needed)}</title></path>'
         )
     for box in drawing.boxes:
-        x, y = places[box.name]
         dashed = ' stroke-dasharray="4 3"' if box.absent else ""
+        top = middle(box.name) - _HEIGHT // 2
         parts.append(
-            f'<g><title>{escape(box.absent or box.origin)}</title><rect x="{x}" y="{y}" width="{_WIDTH}" '
+            f'<g><title>{escape(box.absent or box.origin)}</title><rect x="{_MARGIN}" y="{top}" width="{_WIDTH}" '
             f'height="{_HEIGHT}" rx="6" fill="#f4f6fb" stroke="#446"{dashed}/>'
-            f'<text x="{x + _WIDTH // 2}" y="{y + 22}" text-anchor="middle">{escape(box.name)}</text></g>'
+            f'<text x="{_MARGIN + _WIDTH // 2}" y="{top + 20}" text-anchor="middle">{escape(box.label)}</text></g>'
         )
     return "\n".join([*parts, "</svg>"]) + "\n"

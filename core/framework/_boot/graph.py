@@ -69,14 +69,16 @@ def arrange(nodes: Iterable[Node], absent: dict[str, str] | None = None) -> list
 
 
 def edges(nodes: Sequence[Node]) -> list[tuple[str, str]]:
-    """Return ``(step, step that it requires)`` for every requirement among `nodes`."""
+    """Return ``(step, step that it requires)`` for every such pair among `nodes`, once."""
     providers = _providers(nodes)
-    return [
-        (node.name, providers[want].name)
-        for node in nodes
-        for want in (*node.requires, *node.after)
-        if want in providers and providers[want].name != node.name
-    ]
+    return list(
+        dict.fromkeys(
+            (node.name, providers[want].name)
+            for node in nodes
+            for want in (*node.requires, *node.after)
+            if want in providers and providers[want].name != node.name
+        )
+    )
 
 
 def _providers(nodes: Sequence[Node]) -> dict[str, Node]:
