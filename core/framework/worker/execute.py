@@ -90,7 +90,6 @@ class TaskWorkload:
     def prepare(self) -> None:
         """Get this process ready for its first job."""
         if self._own_process:
-            self._app.hooks.load_installed()
             # A pool of processes numbers them, for %i and %I in the name of the log file.
             index = int(os.environ.get("FRAMEWORK_PROCESS_INDEX", "0"))
             setup_logging(self._settings.worker, self._hostname, self._app.hooks, index)
@@ -332,4 +331,6 @@ def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:
 
     locate = import_module("framework._boot.locate")
     app = locate.load_app(recipe["app"], recipe["path"], recipe["sources"])
+    # Here, once, and not in each child: looking for installed hooks reads the metadata of every distribution.
+    app.hooks.load_installed()
     return TaskWorkload(app, app.conf.settings, recipe["hostname"], own_process=True)
