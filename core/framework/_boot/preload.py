@@ -1,8 +1,8 @@
 """Preload: what must happen before anything else is imported.
 
-A green pool needs the standard library patched before the application, or even a transport, imports it. The pool's
-name is known
-from flags, environment and file by then; its trait `patch` names the library.
+1. `preload` patches the standard library for a green pool, before the application, or even a transport, imports it.
+   The pool's name is known from flags, environment and file by then; its trait `patch` names the library.
+2. `is_patched` says whether that has been done: a pool that is chosen later, in code, is refused.
 """
 
 from __future__ import annotations
@@ -21,3 +21,14 @@ def preload(pool: str) -> None:
         import eventlet
 
         eventlet.monkey_patch()
+
+
+def is_patched(library: str) -> bool:
+    """Say whether `library` has patched the interpreter, by us or by the application."""
+    if library == "gevent":
+        from gevent import monkey
+
+        return bool(monkey.is_module_patched("socket"))
+    from eventlet import patcher
+
+    return bool(patcher.is_monkey_patched("socket"))

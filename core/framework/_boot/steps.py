@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
 from framework._boot.consumption import Consumption
+from framework._boot.preload import is_patched
 from framework._documents import Documents
 from framework._plugins import catalog, loader
 from framework._plugins.hooks import Hooks
@@ -203,6 +204,11 @@ def check_traits(plugin: type[Pool], settings: Settings) -> None:
             raise ConfigError(
                 f"the pool {name!r} cannot enforce {what}: choose another with --pool, or leave the limit out"
             )
+    if traits.patch is not None and not is_patched(traits.patch):
+        raise ConfigError(
+            f"the pool {name!r} was chosen in code, when it was too late to patch the standard library for it: "
+            f"choose it with --pool, with FRAMEWORK_WORKER_POOL or in framework.toml"
+        )
     if not traits.recycles and (settings.worker.max_tasks_per_child or settings.worker.max_memory_per_child):
         logger.warning(
             "The pool %r has no processes to recycle: max-tasks-per-child and max-memory-per-child are ignored",

@@ -1,6 +1,6 @@
 """The worker's event loop.
 
-1. Watches descriptors (`selectors`), keeps one heap of timers, and has one wake-up descriptor.
+1. Watches descriptors (`polling`), keeps one heap of timers, and has one wake-up descriptor.
 2. Runs callbacks one after another in the thread that called `run`: nothing else touches the broker or a pool's pipes.
 3. Other threads and signal handlers hand it work through `call_soon_threadsafe`, which is re-entrant and never logs.
 4. A callback that raises is reported to `on_error` and the loop goes on: one bad message must not end the worker.
@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final, TypeAlias
+
+from framework.worker.polling import make_selector
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +53,7 @@ class Loop:
     """The loop that `framework.api.loop.Loop` promises to plugins."""
 
     def __init__(self, on_error: Callable[[BaseException], object] | None = None) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._selector = make_selector()
         self._ready: deque[Callback] = deque()
         # deque.append is atomic: signal handlers and other threads need no lock that they could deadlock on.
         self._foreign: deque[Callback] = deque()

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -125,10 +125,14 @@ class Seat:
 class InProcessPool(Pool):
     """Everything but where the threads come from."""
 
+    #: What a seat is, for log lines.
+    kind: ClassVar[str] = "thread"
+
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
         super().__init__(context, options)
         self.queue: SimpleQueue[Job | None] = SimpleQueue()
-        self.seats: list[Seat] = []
+        #: In the order in which they came; a dictionary, since greenlets come and go by the thousand.
+        self.seats: dict[Seat, None] = {}
         #: Seats wanted; the number of jobs that may run at once.
         self.size = 1
         #: Threads given up on since the start.
@@ -286,7 +290,7 @@ class InProcessPool(Pool):
             return self.context.verdict(job, doom[1], doom[2], runtime)
         if isinstance(error, SoftTimeLimitExceeded):
             return self.context.verdict(job, TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
-        return self.context.verdict(job, WORKER_LOST, f"the task ended its thread with {error!r}", runtime)
+        return self.context.verdict(job, WORKER_LOST, f"the task ended its {self.kind} with {error!r}", runtime)
 
     # ------------------------------------------------------------ limits and termination
 
@@ -344,16 +348,17 @@ class InProcessPool(Pool):
             return
         assert seat.doom is not None
         self.abandoned += 1
-        self.seats.remove(seat)
+        del self.seats[seat]
         del self._jobs[job.seq]
         if job.seq in self._reported:
             self._reported.discard(job.seq)
         else:
             self._events.started([job.seq], self._pid)
         logger.error(
-            "%s[%s] does not stop: its thread %s is left to itself (%d so far)",
+            "%s[%s] does not stop: its %s %s is left to itself (%d so far)",
             job.task,
             job.id,
+            self.kind,
             seat.name,
             self.abandoned,
         )

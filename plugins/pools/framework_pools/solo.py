@@ -59,7 +59,7 @@ class SoloPool(InProcessPool):
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
         super().__init__(context, options)
         self._seat = MainSeat("MainThread")
-        self.seats.append(self._seat)
+        self.seats[self._seat] = None
 
     def start(self) -> None:
         """Prepare the workload; jobs run as soon as the main thread is in `run_main`."""
@@ -76,7 +76,7 @@ class SoloPool(InProcessPool):
         """Keep the seat: there is no other main thread. It takes jobs again when it comes out of the one it is in."""
         self.stuck = 1
         seat.abandoned = False
-        self.seats.append(seat)
+        self.seats[seat] = None
 
     def restart(self) -> None:
         """Make the workload anew; jobs that begin from now on run in it."""

@@ -39,7 +39,7 @@ class ThreadsPool(InProcessPool):
     def _add(self) -> None:
         self._count += 1
         seat = Seat(f"ThreadPoolWorker-{self._count}")
-        self.seats.append(seat)
+        self.seats[seat] = None
         thread = threading.Thread(target=self._serve, args=(seat,), name=seat.name, daemon=True)
         self._threads[seat] = thread
         thread.start()
@@ -53,8 +53,7 @@ class ThreadsPool(InProcessPool):
 
     def _ended(self, seat: Seat) -> None:
         self._threads.pop(seat, None)
-        if seat in self.seats:
-            self.seats.remove(seat)
+        self.seats.pop(seat, None)
 
     def replace(self, seat: Seat) -> None:
         """Start a thread in the place of an abandoned one."""

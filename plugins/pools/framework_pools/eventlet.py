@@ -1,0 +1,41 @@
+"""The eventlet pool: a greenlet for every running job, switched by eventlet's hub.
+
+The standard library is patched (``eventlet.monkey_patch``) before the application is imported. The loop and the jobs
+are greenlets of one thread.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from framework.api.pool import PoolTraits
+from framework_pools._green import GreenPool, GreenSeat
+
+with warnings.catch_warnings():
+    # That eventlet advises against itself is said in the manual; whoever chooses this pool has a reason.
+    warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
+    import eventlet
+    from eventlet import hubs
+
+
+class EventletPool(GreenPool):
+    """Runs each job in a greenlet of eventlet's."""
+
+    traits: ClassVar[PoolTraits] = PoolTraits(
+        green=True, patch="eventlet", soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
+    )
+
+    def start(self) -> None:
+        """Prepare the workload, and keep hold of the hub."""
+        self._schedule: Callable[..., object] = hubs.get_hub().schedule_call_global
+        super().start()
+
+    def spawn(self, function: Callable[[GreenSeat], object], seat: GreenSeat) -> Any:
+        """Return a greenlet that is going to run ``function(seat)``."""
+        return eventlet.spawn_n(function, seat)
+
+    def in_hub(self, function: Callable[..., object], *args: Any) -> object:
+        """Have ``function(*args)`` called by the hub."""
+        return self._schedule(0, function, *args)

@@ -1,0 +1,36 @@
+"""The gevent pool: a greenlet for every running job, switched by gevent's hub.
+
+The standard library is patched (``gevent.monkey.patch_all``) before the application is imported. The loop and the jobs
+are greenlets of one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import gevent
+
+from framework.api.pool import PoolTraits
+from framework_pools._green import GreenPool, GreenSeat
+
+
+class GeventPool(GreenPool):
+    """Runs each job in a greenlet of gevent's."""
+
+    traits: ClassVar[PoolTraits] = PoolTraits(
+        green=True, patch="gevent", soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
+    )
+
+    def start(self) -> None:
+        """Prepare the workload, and keep hold of the hub."""
+        self._in_hub: Callable[..., object] = gevent.get_hub().loop.run_callback
+        super().start()
+
+    def spawn(self, function: Callable[[GreenSeat], object], seat: GreenSeat) -> Any:
+        """Return a greenlet that is going to run ``function(seat)``."""
+        return gevent.spawn_raw(function, seat)
+
+    def in_hub(self, function: Callable[..., object], *args: Any) -> object:
+        """Have ``function(*args)`` called by the hub."""
+        return self._in_hub(function, *args)
