@@ -12,7 +12,7 @@ import pytest
 from support import ledger, queues
 from support.wait import wait_for
 
-POOLS = ["prefork", "threads", "solo"]
+POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]
 DLQ = "celery.dlq"
 CALL = b'[["x"], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 

@@ -73,13 +73,28 @@ def test_a_broker_that_is_not_there_is_tried_again_and_the_worker_can_be_stopped
         assert worker.stop(timeout=10) == 0
 
 
-@pytest.mark.parametrize(("pool", "library"), [("gevent", "gevent"), ("eventlet", "eventlet")])
-def test_a_missing_extra_is_named(pool, library):
-    import importlib.util
-
-    if importlib.util.find_spec(library) is not None:
-        pytest.skip(f"{library} is installed")
-    done = start("-A", "proj", "worker", "--pool", pool)
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_missing_extra_is_named(pool, tmp_path):
+    # Before the application and everything else: as if the library had never been installed.
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.partition('.')[0] == {pool!r}:\n"
+        "            raise ModuleNotFoundError(f'No module named {name!r}', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+    )
+    done = start("-A", "proj", "worker", "--pool", pool, PYTHONPATH=f"{tmp_path}:{workers.APP_DIR.parent}")
     assert done.returncode == codes.CONFIG
-    assert pool in done.stderr
+    assert f"pip install 'framework[{pool}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
+def test_a_green_pool_chosen_in_code_is_refused(pool, tmp_path):
+    (tmp_path / "tasks.py").write_text(f"from framework import App\napp = App('x')\napp.conf.worker_pool = {pool!r}\n")
+    done = start("-A", "tasks", "worker", app_dir=tmp_path)
+    assert done.returncode == codes.CONFIG
+    assert "too late to patch" in done.stderr
+    assert "--pool" in done.stderr
     assert "Traceback" not in done.stderr

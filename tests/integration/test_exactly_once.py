@@ -8,7 +8,7 @@ from support import ledger, queues
 from support.wait import wait_for
 
 TASKS = 20_000
-POOLS = ["prefork", "threads", "solo"]
+POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]
 
 
 @pytest.mark.parametrize("pool", POOLS)

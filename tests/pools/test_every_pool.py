@@ -1,7 +1,11 @@
-"""What every pool promises: the same tests over prefork, threads and solo."""
+"""What every pool promises: the same tests over prefork, threads and solo.
+
+The green pools need a patched interpreter: `test_green_pools.py` runs this file in one, where TEST_GREEN_POOL says which.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import time
@@ -9,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from framework._plugins import loader
 from framework.api.pool import FAILURE, SUCCESS, TERMINATED, TIMED_OUT
 from framework_pools.prefork import PreforkPool
 from framework_pools.solo import SoloPool
@@ -18,7 +23,17 @@ from support.pool_harness import Harness
 from support.wait import wait_for
 
 TESTS = str(Path(__file__).resolve().parents[1])
+GREEN = os.environ.get("TEST_GREEN_POOL")
 POOLS = {"prefork": PreforkPool, "threads": ThreadsPool, "solo": SoloPool}
+if GREEN is not None:
+    POOLS = {GREEN: loader.load("pool", GREEN)}
+
+
+def slots(harness):
+    """Return how many slots have come up; those of a green pool take part in one process."""
+    if harness.pool.traits.green:
+        return harness.call(harness.pool.info)["max-concurrency"]
+    return len(harness.pids())
 
 
 @pytest.fixture(params=list(POOLS))
@@ -168,7 +183,7 @@ def test_info_has_every_key(make):
     for key in ("implementation", "max-concurrency", "processes", "max-tasks-per-child", "timeouts", "writes"):
         assert key in info
     assert "put-guarded-by-semaphore" in info
-    wait_for(lambda: len(pool.pids()) == info["max-concurrency"], 10, "every slot to have come up")
+    wait_for(lambda: slots(pool) == info["max-concurrency"], 10, "every slot to have come up")
 
 
 def test_grow_and_shrink(make):
@@ -178,12 +193,12 @@ def test_grow_and_shrink(make):
             pool.call(pool.pool.grow, 1)
         return
     pool.call(pool.pool.grow, 2)
-    wait_for(lambda: len(pool.pids()) == 4, 10, "four slots")
+    wait_for(lambda: slots(pool) == 4, 10, "four slots")
     four = pool.submit(*[b"sleep:0.5"] * 4)
     wait_for(lambda: all(seq in pool.begun for seq in four), 5, "four jobs side by side")
     pool.call(pool.pool.shrink, 10)
     pool.wait(four)
-    wait_for(lambda: len(pool.pids()) == 1, 10, "one slot")
+    wait_for(lambda: slots(pool) == 1, 10, "one slot")
     assert pool.run(b"noop")[0].code == SUCCESS
 
 

@@ -77,6 +77,10 @@ class SampleWorkload:
                 while time.monotonic() < end:
                     time.sleep(0.001)
 
+    def do_swallow(self, value: str) -> None:
+        with contextlib.suppress(BaseException):
+            time.sleep(float(value))
+
     def do_soft(self, value: str) -> str:
         try:
             self.do_spin(value)

@@ -12,7 +12,6 @@ import contextlib
 import heapq
 import itertools
 import logging
-import os
 import selectors
 import socket
 from collections import deque
@@ -68,7 +67,6 @@ class Loop:
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self._wake_fd = self._wake_write.fileno()
         self.add_reader(self._wake_read.fileno(), self._drain_wakeups)
 
     time = staticmethod(monotonic)
@@ -88,9 +86,10 @@ class Loop:
 
     def wake(self) -> None:
         """End the loop's sleep."""
-        # Full: it will wake anyway. Closed: there is nothing to wake.
+        # Full: it will wake anyway. Closed: there is nothing to wake. Not os.write: under eventlet that waits, and in a
+        # signal handler it cannot.
         with contextlib.suppress(OSError):
-            os.write(self._wake_fd, b"\0")
+            self._wake_write.send(b"\0")
 
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Run `callback(*args)` after `delay` seconds."""

@@ -1,0 +1,111 @@
+"""gevent and eventlet: every pool's promises in a patched interpreter, and what green pools alone must do.
+
+Patching is for ever, so nothing here happens in this process: the harness runs in a pytest of its own, and the rest in
+real workers.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import ledger, workers
+from support.wait import wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+POOLS = ["gevent", "eventlet"]
+
+
+@pytest.fixture(params=POOLS)
+def pool(request):
+    return request.param
+
+
+@pytest.mark.parametrize("file", ["test_every_pool.py", "green_harness.py"])
+def test_the_harness_in_a_patched_interpreter(pool, file, tmp_path):
+    path = Path(__file__).parent / file
+    done = subprocess.run(
+        [sys.executable, "-m", "support.green", pool, str(path), "-q", f"--basetemp={tmp_path / 'own'}"],
+        cwd=ROOT,
+        env=workers.environment(),
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+    assert "skipped" not in done.stdout
+
+
+@pytest.mark.acceptance(53, 54)
+def test_a_hundred_tasks_run_at_once(pool, broker_url, start_worker, client, ledger_path):
+    app = client(broker_url)
+    start_worker("-P", pool, "-c", "100", broker=broker_url, ledger=ledger_path)
+    for number in range(100):
+        app.tasks["proj.sleeptask"].apply_async((3, number), ignore_result=True)
+    wait_for(lambda: ledger.size(ledger_path) >= 100, 20, lambda: str(ledger.lines(ledger_path)))
+    # Side by side: every one of them has begun before the first has ended.
+    assert all(line.startswith("start:") for line in ledger.lines(ledger_path)[:100])
+
+
+@pytest.mark.acceptance(57)
+@pytest.mark.parametrize("remote", ["redis", "amqp"])
+def test_control_is_answered_while_every_greenlet_is_busy(
+    pool, remote, request, start_worker, client, celery_client, ledger_path
+):
+    url = request.getfixturevalue(f"{remote}_url")
+    worker = start_worker("-P", pool, "-c", "2", broker=url, ledger=ledger_path)
+    for number in range(4):
+        client(url).tasks["proj.sleeptask"].apply_async((60, number), ignore_result=True)
+    wait_for(lambda: ledger.size(ledger_path) == 2, 10, "both slots to be busy")
+    inspect = celery_client(url).control.inspect(timeout=10, limit=1)
+    assert inspect.ping() == {worker.node: {"ok": "pong"}}
+    assert inspect.stats()[worker.node]["pool"]["processes"] == [worker.pid]
+    worker.stop(signal.SIGQUIT, timeout=10)
+
+
+@pytest.mark.acceptance(104, 105)
+def test_limits_in_a_worker(pool, redis_url, start_worker, client):
+    app = client(redis_url, redis_url)
+    worker = start_worker("-P", pool, "-c", "2", "--time-limit", "0.3", broker=redis_url, backend=redis_url)
+    result = app.tasks["proj.sleeptask"].delay(60)
+    with pytest.raises(Exception, match="TimeLimitExceeded"):
+        result.get(timeout=20)
+    assert app.tasks["proj.add"].delay(2, 3).get(timeout=20) == 5
+    assert worker.running
+
+
+@pytest.mark.parametrize("where", ["flag", "environment", "file"])
+def test_the_library_is_patched_before_the_application_is_imported(pool, where, tmp_path, start_worker):
+    (tmp_path / "tasks.py").write_text(
+        "from socket import socket\n"
+        "from framework import App\n"
+        "app = App('tasks')\n"
+        "@app.task\n"
+        "def patched():\n"
+        "    return socket.__module__\n"
+    )
+    chosen = f"[worker]\npool = {pool!r}\n" if where == "file" else ""
+    url = f"sqlite:///{tmp_path}/broker.db"
+    (tmp_path / "framework.toml").write_text(
+        f"app = 'tasks'\n[broker]\nurl = {url!r}\n[result]\nbackend = {url!r}\n{chosen}"
+    )
+    flags = ["-P", pool] if where == "flag" else []
+    env = {"FRAMEWORK_WORKER_POOL": pool} if where == "environment" else {}
+    worker = start_worker(*flags, app="", app_dir=tmp_path, env=env | {"PYTHONWARNINGS": "default"})
+    done = workers.run_command("call", "tasks.patched", "--wait", app_dir=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert pool in done.stdout, done.stdout
+    assert "Warning" not in worker.output
+
+
+def test_the_parent_process_is_not_patched():
+    assert "TEST_GREEN_POOL" not in os.environ
+    monkey = sys.modules.get("gevent.monkey")
+    assert monkey is None or not monkey.is_module_patched("socket")
