@@ -1,6 +1,7 @@
 """What every pool promises: the same tests over prefork, threads and solo.
 
-The green pools need a patched interpreter: `test_green_pools.py` runs this file in one, where TEST_GREEN_POOL says which.
+The green pools need a patched interpreter: `test_green_pools.py` runs this file in one, and TEST_GREEN_POOL says for
+which of them.
 """
 
 from __future__ import annotations

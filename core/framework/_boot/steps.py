@@ -160,6 +160,8 @@ class PoolStep(Step):
 
     def __init__(self, settings: Settings) -> None:
         self.origin = origin_of("pool", settings.worker.pool)
+        #: None: it was refused before it was made.
+        self._pool: Pool | None = None
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
@@ -169,7 +171,7 @@ class PoolStep(Step):
         settle: Settle = board.get("settle")
         verdicts = Verdicts(settle, run.app, run.settings)
         self._loop: Loop = board.get("loop")
-        self._pool: Pool = plugin(
+        self._pool = pool = plugin(
             PoolContext(
                 loop=self._loop,
                 events=settle,
@@ -184,12 +186,13 @@ class PoolStep(Step):
             ),
             options,
         )
-        self._pool.prestart()
-        self._pool.start()
-        board.put("pool", self._pool)
+        pool.prestart()
+        pool.start()
+        board.put("pool", pool)
 
     def stop(self, deadline: float) -> None:
-        self._pool.stop(deadline)
+        if self._pool is not None:
+            self._pool.stop(deadline)
 
 
 def check_traits(plugin: type[Pool], settings: Settings) -> None:

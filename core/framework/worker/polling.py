@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
-
 #: Ready to read, ready to write, as the kernel has them; the patched `select` of eventlet has lost the names.
 _IN: Final = 0x001
 _OUT: Final = 0x004
@@ -37,7 +36,7 @@ class Selector(Protocol):
     def unregister(self, fileobj: int) -> Any:
         """Stop watching a descriptor, also when it has been closed already."""
 
-    def get_map(self) -> Mapping[int, Any]:
+    def get_map(self) -> Mapping[Any, Any]:
         """Return what is watched, by descriptor."""
 
     def select(self, timeout: float | None = None) -> list[tuple[Any, int]]:
