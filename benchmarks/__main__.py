@@ -56,13 +56,16 @@ def plan(brokers: dict[str, Broker], samples: int) -> Iterator[tuple[str, Measur
         both = broker.server is not None
         yield f"enqueue one by one {name}", lambda system, b=broker: measure.enqueue(system, b), both
         yield f"enqueue in bulk {name}", lambda system, b=broker: measure.bulk(system, b), both
-        for pool in ("prefork", "threads", "solo"):
+        green = ("gevent", "eventlet") if name == "redis" else ()
+        for pool in ("prefork", "threads", "solo", *green):
             yield f"drain {name} {pool}", lambda system, b=broker, p=pool: measure.drain(system, b, p), both
         yield (
             f"drain with results {name} prefork",
             lambda system, b=broker: measure.drain(system, b, "prefork", results=True),
             both,
         )
+        for pool in ("threads", *green) if name == "redis" else ():
+            yield f"io {name} {pool}", lambda system, b=broker, p=pool: measure.io(system, b, p), both
         for pool in ("prefork", "threads"):
             yield (
                 f"idle latency {name} {pool}",

@@ -3,8 +3,9 @@
 1. `enqueue`, `bulk`: rate and CPU of a producer.
 2. `drain`: tasks wait before the worker starts; rate between first and last start, CPU of main process, children and
    broker. Also gives the time from exec to the first task.
-3. `latency`: percentiles of an idle worker. Also gives the memory of its process tree.
-4. `help_time`: how long `--help` takes.
+3. `io`: tasks that only wait, many at once; the time they all take.
+4. `latency`: percentiles of an idle worker. Also gives the memory of its process tree.
+5. `help_time`: how long `--help` takes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from support.processes import kill_all, members, spawn, tail
 from support.wait import wait_for
 
 LIMIT = 180.0
+#: The waiting tasks, how many at once, and how long each takes (`nap` of the applications).
+NAPS = 2_000
+NAPPING = 100
+NAP = 0.05
 
 
 class Broker(NamedTuple):
@@ -78,9 +83,9 @@ class Bench:
         return answer
 
     @contextlib.contextmanager
-    def worker(self, pool: str) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, pool: str, slots: int = 2) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker while the block runs."""
-        process = spawn(self.system.worker(pool), log=self.log, cwd=self.directory, env=self.environment)
+        process = spawn(self.system.worker(pool, slots), log=self.log, cwd=self.directory, env=self.environment)
         try:
             yield process
             process.terminate()
@@ -139,6 +144,18 @@ def drain(system: System, broker: Broker, pool: str, *, results: bool = False) -
         "children CPU": spent[1],
         "broker CPU": spent[2],
     }
+
+
+def io(system: System, broker: Broker, pool: str) -> dict[str, float]:
+    with Bench(system, broker, NAPS) as bench:
+        bench.produce("bulk", "nap")
+        with bench.worker(pool, NAPPING) as process:
+            bench.wait(bench.cells.all_done, "the last nap", process)
+        first, last = bench.cells.span()
+        duplicates = bench.cells.duplicates()
+    if duplicates:
+        raise RuntimeError(f"{system.name} ran {duplicates} tasks twice")
+    return {"seconds": (last - first) / 1e9 + NAP}
 
 
 def latency(system: System, broker: Broker, pool: str, samples: int) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The benchmark's tasks, for Celery, with its default settings."""
 
 import os
+import time
 
 from benchmarks import cells
 from celery import Celery, group
@@ -17,6 +18,12 @@ def noop(number):
 @app.task(name="noop_result")
 def noop_result(number):
     CELLS.mark(number)
+
+
+@app.task(name="nap", ignore_result=True)
+def nap(number):
+    CELLS.mark(number)
+    time.sleep(0.05)
 
 
 def send_all(task, count):
