@@ -20,7 +20,13 @@ def own_server(request, redis_server, rabbit_server):
 
 @pytest.mark.parametrize(
     ("own_server", "pool"),
-    [(PrivateRedis, "prefork"), (PrivateRedis, "threads"), (PrivateRabbit, "prefork")],
+    [
+        (PrivateRedis, "prefork"),
+        (PrivateRedis, "threads"),
+        (PrivateRabbit, "prefork"),
+        (PrivateRedis, "gevent"),
+        (PrivateRabbit, "eventlet"),
+    ],
     indirect=["own_server"],
     ids=["redis-prefork", "redis-threads", "amqp-prefork"],
 )

@@ -13,7 +13,7 @@ from celery.exceptions import DuplicateNodenameWarning
 from support import ledger, workers
 from support.wait import wait_for
 
-POOLS = ["prefork", "threads", "solo"]
+POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]
 
 #: Every option of `framework worker` that users of the guide know.
 WORKER_OPTIONS = [
@@ -170,7 +170,7 @@ def test_workers_share_the_queue(pool, broker_url, backend_url, start_worker, cl
 
 
 @pytest.mark.acceptance(5)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
 def test_concurrency_sets_the_size_of_the_pool(pool, redis_url, start_worker, celery_client):
     worker = start_worker("-P", pool, "--concurrency=10", broker=redis_url)
     stats = inspect(celery_client, redis_url).stats()[worker.node]
@@ -211,7 +211,7 @@ def test_solo_runs_one_task_after_the_other(redis_url, start_worker, client, led
 
 
 @pytest.mark.acceptance(55)
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "eventlet"])
 def test_as_many_slots_as_cores_by_default(pool, redis_url, start_worker, celery_client):
     worker = start_worker("-P", pool, broker=redis_url)
     cores = len(os.sched_getaffinity(0))

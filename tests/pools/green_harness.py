@@ -53,6 +53,42 @@ def test_a_job_that_does_not_end_is_counted_and_its_slot_goes_to_another():
         assert pool.run(b"noop")[0].code == SUCCESS
 
 
+def test_an_interruption_that_comes_too_late_strikes_nothing(monkeypatch):
+    """The job ends between the request to interrupt it and the hub's turn."""
+    with Harness(POOL, 1) as pool:
+        asked = []
+        in_hub = pool.pool.in_hub
+
+        def count(function, *args):
+            asked.append(function)
+            return in_hub(function, *args)
+
+        monkeypatch.setattr(pool.pool, "in_hub", count)
+        workload = pool.pool.workload()
+        run = workload.run
+
+        def run_and_ask(job):
+            assert pool.pool.terminate(job.seq, 15)
+            return run(job)
+
+        monkeypatch.setattr(workload, "run", run_and_ask)
+        assert {outcome.code for outcome in pool.run(*[b"noop"] * 20)} == {SUCCESS}
+        assert len(asked) == 20
+        monkeypatch.setattr(workload, "run", run)
+        assert {outcome.code for outcome in pool.run(*[b"sleep:0.01"] * 5)} == {SUCCESS}
+        assert len(asked) == 20
+
+
+def test_the_next_job_is_reported_when_its_predecessor_is_left_to_itself():
+    with Harness(POOL, 1) as pool:
+        pool.run(*[b"noop"] * 50, task="short")
+        stuck = pool.submit(b"stubborn:5", hard=0.1, task="short")
+        following = pool.submit(b"sleep:3600", task="short")
+        assert pool.wait(stuck)[0].code == TIMED_OUT
+        pool.wait_begun(following[0])
+        assert pool.call(pool.pool.terminate, following[0], 15)
+
+
 def test_what_waits_does_not_begin_after_a_kill():
     with Harness(POOL, 1) as pool:
         pool.run(*[b"noop"] * 50, task="short")

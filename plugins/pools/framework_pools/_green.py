@@ -167,6 +167,7 @@ class GreenPool(InProcessPool):
     def replace(self, seat: Seat) -> None:
         """Give the slot of a job that was left to itself to the next."""
         self._fill()
+        self._loop.call_soon(self._drain)
 
     def _empty_queue(self) -> None:
         self._waiting.clear()
