@@ -28,7 +28,7 @@ def own_server(request, redis_server, rabbit_server):
         (PrivateRabbit, "eventlet"),
     ],
     indirect=["own_server"],
-    ids=["redis-prefork", "redis-threads", "amqp-prefork"],
+    ids=["redis-prefork", "redis-threads", "amqp-prefork", "redis-gevent", "amqp-eventlet"],
 )
 def test_a_worker_outlives_a_restart_of_its_broker(own_server, pool, start_worker, client, ledger_path):
     broker = own_server.url

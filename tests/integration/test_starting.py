@@ -114,7 +114,7 @@ def test_the_log_level_is_written_in_any_case(level, redis_url, start_worker):
 
 @pytest.mark.acceptance(6, 60)
 def test_workers_of_one_machine_have_names_of_their_own(remote_url, start_worker, celery_client):
-    for number, pool in enumerate(POOLS, 1):
+    for number, pool in enumerate(("prefork", "threads", "gevent"), 1):
         start_worker("-P", pool, "-c", "1", "-n", f"worker{number}", broker=remote_url)
     host = socket.gethostname()
     pongs = inspect(celery_client, remote_url, 3).ping()
