@@ -98,6 +98,7 @@ def test_hard_limit_ends_only_its_job(make):
     assert pool.run(b"noop")[0].code == SUCCESS
 
 
+@pytest.mark.acceptance(104)
 def test_soft_limit_can_be_caught(make):
     pool = make()
     [outcome] = pool.run(b"soft:30", soft=0.2)

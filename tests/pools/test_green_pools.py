@@ -70,7 +70,7 @@ def test_control_is_answered_while_every_greenlet_is_busy(
     worker.stop(signal.SIGQUIT, timeout=10)
 
 
-@pytest.mark.acceptance(104, 105)
+@pytest.mark.acceptance(105)
 def test_limits_in_a_worker(pool, redis_url, start_worker, client):
     app = client(redis_url, redis_url)
     worker = start_worker("-P", pool, "-c", "2", "--time-limit", "0.3", broker=redis_url, backend=redis_url)
