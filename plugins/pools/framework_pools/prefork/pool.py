@@ -278,6 +278,8 @@ class PreforkPool(Pool):
                 begun.append(seq)
             if record[1] == TIMED_OUT:
                 outcomes.append(self.context.verdict(job, TIMED_OUT, f"{job.soft_limit or 0:g}", record[2]))
+            elif record[1] == WORKER_LOST:
+                outcomes.append(self.context.verdict(job, WORKER_LOST, record[4], record[2]))
             else:
                 outcomes.append(_as_outcome(record))
         if slot.doom is not None and slot.doom.job.seq not in slot.jobs:
