@@ -174,7 +174,7 @@ def decode(
             return loads(body, max_nesting)
         try:
             return loads(body.decode(encoding), max_nesting)
-        except (LookupError, UnicodeDecodeError) as error:
+        except (LookupError, ValueError) as error:  # ValueError: a name that no encoding can have, or wrong bytes
             raise MessageUndecodable(f"the body is not {encoding}: {error}") from error
     return _decode_by_registry(body, kind, content_encoding or "binary")
 

@@ -350,8 +350,9 @@ class ConsumptionStep(Step):
         hooks: Hooks = board.get("hooks")
         if (ready := hooks.bind("worker_ready")) is not None:
             self._consumption.on_ready = lambda: ready(app=run.app, hostname=run.hostname)
-        loop.call_soon_threadsafe(self._consumption.start)
+        # On the board before it starts: the loop is in another thread, and may end the run from there at once.
         board.put("consumption", self._consumption)
+        loop.call_soon_threadsafe(self._consumption.start)
 
     def stop(self, deadline: float) -> None:
         # The drain has closed it already, unless the start failed half-way. It is the loop's, so the loop closes it.

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from framework._config.sources import Config
     from framework.api.pool import Pool
     from framework.app import App
+    from framework.worker.settle import Settle
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,6 @@ class WorkerRun:
         self.exit_code = exitcodes.OK
         self._error: FrameworkError | None = None
         self._done = threading.Event()
-        self._pool: Pool | None = None
         self._stopper: Stopper | None = None
         self._early: list[int] = []
 
@@ -88,12 +88,12 @@ class WorkerRun:
             if not self._quiet:
                 self._announce()
             self.graph.start()
-            self._pool = self.graph.get("pool")
+            pool: Pool = self.graph.get("pool")
             self._stopper = Stopper(
                 self.graph.get("loop"),
                 self.graph.get("intake"),
                 self.graph.get("settle"),
-                self._pool,
+                pool,
                 self._begin_stop,
                 self._end_stop,
                 self.settings.worker.stop_timeout,
@@ -101,8 +101,8 @@ class WorkerRun:
             )
             for signum in self._early:
                 self._hand_over(signum)
-            if self._pool.traits.main_thread:
-                self._pool.run_main()
+            if pool.traits.main_thread:
+                pool.run_main()
             while not self._done.wait(3600):
                 pass
         finally:
@@ -159,12 +159,24 @@ class WorkerRun:
 
     def _end_stop(self, exit_code: int) -> None:
         self.exit_code = exit_code
-        self.graph.get("settle").flush()
-        # In the loop, as the consumer wants it, and before anything else goes.
-        self.graph.get("consumption").close()
-        if self._pool is not None and self._pool.traits.main_thread:
-            self._pool.stop(time.monotonic())
-        self._done.set()
+        settle: Settle = self.graph.get("settle")
+        # From the graph: a start that fails at once is heard here before the main thread has come to know them.
+        pool: Pool = self.graph.get("pool")
+        try:
+            settle.flush()
+            if settle.unstored:
+                logger.error(
+                    "%d results are lost: the result store is away, and the worker ends; "
+                    "messages acknowledged late go back to their queues",
+                    settle.unstored,
+                )
+            # In the loop, as the consumer wants it, and before anything else goes.
+            self.graph.get("consumption").close()
+        finally:
+            # Whatever went wrong before: a main thread that is not told waits for ever.
+            if pool.traits.main_thread:
+                pool.stop(time.monotonic())
+            self._done.set()
 
 
 def _concurrency(settings: Settings) -> int:

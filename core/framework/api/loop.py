@@ -1,7 +1,8 @@
 """The worker's event loop as plugins see it.
 
 One loop turns in one thread (a greenlet under green pools). Everything that touches the broker or a pool's
-pipes runs in it. All methods but `call_soon_threadsafe` must be called from the loop itself.
+pipes runs in it. All methods but `call_soon_threadsafe` must be called from the loop itself;
+`running` may be read anywhere.
 """
 
 from __future__ import annotations
@@ -19,6 +20,10 @@ class Timer(Protocol):
 
 class Loop(Protocol):
     """What a plugin may ask of the loop."""
+
+    @property
+    def running(self) -> bool:
+        """The loop turns. False before it has begun and once it has ended: what is asked of it then waits."""
 
     def time(self) -> float:
         """Return the loop's clock, in seconds (monotonic)."""

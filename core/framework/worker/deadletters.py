@@ -10,9 +10,10 @@ import logging
 import time
 from collections.abc import Callable
 
+from framework._saferepr import safe_repr
 from framework.api.transport import Delivery, Producer, Queue
 from framework.exceptions import TransportError
-from framework.message import Outgoing, as_envelope
+from framework.message import Outgoing, Payload, as_envelope
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class DeadLetters:
             return True
         name = self.queue_for(delivery.queue)
         letter = Outgoing(
-            body=as_envelope(delivery.payload),
+            body=_envelope(delivery.payload),
             headers={
                 "dead_letter": {
                     "reason": reason,
@@ -109,3 +110,14 @@ class DeadLetters:
             self._producer.close()
             self._producer = None
             self._declared.clear()
+
+
+def _envelope(payload: Payload) -> bytes:
+    """Return `payload` as an envelope; what JSON cannot hold of it (AMQP can carry more) is kept as text."""
+    try:
+        return as_envelope(payload)
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        headers, properties, content_type, content_encoding, body = payload
+        plain = ({name: safe_repr(value) for name, value in part.items()} for part in (headers, properties))  # type: ignore[union-attr]
+        raw = body if isinstance(body, bytes) else safe_repr(body).encode(errors="backslashreplace")
+        return as_envelope((*plain, str(content_type), str(content_encoding), raw))  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from framework._documents import FAILURE, REVOKED
 from framework.api.pool import Job
 from framework.api.transport import Delivery
-from framework.exceptions import MessageError, MessageUndecodable, NotRegistered, TaskRevokedError
+from framework.exceptions import ConnectionLost, MessageError, MessageUndecodable, NotRegistered, TaskRevokedError
 from framework.message import Head, Incoming, Payload, read, read_head
 from framework.serialization import decode_task, encode
 from framework.worker.deadletters import DeadLetters
@@ -72,6 +72,13 @@ class Dispatch:
                     ready(item)
             except MessageError as error:
                 self._bury(delivery, error)
+            except ConnectionLost:
+                raise
+            except Exception as error:
+                # A defect of ours, or a hook's. Whatever it is, the other messages of the batch must not go with it:
+                # nobody would know of them any more, while their leases went on being renewed.
+                logger.exception("Deciding about a message from %s failed", delivery.queue)
+                self._bury(delivery, MessageUndecodable(f"deciding about it failed: {error!r}"))
 
     # ------------------------------------------------------------ reading
 

@@ -17,7 +17,7 @@ import os
 import traceback as tracebacks
 from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -28,7 +28,7 @@ from framework._saferepr import safe_repr
 from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
 from framework.api.result_store import Record
-from framework.exceptions import FrameworkError, Ignore, MessageError, Reject, Retry
+from framework.exceptions import Ignore, MessageError, Reject, Retry
 from framework.message import Incoming, read
 from framework.serialization import decode_task
 from framework.task import Task
@@ -41,6 +41,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Handler = Callable[..., Any]
+
+#: The task-execution wall: what a task may raise. Of `BaseException`s only those that it may have come by innocently:
+#: the others are how a pool ends a job from outside.
+_RAISED: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
+#: Characters of an exception that logs and events show.
+_ERROR_MAX: Final = 64 * 1024
 
 
 class Plan(msgspec.Struct, gc=False):
@@ -152,15 +158,15 @@ class TaskWorkload:
         except Reject as error:
             runtime = monotonic() - began
             code = outcomes.REQUEUED if error.requeue else outcomes.REJECTED
-            note = str(error.reason)
-            logger.warning("Task %s[%s] %s", _name(request), request.id, error)
+            note = safe_repr(error.reason) if not isinstance(error.reason, str) else error.reason
+            logger.warning("Task %s[%s] %s", _name(request), request.id, _told(error))
             if not error.requeue:
                 document = self._document(FAILURE, error, request, incoming)
         except Retry as error:
             runtime = monotonic() - began
             code = outcomes.RETRY
             document, note, trace = self._end_retry(plan, request, incoming, error)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the task-execution wall: a task may raise anything
+        except _RAISED as error:
             runtime = monotonic() - began
             # What a task returned may also fail to be encoded, or its callbacks to be sent: the task has then failed.
             code = outcomes.FAILURE
@@ -200,7 +206,7 @@ class TaskWorkload:
     ) -> tuple[bytes | None, str, str]:
         reason = error.exc if error.exc is not None else error
         trace = _trace(error)
-        logger.info("Task %s[%s] retry: %s", _name(request), request.id, error)
+        logger.info("Task %s[%s] retry: %s", _name(request), request.id, _told(error))
         if plan.on_retry is not None:
             self._quietly(plan.on_retry, reason, request.id, request.args, request.kwargs, trace)
         if self._retried is not None:
@@ -208,16 +214,17 @@ class TaskWorkload:
         self._after(plan, request, RETRY, reason, request.args, request.kwargs, trace)
         ignored = plan.ignore_result if request.ignore_result is None else request.ignore_result
         document = None if ignored else self._document(RETRY, reason, request, incoming, trace)
-        return document, repr(reason), trace
+        return document, safe_repr(reason, _ERROR_MAX), trace
 
     def _end_failure(
         self, plan: Plan, request: Context, incoming: Incoming, error: BaseException
     ) -> tuple[bytes | None, str, str]:
         trace = _trace(error)
+        told = safe_repr(error, _ERROR_MAX)
         if isinstance(error, plan.throws):
-            logger.info("Task %s[%s] raised expected: %r", _name(request), request.id, error)
+            logger.info("Task %s[%s] raised expected: %s", _name(request), request.id, told)
         else:
-            logger.error("Task %s[%s] raised unexpected: %r\n%s", _name(request), request.id, error, trace)
+            logger.error("Task %s[%s] raised unexpected: %s\n%s", _name(request), request.id, told, trace)
         if plan.on_failure is not None:
             self._quietly(plan.on_failure, error, request.id, request.args, request.kwargs, trace)
         if self._failed is not None:
@@ -232,12 +239,12 @@ class TaskWorkload:
         self._after(plan, request, FAILURE, error, request.args, request.kwargs, trace)
         try:
             self._tell_others(request, error, trace)
-        except FrameworkError as failed:
+        except Exception as failed:  # noqa: BLE001 - what follows comes from the message, and may be anything
             logger.error("What follows the failure of %s[%s] was not done: %s", _name(request), request.id, failed)
         ignored = plan.ignore_result if request.ignore_result is None else request.ignore_result
         if ignored and not plan.store_errors:
-            return None, repr(error), trace
-        return self._document(FAILURE, error, request, incoming, trace), repr(error), trace
+            return None, told, trace
+        return self._document(FAILURE, error, request, incoming, trace), told, trace
 
     def _tell_others(self, request: Context, error: BaseException, trace: str) -> None:
         """Call error callbacks, and fail the rest of the chain, which will never run."""
@@ -309,6 +316,14 @@ class TaskWorkload:
 def _name(request: Context) -> str | None:
     """Return the name that logs show."""
     return request.shadow or request.task
+
+
+def _told(error: object) -> str:
+    """Return the text of an exception, whose own methods may fail."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - a stranger's __str__ may raise anything
+        return safe_repr(error, _ERROR_MAX)
 
 
 def _trace(error: BaseException) -> str:

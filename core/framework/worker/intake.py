@@ -88,6 +88,9 @@ class Intake:
         self._consumer = None
         self.backlog.clear()
         self._forget_held()
+        # What waits inside the pool has not started either. Left there it would run beside its second copy.
+        for seq in self._pool.quiesce():
+            self._settle.running.pop(seq, None)
 
     def _forget_held(self) -> list[Item]:
         held = self._schedule.clear()

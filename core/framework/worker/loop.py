@@ -61,6 +61,7 @@ class Loop:
         self._cancelled = 0
         self._stopping = False
         self._asleep = False
+        self._running = False
         self._on_error = on_error or _log_error
         self._readers: dict[int, Callback] = {}
         self._writers: dict[int, Callback] = {}
@@ -147,11 +148,18 @@ class Loop:
 
     def run(self) -> None:
         """Turn until `stop`. The loop may be run again."""
+        self._running = True
         try:
             while not self._stopping:
                 self._turn()
         finally:
+            self._running = False
             self._stopping = False
+
+    @property
+    def running(self) -> bool:
+        """The loop turns."""
+        return self._running
 
     def stop(self) -> None:
         """End `run` once everything that was asked for before has run; from any thread."""

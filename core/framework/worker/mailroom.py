@@ -30,9 +30,12 @@ from framework.worker.panel import Panel
 
 logger = logging.getLogger(__name__)
 
-#: A longer pattern is refused: a hostile expression must not stall the loop.
+#: What a pattern may hold; more is refused, for a hostile expression must not stall the loop. Backtracking is
+#: exponential in repeated groups and in the number of repetitions: a few of them, one after another, are harmless.
 _PATTERN_MAX: Final = 128
-_NESTED_QUANTIFIER: Final = re.compile(r"[*+}]\)?[*+{]")
+_REPETITIONS_MAX: Final = 4
+_REPETITION: Final = re.compile(r"[*+{]|(?<!\()\?")
+_REPEATED_AGAIN: Final = re.compile(r"[)*+}][*+{]")
 
 
 class Request(msgspec.Struct):
@@ -117,7 +120,12 @@ class Mailroom:
             return
         try:
             for _exchange, payload in mailbox.receive():
-                reply = self._answer(payload)
+                try:
+                    reply = self._answer(payload)
+                except Exception:
+                    # The other requests of the batch are not to blame.
+                    logger.exception("A control request cannot be answered and is dropped")
+                    continue
                 if reply is not None:
                     mailbox.send([reply])
         except TransportError as error:
@@ -158,8 +166,12 @@ class Mailroom:
             return True
         if request.matcher == "glob":
             return fnmatch.fnmatchcase(self._hostname, request.pattern)
-        if len(request.pattern) > _PATTERN_MAX or _NESTED_QUANTIFIER.search(request.pattern):
-            logger.error("The pattern of a control request is too long or nests repetitions; it is ignored")
+        if not _harmless(request.pattern):
+            logger.error(
+                "The pattern of a control request is too long, repeats a group or has more than %d repetitions; "
+                "it is ignored",
+                _REPETITIONS_MAX,
+            )
             return False
         try:
             return re.match(request.pattern, self._hostname) is not None
@@ -199,3 +211,12 @@ class Mailroom:
         """Disconnect for good."""
         self._closed = True
         self._drop()
+
+
+def _harmless(pattern: str) -> bool:
+    """Return whether matching `pattern` against a host name takes no time worth mentioning."""
+    return (
+        len(pattern) <= _PATTERN_MAX
+        and len(_REPETITION.findall(pattern)) <= _REPETITIONS_MAX
+        and not _REPEATED_AGAIN.search(pattern)
+    )

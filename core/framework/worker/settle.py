@@ -19,7 +19,7 @@ from framework.api import pool as outcomes
 from framework.api.loop import Loop
 from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStore
-from framework.exceptions import ConnectionLost, FrameworkError
+from framework.exceptions import ConnectionLost
 from framework.message import Head
 from framework.worker.deadletters import DeadLetters
 from framework.worker.item import Item
@@ -213,6 +213,11 @@ class Settle:
         return not (self.running or self._records or self._afterwards)
 
     @property
+    def unstored(self) -> int:
+        """How many results wait to be stored."""
+        return len(self._records)
+
+    @property
     def overfull(self) -> bool:
         """The result store has been away for too long to take more messages."""
         return len(self._records) > BACKLOG_MAX
@@ -225,44 +230,57 @@ class Settle:
             try:
                 self._store.store(self._records)
             except ConnectionLost as error:
-                self._retry_in = _RETRY_FIRST
-                logger.error("Results cannot be stored and are kept until they can: %s", error)
-                self._loop.call_later(self._retry_in, self._retry)
+                self._store_is_away(error)
                 return
-            except FrameworkError as error:
-                self._store_one_by_one(error)
+            except Exception as error:  # noqa: BLE001 - a store's defect must not keep messages from being settled
+                if not self._store_one_by_one(error):
+                    return
             self._records = []
         if self._afterwards:
             afterwards, self._afterwards = self._afterwards, []
             for item, action, note in afterwards:
                 self._act(item, action, note)
 
+    def _store_is_away(self, error: ConnectionLost) -> None:
+        if not self._retry_in:
+            logger.error("Results cannot be stored and are kept until they can: %s", error)
+        self._retry_in = min(self._retry_in * 2, _RETRY_MAX) or _RETRY_FIRST
+        self._loop.call_later(self._retry_in, self._retry)
+
     def _retry(self) -> None:
         try:
             self._store.store(self._records)
-        except ConnectionLost:
-            self._retry_in = min(self._retry_in * 2, _RETRY_MAX)
-            self._loop.call_later(self._retry_in, self._retry)
+        except ConnectionLost as error:
+            self._store_is_away(error)
             return
-        except FrameworkError as error:
-            self._store_one_by_one(error)
+        except Exception as error:  # noqa: BLE001 - see `flush`
+            if not self._store_one_by_one(error):
+                return
         logger.info("The result store is back; %d results were stored", len(self._records))
         self._records = []
         self._retry_in = 0.0
         self.flush()
         self._on_change()
 
-    def _store_one_by_one(self, error: FrameworkError) -> None:
-        """Find the record that the store refuses: the others of its burst must not be lost with it."""
-        for record in self._records:
+    def _store_one_by_one(self, error: Exception) -> bool:
+        """Find the record that the store refuses: the others of its burst must not be lost with it.
+
+        Return False if the store went away meanwhile: what it does not have yet is kept.
+        """
+        for number, record in enumerate(self._records):
             try:
                 self._store.store([record])
-            except FrameworkError as refused:
+            except ConnectionLost as lost:
+                self._records = self._records[number:]
+                self._store_is_away(lost)
+                return False
+            except Exception as refused:  # noqa: BLE001 - see `flush`
                 logger.error(
                     "The result of task %s is lost, the store refused it: %s",
                     record.task_id,
                     refused or error,
                 )
+        return True
 
     def _act(self, item: Item, action: Action, note: str) -> None:
         if action is Action.DEAD_LETTER:

@@ -17,7 +17,6 @@ from framework.exceptions import (
     MessageError,
     TaskRevokedError,
     TimeLimitExceeded,
-    TransportError,
     WorkerLostError,
 )
 from framework.message import read
@@ -98,5 +97,5 @@ class Verdicts:
             )
         try:
             _followups.call_errbacks(self._app, request, error, None)
-        except TransportError as failed:
+        except Exception as failed:  # noqa: BLE001 - they come from the message, and may be anything
             logger.error("The error callbacks of task %s[%s] could not be sent: %s", job.task, job.id, failed)

@@ -290,7 +290,9 @@ class InProcessPool(Pool):
             return self.context.verdict(job, doom[1], doom[2], runtime)
         if isinstance(error, SoftTimeLimitExceeded):
             return self.context.verdict(job, TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
-        return self.context.verdict(job, WORKER_LOST, f"the task ended its {self.kind} with {error!r}", runtime)
+        # Its class alone: its own repr may fail, and this is the loop.
+        text = f"the task ended its {self.kind} with {type(error).__qualname__}, which no task should raise"
+        return self.context.verdict(job, WORKER_LOST, text, runtime)
 
     # ------------------------------------------------------------ limits and termination
 

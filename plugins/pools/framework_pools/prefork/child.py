@@ -26,7 +26,7 @@ from time import monotonic_ns
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from framework.api.pool import TIMED_OUT, Job, Workload
+from framework.api.pool import TIMED_OUT, WORKER_LOST, Job, Workload
 from framework.exceptions import SoftTimeLimitExceeded
 from framework_pools.prefork import page as pages
 from framework_pools.prefork.link import CHUNK, DOORBELL, FrameReader, frame
@@ -148,6 +148,10 @@ class Child:
             except SoftTimeLimitExceeded:
                 # It struck outside of the task's own code; the worker knows the limit and passes the verdict.
                 outcome = (seq, TIMED_OUT, (monotonic_ns() - now) / 1e9, None, "", "")
+            except BaseException as error:  # noqa: BLE001 - no workload lets it through but what was meant to end it
+                # The job has ended; the process, and the jobs that wait for it, need not.
+                text = f"the task ended with {type(error).__qualname__}, which no task should raise"
+                outcome = (seq, WORKER_LOST, (monotonic_ns() - now) / 1e9, None, text, "")
             too_large = page.put(outcome)
             if too_large is not None:
                 self._socket.sendall(frame(too_large))

@@ -114,11 +114,12 @@ class PreforkPool(Pool):
             return
         self._stopped = True
         if self._started:
-            # The loop may still turn, and would see descriptors close under it: it lets go first.
             done = threading.Event()
-            self._loop.call_soon_threadsafe(self._let_go, done)
-            if not done.wait(_HAND_OVER):
-                self._let_go(done)
+            if self._loop.running:
+                # It would see descriptors close under it: it lets go first.
+                self._loop.call_soon_threadsafe(self._let_go, done)
+                done.wait(_HAND_OVER)
+            self._let_go(done)
         self._crew.end(deadline)
 
     def _let_go(self, done: threading.Event) -> None:
@@ -277,6 +278,8 @@ class PreforkPool(Pool):
                 begun.append(seq)
             if record[1] == TIMED_OUT:
                 outcomes.append(self.context.verdict(job, TIMED_OUT, f"{job.soft_limit or 0:g}", record[2]))
+            elif record[1] == WORKER_LOST:
+                outcomes.append(self.context.verdict(job, WORKER_LOST, record[4], record[2]))
             else:
                 outcomes.append(_as_outcome(record))
         if slot.doom is not None and slot.doom.job.seq not in slot.jobs:

@@ -1,0 +1,89 @@
+"""The sample application with tasks that misbehave: `-A rough`, in the environment of `proj`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+
+from support.proj import app
+
+
+class Unspeakable(Exception):
+    """Says nothing of itself."""
+
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+    __str__ = __repr__
+
+
+class Stranger(BaseException):
+    """None of those that a worker could expect."""
+
+
+@app.task(name="rough.raises")
+def raises(what):
+    if what == "recursive":
+        argument: list = []
+        argument.append(argument)
+        raise ValueError(argument)
+    if what == "unpicklable":
+        raise ValueError(lambda: None, threading.Lock())
+    if what == "surrogate":
+        raise ValueError("\ud800")
+    kinds = {
+        "exit": SystemExit(3),
+        "interrupt": KeyboardInterrupt(),
+        "generator": GeneratorExit(),
+        "stranger": Stranger("hello"),
+        "unspeakable": Unspeakable(),
+    }
+    raise kinds[what]
+
+
+@app.task(name="rough.returns")
+def returns(what):
+    return {"object": object(), "surrogate": "\ud800"}[what]
+
+
+@app.task(name="rough.prints")
+def prints(megabytes):
+    for _ in range(megabytes):
+        sys.stdout.write("x" * 1_000_000 + "\n")
+    return megabytes
+
+
+@app.task(name="rough.leaves_a_thread")
+def leaves_a_thread():
+    threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+    return "left"
+
+
+@app.task(name="rough.closes_fds")
+def closes_fds():
+    for fd in range(3):
+        os.close(fd)
+    return "closed"
+
+
+@app.task(name="rough.forks")
+def forks():
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    return os.waitpid(pid, 0)[1]
+
+
+@app.task(name="rough.goes_away")
+def goes_away():
+    os.chdir("/")
+    return os.getcwd()
+
+
+@app.task(name="rough.dies")
+def dies(how):
+    if how == "exit":
+        os._exit(3)
+    os.kill(os.getpid(), int(how))
