@@ -43,6 +43,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for the last phase of a stop, when nothing runs any more.
 _WIND_DOWN = 10.0
+#: Seconds between two looks of the main thread at nothing: a signal that comes just before it falls asleep does not
+#: wake it, and its handler, which only this thread can run, would wait for the next signal.
+_NAP = 1.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
@@ -103,7 +106,7 @@ class WorkerRun:
                 self._hand_over(signum)
             if pool.traits.main_thread:
                 pool.run_main()
-            while not self._done.wait(3600):
+            while not self._done.wait(_NAP):
                 pass
         finally:
             self.graph.stop(time.monotonic() + _WIND_DOWN)
