@@ -271,10 +271,10 @@ class AsyncResult(Generic[R]):
             yield node, node.get(**options)
 
     def get_leaf(self) -> Any:
-        """Return the value of the last result below this one."""
+        """Wait for this result and for all below it; return the value of the last."""
         value = None
-        for _, node in self.iterdeps():
-            value = node.get()
+        for _, value in self.collect():  # noqa: B007 - the last one counts
+            pass
         return value
 
     # ------------------------------------------------ doing something about it

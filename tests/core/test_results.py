@@ -110,7 +110,7 @@ def test_the_results_below_one_are_collected_level_by_level(app):
     store(app, "C", "SUCCESS", 3)
     result = app.AsyncResult("A")
     with pytest.raises(IncompleteStream, match="D has not ended"):
-        result.get_leaf()
+        list(result.iterdeps())
     assert [node.id for _, node in result.iterdeps(intermediate=True)] == ["A", "B", "C", "D"]
     threading.Timer(0.05, store, (app, "D", "SUCCESS", 4)).start()
     assert [(node.id, value) for node, value in result.collect(timeout=10)] == [("A", 1), ("B", 2), ("C", 3), ("D", 4)]
