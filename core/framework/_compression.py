@@ -55,8 +55,7 @@ def compress(body: bytes, method: str) -> tuple[bytes, str]:
 def decompress(body: bytes, method: str, max_size: int | None = None) -> bytes:
     """Decompress `body` by `method`, a MIME type or name.
 
-    Raises `MessageTooLarge` when the result is larger than `max_size` bytes (checked while decompressing for the
-    three
+    Raises `MessageTooLarge` when the result is larger than `max_size` bytes (checked while decompressing for the three
     built-in methods), `MessageUndecodable` when the bytes or the method are wrong.
     """
     mime = _ALIASES.get(method, method)

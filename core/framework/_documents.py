@@ -1,8 +1,7 @@
 """Result documents, as Celery's result stores keep them.
 
 One place builds them, for the process that ran a task and for the main process alike. The order of the keys, the
-encoded
-exception and the module names under which peers look exception classes up are Celery's (result document of the
+encoded exception and the module names under which peers look exception classes up are Celery's (result document of the
 key-value stores).
 """
 

@@ -2,9 +2,8 @@
 
 1. `encode_exception` names the class as peers look it up and keeps the arguments, those that JSON cannot hold as
    their repr.
-2. `decode_exception` makes the exception again. It imports nothing: a class must be in a module that is loaded
-   already, in
-   `builtins` or among ours, and be an `Exception`. Everything else becomes an `UnknownError` that keeps the text.
+2. `decode_exception` makes the exception again. It imports nothing: a class must be in a module that is loaded already,
+   in `builtins` or among ours, and be an `Exception`. Everything else becomes an `UnknownError` that keeps the text.
 """
 
 from __future__ import annotations

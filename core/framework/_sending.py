@@ -250,6 +250,8 @@ class Sender:
         if mime is not None:
             headers["compression"] = mime
         reply_to = get("reply_to")
+        if priority is not None and (not isinstance(priority, int) or not 0 <= priority <= 255):
+            raise TypeError(f"priority must be a whole number from 0 to 255, and is {priority!r:.100}")
         message = Outgoing(
             data,
             headers,
@@ -388,7 +390,12 @@ def _moment(value: Any, name: str, zone: tzinfo) -> str | None:
     if value is None:
         return None
     if isinstance(value, str):
-        datetime.fromisoformat(value)  # raises ValueError for what is no time
+        try:
+            datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(
+                f"{name} must be a datetime, or its text as in 2030-01-31T12:00:00+00:00, and is {value!r:.100}"
+            ) from None
         return value
     if isinstance(value, datetime):
         return (value if value.tzinfo is not None else value.replace(tzinfo=zone)).isoformat()

@@ -152,7 +152,8 @@ def _retry_automatically(task: Task[..., Any], errors: tuple[type[BaseException]
                 raise
             options = dict(how["retry_kwargs"] or {})
             if backoff:
-                wait = min(longest, int(backoff) * 2**task.request.retries)
+                # At least a second, as with Celery: a fraction would come to no wait at all.
+                wait = min(longest, max(1, int(backoff)) * 2**task.request.retries)
                 options["countdown"] = random.randrange(int(wait) + 1) if jitter else wait
             raise task.retry(exc=error, **options) from error
 

@@ -58,9 +58,8 @@ class App:
     ) -> None:
         """`main` names the application, and the module of tasks defined in ``__main__``.
 
-        `broker` and `backend` are URLs; `include`: modules with tasks, imported by the worker; `settings`: flat
-        names such as
-        ``task_acks_late=True``. All of them lie below the config file, the environment and flags.
+        `broker` and `backend` are URLs; `include`: modules with tasks, imported by the worker; `settings`: flat names
+        such as ``task_acks_late=True``. All of them lie below the config file, the environment and flags.
         """
         self.main = main
         self.task_class: type[Task[..., Any]] = task_cls or Task
@@ -99,12 +98,11 @@ class App:
     def task(self, function: Any = None, /, **options: Any) -> Any:
         """Make a task of a function: ``@app.task`` or ``@app.task(queue="media", acks_late=True)``.
 
-        Options are the attributes of `Task`, and: `name` (default ``module.function``); `bind`: the function gets
-        the task as
-        its first argument; `base`: the class; `autoretry_for`: exceptions that retry it, with `dont_autoretry_for`,
-        `retry_kwargs`, `retry_backoff` (seconds, or true for 1), `retry_backoff_max` (600 s) and `retry_jitter`
-        (true).
-        Raises `AlreadyRegistered` when another function has the name, `TypeError` for an unknown option.
+        Options are the attributes of `Task`, and: `name` (default ``module.function``); `bind`: the function gets the
+        task as its first argument; `base`: the class; `autoretry_for`: exceptions that retry it, with
+        `dont_autoretry_for`, `retry_kwargs`, `retry_backoff` (seconds, or true for 1), `retry_backoff_max` (600 s) and
+        `retry_jitter` (true). Raises `AlreadyRegistered` when another function has the name, `TypeError` for an unknown
+        option.
         """
         if function is None:
             return lambda function: self._add(function, options)
@@ -302,9 +300,8 @@ class App:
     ) -> ResultSet:
         """Send many tasks in one go: signatures, or a task and an iterable of its arguments.
 
-        ``app.send_many(add, [(1, 2), (3, 4)])``, ``app.send_many(add.s(n, n) for n in range(1000))``. The broker
-        has all of
-        them when this returns (a transport gets up to 10,000 at a time). `options` are for all calls, as in
+        ``app.send_many(add, [(1, 2), (3, 4)])``, ``app.send_many(add.s(n, n) for n in range(1000))``. The broker has
+        all of them when this returns (a transport gets up to 10,000 at a time). `options` are for all calls, as in
         `Task.apply_async`.
         """
         parent = parent_request()
@@ -449,10 +446,9 @@ def shared_task(*, bind: Literal[False] = False, **options: Any) -> Callable[[Ca
 def shared_task(function: Any = None, /, **options: Any) -> Any:
     """Make a task of every application of a function, for modules that do not know theirs.
 
-    There is no global application: the function becomes a task of each `App` that looks its tasks up (the worker
-    does), and what
-    is sent goes through the current one: that of the running task, else the one that `App.set_current` chose, else
-    the one made last.
+    There is no global application: the function becomes a task of each `App` that looks its tasks up (the worker does),
+    and what is sent goes through the current one: that of the running task, else the one that `App.set_current` chose,
+    else the one made last.
     """
     from framework._tasks import SharedTask
 

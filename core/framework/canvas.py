@@ -361,6 +361,10 @@ class chain(_Several[R]):  # noqa: N801 - called like a function
                 break
         return cast("EagerResult[R]", result)
 
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Send the first task, with `args` before its own; return the result of the last."""
+        return self.apply_async(args, **options)
+
 
 class group(_Several[R]):  # noqa: N801 - called like a function
     """Tasks that are sent at once: ``group(add.s(n, n) for n in range(10))``."""

@@ -1,8 +1,7 @@
 """Remote control, seen from the client: send a command to workers, collect what they answer.
 
-1. `Control.broadcast` publishes a request to the control exchange and, if wanted, waits for replies: until `limit`
-   have come, or
-   none has come for `timeout` seconds.
+1. `Control.broadcast` publishes a request to the control exchange and, if wanted, waits for replies: until `limit` have
+   come, or none has come for `timeout` seconds.
 2. `Control.inspect` asks for what workers know; its methods are named after the commands.
 3. Every call has a ticket, and replies to other tickets are dropped: a late reply never shows up in the next call.
 
@@ -56,8 +55,7 @@ class Control:
 
         Returns None without `reply`, else a list of ``{node: reply}``. `timeout` is in seconds since the last reply.
         `limit` defaults to the number of destinations. Raises `ValueError` for a `destination` that is no list or
-        tuple,
-        `ConnectionLost` when the broker is away.
+        tuple, `ConnectionLost` when the broker is away.
         """
         if destination is not None and not isinstance(destination, (list, tuple)):
             raise ValueError(f"destination must be a list or tuple of node names, and is {destination!r}")

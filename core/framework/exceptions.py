@@ -268,6 +268,10 @@ class TimeoutError(TaskError):  # noqa: A001 - the name users of the guide impor
     """A result did not arrive within the time given."""
 
 
+class IncompleteStream(TaskError):
+    """A task has not ended, so what it will send is not known."""
+
+
 class ChordError(TaskError):
     """A member of a chord's header failed."""
 

@@ -12,12 +12,13 @@ Source: the result documents of Celery 5.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from framework._request import parent_request
-from framework.exceptions import ConfigError, TimeoutError  # noqa: A004 - the name that users catch
+from framework.exceptions import ConfigError, IncompleteStream, TimeoutError  # noqa: A004 - the name users catch
 from framework.serialization import decode_exception, decode_result
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ class AsyncResult(Generic[R]):
     def task_id(self) -> str:
         """As `id`."""
         return self.id
+
+    @property
+    def backend(self) -> ResultStore:
+        """The result store that is asked."""
+        return self.app.result_store
 
     def _read(self) -> dict[str, Any]:
         """Return the document as it is now. Raises `ConnectionLost`, and `MessageError` for what is no document."""
@@ -239,6 +245,36 @@ class AsyncResult(Generic[R]):
             raise _raisable(value)
         if callback is not None:
             callback(self.id, value)
+        return value
+
+    # ------------------------------------------------ those below it
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[AsyncResult[Any] | GroupResult | None, Any]]:
+        """Yield ``(parent, result)`` of this result and of what its task has sent, level by level.
+
+        Raises `IncompleteStream` at a task that has not ended, unless `intermediate`.
+        """
+        waiting: deque[tuple[Any, Any]] = deque([(None, self)])
+        while waiting:
+            parent, node = waiting.popleft()
+            yield parent, node
+            if node.ready():
+                waiting.extend((node, child) for child in node.children)
+            elif not intermediate:
+                raise IncompleteStream(f"the task {node.id} has not ended")
+
+    def collect(self, intermediate: bool = False, **options: Any) -> Iterator[tuple[Any, Any]]:
+        """Wait for this result and for all below it: yield ``(result, value)``; `options` are those of `get`."""
+        for _, node in self.iterdeps(intermediate=True):
+            if intermediate and not node.ready():
+                continue
+            yield node, node.get(**options)
+
+    def get_leaf(self) -> Any:
+        """Wait for this result and for all below it; return the value of the last."""
+        value = None
+        for _, value in self.collect():  # noqa: B007 - the last one counts
+            pass
         return value
 
     # ------------------------------------------------ doing something about it

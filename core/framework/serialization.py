@@ -151,9 +151,8 @@ def decode(
     """Decode `body`. `compression` is the message header of that name.
 
     `accept` lists serializer names or MIME types (None: json alone); `max_size` is in bytes, for `body` before and
-    after
-    decompression (None: no limit); `max_nesting` in levels, for JSON.
-    Raises `ContentRefused`, `MessageTooLarge` or `MessageUndecodable`.
+    after decompression (None: no limit); `max_nesting` in levels, for JSON. Raises `ContentRefused`, `MessageTooLarge`
+    or `MessageUndecodable`.
     """
     kind = content_type or JSON
     if not accepted(kind, accept):

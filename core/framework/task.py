@@ -156,12 +156,9 @@ class Task(Generic[P, R]):
         """Send it.
 
         `options`: countdown (s), eta, expires (s or datetime), queue, exchange, routing_key, priority, serializer,
-        compression,
-        headers, ignore_result, time_limit, soft_time_limit, retry, retry_policy, …. `link` and `link_error` are
-        signatures
-        for success and failure. Raises `TypeError` when the arguments do not fit the function, `TransportError`
-        when the broker
-        does not take the message.
+        compression, headers, ignore_result, time_limit, soft_time_limit, retry, retry_policy, …. `link` and
+        `link_error` are signatures for success and failure. Raises `TypeError` when the arguments do not fit the
+        function, `TransportError` when the broker does not take the message.
         """
         positional = () if args is None else args if isinstance(args, (tuple, list)) else _sequence(args)
         named = {} if kwargs is None else dict(kwargs)

@@ -225,3 +225,15 @@ def test_a_strangers_command_is_listed_and_run(run, monkeypatch):
     )
     assert "greet" in run("--help")[1]
     assert run("greet", "-q")[:2] == (0, "command greet\n")
+
+
+@pytest.mark.parametrize("args", [("plugins", "doctor"), ("--help",)])
+def test_a_reader_that_leaves_early_is_no_failure(args, tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "framework", *args]
+    try:
+        ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=tmp_path, timeout=60, check=False)
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (exitcodes.OK, b"")

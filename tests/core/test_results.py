@@ -9,7 +9,12 @@ import pytest
 from framework import App, chain, group
 from framework._documents import Documents
 from framework.api.result_store import Record
-from framework.exceptions import ConfigError, TaskRevokedError, TimeoutError  # noqa: A004 - the name users catch
+from framework.exceptions import (
+    ConfigError,
+    IncompleteStream,
+    TaskRevokedError,
+    TimeoutError,  # noqa: A004 - the name users catch
+)
 
 
 @pytest.fixture
@@ -97,3 +102,17 @@ def test_without_a_store_the_error_says_what_to_set(sqlite_url):
     with pytest.raises(ConfigError, match="set backend under"):
         app.AsyncResult("A").get(timeout=1)
     app.close()
+
+
+def test_the_results_below_one_are_collected_level_by_level(app):
+    store(app, "A", "SUCCESS", 1, children=[[["B", None], None], [["C", None], None]])
+    store(app, "B", "SUCCESS", 2, children=[[["D", None], None]])
+    store(app, "C", "SUCCESS", 3)
+    result = app.AsyncResult("A")
+    with pytest.raises(IncompleteStream, match="D has not ended"):
+        list(result.iterdeps())
+    assert [node.id for _, node in result.iterdeps(intermediate=True)] == ["A", "B", "C", "D"]
+    threading.Timer(0.05, store, (app, "D", "SUCCESS", 4)).start()
+    assert [(node.id, value) for node, value in result.collect(timeout=10)] == [("A", 1), ("B", 2), ("C", 3), ("D", 4)]
+    assert app.AsyncResult("A").get_leaf() == 4
+    assert result.backend is app.result_store

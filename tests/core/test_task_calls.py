@@ -122,6 +122,50 @@ def test_autoretry_retries_what_it_lists(app):
     assert len(tries) == 3
 
 
+def test_a_backoff_of_a_fraction_still_waits_a_second(app):
+    @app.task(bind=True, autoretry_for=(ValueError,), retry_backoff=0.1, retry_jitter=False)
+    def flaky(self):
+        raise ValueError("again")
+
+    for retries, wait in ((0, 1), (2, 4)):
+        headers = {"task": flaky.name, "id": "A", "retries": retries}
+        token = push_request(Context(headers, [], {}, {}, {}, app=app, called_directly=False))
+        try:
+            with pytest.raises(Retry) as caught:
+                flaky.run()
+        finally:
+            pop_request(token)
+        assert caught.value.when == wait
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"priority": "high"}, TypeError, "priority must be a whole number from 0 to 255, and is 'high'"),
+        ({"priority": 1000}, TypeError, "priority must be a whole number"),
+        ({"eta": "tomorrow"}, ValueError, "eta must be a datetime, or its text .* and is 'tomorrow'"),
+        ({"expires": "soon"}, ValueError, "expires must be a datetime, or its text .* and is 'soon'"),
+    ],
+)
+def test_an_option_of_a_wrong_type_is_refused_in_a_sentence(app, options, error, text):
+    @app.task
+    def noop():
+        pass
+
+    with pytest.raises(error, match=text):
+        noop.apply_async(**options)
+
+
+def test_a_chain_that_is_called_is_sent(app):
+    @app.task
+    def add(x, y):
+        return x + y
+
+    result = chain(add.s(2), add.s(3))(1)
+    assert result.parent is not None
+    assert waiting(app) == 1
+
+
 def test_always_eager_runs_where_it_is_called(app):
     app.conf.task_always_eager = True
 

@@ -169,6 +169,7 @@ program = Program(
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line `args`, default this process's, and return its exit code."""
     session = Session()
+    stdout = sys.stdout
     try:
         # `main` returns what the command returned, or the code of `ctx.exit`.
         color = False if os.environ.get("NO_COLOR") else None
@@ -184,9 +185,12 @@ def run(args: Sequence[str] | None = None) -> int:
         click.echo("", err=True)
         return exitcodes.INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has gone; keep Python from complaining when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exitcodes.OK
+        return _unread()
+    except SystemExit:
+        # When the reader of a pipe has gone, click wraps stdout and ends the process with 1.
+        if sys.stdout is stdout:
+            raise
+        return _unread()
     except Exception as error:  # noqa: BLE001 - the outermost wall: what comes through is a defect, and is shown whole
         from framework.exceptions import FrameworkError
 
@@ -194,6 +198,12 @@ def run(args: Sequence[str] | None = None) -> int:
             return _fail(session, str(error), error.exit_code)
         session.show_traceback = True
         return _fail(session, f"a defect of framework or a plugin: {error!r}", exitcodes.SOFTWARE)
+
+
+def _unread() -> int:
+    """End well without a reader (head, less), and keep Python from complaining when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exitcodes.OK
 
 
 def _usage_text(error: click.ClickException) -> str:

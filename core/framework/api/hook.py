@@ -1,9 +1,9 @@
 """Hooks: functions that the framework calls when something happens, any number of them (pluggy).
 
-Write a module or class whose functions carry `@hookimpl` and are named as below, and offer it as an entry point of
-the group
-``framework.hooks``, or give it to `App.register_hooks`. A hook may take fewer arguments than listed. What a hook raises
-is logged and goes no further; only `worker_init` may stop the start, by raising `framework.exceptions.ConfigError`.
+Write a module or class whose functions carry `@hookimpl` and are named as below, and offer it as an entry point of the
+group ``framework.hooks``, or give it to `App.register_hooks`. A hook may take fewer arguments than listed. What a hook
+raises is logged and goes no further; only `worker_init` may stop the start, by raising
+`framework.exceptions.ConfigError`.
 
 Hooks are looked up once, when the worker or client starts: one that nobody implements costs nothing.
 """

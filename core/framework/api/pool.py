@@ -1,8 +1,7 @@
 """Contract of a pool: where tasks run.
 
 The core hands a pool `Job`s and gets `Outcome`s back. The pool knows nothing about messages: it carries `Job.payload`
-to
-wherever it runs things and calls the `Workload` there.
+to wherever it runs things and calls the `Workload` there.
 
 Promises
 1. Everything but `Workload.run` happens in the loop; `submit` never blocks.

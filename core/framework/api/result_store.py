@@ -3,8 +3,7 @@
 Promises
 1. `store` keeps every document or raises; a stored SUCCESS is never replaced.
 2. A document is Celery's, encoded (`content_type` of the result serializer); the store never looks inside it, except
-   for
-   its ``status`` where promise 1 wants that.
+   for its ``status`` where promise 1 wants that.
 3. `wait` does not poll where the store can push.
 4. A lost connection is `ConnectionLost`, and only that. Every method may be called from any thread.
 """

@@ -2,14 +2,12 @@
 
 1. A step names what it `requires` and what it `provides` (its own name always). The graph orders by that alone.
 2. `start` puts what it provides on the board (`Board.put`); `Board.get` hands out only what the step requires: the
-   graph
-   shows everything that anything needs.
+   graph shows everything that anything needs.
 3. Steps start in order. If one fails, those that had started are stopped, in reverse; unless its `policy` is
    ``degrade``:
    then it is left out, and with it what requires it.
 4. On stop, in reverse order, every step gets `stop(deadline)` and then `close()`. Both are called once, also after a
-   failed
-   start, and only for steps whose `start` was called. Neither may raise; what they raise is logged.
+   failed start, and only for steps whose `start` was called. Neither may raise; what they raise is logged.
 5. There are two graphs: ``worker`` lives as long as the process; ``consumer`` as long as a connection to the broker.
 """
 

@@ -6,8 +6,7 @@
 4. Builds the result document. Writing it is the main process's work, in batches.
 
 What a task does not use is not paid for: a `Plan` per task, made at its first run, holds None for every hook, handler
-and
-log line that nobody asked for.
+and log line that nobody asked for.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 1. Fetches up to the prefetch limit; what may run waits in `backlog` until the pool has room.
 2. Everything that changes how much fits (an end, a new slot, a wake-up of the broker) only asks for a `tick`; however
-   many ask,
-   one tick follows. A tick stores results, sends acks with the next fetch, and feeds the pool.
+   many ask, one tick follows. A tick stores results, sends acks with the next fetch, and feeds the pool.
 3. `quiet` stops fetching and gives back what has not started, in order; `resume` starts again.
 4. A lost connection is reported once, through `on_lost`.
 """

@@ -39,9 +39,9 @@ CREATE INDEX framework_results_expires ON framework_results (expires) WHERE expi
 
 _STORE: Final = (
     # Replacing makes a new row, hence a new number.
-    "INSERT OR REPLACE INTO framework_results (task_id, success, expires, document) SELECT ?1, ?2, ?3, ?4 "
-    "WHERE NOT EXISTS (SELECT 1 FROM framework_results "
-    "WHERE task_id = ?1 AND success AND (expires IS NULL OR expires > ?5))"
+    "INSERT OR REPLACE INTO framework_results (task_id, success, expires, document) "
+    "SELECT :id, :success, :expires, :document WHERE NOT EXISTS (SELECT 1 FROM framework_results "
+    "WHERE task_id = :id AND success AND (expires IS NULL OR expires > :now))"
 )
 _CURRENT: Final = "(expires IS NULL OR expires > ?)"
 _encode_ids = msgspec.json.Encoder().encode
@@ -99,7 +99,13 @@ class SqliteStore(ResultStore):
             return
         now = time.time()
         rows = [
-            (record.task_id, record.state == "SUCCESS", self._expiry(record, now), record.document, now)
+            {
+                "id": record.task_id,
+                "success": record.state == "SUCCESS",
+                "expires": self._expiry(record, now),
+                "document": record.document,
+                "now": now,
+            }
             for record in records
         ]
         with self._database.write() as connection:

@@ -36,9 +36,9 @@ def put_back(connection: sqlite3.Connection, consumers: Iterable[int]) -> int:
 def unregister(connection: sqlite3.Connection, consumer: int) -> None:
     """Forget `consumer`, unless it has something on loan."""
     gone = connection.execute(
-        "DELETE FROM framework_consumers WHERE id = ?1 "
-        "AND NOT EXISTS (SELECT 1 FROM framework_messages WHERE owner = ?1)",
-        (consumer,),
+        "DELETE FROM framework_consumers WHERE id = :consumer "
+        "AND NOT EXISTS (SELECT 1 FROM framework_messages WHERE owner = :consumer)",
+        {"consumer": consumer},
     )
     if gone.rowcount:
         forget_auto_delete(connection, (consumer,))

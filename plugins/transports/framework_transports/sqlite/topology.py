@@ -52,9 +52,9 @@ def declare(connection: sqlite3.Connection, queue: Queue) -> int:
         declare_exchange(connection, queue.exchange)
         # The triggers must not fire for what exists: they would make every producer forget what it knows.
         connection.execute(
-            "INSERT INTO framework_bindings SELECT ?1, ?2, ?3 WHERE NOT EXISTS (SELECT 1 FROM framework_bindings "
-            "WHERE exchange = ?1 AND routing_key = ?2 AND queue = ?3)",
-            (queue.exchange.name, queue.routing_key, queue_id),
+            "INSERT INTO framework_bindings SELECT :exchange, :key, :queue WHERE NOT EXISTS (SELECT 1 "
+            "FROM framework_bindings WHERE exchange = :exchange AND routing_key = :key AND queue = :queue)",
+            {"exchange": queue.exchange.name, "key": queue.routing_key, "queue": queue_id},
         )
     return queue_id
 
@@ -63,9 +63,9 @@ def is_declared(connection: sqlite3.Connection, queue: Queue) -> bool:
     """Return whether `declare` would change nothing, without needing the right to write."""
     row = connection.execute(
         "SELECT q.id, b.queue, e.type FROM framework_queues q "
-        "LEFT JOIN framework_bindings b ON b.queue = q.id AND b.exchange = ?2 AND b.routing_key = ?3 "
-        "LEFT JOIN framework_exchanges e ON e.name = ?2 WHERE q.name = ?1",
-        (queue.name, queue.exchange.name, queue.routing_key),
+        "LEFT JOIN framework_bindings b ON b.queue = q.id AND b.exchange = :exchange AND b.routing_key = :key "
+        "LEFT JOIN framework_exchanges e ON e.name = :exchange WHERE q.name = :queue",
+        {"queue": queue.name, "exchange": queue.exchange.name, "key": queue.routing_key},
     ).fetchone()
     if row is None:
         return False
@@ -76,14 +76,14 @@ def forget_auto_delete(connection: sqlite3.Connection, consumers: Iterable[int],
     """End the subscriptions of `consumers` (to `queue` alone, if given); drop auto-delete queues left without any."""
     for consumer in consumers:
         left = connection.execute(
-            "DELETE FROM framework_subscriptions WHERE consumer = ?1 AND queue = coalesce(?2, queue) RETURNING queue",
+            "DELETE FROM framework_subscriptions WHERE consumer = ? AND queue = coalesce(?, queue) RETURNING queue",
             (consumer, queue),
         ).fetchall()
         for (queue_id,) in left:
             dropped = connection.execute(
-                "DELETE FROM framework_queues WHERE id = ?1 AND auto_delete "
-                "AND NOT EXISTS (SELECT 1 FROM framework_subscriptions WHERE queue = ?1)",
-                (queue_id,),
+                "DELETE FROM framework_queues WHERE id = :queue AND auto_delete "
+                "AND NOT EXISTS (SELECT 1 FROM framework_subscriptions WHERE queue = :queue)",
+                {"queue": queue_id},
             )
             if dropped.rowcount:
                 connection.execute("DELETE FROM framework_bindings WHERE queue = ?", (queue_id,))
