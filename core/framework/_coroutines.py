@@ -1,15 +1,13 @@
 """Coroutines of `async def` tasks in threads that have no event loop of their own.
 
-1. `is_async` says whether a task's function is one.
-2. `run_here` runs a coroutine to its end on the asyncio runner of this thread, which is kept between tasks.
-3. `interrupt` reaches the coroutine that a thread is in, from another thread or from a signal handler.
+1. `run_here` runs a coroutine to its end on the asyncio runner of this thread, which is kept between tasks.
+2. `interrupt` reaches the coroutine that a thread is in, from another thread or from a signal handler.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
 import threading
 from collections.abc import Coroutine
 from types import FrameType
@@ -20,11 +18,6 @@ from framework.api.coroutine import Call, inside
 _local = threading.local()
 #: What runs now, by the thread it runs in.
 _running: dict[int, tuple[asyncio.AbstractEventLoop, Call]] = {}
-
-
-def is_async(function: Any) -> bool:
-    """Say whether calling `function` makes a coroutine."""
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))
 
 
 async def _boxed(call: Call, coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:

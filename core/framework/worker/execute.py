@@ -116,6 +116,8 @@ class TaskWorkload:
         """Let go of what this process opened."""
         if (shutdown := self._app.hooks.bind("worker_process_shutdown")) is not None:
             shutdown(hostname=self._hostname, pid=os.getpid())
+        if (coroutines := sys.modules.get("framework._coroutines")) is not None:
+            coroutines.close_here()
         if self._own_process:
             self._app.close()
 
