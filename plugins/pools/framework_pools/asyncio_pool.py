@@ -164,7 +164,7 @@ class AsyncioPool(InProcessPool):
 
     def _seat(self) -> LoopSeat:
         seat = LoopSeat("AsyncioPool", self._aloop)
-        self.seats.append(seat)
+        self._loop.call_soon_threadsafe(self.seats.__setitem__, seat, None)  # the worker's loop reads it
         return seat
 
     async def _run(self, seat: LoopSeat, workload: AsyncWorkload, job: Job) -> None:
@@ -186,7 +186,7 @@ class AsyncioPool(InProcessPool):
     def _add_thread(self) -> None:
         self._sync_seats += 1
         seat = Seat(f"AsyncioPoolThread-{len(self._threads) + 1}")
-        self.seats.append(seat)
+        self._loop.call_soon_threadsafe(self.seats.__setitem__, seat, None)  # the worker's loop reads it
         thread = threading.Thread(target=self._serve_sync, args=(seat,), name=seat.name, daemon=True)
         self._threads.append(thread)
         thread.start()
