@@ -60,6 +60,16 @@ def plan(brokers: dict[str, Broker], samples: int) -> Iterator[tuple[str, Measur
         for pool in ("prefork", "threads", "solo", *green):
             yield f"drain {name} {pool}", lambda system, b=broker, p=pool: measure.drain(system, b, p), both
         yield (
+            f"drain {name} asyncio -c 100",
+            lambda system, b=broker: measure.drain(system, b, "asyncio", task="anoop", slots=100),
+            False,
+        )
+        yield (
+            f"2,000 x 50 ms {name} asyncio -c 100",
+            lambda system, b=broker: measure.io(system, b, "asyncio", "asleep"),
+            False,
+        )
+        yield (
             f"drain with results {name} prefork",
             lambda system, b=broker: measure.drain(system, b, "prefork", results=True),
             both,

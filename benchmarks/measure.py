@@ -119,11 +119,20 @@ def _produce(system: System, broker: Broker, operation: str, count: int) -> dict
     return {"rate": count / used["seconds"], "producer CPU": used["cpu"] / count * 1e6}
 
 
-def drain(system: System, broker: Broker, pool: str, *, results: bool = False) -> dict[str, float]:
-    with Bench(system, broker, system.drain, results=results) as bench:
-        bench.produce("bulk", "noop_result" if results else "noop")
+def drain(
+    system: System,
+    broker: Broker,
+    pool: str,
+    *,
+    results: bool = False,
+    task: str = "",
+    slots: int = 2,
+    count: int = 0,
+) -> dict[str, float]:
+    with Bench(system, broker, count or system.drain, results=results) as bench:
+        bench.produce("bulk", task or ("noop_result" if results else "noop"))
         begun = time.monotonic_ns()
-        with bench.worker(pool) as process:
+        with bench.worker(pool, slots) as process:
             bench.wait(lambda: bench.cells.done(), "the first task", process)
             main, server = [psutil.Process(process.pid)], broker.processes()
             children = [child for child in members(process.pid) if child.pid != process.pid]
@@ -146,9 +155,9 @@ def drain(system: System, broker: Broker, pool: str, *, results: bool = False) -
     }
 
 
-def io(system: System, broker: Broker, pool: str) -> dict[str, float]:
+def io(system: System, broker: Broker, pool: str, task: str = "nap") -> dict[str, float]:
     with Bench(system, broker, NAPS) as bench:
-        bench.produce("bulk", "nap")
+        bench.produce("bulk", task)
         with bench.worker(pool, NAPPING) as process:
             bench.wait(bench.cells.all_done, "the last nap", process)
         first, last = bench.cells.span()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -72,6 +73,10 @@ def _run(
         try:
             task.before_start(task_id, args, kwargs)
             value, state = task.run(*args, **kwargs), "SUCCESS"
+            if inspect.iscoroutine(value):
+                from framework._coroutines import run_here
+
+                value = run_here(value)
             task.on_success(value, task_id, args, kwargs)
         except Retry as error:
             value, state, text = error, "RETRY", traceback.format_exc()

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -139,26 +140,37 @@ def _retry_automatically(task: Task[..., Any], errors: tuple[type[BaseException]
     longest = 600 if how["retry_backoff_max"] is None else how["retry_backoff_max"]
     jitter = True if how["retry_jitter"] is None else how["retry_jitter"]
 
+    def again(error: BaseException) -> BaseException:
+        """Send it again; return what to raise."""
+        if isinstance(error, (Ignore, Reject, Retry, *spared)) or task.request.called_directly:
+            return error
+        options = dict(how["retry_kwargs"] or {})
+        if backoff:
+            # At least a second, as with Celery: a fraction would come to no wait at all.
+            wait = min(longest, max(1, int(backoff)) * 2**task.request.retries)
+            options["countdown"] = random.randrange(int(wait) + 1) if jitter else wait
+        return task.retry(exc=error, **options)
+
     @functools.wraps(run)
     def run_and_retry(*args: Any, **kwargs: Any) -> Any:
         try:
             return run(*args, **kwargs)
-        except (Ignore, Reject, Retry):
-            raise
-        except spared:
-            raise
         except errors as error:
-            if task.request.called_directly:
+            if (other := again(error)) is error:
                 raise
-            options = dict(how["retry_kwargs"] or {})
-            if backoff:
-                # At least a second, as with Celery: a fraction would come to no wait at all.
-                wait = min(longest, max(1, int(backoff)) * 2**task.request.retries)
-                options["countdown"] = random.randrange(int(wait) + 1) if jitter else wait
-            raise task.retry(exc=error, **options) from error
+            raise other from error
+
+    @functools.wraps(run)
+    async def arun_and_retry(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await run(*args, **kwargs)
+        except errors as error:
+            if (other := again(error)) is error:
+                raise
+            raise other from error
 
     # On the instance: the class may be another task's base.
-    task.run = run_and_retry  # type: ignore[method-assign]
+    task.run = arun_and_retry if inspect.iscoroutinefunction(run) else run_and_retry  # type: ignore[method-assign]
 
 
 class SharedTask:

@@ -11,9 +11,9 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from framework import _apps
 from framework._config.conf import Conf
@@ -40,6 +40,26 @@ S = TypeVar("S")
 
 #: Most messages that one call of a transport gets: bounds the memory of a bulk send without end.
 BULK = 10_000
+
+
+class Maker(Protocol):
+    """Makes a task of a function; of a coroutine function one whose result is what it returns when awaited."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+
+class BoundMaker(Protocol):
+    """As `Maker`, of a function that gets the task as its first argument."""
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Any, P], R], /) -> Task[P, R]: ...
 
 
 class App:
@@ -85,15 +105,16 @@ class App:
     # ------------------------------------------------ tasks
 
     @overload
+    def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+
+    @overload
     def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
 
     @overload
-    def task(
-        self, /, *, bind: Literal[True], **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+    def task(self, /, *, bind: Literal[True], **options: Any) -> BoundMaker: ...
 
     @overload
-    def task(self, /, *, bind: Literal[False] = False, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    def task(self, /, *, bind: Literal[False] = False, **options: Any) -> Maker: ...
 
     def task(self, function: Any = None, /, **options: Any) -> Any:
         """Make a task of a function: ``@app.task`` or ``@app.task(queue="media", acks_late=True)``.
@@ -432,15 +453,19 @@ def _directory_of_caller() -> tuple[str, ...]:
 
 
 @overload
+def shared_task(function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+
+
+@overload
 def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
 
 
 @overload
-def shared_task(*, bind: Literal[True], **options: Any) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[True], **options: Any) -> BoundMaker: ...
 
 
 @overload
-def shared_task(*, bind: Literal[False] = False, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+def shared_task(*, bind: Literal[False] = False, **options: Any) -> Maker: ...
 
 
 def shared_task(function: Any = None, /, **options: Any) -> Any:

@@ -208,6 +208,12 @@ class AsyncResult(Generic[R]):
 
     wait = get
 
+    async def aget(self, timeout: float | None = None, propagate: bool = True, **options: Any) -> R:
+        """As `get`, from a coroutine: the wait happens in a thread and does not block the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.get, timeout, propagate, **options)
+
     def _wait(self, timeout: float | None, parents: bool, on_interval: Callable[[], object] | None) -> dict[str, Any]:
         """Wait for this one; a parent in a chain that fails ends the wait, as this one will then never run."""
         before = []

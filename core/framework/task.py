@@ -182,6 +182,22 @@ class Task(Generic[P, R]):
             parent.add_child(result)
         return result
 
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """As `delay`, from a coroutine: sending happens in a thread and does not block the event loop."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """As `apply_async`, from a coroutine: sending happens in a thread and does not block the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.apply_async, args, kwargs, task_id, **options)
+
     def check_arguments(self, args: Any, kwargs: Mapping[str, Any]) -> None:
         """Raise `TypeError` when the function cannot be called so."""
         shape = self._shape

@@ -1,4 +1,4 @@
-"""What every pool promises: the same tests over prefork, threads and solo.
+"""What every pool promises: the same tests over prefork, threads, solo, and asyncio with and without coroutines.
 
 The green pools need a patched interpreter: `test_green_pools.py` runs this file in one, and TEST_GREEN_POOL says for
 which of them.
@@ -16,6 +16,7 @@ import pytest
 
 from framework._plugins import loader
 from framework.api.pool import FAILURE, SUCCESS, TERMINATED, TIMED_OUT
+from framework_pools.asyncio_pool import AsyncioPool
 from framework_pools.prefork import PreforkPool
 from framework_pools.solo import SoloPool
 from framework_pools.threads import ThreadsPool
@@ -25,14 +26,20 @@ from support.wait import wait_for
 
 TESTS = str(Path(__file__).resolve().parents[1])
 GREEN = os.environ.get("TEST_GREEN_POOL")
-POOLS = {"prefork": PreforkPool, "threads": ThreadsPool, "solo": SoloPool}
+POOLS = {
+    "prefork": PreforkPool,
+    "threads": ThreadsPool,
+    "solo": SoloPool,
+    "asyncio": AsyncioPool,
+    "asyncio-beside": AsyncioPool,
+}
 if GREEN is not None:
     POOLS = {GREEN: loader.load("pool", GREEN)}
 
 
 def slots(harness):
-    """Return how many slots have come up; those of a green pool take part in one process."""
-    if harness.pool.traits.green:
+    """Return how many slots have come up; those of some pools are in one thread."""
+    if harness.pool.traits.green or harness.pool.traits.async_tasks:
         return harness.call(harness.pool.info)["max-concurrency"]
     return len(harness.pids())
 
@@ -43,7 +50,7 @@ def make(request, tmp_path):
 
     def make(concurrency=2, **context):
         pool = POOLS[request.param]
-        recipe = {"path": [TESTS], "ledger": str(tmp_path / "ledger")}
+        recipe = {"path": [TESTS], "ledger": str(tmp_path / "ledger"), "coroutines": request.param == "asyncio"}
         harness = Harness(pool, 1 if pool is SoloPool else concurrency, recipe, **context)
         made.append(harness)
         return harness.start()

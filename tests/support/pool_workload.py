@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import subprocess
@@ -28,6 +29,7 @@ class SampleWorkload:
 
     def __init__(self, recipe: Mapping[str, Any]) -> None:
         self.ledger = str(recipe.get("ledger", ""))
+        self.coroutines = bool(recipe.get("coroutines"))
         self.stamp = str(recipe.get("stamp", ""))
         self.fails_to_prepare = bool(recipe.get("fails_to_prepare"))
 
@@ -55,6 +57,43 @@ class SampleWorkload:
         except Exception as error:  # noqa: BLE001 - whatever a job raises is its outcome
             return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
         return Outcome(job.seq, SUCCESS, time.monotonic() - began, document, note)
+
+    def runs_async(self, _task: str) -> bool:
+        return self.coroutines
+
+    def interrupt(self, _thread: int, _exception: type[BaseException], _frame: Any = None) -> bool:
+        return False
+
+    async def arun(self, job: Job, call: Any) -> Outcome:
+        began = time.monotonic()
+        try:
+            note, document = await call.drive(self._asteps(job))
+        except Exception as error:  # noqa: BLE001 - whatever a job raises is its outcome
+            return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
+        return Outcome(job.seq, SUCCESS, time.monotonic() - began, document, note)
+
+    async def _asteps(self, job: Job) -> tuple[str, bytes | None]:
+        note, document = "", None
+        for step in bytes(job.payload).decode().split(";"):  # type: ignore[arg-type]
+            verb, _, value = step.partition(":")
+            if verb in ("sleep", "spin"):
+                await asyncio.sleep(float(value))
+            elif verb == "soft":
+                try:
+                    await asyncio.sleep(float(value))
+                    note = "not interrupted"
+                except SoftTimeLimitExceeded:
+                    note = "cleaned up"
+            elif verb == "stubborn":
+                end = time.monotonic() + float(value)
+                while time.monotonic() < end:
+                    with contextlib.suppress(BaseException):
+                        await asyncio.sleep(end - time.monotonic())
+            elif verb == "big":
+                document = self.do_big(value)
+            else:
+                note = getattr(self, f"do_{verb}")(value) or note
+        return note, document
 
     def do_noop(self, _value: str) -> None:
         pass

@@ -6,12 +6,15 @@ TEST_RESULT_URL, TEST_CONF (a JSON object of settings) and TEST_LEDGER (where `r
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
+from contextvars import ContextVar
 from typing import Any
 
 from framework import App
+from framework.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from support import ledger
 
 
@@ -91,9 +94,57 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         """An errback: writes `oops:<id of the failed task>`."""
         note(f"oops:{getattr(args[0], 'id', args[0])}")
 
+    @app.task(name="proj.asleep")
+    async def asleep(seconds, entry=None):
+        """Sleep without a thread; tell whether the context was this task's own."""
+        fresh = MINE.get() is None
+        MINE.set(entry)
+        await asyncio.sleep(seconds)
+        if entry is not None:
+            note(entry)
+        return fresh and MINE.get() == entry
+
+    @app.task(name="proj.arecord", ignore_result=True)
+    async def arecord(entry):
+        note(entry)
+
+    @app.task(name="proj.asoft", bind=True)
+    async def asoft(self, seconds):
+        request_id = self.request.id
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(asyncio.sleep(seconds))
+        except SoftTimeLimitExceeded:
+            await asyncio.sleep(0)
+            return ["cleaned up", self.request.id == request_id]
+
+    @app.task(name="proj.aend", bind=True, max_retries=3)
+    async def aend(self, how):
+        await asyncio.sleep(0)
+        if how == "retry" and self.request.retries < 2:
+            raise self.retry(countdown=0)
+        if how == "ignore":
+            raise Ignore
+        if how == "reject":
+            raise Reject("unwanted")
+        if how == "fail":
+            raise ValueError("as asked")
+        if how == "cancel":
+            raise asyncio.CancelledError
+        if how == "exit":
+            raise SystemExit(3)
+        return self.request.retries
+
+    @app.task(name="proj.aauto", autoretry_for=(KeyError,), retry_backoff=False, default_retry_delay=0, bind=True)
+    async def aauto(self):
+        if not self.request.retries:
+            raise KeyError("first")
+        return self.request.retries
+
     return app
 
 
+MINE: ContextVar[object] = ContextVar("mine", default=None)
 app = make_app(
     os.environ.get("TEST_BROKER_URL"),
     os.environ.get("TEST_RESULT_URL"),

@@ -1,5 +1,6 @@
 """The benchmark's tasks, for this framework."""
 
+import asyncio
 import os
 import time
 
@@ -25,6 +26,17 @@ def noop_result(number):
 def nap(number):
     CELLS.mark(number)
     time.sleep(0.05)
+
+
+@app.task(name="anoop", ignore_result=True)
+async def anoop(number):
+    CELLS.mark(number)
+
+
+@app.task(name="asleep", ignore_result=True)
+async def asleep(number):
+    CELLS.mark(number)
+    await asyncio.sleep(0.05)
 
 
 def send_all(task, count):

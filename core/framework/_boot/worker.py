@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -182,11 +182,18 @@ class WorkerRun:
             self._done.set()
 
 
+#: Slots of a pool with an event loop, when nobody says: its tasks wait more than they compute.
+ASYNC_CONCURRENCY: Final = 100
+
+
 def _concurrency(settings: Settings) -> int:
     """Return the number of slots: what was asked for, else the CPUs; one where a pool runs tasks in the main thread."""
-    if loader.load("pool", settings.worker.pool).traits.main_thread:
+    traits = loader.load("pool", settings.worker.pool).traits
+    if traits.main_thread:
         return 1
     wanted = settings.worker.concurrency
+    if wanted is None and traits.async_tasks:
+        return ASYNC_CONCURRENCY
     if wanted is None or wanted == "auto":
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return wanted

@@ -117,7 +117,8 @@ class WorkerSettings(Table):
     concurrency: Annotated[
         Count | Literal["auto"] | None,
         opt(
-            "Slots: processes, threads or greenlets. auto: the CPUs this process may use (cgroup, affinity).",
+            "Slots: processes, threads, greenlets or coroutines. auto: the CPUs this process may use (cgroup, "
+            "affinity). Default: auto, and 100 for asyncio.",
             "CELERYD_CONCURRENCY",
             flag=("-c", "--concurrency"),
             metavar="N|auto",

@@ -20,13 +20,17 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlias
+from types import FrameType
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
 from framework.api.loop import Loop
 from framework.api.plugin import Plugin
 from framework.message import Payload
+
+if TYPE_CHECKING:
+    from framework.api.coroutine import Call
 
 
 class Job(NamedTuple):
@@ -93,6 +97,24 @@ class Workload(Protocol):
 
     def release(self) -> None:
         """Called once in every process that ran jobs, before it exits."""
+
+
+@runtime_checkable
+class AsyncWorkload(Workload, Protocol):
+    """A workload that also runs coroutines, where a pool has an event loop for them."""
+
+    def runs_async(self, task: str) -> bool:
+        """Say whether jobs of the task called `task` are coroutines, to be run by `arun`; `run` can run them too."""
+
+    async def arun(self, job: Job, call: Call) -> Outcome:
+        """Run `job` to its end in the asyncio task that awaits this; `call` is what interrupts it."""
+
+    def interrupt(self, thread: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
+        """Have `exception` end the coroutine that `run` is running in `thread`, where it awaits.
+
+        Called from another thread, or in a signal handler with the interrupted `frame`. False: there is none, or it is
+        in code of its own that does not await; the pool then raises the exception there itself.
+        """
 
 
 class PoolTraits(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,11 +11,14 @@ and log line that nobody asked for.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import sys
 import traceback as tracebacks
 from collections.abc import Callable, Mapping
 from time import monotonic
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -35,6 +38,7 @@ from framework.worker.logs import redirect_stdouts, setup_logging
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
+    from framework.api.coroutine import Call
     from framework.app import App
 
 logger = logging.getLogger(__name__)
@@ -46,6 +50,8 @@ Handler = Callable[..., Any]
 _RAISED: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
 #: Characters of an exception that logs and events show.
 _ERROR_MAX: Final = 64 * 1024
+#: Their frames say nothing about a task.
+_OWN_FILES = (__file__, os.path.join("framework", "_coroutines.py"), os.path.join("framework", "api", "coroutine.py"))
 
 
 class Plan(msgspec.Struct, gc=False):
@@ -62,6 +68,11 @@ class Plan(msgspec.Struct, gc=False):
     on_failure: Handler | None
     on_retry: Handler | None
     after_return: Handler | None
+    #: Something is to be done before the task, or after it succeeded.
+    begins: bool
+    ends: bool
+    #: Makes the coroutine of an `async def` task; `call` then runs one to its end.
+    acall: Handler | None
 
 
 class TaskWorkload:
@@ -89,6 +100,7 @@ class TaskWorkload:
         self._failed = bind("task_failure")
         self._retried = bind("task_retry")
         self._log_info = logger.isEnabledFor(logging.INFO)
+        self._plans.clear()  # they know which hooks there are
 
     # ------------------------------------------------------------ a process's life
 
@@ -108,6 +120,8 @@ class TaskWorkload:
         """Let go of what this process opened."""
         if (shutdown := self._app.hooks.bind("worker_process_shutdown")) is not None:
             shutdown(hostname=self._hostname, pid=os.getpid())
+        if (coroutines := sys.modules.get("framework._coroutines")) is not None:
+            coroutines.close_here()
         if self._own_process:
             self._app.close()
 
@@ -127,52 +141,52 @@ class TaskWorkload:
         plan = self._plans.get(name) or self._plan(name)
         request = Context.from_incoming(incoming, self._app, args, kwargs, embed, self._hostname)
         token = push_request(request)
-        code, document, note, trace = outcomes.IGNORED, None, "", ""
         try:
-            if plan.track_started:
-                self._store_started(request)
-            if self._prerun is not None:
-                self._prerun(task_id=request.id, task=plan.task, args=args, kwargs=kwargs)
-            if plan.before_start is not None:
-                plan.before_start(request.id, args, kwargs)
+            if plan.begins:
+                self._begin(plan, request, args, kwargs)
             retval = plan.call(*args, **kwargs)
-            runtime = monotonic() - began
-            if embed:
-                _followups.follow_up(self._app, request, retval)
-            if not (plan.ignore_result if request.ignore_result is None else request.ignore_result):
-                document = self._document(SUCCESS, retval, request, incoming)
-            code = outcomes.SUCCESS
-            if plan.on_success is not None:
-                plan.on_success(retval, request.id, args, kwargs)
-            if self._log_info:
-                logger.info("Task %s[%s] succeeded in %ss: %s", _name(request), request.id, runtime, safe_repr(retval))
-            if self._succeeded is not None:
-                self._succeeded(task_id=request.id, task=plan.task, result=retval, runtime=runtime)
-            if plan.after_return is not None or self._postrun is not None:
-                self._after(plan, request, SUCCESS, retval, args, kwargs, None)
-        except Ignore:
-            runtime = monotonic() - began
-            if self._log_info:
-                logger.info("Task %s[%s] ignored", _name(request), request.id)
-        except Reject as error:
-            runtime = monotonic() - began
-            code = outcomes.REQUEUED if error.requeue else outcomes.REJECTED
-            note = safe_repr(error.reason) if not isinstance(error.reason, str) else error.reason
-            logger.warning("Task %s[%s] %s", _name(request), request.id, _told(error))
-            if not error.requeue:
-                document = self._document(FAILURE, error, request, incoming)
-        except Retry as error:
-            runtime = monotonic() - began
-            code = outcomes.RETRY
-            document, note, trace = self._end_retry(plan, request, incoming, error)
+            return self._end_success(seq, plan, request, incoming, embed, retval, monotonic() - began)
         except _RAISED as error:
-            runtime = monotonic() - began
             # What a task returned may also fail to be encoded, or its callbacks to be sent: the task has then failed.
-            code = outcomes.FAILURE
-            document, note, trace = self._end_failure(plan, request, incoming, error)
+            return self._end_raised(seq, plan, request, incoming, error, monotonic() - began)
         finally:
             pop_request(token)
-        return Outcome(seq, code, runtime, document, note, trace)
+
+    def runs_async(self, task: str) -> bool:
+        """Say whether `task` is a coroutine function."""
+        return (self._plans.get(task) or self._plan(task)).acall is not None
+
+    async def arun(self, job: Job, call: Call) -> Outcome:
+        """Run `job`, a coroutine, in this asyncio task."""
+        seq, payload, name, _id, _soft, _hard = job
+        began = monotonic()
+        try:
+            incoming = read(payload)
+            args, kwargs, embed = decode_task(
+                incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
+            )
+        except MessageError as error:
+            return Outcome(seq, outcomes.INVALID, monotonic() - began, None, f"{error.reason}: {error}")
+        plan = self._plans.get(name) or self._plan(name)
+        assert plan.acall is not None
+        request = Context.from_incoming(incoming, self._app, args, kwargs, embed, self._hostname)
+        token = push_request(request)
+        try:
+            if plan.begins:
+                self._begin(plan, request, args, kwargs)
+            retval = await call.drive(plan.acall(*args, **kwargs))
+            return self._end_success(seq, plan, request, incoming, embed, retval, monotonic() - began)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the task-execution wall, as in `run`
+            # Not GeneratorExit: here it means that the coroutine is being closed.
+            return self._end_raised(seq, plan, request, incoming, error, monotonic() - began)
+        finally:
+            pop_request(token)
+
+    def interrupt(self, thread: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
+        """Have `exception` end the coroutine that `thread` runs."""
+        # Not imported here: a process that runs no coroutine does not load asyncio.
+        coroutines = sys.modules.get("framework._coroutines")
+        return coroutines is not None and bool(coroutines.interrupt(thread, exception, frame))
 
     def _plan(self, name: str) -> Plan:
         task = self._app.tasks[name]
@@ -183,22 +197,84 @@ class TaskWorkload:
             """Return the task's own `handler`; the base class's does nothing and is not called."""
             return getattr(task, handler) if getattr(kind, handler) is not getattr(Task, handler) else None
 
+        call = task if kind.__call__ is not Task.__call__ else task.run
+        acall = None
+        if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(task.run):
+            from framework import _coroutines
+
+            acall = call
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                return _coroutines.run_here(acall(*args, **kwargs))
+
+        track_started = policy.track_started and not policy.ignore_result
+        before_start, on_success, after_return = own("before_start"), own("on_success"), own("after_return")
+        asked_before = (self._prerun, before_start)
+        asked_after = (self._succeeded, self._postrun, on_success, after_return)
         plan = self._plans[name] = Plan(
             task,
-            task if kind.__call__ is not Task.__call__ else task.run,
+            call,
             policy.ignore_result,
             policy.store_errors_even_if_ignored,
-            policy.track_started and not policy.ignore_result,
+            track_started,
             tuple(task.throws),
-            own("before_start"),
-            own("on_success"),
+            before_start,
+            on_success,
             own("on_failure"),
             own("on_retry"),
-            own("after_return"),
+            after_return,
+            track_started or any(handler is not None for handler in asked_before),
+            self._log_info or any(handler is not None for handler in asked_after),
+            acall,
         )
         return plan
 
-    # ------------------------------------------------------------ ends
+    # ------------------------------------------------------------ the beginning and the ends
+
+    def _begin(self, plan: Plan, request: Context, args: Any, kwargs: Any) -> None:
+        if plan.track_started:
+            self._store_started(request)
+        if self._prerun is not None:
+            self._prerun(task_id=request.id, task=plan.task, args=args, kwargs=kwargs)
+        if plan.before_start is not None:
+            plan.before_start(request.id, args, kwargs)
+
+    def _end_success(
+        self, seq: int, plan: Plan, request: Context, incoming: Incoming, embed: Any, retval: Any, runtime: float
+    ) -> Outcome:
+        if embed:
+            _followups.follow_up(self._app, request, retval)
+        document = None
+        if not (plan.ignore_result if request.ignore_result is None else request.ignore_result):
+            document = self._document(SUCCESS, retval, request, incoming)
+        if plan.ends:
+            args, kwargs = request.args, request.kwargs
+            if plan.on_success is not None:
+                plan.on_success(retval, request.id, args, kwargs)
+            if self._log_info:
+                logger.info("Task %s[%s] succeeded in %ss: %s", _name(request), request.id, runtime, safe_repr(retval))
+            if self._succeeded is not None:
+                self._succeeded(task_id=request.id, task=plan.task, result=retval, runtime=runtime)
+            self._after(plan, request, SUCCESS, retval, args, kwargs, None)
+        return Outcome(seq, outcomes.SUCCESS, runtime, document)
+
+    def _end_raised(
+        self, seq: int, plan: Plan, request: Context, incoming: Incoming, error: BaseException, runtime: float
+    ) -> Outcome:
+        if isinstance(error, Ignore):
+            if self._log_info:
+                logger.info("Task %s[%s] ignored", _name(request), request.id)
+            return Outcome(seq, outcomes.IGNORED, runtime)
+        if isinstance(error, Reject):
+            logger.warning("Task %s[%s] %s", _name(request), request.id, _told(error))
+            note = error.reason if isinstance(error.reason, str) else safe_repr(error.reason)
+            if error.requeue:
+                return Outcome(seq, outcomes.REQUEUED, runtime, None, note)
+            document = self._document(FAILURE, error, request, incoming)
+            return Outcome(seq, outcomes.REJECTED, runtime, document, note)
+        if isinstance(error, Retry):
+            return Outcome(seq, outcomes.RETRY, runtime, *self._end_retry(plan, request, incoming, error))
+        return Outcome(seq, outcomes.FAILURE, runtime, *self._end_failure(plan, request, incoming, error))
 
     def _end_retry(
         self, plan: Plan, request: Context, incoming: Incoming, error: Retry
@@ -328,7 +404,7 @@ def _told(error: object) -> str:
 def _trace(error: BaseException) -> str:
     """Return the traceback as text, without the frames of this module."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename.endswith(_OWN_FILES):
         trace = trace.tb_next
     return "".join(tracebacks.format_exception(type(error), error, trace))
 

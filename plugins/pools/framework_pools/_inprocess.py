@@ -25,7 +25,17 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from framework.api.loop import Timer
-from framework.api.pool import TERMINATED, TIMED_OUT, WORKER_LOST, Job, Outcome, Pool, PoolContext, Workload
+from framework.api.pool import (
+    TERMINATED,
+    TIMED_OUT,
+    WORKER_LOST,
+    AsyncWorkload,
+    Job,
+    Outcome,
+    Pool,
+    PoolContext,
+    Workload,
+)
 from framework.exceptions import SoftTimeLimitExceeded
 from framework_pools._costs import BUDGET, Costs
 
@@ -63,11 +73,13 @@ class Seat:
         #: The job whose soft limit has been dealt with.
         self.warned = 0
         self._lock = threading.Lock()
+        #: What can reach a coroutine that runs here.
+        self.awaiting: AsyncWorkload | None = None
 
-    def serve(self, pool: InProcessPool) -> None:
-        """Run jobs in the calling thread until the queue says to leave."""
+    def serve(self, pool: InProcessPool, queue: SimpleQueue[Job | None] | None = None) -> None:
+        """Run jobs of `queue`, else the pool's, in the calling thread until the queue says to leave."""
         self.ident = threading.get_ident()
-        get, deliver = pool.queue.get, pool.deliver
+        get, deliver = (queue or pool.queue).get, pool.deliver
         while (job := get()) is not None:
             # Asked for each time: a restart puts another workload in its place.
             outcome = self._run(pool.workload(), job)
@@ -78,6 +90,8 @@ class Seat:
     def _run(self, workload: Workload, job: Job) -> Outcome | BaseException:
         outcome: Outcome | BaseException | None = None
         self.since = monotonic()
+        if self.awaiting is not workload and isinstance(workload, AsyncWorkload):
+            self.awaiting = workload
         try:
             self.job = job
             outcome = workload.run(job)
@@ -115,7 +129,8 @@ class Seat:
             return True
 
     def _throw(self, exception: type[BaseException]) -> None:
-        _set_async_exc(self.ident, exception)
+        if self.awaiting is None or not self.awaiting.interrupt(self.ident, exception):
+            _set_async_exc(self.ident, exception)
 
     def elapsed(self) -> float:
         """Return for how long the running job has been running, in seconds."""

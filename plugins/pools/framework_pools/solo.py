@@ -41,11 +41,13 @@ class MainSeat(Seat):
         self._pending = (self.job.seq, exception)
         signal.pthread_kill(self.ident, signal.SIGURG)
 
-    def _strike(self, _signum: int, _frame: FrameType | None) -> None:
+    def _strike(self, _signum: int, frame: FrameType | None) -> None:
         # Runs between two steps of the main thread, so the job cannot change under it.
         pending, self._pending = self._pending, None
         job = self.job
         if pending is not None and job is not None and job.seq == pending[0]:
+            if self.awaiting is not None and self.awaiting.interrupt(self.ident, pending[1], frame):
+                return  # a coroutine awaits: it gets the exception there
             raise pending[1]
 
 

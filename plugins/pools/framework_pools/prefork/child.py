@@ -19,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -26,7 +27,7 @@ from time import monotonic_ns
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from framework.api.pool import TIMED_OUT, WORKER_LOST, Job, Workload
+from framework.api.pool import TIMED_OUT, WORKER_LOST, AsyncWorkload, Job, Workload
 from framework.exceptions import SoftTimeLimitExceeded
 from framework_pools.prefork import page as pages
 from framework_pools.prefork.link import CHUNK, DOORBELL, FrameReader, frame
@@ -103,6 +104,10 @@ class Child:
         while frame_ is not None:
             if frame_.f_code is self._run_code:
                 words[pages.SOFT] = 0
+                if isinstance(self._workload, AsyncWorkload) and self._workload.interrupt(
+                    threading.get_ident(), SoftTimeLimitExceeded, interrupted
+                ):
+                    return  # a coroutine awaits: it gets the exception there
                 raise SoftTimeLimitExceeded
             frame_ = frame_.f_back
 

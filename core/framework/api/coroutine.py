@@ -1,0 +1,105 @@
+"""`Call`: one `async def` task as it runs, and the way to interrupt it where it awaits.
+
+1. `Call.drive` runs a coroutine inside the asyncio task that awaits it.
+2. `Call.interrupt`, in the loop's thread, wakes the coroutine. A soft limit arrives as an exception that is both
+   `SoftTimeLimitExceeded` and `asyncio.CancelledError`, so that task groups and time-outs clean up as for any
+   cancellation and a task can still catch it by its own name. Anything else arrives as a plain cancellation.
+3. What leaves `drive` is the exception that was asked for; a cancellation nobody asked for is a failure of the task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from types import FrameType
+from typing import Any, TypeVar, cast
+
+from framework.exceptions import SoftTimeLimitExceeded
+
+R = TypeVar("R")
+
+
+class _SoftCancelled(SoftTimeLimitExceeded, asyncio.CancelledError):
+    """The soft limit, as a coroutine sees it."""
+
+
+class Call:
+    """A coroutine's run."""
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[Any] | None = None
+        self._pending: type[BaseException] | None = None
+        self._ended_by: type[BaseException] | None = None
+
+    async def drive(self, coroutine: Coroutine[Any, Any, R]) -> R:
+        """Run `coroutine` to its end."""
+        self._task = asyncio.current_task()
+        try:
+            return cast("R", await _Steps(self, coroutine))
+        except _SoftCancelled as error:
+            raise SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__) from None
+        except asyncio.CancelledError as error:
+            if self._ended_by is not None:
+                raise self._ended_by from None
+            raise RuntimeError(
+                "the task's coroutine was cancelled from within, and let the cancellation out"
+            ) from error
+        finally:
+            self._task = None
+
+    def interrupt(self, exception: type[BaseException]) -> None:
+        """Have `exception` end the coroutine, if it still runs; called in the thread of its loop."""
+        if self._task is not None:
+            self._pending = exception
+            self._task.cancel()
+
+    def translate(self, error: asyncio.CancelledError) -> asyncio.CancelledError:
+        """Return what the coroutine is to see in place of `error`."""
+        pending, self._pending = self._pending, None
+        if pending is None:
+            return error
+        if self._task is not None:
+            # The request has been delivered: what the coroutine does to clean up may await as usual.
+            self._task.uncancel()
+        if issubclass(pending, SoftTimeLimitExceeded):
+            return _SoftCancelled()
+        self._ended_by = pending
+        return error
+
+
+class _Steps:
+    """Steps a coroutine as ``await`` would, and translates cancellations on their way in."""
+
+    def __init__(self, call: Call, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self._call = call
+        self._coroutine = coroutine
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        coroutine = self._coroutine
+        error: BaseException | None = None
+        try:
+            while True:
+                try:
+                    awaited = coroutine.send(None) if error is None else coroutine.throw(error)
+                except StopIteration as done:
+                    return done.value
+                error = None
+                try:
+                    yield awaited
+                except asyncio.CancelledError as cancelled:
+                    error = self._call.translate(cancelled)
+                except Exception as failed:  # noqa: BLE001 - passed on to the coroutine
+                    error = failed
+        finally:
+            coroutine.close()
+
+
+def inside(frame: FrameType | None) -> bool:
+    """Say whether `frame` is code that a driven coroutine called, so that an exception may be raised right there."""
+    steps = _Steps.__await__.__code__
+    frame = frame.f_back if frame is not None and frame.f_code is not steps else None
+    while frame is not None:
+        if frame.f_code is steps:
+            return True
+        frame = frame.f_back
+    return False
