@@ -5,6 +5,7 @@ Order comes from `requires` alone; what a step leaves on the board is named afte
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import time
@@ -40,6 +41,7 @@ from framework.worker.verdicts import Verdicts
 if TYPE_CHECKING:
     from framework._boot.worker import WorkerRun
     from framework._config.settings import Settings
+    from framework.app import App
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +169,7 @@ class PoolStep(Step):
         run: WorkerRun = board.get("run")
         worker = run.settings.worker
         plugin, options = loader.load_pool(run.settings)
-        check_traits(plugin, run.settings)
+        check_traits(plugin, run.settings, run.app)
         settle: Settle = board.get("settle")
         verdicts = Verdicts(settle, run.app, run.settings)
         self._loop: Loop = board.get("loop")
@@ -195,7 +197,7 @@ class PoolStep(Step):
             self._pool.stop(deadline)
 
 
-def check_traits(plugin: type[Pool], settings: Settings) -> None:
+def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
     """Refuse, in words, what the pool cannot do. Raises `ConfigError`."""
     name, traits, task = settings.worker.pool, plugin.traits, settings.task
     wanted = (
@@ -207,6 +209,13 @@ def check_traits(plugin: type[Pool], settings: Settings) -> None:
             raise ConfigError(
                 f"the pool {name!r} cannot enforce {what}: choose another with --pool, or leave the limit out"
             )
+    coroutines = [task.name for task in app.tasks.values() if inspect.iscoroutinefunction(task.run)]
+    if traits.green and coroutines:
+        # Greenlets share one thread, and asyncio allows one running loop a thread.
+        raise ConfigError(
+            f"the pool {name!r} cannot run tasks that are async functions ({', '.join(coroutines)}): "
+            "choose asyncio, prefork, threads or solo with --pool"
+        )
     if traits.patch is not None and not is_patched(traits.patch):
         raise ConfigError(
             f"the pool {name!r} was chosen in code, when it was too late to patch the standard library for it: "
