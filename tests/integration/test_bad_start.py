@@ -98,14 +98,3 @@ def test_a_green_pool_chosen_in_code_is_refused(pool, tmp_path):
     assert "too late to patch" in done.stderr
     assert "--pool" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.parametrize("pool", ["gevent", "eventlet"])
-def test_async_tasks_on_a_pool_of_greenlets(tmp_path, pool):
-    (tmp_path / "tasks.py").write_text(
-        "from framework import App\napp = App('x')\n\n@app.task\nasync def fetch(): ...\n"
-    )
-    done = start("worker", "--pool", pool, app_dir=tmp_path)
-    assert done.returncode == codes.CONFIG
-    assert f"the pool '{pool}' cannot run tasks that are async functions (tasks.fetch)" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -211,10 +211,13 @@ def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
             )
     coroutines = [task.name for task in app.tasks.values() if inspect.iscoroutinefunction(task.run)]
     if traits.green and coroutines:
-        # Greenlets share one thread, and asyncio allows one running loop a thread.
-        raise ConfigError(
-            f"the pool {name!r} cannot run tasks that are async functions ({', '.join(coroutines)}): "
-            "choose asyncio, prefork, threads or solo with --pool"
+        # Greenlets share one thread, and asyncio allows one running loop a thread. A warning: the queues of this worker
+        # may bring none of these.
+        logger.warning(
+            "The pool %r cannot run two tasks at a time that are async functions (%s): "
+            "have a worker with asyncio, prefork, threads or solo consume them",
+            name,
+            ", ".join(coroutines),
         )
     if traits.patch is not None and not is_patched(traits.patch):
         raise ConfigError(

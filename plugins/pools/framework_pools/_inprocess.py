@@ -16,7 +16,7 @@ import signal
 import threading
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -79,13 +79,17 @@ class Seat:
     def serve(self, pool: InProcessPool, queue: SimpleQueue[Job | None] | None = None) -> None:
         """Run jobs of `queue`, else the pool's, in the calling thread until the queue says to leave."""
         self.ident = threading.get_ident()
-        get, deliver = (queue or pool.queue).get, pool.deliver
+        get, deliver = self._getter(queue or pool.queue), pool.deliver
         while (job := get()) is not None:
             # Asked for each time: a restart puts another workload in its place.
             outcome = self._run(pool.workload(), job)
             if self.abandoned:
                 return
             deliver(self, job, outcome)
+
+    def _getter(self, queue: SimpleQueue[Job | None]) -> Callable[[], Job | None]:
+        """Return what waits for the next job."""
+        return queue.get
 
     def _run(self, workload: Workload, job: Job) -> Outcome | BaseException:
         outcome: Outcome | BaseException | None = None

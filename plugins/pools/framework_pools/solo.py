@@ -7,15 +7,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
-from framework.api.pool import PoolContext, PoolTraits
+from framework.api.pool import Job, PoolContext, PoolTraits
 from framework_pools._inprocess import InProcessPool, Seat
+
+#: Seconds that the main thread waits for a job without looking up: a signal that comes just before it falls asleep
+#: does not wake it, and the signal's handler, which only this thread can run, would wait for the next job.
+_NAP: Final = 1.0
 
 
 class MainSeat(Seat):
@@ -32,6 +39,14 @@ class MainSeat(Seat):
         self._by_signal = threading.current_thread() is threading.main_thread()
         if self._by_signal:
             signal.signal(signal.SIGURG, self._strike)
+
+    def _getter(self, queue: SimpleQueue[Job | None]) -> Callable[[], Job | None]:
+        def get() -> Job | None:
+            while True:
+                with contextlib.suppress(Empty):
+                    return queue.get(timeout=_NAP)
+
+        return get
 
     def _throw(self, exception: type[BaseException]) -> None:
         if not self._by_signal:
