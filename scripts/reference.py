@@ -77,7 +77,7 @@ def plugins(family: str) -> str:
             continue
         try:
             plugin = loader.load(family, info.name)
-        except Exception as error:
+        except Exception as error:  # the plugin-load wall: a page must not appear without its options
             raise SystemExit(f"{FAMILIES[family].name} {info.name}: {error}") from error
         text = [f"### {info.name}"]
         if plugin in seen:

@@ -79,7 +79,7 @@ def decompress(body: bytes, method: str, max_size: int | None = None) -> bytes:
         raise MessageUndecodable(f"the body is compressed by {method!r}, which is not known here") from None
     try:
         plain = decoder(body)
-    except Exception as error:
+    except Exception as error:  # each library has errors of its own, and the bytes come from outside
         raise MessageUndecodable(f"the body is not {method}: {error}") from error
     if max_size is not None and len(plain) > max_size:
         raise _too_large(max_size)

@@ -39,7 +39,7 @@ def run_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
     try:
         _running[ident] = (runner.get_loop(), call)
         value, error = runner.run(_boxed(call, coroutine), context=contextvars.copy_context())
-    except BaseException:
+    except BaseException:  # raised again after the clean-up
         # Struck outside of the coroutine: what is left in the loop is not to meet the next task.
         close_here()
         raise

@@ -95,7 +95,7 @@ def call_errbacks(app: App, request: Context, exc: BaseException, tb: Any) -> No
         try:
             given = () if errback.immutable else (request, exc, tb)
             task.run(*given, *errback.args, **errback.kwargs)
-        except Exception:
+        except Exception:  # the task-execution wall: an errback must not hide the failure it is about
             logger.exception("The error callback %s of task %s[%s] failed", errback.task, request.task, request.id)
         finally:
             pop_request(token)

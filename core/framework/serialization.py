@@ -222,7 +222,7 @@ def _decode_by_registry(body: bytes, content_type: str, content_encoding: str) -
         return registry.loads(body, content_type, content_encoding, accept={content_type})  # type: ignore[no-untyped-call]
     except RecursionError:
         raise MessageTooLarge("the body is nested too deep") from None
-    except Exception as error:
+    except Exception as error:  # each library has errors of its own, and the bytes come from outside
         raise MessageUndecodable(f"the body is not {content_type}: {error}") from error
 
 

@@ -78,7 +78,7 @@ class Blueprint:
         for part in self.order:
             try:
                 self._start(part)
-            except Exception as error:
+            except Exception as error:  # whatever a step raises, what had started must stop again
                 if part.step.policy == "degrade":
                     self._leave_out(part, error)
                     continue
@@ -134,7 +134,7 @@ class Blueprint:
         logger.debug("%s: %s %s", self.name, verb, part.step.name)
         try:
             getattr(part.step, verb)(*arguments)
-        except Exception:
+        except Exception:  # one step's failure to stop must not keep the others running
             logger.exception("The step %r of %s failed to %s", part.step.name, part.origin, verb)
 
     def get(self, name: str) -> Any:

@@ -142,7 +142,7 @@ def _import(name: str, here: str) -> ModuleType:
             near = did_you_mean(name, nearby)
             raise AppNotFound(f"there is no module {name} in {here} or on the Python path{near}") from error
         raise AppNotFound(_failure(name, error)) from error
-    except Exception as error:
+    except Exception as error:  # a user's module may raise anything at import; it becomes one sentence
         raise AppNotFound(_failure(name, error)) from error
 
 

@@ -65,7 +65,7 @@ class Hooks:
                     implementation.function(*(arguments[argument] for argument in implementation.argnames))
                 except FrameworkError:
                     raise
-                except Exception:
+                except Exception:  # the hook-call wall: a listener must not break what it listens to
                     logger.exception("The hook %s of %s failed", name, implementation.plugin_name)
 
         return call

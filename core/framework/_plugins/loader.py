@@ -86,7 +86,7 @@ def _import(info: PluginInfo) -> Any:
         )
     except ModuleNotFoundError as error:
         raise PluginUnavailable(_missing_text(info, error)) from error
-    except Exception as error:
+    except Exception as error:  # the plugin-load wall: a stranger's import may raise anything
         raise PluginInvalid(
             f"the {info} cannot be imported from {info.target}: {type(error).__name__}: {error}"
         ) from error

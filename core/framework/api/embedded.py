@@ -117,7 +117,7 @@ class Database:
                     self._begin(connection)
                     yield connection
                     connection.execute("COMMIT")
-                except BaseException:
+                except BaseException:  # undone and raised again
                     # A commit that failed (disk full) leaves the transaction open too. And an exception may be thrown
                     # into this thread at any point (a time limit): what is left open then would lock everybody out.
                     if connection.in_transaction:
@@ -213,7 +213,7 @@ class Database:
             connection.execute("PRAGMA journal_size_limit = 67108864")
             self._create(connection)
             found = os.stat(self.path)
-        except BaseException:
+        except BaseException:  # undone and raised again
             connection.close()
             raise
         self._file = (found.st_dev, found.st_ino)
@@ -250,7 +250,7 @@ class Database:
                     connection.execute("INSERT INTO framework_schema VALUES (?, ?)", (self._part, self._version))
                     found = self._version
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # undone and raised again
                 if connection.in_transaction:
                     with suppress(sqlite3.Error):
                         connection.execute("ROLLBACK")

@@ -400,7 +400,7 @@ class SharedLink:
             if link is None or link.stale():
                 self._link = link = Link(self._addresses, self._settings)
             return link
-        except BaseException:
+        except BaseException:  # undone and raised again
             self._lock.release()
             raise
 

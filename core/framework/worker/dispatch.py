@@ -74,7 +74,7 @@ class Dispatch:
                 self._bury(delivery, error)
             except ConnectionLost:
                 raise
-            except Exception as error:
+            except Exception as error:  # one message must not take the rest of its batch along
                 # A defect of ours, or a hook's. Whatever it is, the other messages of the batch must not go with it:
                 # nobody would know of them any more, while their leases went on being renewed.
                 logger.exception("Deciding about a message from %s failed", delivery.queue)

@@ -351,7 +351,7 @@ class TaskWorkload:
     def _quietly(handler: Handler, *arguments: Any) -> None:
         try:
             handler(*arguments)
-        except Exception:
+        except Exception:  # the hook-call wall: the task has ended, its handler cannot change how
             logger.exception("The handler %r failed", handler)
 
     # ------------------------------------------------------------ results

@@ -122,7 +122,7 @@ class Mailroom:
             for _exchange, payload in mailbox.receive():
                 try:
                     reply = self._answer(payload)
-                except Exception:
+                except Exception:  # one request must not take the others along
                     # The other requests of the batch are not to blame.
                     logger.exception("A control request cannot be answered and is dropped")
                     continue

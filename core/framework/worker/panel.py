@@ -81,7 +81,7 @@ class Panel:
             return command.handler(state, **arguments)
         except FrameworkError as error:
             return {"error": str(error)}
-        except Exception as error:
+        except Exception as error:  # the hook-call wall: a command may be a stranger's
             logger.exception("The command %s failed", method)
             return {"error": repr(error)}
 

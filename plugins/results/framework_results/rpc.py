@@ -228,7 +228,7 @@ class RpcStore(ResultStore):
         try:
             consumer.prefetch(0)
             consumer.add_queue(queue)
-        except BaseException:
+        except BaseException:  # undone and raised again
             consumer.close(requeue=True)
             raise
         self._consumer = consumer

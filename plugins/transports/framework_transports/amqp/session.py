@@ -47,7 +47,7 @@ class Session:
         link = self.connector.connect(self._role)
         try:
             self._on_open(link)
-        except BaseException:
+        except BaseException:  # undone and raised again
             link.abandon()
             raise
         self._link = link

@@ -33,7 +33,7 @@ class SqliteProducer(Producer):
             with self._database.write() as connection:
                 self._router.refresh(connection)
                 batch.insert(connection, self._router, required=True)
-        except BaseException:
+        except BaseException:  # undone and raised again
             # It may remember a queue that was made and rolled back.
             self._router.forget()
             raise
