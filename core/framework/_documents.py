@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from framework._errordocs import encode_exception
-from framework.serialization import encode
+from framework.serialization import COMPRESSED_MARK, encode
 
 SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"
@@ -64,5 +64,5 @@ class Documents:
         document["task_id"] = task_id
         _type, _encoding, body, mime = encode(document, self._serializer, self._compression)
         if mime is not None:
-            return b"\x00celery-compressed\x00" + mime.encode() + b"\x00" + body
+            return COMPRESSED_MARK + mime.encode() + b"\x00" + body
         return body

@@ -34,6 +34,10 @@ class TaskPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     send_events: bool
     resultrepr_maxsize: int
 
+    def ignores(self, wish: bool | None) -> bool:
+        """Return whether the result is not kept; `wish` is the call's own (`ignore_result` of its message)."""
+        return self.ignore_result if wish is None else wish
+
 
 def resolve(task: Any, settings: TaskSettings) -> TaskPolicy:
     """Return the policy of `task`: its own attributes where set, else the settings."""

@@ -16,24 +16,6 @@ from framework._cli.session import Session
 from framework._config import sources
 from framework._config.options import options
 
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capsys):
-    """Run a command line in an empty directory: returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def run(*args):
-        code = program.run(args)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    yield run
-    sources.install(None)
-    for name in ("tasks", "app"):
-        sys.modules.pop(name, None)
-
-
 # ---------------------------------------------------------------- init
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 
@@ -23,7 +23,6 @@ from framework.exceptions import FrameworkError, GraphError, StepFailed
 logger = logging.getLogger(__name__)
 
 State = Literal["new", "starting", "started", "failed", "stopping", "stopped"]
-STATES: tuple[State, ...] = get_args(State)
 
 
 class Part(msgspec.Struct, kw_only=True):

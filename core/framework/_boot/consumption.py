@@ -140,16 +140,6 @@ class Consumption:
         self._was_ready = False
         self.on_ready: Callable[[], object] | None = None
 
-    @property
-    def connected(self) -> bool:
-        """The worker consumes."""
-        return self._blueprint is not None
-
-    @property
-    def consumer(self) -> Consumer | None:
-        """The consumer while there is one."""
-        return self._blueprint.get("connection") if self._blueprint is not None else None
-
     def start(self) -> None:
         """Connect and consume, now or as soon as the broker lets us."""
         if self._closed or self._blueprint is not None:

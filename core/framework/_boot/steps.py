@@ -209,15 +209,14 @@ def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
             raise ConfigError(
                 f"the pool {name!r} cannot enforce {what}: choose another with --pool, or leave the limit out"
             )
-    coroutines = [task.name for task in app.tasks.values() if inspect.iscoroutinefunction(task.run)]
-    if traits.green and coroutines:
+    if traits.green and (names := [each.name for each in app.tasks.values() if inspect.iscoroutinefunction(each.run)]):
         # Greenlets share one thread, and asyncio allows one running loop a thread. A warning: the queues of this worker
         # may bring none of these.
         logger.warning(
             "The pool %r cannot run two tasks at a time that are async functions (%s): "
             "have a worker with asyncio, prefork, threads or solo consume them",
             name,
-            ", ".join(coroutines),
+            ", ".join(names),
         )
     if traits.patch is not None and not is_patched(traits.patch):
         raise ConfigError(

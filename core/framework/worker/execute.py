@@ -25,6 +25,7 @@ import msgspec
 
 from framework import _followups
 from framework._documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
+from framework._policy import TaskPolicy
 from framework._request import Context, pop_request, push_request
 from framework._saferepr import safe_repr
 from framework.api import pool as outcomes
@@ -59,8 +60,7 @@ class Plan(msgspec.Struct, gc=False):
 
     task: Any
     call: Handler
-    ignore_result: bool
-    store_errors: bool
+    policy: TaskPolicy
     track_started: bool
     throws: tuple[type[BaseException], ...]
     before_start: Handler | None
@@ -214,8 +214,7 @@ class TaskWorkload:
         plan = self._plans[name] = Plan(
             task,
             call,
-            policy.ignore_result,
-            policy.store_errors_even_if_ignored,
+            policy,
             track_started,
             tuple(task.throws),
             before_start,
@@ -245,7 +244,7 @@ class TaskWorkload:
         if embed:
             _followups.follow_up(self._app, request, retval)
         document = None
-        if not (plan.ignore_result if request.ignore_result is None else request.ignore_result):
+        if not plan.policy.ignores(request.ignore_result):
             document = self._document(SUCCESS, retval, request, incoming)
         if plan.ends:
             args, kwargs = request.args, request.kwargs
@@ -287,7 +286,7 @@ class TaskWorkload:
         if self._retried is not None:
             self._retried(task_id=request.id, task=plan.task, reason=reason)
         self._after(plan, request, RETRY, reason, request.args, request.kwargs, trace)
-        ignored = plan.ignore_result if request.ignore_result is None else request.ignore_result
+        ignored = plan.policy.ignores(request.ignore_result)
         document = None if ignored else self._document(RETRY, reason, request, incoming, trace)
         return document, safe_repr(reason, _ERROR_MAX), trace
 
@@ -316,8 +315,8 @@ class TaskWorkload:
             self._tell_others(request, error, trace)
         except Exception as failed:  # noqa: BLE001 - what follows comes from the message, and may be anything
             logger.error("What follows the failure of %s[%s] was not done: %s", _name(request), request.id, failed)
-        ignored = plan.ignore_result if request.ignore_result is None else request.ignore_result
-        if ignored and not plan.store_errors:
+        ignored = plan.policy.ignores(request.ignore_result)
+        if ignored and not plan.policy.store_errors_even_if_ignored:
             return None, told, trace
         return self._document(FAILURE, error, request, incoming, trace), told, trace
 

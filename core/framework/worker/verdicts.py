@@ -24,6 +24,7 @@ from framework.worker.settle import Settle
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
+    from framework._policy import TaskPolicy
     from framework.app import App
 
 logger = logging.getLogger(__name__)
@@ -81,9 +82,8 @@ class Verdicts:
         return Outcome(job.seq, code, runtime, document, repr(error))
 
     @staticmethod
-    def _keeps(policy: object, ignore: bool | None, state: str) -> bool:
-        ignored = getattr(policy, "ignore_result", False) if ignore is None else ignore
-        return not ignored or (state == FAILURE and bool(getattr(policy, "store_errors_even_if_ignored", False)))
+    def _keeps(policy: TaskPolicy, wish: bool | None, state: str) -> bool:
+        return not policy.ignores(wish) or (state == FAILURE and policy.store_errors_even_if_ignored)
 
     def _tell(self, job: Job, error: Exception, request: Context) -> None:
         if self._on_failure is not None:

@@ -188,10 +188,6 @@ class GreenPool(InProcessPool):
         """Remove `n` slots; jobs that run in them go on to their end. One slot stays."""
         self.size = max(1, self.size - n)
 
-    def restart(self) -> None:
-        """Make the workload anew; jobs that begin from now on run in it."""
-        self.renew()
-
     def stop(self, deadline: float) -> None:
         """Wait, until `deadline`, for what runs; what does not end is left behind, and ends with the process."""
         self.stopping = True

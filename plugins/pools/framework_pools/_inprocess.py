@@ -181,12 +181,15 @@ class InProcessPool(Pool):
     def workload(self) -> Workload:
         """Return the workload, prepared when first asked for."""
         if self._workload is None:
-            self.renew()
+            self._renew()
         assert self._workload is not None
         return self._workload
 
-    def renew(self) -> None:
+    def restart(self) -> None:
         """Make the workload anew; jobs that begin from now on run in it."""
+        self._renew()
+
+    def _renew(self) -> None:
         workload = self.context.workload()
         workload.prepare()
         self._workload = workload
@@ -411,6 +414,13 @@ class InProcessPool(Pool):
                 self._condemn(seat, job, TERMINATED, "SIGKILL")
         self._jobs = {seq: job for seq, job in self._jobs.items() if seq in running}
         self.dismiss()
+
+    def retire(self) -> None:
+        """Begin to stop: seats end after their current job, and no limit strikes any more. Harmless when repeated."""
+        if not self.stopping:
+            self.stopping = True
+            self.dismiss()
+        self._loop.call_soon_threadsafe(self.cancel_timers)
 
     def dismiss(self) -> None:
         """Let every seat end after its current job."""

@@ -132,10 +132,6 @@ class AsyncioPool(InProcessPool):
         """Let `n` fewer jobs run at once, as they end; one stays."""
         self.size = max(1, self.size - n)
 
-    def restart(self) -> None:
-        """Make the workload anew; jobs that begin from now on run in it."""
-        self.renew()
-
     # ------------------------------------------------------------ in the event loop
 
     def _pull(self) -> None:
@@ -204,10 +200,7 @@ class AsyncioPool(InProcessPool):
 
     def stop(self, deadline: float) -> None:
         """End the threads and the event loop, until `deadline`; what does not end is left behind."""
-        if not self.stopping:
-            self.stopping = True
-            self.dismiss()
-        self._loop.call_soon_threadsafe(self.cancel_timers)
+        self.retire()
         if self._thread is not None and not self._aloop.is_closed():
             self._aloop.call_soon_threadsafe(self._ended.set)
         for thread in (*self._threads, *((self._thread,) if self._thread else ())):

@@ -95,13 +95,6 @@ class SoloPool(InProcessPool):
         seat.abandoned = False
         self.seats[seat] = None
 
-    def restart(self) -> None:
-        """Make the workload anew; jobs that begin from now on run in it."""
-        self.renew()
-
     def stop(self, deadline: float) -> None:
         """Have `run_main` return; harmless when repeated."""
-        if not self.stopping:
-            self.stopping = True
-            self.dismiss()
-        self._loop.call_soon_threadsafe(self.cancel_timers)
+        self.retire()

@@ -76,16 +76,9 @@ class ThreadsPool(InProcessPool):
             # Behind the jobs that wait: whoever is idle first takes it.
             self.queue.put(None)
 
-    def restart(self) -> None:
-        """Make the workload anew; jobs that begin from now on run in it."""
-        self.renew()
-
     def stop(self, deadline: float) -> None:
         """Let the threads end, until `deadline`; those that do not are left behind, and end with the process."""
-        if not self.stopping:
-            self.stopping = True
-            self.dismiss()
-        self._loop.call_soon_threadsafe(self.cancel_timers)
+        self.retire()
         for thread in list(self._threads.values()):
             thread.join(max(0.0, deadline - monotonic()))
         self._threads.clear()
