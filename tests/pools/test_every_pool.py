@@ -185,6 +185,16 @@ def test_kill_terminates_what_runs(make):
     assert pool.wait([seq])[0].code == TERMINATED
 
 
+def test_what_is_killed_as_it_begins_has_an_end(make):
+    pool = make()
+    pool.run(b"noop")
+    [seq] = pool.submit(b"spin:30")
+    # In the same turn of the loop: the pool may have said that the job began, and no thread have got as far as that.
+    pool.call(pool.pool.kill)
+    if seq in pool.begun:
+        assert pool.wait([seq])[0].code == TERMINATED
+
+
 def test_info_has_every_key(make):
     pool = make()
     pool.run(b"noop")

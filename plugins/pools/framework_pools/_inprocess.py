@@ -412,8 +412,17 @@ class InProcessPool(Pool):
             if job is not None and job.seq in self._jobs:
                 running.add(job.seq)
                 self._condemn(seat, job, TERMINATED, "SIGKILL")
+        # What core believes to have begun needs an end, also if no seat has got as far as that.
+        torn = [
+            self.context.verdict(job, TERMINATED, "SIGKILL", 0.0)
+            for seq, job in self._jobs.items()
+            if seq in self._reported and seq not in running
+        ]
         self._jobs = {seq: job for seq, job in self._jobs.items() if seq in running}
+        self._reported &= running
         self.dismiss()
+        if torn:
+            self._events.finished(torn)
 
     def retire(self) -> None:
         """Begin to stop: seats end after their current job, and no limit strikes any more. Harmless when repeated."""
