@@ -108,10 +108,9 @@ def _run(
 
 
 def _commands(kind: str) -> list[Command]:
-    import framework.worker.control  # noqa: F401 - registers the built-in commands
-    from framework.worker.panel import COMMANDS
+    from framework.worker.commands import PANEL
 
-    return [command for command in COMMANDS if command.kind == kind and command.visible]
+    return [command for command in PANEL if command.kind == kind and command.visible]
 
 
 def _find(kind: str, name: str) -> Command:

@@ -233,6 +233,12 @@ class Pool(Plugin, ABC):
         """End the running job `seq`, and no other; return whether it was running (trait `terminate`)."""
         raise NotImplementedError(f"the pool {type(self).__name__} cannot terminate a task")
 
-    def restart(self) -> None:
-        """Replace every slot after its current job (trait `restart`)."""
+    def restart(self, imports: Sequence[str] = (), fresh: bool = False) -> None:
+        """Replace every slot after its current job, and go on taking jobs meanwhile (trait `restart`).
+
+        Slots made from then on, also those that replace others later, have imported the modules `imports`. `fresh`:
+        they run the code that is on disk now, else the code that the pool has run so far. Core has imported or
+        reloaded the same modules in the worker's process before it calls: a pool that runs its jobs there has only
+        to make its workload anew.
+        """
         raise NotImplementedError(f"the pool {type(self).__name__} cannot be restarted")

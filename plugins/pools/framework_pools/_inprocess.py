@@ -185,7 +185,7 @@ class InProcessPool(Pool):
         assert self._workload is not None
         return self._workload
 
-    def restart(self) -> None:
+    def restart(self, imports: Sequence[str] = (), fresh: bool = False) -> None:
         """Make the workload anew; jobs that begin from now on run in it."""
         self._renew()
 

@@ -403,7 +403,7 @@ class PreforkPool(Pool):
         """Let `n` children leave, idle ones first, busy ones after their job; one stays."""
         self._crew.shrink(n)
 
-    def restart(self) -> None:
+    def restart(self, imports: Sequence[str] = (), fresh: bool = False) -> None:
         """Import the application anew; when that has worked, replace every child after its current job."""
         self._crew.restart()
 

@@ -1,0 +1,36 @@
+"""The steps of the worker's graph: each starts one part and says what it needs.
+
+Order comes from `requires` alone; what a step leaves on the board is named after the step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from framework._boot.steps.parts import PoolStep, ResultsStep, TransportStep
+from framework._boot.steps.remote import ControlStep
+from framework._boot.steps.surroundings import HooksStep, LoggingStep, LoopStep, PidfileStep
+from framework._boot.steps.work import ConsumptionStep, IntakeStep, QueuesStep, SettleStep, TurningStep
+from framework.api.step import Step
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+
+
+def worker_steps(settings: Settings) -> list[Step]:
+    """Return the built-in steps of the worker's graph."""
+    return [
+        HooksStep(),
+        LoggingStep(),
+        PidfileStep(),
+        LoopStep(),
+        TransportStep(settings),
+        ResultsStep(settings),
+        SettleStep(),
+        PoolStep(settings),
+        IntakeStep(),
+        QueuesStep(),
+        TurningStep(),
+        ConsumptionStep(),
+        ControlStep(),
+    ]

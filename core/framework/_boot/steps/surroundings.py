@@ -1,0 +1,81 @@
+"""Steps for what a worker needs around it: hooks, the log, the pidfile, the loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from framework._plugins.hooks import Hooks
+from framework.api.step import Board, Step
+from framework.worker.logs import setup_logging
+from framework.worker.loop import Loop
+from framework.worker.pidfile import Pidfile
+
+if TYPE_CHECKING:
+    from framework._boot.worker import WorkerRun
+    from framework._config.settings import Settings
+
+
+class HooksStep(Step):
+    """Loads the installed hooks and calls `worker_init`."""
+
+    name = "hooks"
+    requires = ("run",)
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        hooks: Hooks = run.app.hooks
+        hooks.load_installed()
+        if (worker_init := hooks.bind("worker_init")) is not None:
+            worker_init(app=run.app, hostname=run.hostname)
+        board.put("hooks", hooks)
+        self._on_shutdown = hooks.bind("worker_shutdown")
+        self._hostname = run.hostname
+
+    def close(self) -> None:
+        if self._on_shutdown is not None:
+            self._on_shutdown(hostname=self._hostname)
+
+
+class LoggingStep(Step):
+    """Sets up the log."""
+
+    name = "logging"
+    requires = ("run", "hooks")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        setup_logging(run.settings.worker, run.hostname, board.get("hooks"))
+        board.put("logging", True)
+
+
+class PidfileStep(Step):
+    """Keeps the pidfile while the worker runs."""
+
+    name = "pidfile"
+    requires = ("run",)
+
+    def enabled(self, settings: Settings) -> str | None:
+        return None if settings.worker.pidfile else "no --pidfile"
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        self._pidfile = Pidfile(run.pidfile)
+        self._pidfile.take()
+        board.put("pidfile", self._pidfile)
+
+    def close(self) -> None:
+        self._pidfile.release()
+
+
+class LoopStep(Step):
+    """Makes the event loop; `turning` turns it."""
+
+    name = "loop"
+    requires = ("logging",)
+
+    def start(self, board: Board) -> None:
+        self._loop = Loop()
+        board.put("loop", self._loop)
+
+    def close(self) -> None:
+        self._loop.close()

@@ -1,0 +1,164 @@
+"""Steps that take a task from the broker to its end: settle, intake, the queues, the loop that turns, consumption."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, cast
+
+from framework._boot.consumption import Consumption
+from framework._documents import Documents
+from framework._plugins.hooks import Hooks
+from framework.api.result_store import ResultStore
+from framework.api.step import Board, Step
+from framework.api.transport import Queue, Transport
+from framework.exceptions import ConfigError
+from framework.routing import select_queues
+from framework.worker.deadletters import DeadLetters
+from framework.worker.dispatch import Dispatch
+from framework.worker.intake import Intake
+from framework.worker.loop import Loop
+from framework.worker.prefetch import Prefetch
+from framework.worker.revokes import Revokes
+from framework.worker.settle import Settle
+
+if TYPE_CHECKING:
+    from framework._boot.worker import WorkerRun
+
+logger = logging.getLogger(__name__)
+
+
+class SettleStep(Step):
+    """Makes what decides about messages when their tasks end, and what it writes to."""
+
+    name = "settle"
+    requires = ("run", "loop", "transport", "results")
+    provides = ("prefetch", "deadletters", "ticker")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        settings = run.settings
+        transport: Transport = board.get("transport")
+        store: ResultStore = board.get("results")
+        self._deadletters = DeadLetters(transport.producer, settings.task.dead_letter_queue)
+        prefetch = Prefetch(settings.worker.prefetch_multiplier, run.concurrency)
+        ticker = Ticker()
+        documents = Documents(settings.result.serializer, settings.result.compression)
+        settle = Settle(board.get("loop"), store, documents, self._deadletters, prefetch, ticker)
+        board.put("settle", settle)
+        board.put("prefetch", prefetch)
+        board.put("deadletters", self._deadletters)
+        board.put("ticker", ticker)
+
+    def close(self) -> None:
+        self._deadletters.close()
+
+
+class Ticker:
+    """Lets `settle`, which comes before the pool, ask for a tick of `intake`, which comes after it."""
+
+    def __init__(self) -> None:
+        self.ask: Callable[[], object] = lambda: None
+
+    def __call__(self) -> None:
+        """Ask for a tick."""
+        self.ask()
+
+
+class IntakeStep(Step):
+    """Joins fetching, deciding and feeding the pool."""
+
+    name = "intake"
+    requires = ("run", "loop", "pool", "settle", "prefetch", "deadletters", "ticker", "hooks")
+    provides = ("revokes",)
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        settings = run.settings
+        settle: Settle = board.get("settle")
+        revokes = Revokes(settings.worker.revokes_max, settings.worker.revoke_expires)
+        limits = (settings.task.soft_time_limit, settings.task.time_limit)
+        intake = Intake(board.get("loop"), board.get("pool"), settle, board.get("prefetch"), limits)
+        policies = {name: task.policy for name, task in run.app.tasks.items()}
+        intake.bind(
+            Dispatch(
+                policies,
+                settle,
+                intake.schedule,
+                board.get("deadletters"),
+                revokes,
+                settings,
+                board.get("hooks"),
+            )
+        )
+        ticker: Ticker = board.get("ticker")
+        ticker.ask = intake.ask
+        board.put("intake", intake)
+        board.put("revokes", revokes)
+
+
+class QueuesStep(Step):
+    """Selects the queues to consume from."""
+
+    name = "queues"
+    requires = ("run",)
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        worker = run.settings.worker
+        queues: Sequence[Queue] = select_queues(run.settings, worker.queues, worker.exclude_queues)
+        if not queues:
+            raise ConfigError("no queue is left to consume from: check -Q and -X")
+        board.put("queues", list(queues))
+
+
+class TurningStep(Step):
+    """Turns the loop in a thread of its own.
+
+    The main thread keeps the signals, and runs tasks where a pool wants that.
+    """
+
+    name = "turning"
+    requires = ("loop", "pool", "intake")
+
+    def start(self, board: Board) -> None:
+        self._loop: Loop = board.get("loop")
+        self._thread = threading.Thread(target=self._loop.run, name="framework-loop", daemon=True)
+        self._thread.start()
+        board.put("turning", self._thread)
+
+    def stop(self, deadline: float) -> None:
+        self._loop.stop()
+        self._thread.join(max(0.1, deadline - time.monotonic()))
+
+
+class ConsumptionStep(Step):
+    """Consumes: keeps the consumer graph up while there is a broker."""
+
+    name = "consumption"
+    requires = ("run", "loop", "turning", "transport", "intake", "queues", "hooks")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        self._loop = loop = cast("Loop", board.get("loop"))
+        self._consumption = Consumption(
+            loop,
+            board.get("transport"),
+            board.get("intake"),
+            board.get("queues"),
+            run.settings,
+            run.hostname,
+            run.ready,
+        )
+        hooks: Hooks = board.get("hooks")
+        if (ready := hooks.bind("worker_ready")) is not None:
+            self._consumption.on_ready = lambda: ready(app=run.app, hostname=run.hostname)
+        # On the board before it starts: the loop is in another thread, and may end the run from there at once.
+        board.put("consumption", self._consumption)
+        loop.call_soon_threadsafe(self._consumption.start)
+
+    def stop(self, deadline: float) -> None:
+        # The drain has closed it already, unless the start failed half-way. It is the loop's, so the loop closes it.
+        self._loop.call_soon_threadsafe(self._consumption.close)

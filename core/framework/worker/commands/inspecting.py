@@ -1,0 +1,101 @@
+"""Commands that only tell what a worker has and is."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from framework.worker.panel import inspect_command
+
+if TYPE_CHECKING:
+    from framework.worker.control import ControlState
+
+
+from framework.worker.commands._shapes import queue_info, reserved_items, task_info
+
+_RUSAGE: Final = (
+    "utime stime maxrss ixrss idrss isrss minflt majflt nswap inblock oublock msgsnd msgrcv nsignals nvcsw nivcsw"
+)
+
+
+@inspect_command(alias="dump_active", signature="[SAFE]")
+def active(state: ControlState, safe: bool = False) -> list[dict[str, Any]]:
+    """List the tasks that run now."""
+    return [task_info(state, item, safe) for item in state.settle.running.values() if item.started]
+
+
+@inspect_command(alias="dump_reserved")
+def reserved(state: ControlState) -> list[dict[str, Any]]:
+    """List the tasks that were received and have not started."""
+    return [task_info(state, item) for item in reserved_items(state)]
+
+
+@inspect_command(alias="dump_schedule")
+def scheduled(state: ControlState) -> list[dict[str, Any]]:
+    """List the tasks that are held for their eta."""
+    return [
+        {"eta": item.head.headers.eta, "priority": 6, "request": task_info(state, item)}
+        for _when, item in sorted(state.intake.schedule, key=lambda entry: entry[0])
+    ]
+
+
+@inspect_command(alias="dump_tasks", signature="[ATTRIBUTE ...]", variadic="taskinfoitems")
+def registered(state: ControlState, taskinfoitems: Sequence[str] | None = None, builtins: bool = False) -> list[str]:
+    """List the names of the tasks that the worker knows."""
+    wanted = list(taskinfoitems or ("exchange", "routing_key", "rate_limit"))
+    lines = []
+    for name, task in sorted(state.app.tasks.items()):
+        if name.startswith("_") or (name.startswith("celery.") and not builtins):
+            continue
+        fields = [(key, getattr(task, key, None)) for key in wanted if not key.startswith("_")]
+        info = " ".join(f"{key}={value}" for key, value in fields if value is not None)
+        lines.append(f"{name} [{info}]" if info else name)
+    return lines
+
+
+@inspect_command(signature="ID ...", variadic="ids")
+def query_task(state: ControlState, ids: str | Iterable[str]) -> dict[str, Any]:
+    """Tell what this worker has of the tasks with these ids."""
+    wanted = {ids} if isinstance(ids, str) else set(ids)
+    running = state.settle.running.values()
+    found: dict[str, Any] = {}
+    for label, items in (
+        ("scheduled", [item for _when, item in state.intake.schedule]),
+        ("reserved", reserved_items(state)),
+        ("active", [item for item in running if item.started]),
+    ):
+        found.update({item.task_id: [label, task_info(state, item)] for item in items if item.task_id in wanted})
+    return found
+
+
+@inspect_command()
+def active_queues(state: ControlState) -> list[dict[str, Any]]:
+    """List the queues that the worker consumes from."""
+    return [queue_info(queue) for queue in state.queues()]
+
+
+@inspect_command(alias="dump_conf", signature="[WITH_DEFAULTS]")
+def conf(state: ControlState, with_defaults: bool = False) -> dict[str, Any]:
+    """Tell the settings, secrets masked."""
+    from framework._config.show import masked
+
+    return masked(state.app.conf, with_defaults)
+
+
+@inspect_command()
+def stats(state: ControlState) -> dict[str, Any]:
+    """Tell what the worker has done and is made of."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "total": dict(state.settle.total),
+        "pid": os.getpid(),
+        "clock": str(state.clock.forward()),
+        "uptime": int(time.monotonic() - state.started),
+        "pool": state.pool.info(),
+        "broker": state.transport.info(),
+        "prefetch_count": state.prefetch.limit,
+        "rusage": {name: getattr(usage, f"ru_{name}") for name in _RUSAGE.split()},
+    }
