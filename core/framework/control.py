@@ -1,34 +1,23 @@
 """Remote control, seen from the client: send a command to workers, collect what they answer.
 
-1. `Control.broadcast` publishes a request to the control exchange and, if wanted, waits for replies: until `limit` have
-   come, or none has come for `timeout` seconds.
-2. `Control.inspect` asks for what workers know; its methods are named after the commands.
-3. Every call has a ticket, and replies to other tickets are dropped: a late reply never shows up in the next call.
-
-Source: the request and reply shapes of kombu's pidbox.
+1. `Control.broadcast` sends a request and, if wanted, collects replies (see `framework._broadcast`); the other methods
+   of `Control` are named after the commands that they send.
+2. `Control.inspect` asks for what workers know.
 """
 
 from __future__ import annotations
 
 import logging
-import select
 import threading
-import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from framework.api.transport import Exchange, Mailbox, Queue
-from framework.exceptions import MessageError
-from framework.message import Outgoing, read
-from framework.serialization import decode, encode
+from framework._broadcast import Replies, Request
 
 if TYPE_CHECKING:
     from framework.app import App
 
 logger = logging.getLogger(__name__)
-
-Replies = list[dict[str, Any]]
 
 
 class Control:
@@ -53,74 +42,44 @@ class Control:
     ) -> Replies | None:
         """Send `command` to all workers, to those named in `destination`, or to those whose name matches `pattern`.
 
-        Returns None without `reply`, else a list of ``{node: reply}``. `timeout` is in seconds since the last reply.
-        `limit` defaults to the number of destinations. Raises `ValueError` for a `destination` that is no list or
-        tuple, `ConnectionLost` when the broker is away.
+        Returns None without `reply`, else a list of ``{node: reply}``: when `limit` replies have come (default: the
+        number of destinations), when everybody known to be there has answered, or when none has come for `timeout`
+        seconds. Its attribute `missing` names workers that did not answer. Raises `ValueError` for a `destination` that
+        is no list or tuple, `ConnectionLost` when the broker is away.
         """
         if destination is not None and not isinstance(destination, (list, tuple)):
             raise ValueError(f"destination must be a list or tuple of node names, and is {destination!r}")
-        body: dict[str, Any] = {
-            "method": command,
-            "arguments": {**(arguments or {}), **extra},
-            "destination": list(destination) if destination else None,
-            "pattern": pattern,
-            "matcher": matcher,
-        }
         settings = self._app.conf.settings
-        exchange = f"{settings.control.exchange}.pidbox"
+        request = Request(
+            command,
+            {**(arguments or {}), **extra},
+            exchange=f"{settings.control.exchange}.pidbox",
+            destination=destination,
+            pattern=pattern,
+            matcher=matcher,
+        )
         with self._lock:
             mailbox = self._app.transport.mailbox()
             try:
                 if not reply:
-                    mailbox.send([_request(body, exchange, 0.0)])
+                    request.send(mailbox)
                     return None
-                address, ticket = str(uuid.uuid4()), str(uuid.uuid4())
-                mailbox.subscribe(_reply_queue(address, exchange, settings.control))
-                body["ticket"] = ticket
-                body["reply_to"] = {"exchange": f"reply.{exchange}", "routing_key": address}
-                mailbox.send([_request(body, exchange, time.time() + timeout)])
-                limit = limit if limit is not None else (len(destination) if destination else None)
-                return self._collect(mailbox, ticket, timeout, limit, callback)
+                return request.ask(
+                    mailbox,
+                    timeout=timeout,
+                    limit=limit,
+                    accept=settings.accept_content,
+                    control=settings.control,
+                    callback=callback,
+                )
             finally:
                 mailbox.close()
-
-    def _collect(
-        self,
-        mailbox: Mailbox,
-        ticket: str,
-        timeout: float,
-        limit: int | None,
-        callback: Callable[[dict[str, Any]], object] | None,
-    ) -> Replies:
-        replies: Replies = []
-        accept = self._app.conf.settings.accept_content
-        deadline = time.monotonic() + timeout
-        while limit is None or len(replies) < limit:
-            arrived = mailbox.receive()
-            for _exchange, payload in arrived:
-                try:
-                    incoming = read(payload)
-                    if incoming.headers.get("ticket") != ticket:
-                        continue
-                    body = decode(incoming.body, incoming.content_type, incoming.content_encoding, None, accept=accept)
-                except MessageError:
-                    continue  # not ours, or nonsense: either way no reply
-                replies.append(body)
-                deadline = time.monotonic() + timeout
-                if callback is not None:
-                    callback(body)
-            if not arrived:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    break
-                select.select([mailbox.fileno()], [], [], left)
-        return replies
 
     # ------------------------------------------------------------ commands
 
     def ping(self, destination: Sequence[str] | None = None, timeout: float = 1.0, **options: Any) -> Replies:
         """Ask who is there; return ``[{node: {"ok": "pong"}}]``."""
-        return self.broadcast("ping", reply=True, destination=destination, timeout=timeout, **options) or []
+        return self.broadcast("ping", reply=True, destination=destination, timeout=timeout, **options) or Replies()
 
     def revoke(
         self, task_id: str | Sequence[str], destination: Sequence[str] | None = None, **options: Any
@@ -230,30 +189,3 @@ class Inspect:
     def clock(self) -> Any:
         """Logical clocks."""
         return self.ask("clock")
-
-
-def _request(body: dict[str, Any], exchange: str, expires: float) -> Outgoing:
-    content_type, content_encoding, encoded, _mime = encode(body)
-    return Outgoing(
-        body=encoded,
-        headers={"clock": 0, "expires": expires},
-        exchange=exchange,
-        exchange_type="fanout",
-        content_type=content_type,
-        content_encoding=content_encoding,
-        delivery_mode=1,
-    )
-
-
-def _reply_queue(address: str, exchange: str, control: Any) -> Queue:
-    return Queue(
-        name=f"{address}.reply.{exchange}",
-        exchange=Exchange(name=f"reply.{exchange}", type="direct", durable=False, delivery_mode=1),
-        routing_key=address,
-        durable=False,
-        exclusive=True,
-        auto_delete=True,
-        expires=control.queue_expires,
-        message_ttl=control.queue_ttl,
-        no_ack=True,
-    )

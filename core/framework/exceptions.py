@@ -98,6 +98,8 @@ class TransportError(FrameworkError):
 class ConnectionLost(TransportError):
     """The broker or result store cannot be reached; trying again may help."""
 
+    exit_code = exitcodes.UNREACHABLE
+
 
 class PublishRefused(TransportError):
     """The broker did not take a message (unroutable, queue full, too large)."""

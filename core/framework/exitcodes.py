@@ -12,11 +12,15 @@ INTERRUPTED: Final = 1
 USAGE: Final = 2
 #: An input file cannot be read.
 NO_INPUT: Final = 66
-#: A broker, result store or worker did not answer.
+#: The broker or the result store cannot be reached.
+UNREACHABLE: Final = 68
+#: Nobody answered: no worker, or not in time.
 UNAVAILABLE: Final = 69
 #: A defect of ours, or of a plugin: the traceback goes with it.
 SOFTWARE: Final = 70
 #: A file cannot be written, a port or pidfile is taken.
 CANT_CREATE: Final = 73
+#: Some workers answered, and some that are known to be there did not.
+INCOMPLETE: Final = 75
 #: The configuration, the application or the choice of plugins is wrong; respawning will not help.
 CONFIG: Final = 78

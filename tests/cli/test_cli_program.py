@@ -117,14 +117,14 @@ def fail(monkeypatch):
 def test_an_error_of_ours_has_its_exit_code_and_no_traceback(run, fail):
     fail(ConnectionLost("the broker redis://h does not answer"))
     code, _, err = run("init")
-    assert code == exitcodes.UNAVAILABLE
+    assert code == exitcodes.UNREACHABLE
     assert err == "framework: error: the broker redis://h does not answer\n"
 
 
 def test_the_traceback_is_shown_on_request(run, fail):
     fail(ConnectionLost("gone"))
     code, _, err = run("init", "--traceback")
-    assert code == exitcodes.UNAVAILABLE
+    assert code == exitcodes.UNREACHABLE
     assert "Traceback (most recent call last)" in err
 
 

@@ -2,7 +2,7 @@
 
 1. A command's words become its arguments as its registration says: converted ones first, the rest to the variadic one.
 2. Every reply is ``->  node: OK`` (or ERROR) and its content, indented; ``--json`` prints one object by node.
-3. Nobody answered: a sentence on stderr and the exit code UNAVAILABLE.
+3. Nobody answered, or some that are there did not: a sentence on stderr, and an exit code of its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from framework._cli.output import json_option, pass_session, print_json, split
 from framework._cli.session import Session
 
 if TYPE_CHECKING:
+    from framework._broadcast import Replies
     from framework.worker.panel import Command
 
 _INDENT = " " * 8
@@ -157,7 +158,8 @@ def _ask(
 ) -> int:
     nodes = split(destination) or None
     replies = session.app().control.broadcast(name, arguments, destination=nodes, reply=True, timeout=timeout)
-    merged = {node: answer for reply in replies or [] for node, answer in reply.items()}
+    assert replies is not None
+    merged = {node: answer for reply in replies for node, answer in reply.items()}
     if as_json:
         print_json(merged)
     else:
@@ -165,10 +167,21 @@ def _ask(
             _print_reply(node, answer, bodies and not session.quiet)
     if not merged:
         click.echo("Error: No nodes replied within time constraint", err=True)
+        _print_missing(replies)
         return exitcodes.UNAVAILABLE
     if count and not as_json and not session.quiet:
         click.echo(f"\n{len(merged)} {'node' if len(merged) == 1 else 'nodes'} online.")
-    return exitcodes.OK
+    return exitcodes.INCOMPLETE if _print_missing(replies) else exitcodes.OK
+
+
+def _print_missing(replies: Replies) -> bool:
+    """Name those that did not answer; return whether there are any."""
+    for node, age in replies.missing.items():
+        click.echo(f"missing: {node}" + ("" if age is None else f", last seen {age:.0f} s ago"), err=True)
+    unnamed = replies.silent - len(replies.missing)
+    if unnamed > 0:
+        click.echo(f"missing: {unnamed} {'worker' if unnamed == 1 else 'workers'} that did not give a name", err=True)
+    return bool(replies.missing) or unnamed > 0
 
 
 def _print_reply(node: str, answer: Any, body: bool) -> None:

@@ -176,8 +176,11 @@ class Mailbox(ABC):
         """Return what has arrived, as ``(exchange name, payload)``, without blocking."""
 
     @abstractmethod
-    def send(self, messages: Sequence[Outgoing]) -> None:
-        """Publish without waiting for a confirmation. A missing reply queue is ignored."""
+    def send(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish without waiting for a confirmation. A missing reply queue is ignored.
+
+        Return how many subscriptions the messages for fan-out exchanges reached; None: this broker does not tell.
+        """
 
     @abstractmethod
     def fileno(self) -> int:

@@ -11,14 +11,13 @@ Source: the request and reply shapes of kombu's pidbox.
 
 from __future__ import annotations
 
-import fnmatch
 import logging
-import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
+from framework._matching import matches
 from framework.api.loop import Loop
 from framework.api.transport import Exchange, Mailbox, Queue, Transport
 from framework.exceptions import MessageError, TransportError
@@ -29,13 +28,6 @@ from framework.worker.clock import Clock
 from framework.worker.panel import Panel
 
 logger = logging.getLogger(__name__)
-
-#: What a pattern may hold; more is refused, for a hostile expression must not stall the loop. Backtracking is
-#: exponential in repeated groups and in the number of repetitions: a few of them, one after another, are harmless.
-_PATTERN_MAX: Final = 128
-_REPETITIONS_MAX: Final = 4
-_REPETITION: Final = re.compile(r"[*+{]|(?<!\()\?")
-_REPEATED_AGAIN: Final = re.compile(r"[)*+}][*+{]")
 
 
 class Request(msgspec.Struct):
@@ -164,25 +156,16 @@ class Mailroom:
             return self._hostname in request.destination
         if not (request.pattern and request.matcher):
             return True
-        if request.matcher == "glob":
-            return fnmatch.fnmatchcase(self._hostname, request.pattern)
-        if not _harmless(request.pattern):
-            logger.error(
-                "The pattern of a control request is too long, repeats a group or has more than %d repetitions; "
-                "it is ignored",
-                _REPETITIONS_MAX,
-            )
-            return False
         try:
-            return re.match(request.pattern, self._hostname) is not None
-        except re.error as error:
-            logger.error("The pattern of a control request is no regular expression: %s", error)
+            return matches(self._hostname, request.pattern, request.matcher)
+        except MessageError as error:
+            logger.error("A control request cannot be matched and is ignored: %s", error)
             return False
 
     def _reply(self, reply_to: Mapping[str, Any], ticket: str | None, reply: Any) -> Outgoing | None:
         exchange, routing_key = reply_to.get("exchange"), reply_to.get("routing_key")
-        if not isinstance(exchange, str) or not isinstance(routing_key, str):
-            logger.error("A control request wants its reply at %r, which is no address; it is dropped", reply_to)
+        if not (isinstance(routing_key, str) and self._takes_replies(exchange, routing_key)):
+            logger.error("A control request wants its reply at %r, which is no reply queue; it is dropped", reply_to)
             return None
         try:
             content_type, content_encoding, body, _mime = encode({self._hostname: reply})
@@ -193,13 +176,18 @@ class Mailroom:
         return Outgoing(
             body=body,
             headers={"ticket": ticket, "clock": self._clock.forward()},
-            exchange=exchange,
+            exchange=str(exchange),
             exchange_type="direct",
             routing_key=routing_key,
             content_type=content_type,
             content_encoding=content_encoding,
             delivery_mode=1,
         )
+
+    def _takes_replies(self, exchange: object, routing_key: str) -> bool:
+        """Say whether that is an address for replies: a task queue, or a stranger's, must not get them."""
+        replies = f"reply.{self._exchange}"
+        return exchange == replies or (exchange == "" and routing_key.endswith(f".{replies}"))
 
     def _drop(self) -> None:
         if self._mailbox is not None:
@@ -211,12 +199,3 @@ class Mailroom:
         """Disconnect for good."""
         self._closed = True
         self._drop()
-
-
-def _harmless(pattern: str) -> bool:
-    """Return whether matching `pattern` against a host name takes no time worth mentioning."""
-    return (
-        len(pattern) <= _PATTERN_MAX
-        and len(_REPETITION.findall(pattern)) <= _REPETITIONS_MAX
-        and not _REPEATED_AGAIN.search(pattern)
-    )

@@ -69,8 +69,8 @@ class AmqpMailbox(Mailbox):
         self._inbox.clear()
         return arrived
 
-    def send(self, messages: Sequence[Outgoing]) -> None:
-        """Publish without waiting for a confirmation."""
+    def send(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish without waiting for a confirmation. The broker does not tell how many listen."""
         self._check()
         try:
             wanted = [message for message in messages if self._has_listeners(message)]
@@ -81,6 +81,7 @@ class AmqpMailbox(Mailbox):
             self._wake()
         except (*LOST, ChannelClosed) as error:
             raise self._lost(error) from error
+        return None
 
     def _has_listeners(self, message: Outgoing) -> bool:
         name = message.exchange

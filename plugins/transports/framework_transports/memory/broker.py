@@ -79,8 +79,8 @@ class Broker:
                 for key in [key for key in bound if key[0] == name]:
                     del bound[key]
 
-    def publish(self, messages: Sequence[Outgoing], *, required: bool) -> None:
-        """Route and keep all of `messages`, or none of them if one is refused."""
+    def publish(self, messages: Sequence[Outgoing], *, required: bool) -> int:
+        """Route and keep all of `messages`, or none of them if one is refused; return how often mailboxes got one."""
         envelopes = [to_envelope(message, str(uuid4())) for message in messages]
         with self.lock:
             targets = [self._targets(message, required=required) for message in messages]
@@ -92,6 +92,7 @@ class Broker:
                     mailbox.arrived.append((exchange, envelope))
                     mailbox.signal.set()
             self.wake({name for queues, _ in targets for name in queues})
+        return sum(len(boxes) for _, boxes in targets)
 
     def _targets(self, message: Outgoing, *, required: bool) -> tuple[list[str], list[tuple[MemoryMailbox, str]]]:
         exchange, key = message.exchange, message.routing_key

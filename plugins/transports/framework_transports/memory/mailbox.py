@@ -46,9 +46,9 @@ class MemoryMailbox(Mailbox):
             self.arrived.clear()
         return found
 
-    def send(self, messages: Sequence[Outgoing]) -> None:
-        """Publish; what nobody takes is dropped."""
-        self._open().publish(messages, required=False)
+    def send(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish; what nobody takes is dropped. Return how many mailboxes have it."""
+        return self._open().publish(messages, required=False)
 
     def fileno(self) -> int:
         """Return the descriptor that is readable when something has arrived."""

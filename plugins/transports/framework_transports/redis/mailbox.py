@@ -26,6 +26,8 @@ from framework_transports.redis.router import Router
 
 #: Replies read in one go.
 _PAGE: Final = 1000
+#: How long a reply waits for a client that does not fetch it (ms): it may have been killed.
+_LINGER: Final = 30_000
 
 
 class RedisMailbox(Mailbox):
@@ -156,13 +158,15 @@ class RedisMailbox(Mailbox):
             self._sender = Link(self._addresses, self._settings)
         return self._sender
 
-    def send(self, messages: Sequence[Outgoing]) -> None:
-        """Publish; what nobody listens to is dropped."""
+    def send(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish; what nobody listens to is dropped. Return how many have heard it."""
         link = self._sending_link()
         commands = self._router.commands(link, messages, refuse=False)
-        if commands:
-            link.run(commands)
+        # What is sent here is for somebody who listens now: it goes if nobody has come for it.
+        commands += [("PEXPIRE", command[1], _LINGER) for command in commands if command[0] == "LPUSH"]
+        replies = link.run(commands) if commands else []
         self._pass_on()
+        return sum(int(reply) for command, reply in zip(commands, replies, strict=True) if command[0] == "PUBLISH")
 
     def _pass_on(self) -> None:
         """Have the descriptor turn readable when something came in while we read an answer."""

@@ -93,10 +93,10 @@ class SqliteMailbox(Mailbox):
             else:
                 self._open_box(queue)
 
-    def send(self, messages: Sequence[Outgoing]) -> None:
-        """Publish; what nobody listens to is dropped without touching the disk."""
+    def send(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish; what nobody listens to is dropped without touching the disk. Return how many listeners live."""
         if not messages:
-            return
+            return 0
         with self._database.read() as connection:
             self._router.refresh(connection)
             wanted = [
@@ -105,12 +105,12 @@ class SqliteMailbox(Mailbox):
                 if any(self._router.targets(connection, message.exchange, message.routing_key)[:2])
             ]
         if not wanted:
-            return
+            return 0
         batch = Batch(wanted)
         with self._database.write() as connection:
             self._router.refresh(connection)
             batch.insert(connection, self._router, required=False)
-        batch.wake(self._ringer, self._database)
+        return batch.wake(self._ringer, self._database)
 
     def fileno(self) -> int:
         """Return the doorbell's descriptor."""

@@ -83,12 +83,18 @@ class Batch:
         router.refresh(connection)
         return (queue,)
 
-    def wake(self, ringer: Ringer, database: Database) -> None:
-        """Wake those concerned; call it after the commit. Subscribers found dead are removed with their mail."""
+    def wake(self, ringer: Ringer, database: Database) -> int:
+        """Wake those concerned; call it after the commit. Subscribers found dead are removed with their mail.
+
+        Return how many subscribers there are.
+        """
         if self._queued:
             ringer.ring_all(CONSUMER_BELL)
-        if self._bells:
-            drop_boxes(database, ringer, ringer.ring(MAILBOX_BELL, self._bells))
+        if not self._bells:
+            return 0
+        dead = list(ringer.ring(MAILBOX_BELL, self._bells))
+        drop_boxes(database, ringer, dead)
+        return len(self._bells) - len(dead)
 
 
 def drop_boxes(database: Database, ringer: Ringer, bells: Iterable[str]) -> None:

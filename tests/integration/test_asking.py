@@ -1,0 +1,163 @@
+"""What a client that asks workers can rely on: complete, no longer than it takes, and nothing left behind.
+
+The waits have time-outs of a minute: a wait that does not end by itself fails the test by its own limit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import redis
+
+from framework import exitcodes
+from framework._broadcast import Replies
+from support import workers
+from support.wait import wait_for
+
+#: Far beyond what a wait may last that ends by itself.
+LONG = 60.0
+
+
+@pytest.fixture
+def url(request, broker):
+    return request.getfixturevalue(f"{broker}_url")
+
+
+@pytest.mark.parametrize("broker", ["sqlite", "redis"])
+def test_where_the_broker_counts_listeners_the_wait_ends_with_the_last(url, client, start_worker):
+    """acceptance 60, 63."""
+    app = client(url)
+    assert app.control.ping(timeout=LONG) == []
+    for name in ("one", "two", "three"):
+        start_worker("-P", "solo", "-n", f"{name}@here", broker=url)
+    assert {node for reply in app.control.ping(timeout=LONG) for node in reply} == {
+        "one@here",
+        "two@here",
+        "three@here",
+    }
+    assert app.control.inspect(timeout=LONG).ping().keys() == {"one@here", "two@here", "three@here"}
+
+
+@pytest.mark.parametrize("broker", ["sqlite", "redis", "amqp"])
+def test_limit_and_destination_end_the_wait(url, client, start_worker):
+    """acceptance 66, 67, 213."""
+    app = client(url)
+    for name in ("one", "two", "three"):
+        start_worker("-P", "solo", "-n", f"{name}@here", broker=url)
+    assert len(app.control.ping(timeout=LONG, limit=1)) == 1
+    two = app.control.ping(["one@here", "three@here"], timeout=LONG)
+    assert two.nodes == {"one@here", "three@here"}
+    assert not two.missing
+    absent = app.control.ping(["one@here", "nobody@here"], timeout=0.3)
+    assert absent.nodes == {"one@here"}
+    assert absent.missing == {"nobody@here": None}
+
+
+@pytest.mark.parametrize("broker", ["redis"])
+def test_who_listens_and_does_not_answer_is_counted(url, client, start_worker):
+    app = client(url)
+    start_worker("-P", "solo", "-n", "well@here", broker=url)
+    frozen = start_worker("-P", "solo", "-n", "frozen@here", broker=url)
+    os.kill(frozen.pid, signal.SIGSTOP)
+    try:
+        replies = app.control.ping(timeout=0.5)
+    finally:
+        os.kill(frozen.pid, signal.SIGCONT)
+    assert replies.nodes == {"well@here"}
+    assert replies.silent == 1
+
+
+@pytest.mark.parametrize("broker", ["redis"])
+def test_the_command_line_tells_none_some_and_no_broker_apart(url, start_worker):
+    def status(broker: str) -> tuple[int, str]:
+        done = workers.run_command("-A", "proj", "status", "-t", "0.5", env=workers.app_environment(broker=broker))
+        return done.returncode, done.stderr
+
+    code, err = status(url)
+    assert (code, err) == (exitcodes.UNAVAILABLE, "Error: No nodes replied within time constraint\n")
+    code, err = status("redis://127.0.0.1:1")
+    assert code == exitcodes.UNREACHABLE
+    assert "127.0.0.1:1" in err
+    start_worker("-P", "solo", "-n", "well@here", broker=url)
+    assert status(url)[0] == exitcodes.OK
+    frozen = start_worker("-P", "solo", "-n", "frozen@here", broker=url)
+    os.kill(frozen.pid, signal.SIGSTOP)
+    try:
+        code, err = status(url)
+    finally:
+        os.kill(frozen.pid, signal.SIGCONT)
+    assert code == exitcodes.INCOMPLETE
+    assert "missing: " in err
+
+
+@pytest.mark.parametrize("broker", ["redis"])
+def test_replies_go_to_reply_queues_only(url, client, start_worker):
+    app = client(url)
+    worker = start_worker("-P", "solo", "-n", "w@here", broker=url)
+    mailbox = app.transport.mailbox()
+    server = redis.Redis.from_url(url)
+    from framework._broadcast import Request
+
+    for exchange, key in (("", "celery"), ("celery", "celery"), ("", 7)):
+        request = Request("ping", {}, exchange="celery.pidbox")
+        request._body |= {"ticket": "t", "reply_to": {"exchange": exchange, "routing_key": key}}
+        request.send(mailbox)
+    mailbox.close()
+    worker.wait_line("no reply queue", count=3)
+    assert app.control.ping(timeout=LONG)
+    assert not server.exists("celery")
+
+
+KILLED = """
+import os, signal, sys, threading
+from framework import App
+app = App("killed", broker=sys.argv[1])
+threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+app.control.broadcast("ping", reply=True, timeout=60, limit=9)
+"""
+
+
+def test_a_killed_client_leaves_no_key_for_long(redis_url, start_worker):
+    start_worker("-P", "solo", "-n", "w@here", broker=redis_url)
+    server = redis.Redis.from_url(redis_url)
+    before = set(server.keys("*"))
+    done = subprocess.run([sys.executable, "-c", KILLED, redis_url], check=False)
+    assert done.returncode == -signal.SIGKILL
+    left = set(server.keys("*")) - before
+    assert all(0 < server.ttl(key) <= 60 for key in left), left
+
+
+def test_a_killed_client_leaves_no_queue(amqp_url, rabbit_server, start_worker):
+    start_worker("-P", "solo", "-n", "w@here", broker=amqp_url)
+    subprocess.run([sys.executable, "-c", KILLED, amqp_url], check=False)
+    vhost = amqp_url.rpartition("/")[2]
+    wait_for(
+        lambda: ".reply." not in rabbit_server.ctl("list_queues", "-p", vhost, "name"),
+        20,
+        "the reply queue to go with its client",
+    )
+
+
+def test_calls_from_many_threads_keep_their_replies(redis_url, client, start_worker):
+    """acceptance 65."""
+    app = client(redis_url)
+    for name in ("one", "two"):
+        start_worker("-P", "solo", "-n", f"{name}@here", broker=redis_url)
+    answers: list[Replies] = []
+
+    def ask(command: str) -> None:
+        for _ in range(10):
+            answers.append(app.control.broadcast(command, reply=True, timeout=LONG))
+
+    threads = [threading.Thread(target=ask, args=(command,)) for command in ("ping", "clock", "active_queues")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 30
+    assert all(reply.nodes == {"one@here", "two@here"} for reply in answers)
