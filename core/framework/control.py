@@ -189,3 +189,23 @@ class Inspect:
     def clock(self) -> Any:
         """Logical clocks."""
         return self.ask("clock")
+
+    def report(self) -> Any:
+        """What a bug report should say of the workers."""
+        return self.ask("report")
+
+    def memsample(self) -> Any:
+        """Take a sample of the memory that the workers' main processes hold."""
+        return self.ask("memsample")
+
+    def memdump(self, samples: int = 10) -> Any:
+        """The samples of memory taken so far."""
+        return self.ask("memdump", samples=samples)
+
+    def objgraph(self, type: str = "Request", n: int = 200, max_depth: int = 10) -> Any:  # noqa: A002 - Celery's name
+        """Have the workers draw what refers to the objects of a type, each into a file of its own."""
+        return self.ask("objgraph", num=n, max_depth=max_depth, type=type)
+
+    def hello(self, from_node: str, revoked: Sequence[str] | None = None) -> Any:
+        """Exchange revoked ids and clocks, as a worker that starts does."""
+        return self.ask("hello", from_node=from_node, revoked=revoked)

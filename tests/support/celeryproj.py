@@ -76,6 +76,17 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
             note(f"end:{entry}")
         return seconds
 
+    @app.task(shared=False, name="proj.hold")
+    def hold(gate):
+        """Run until the file `gate` exists."""
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        return os.getpid()
+
+    @app.task(shared=False, name="proj.limited", rate_limit="1000/s")
+    def limited(value=None):
+        return value
+
     @app.task(shared=False, name="proj.sleep_late", acks_late=True)
     def sleep_late(seconds, entry=None):
         return sleeptask(seconds, entry)

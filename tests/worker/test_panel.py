@@ -58,6 +58,11 @@ def test_numbers_that_came_as_words_are_taken(panel):
     assert panel.answer("w1", "add", {"count": "3", "by": 2}) == {"ok": [3, 2.0, None]}
 
 
+def test_none_stands_for_not_given(panel):
+    assert panel.answer("w1", "add", {"count": 1, "by": None}) == {"ok": [1, 1.0, None]}
+    assert "error" in panel.answer("w1", "add", {"count": None})
+
+
 def test_words_become_arguments(panel):
     add = panel.get("add")
     assert add.usage == "add COUNT [BY] [NAMES ...]"

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "control": ("framework._cli.remote", "control", "Tell the workers something."),
     "config": ("framework._cli.config", "command", "Show, check and describe the configuration."),
     "plugins": ("framework._cli.plugins", "command", "List the installed plugins, or check them."),
+    "report": ("framework._cli.report", "command", "Print what belongs into a bug report."),
     "graph": ("framework._cli.graph", "command", "Draw the steps of the worker."),
 }
 GROUP: Final = "framework.commands"

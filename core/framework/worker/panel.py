@@ -42,6 +42,9 @@ class Parameter(NamedTuple):
 
     def convert(self, value: Any) -> Any:
         """Return `value` as this parameter takes it, words of a command line included. Raises `ValueError`."""
+        if value is None and not self.required:
+            # Clients send None for what they were not given.
+            return self.default
         return value if self.type is Any else msgspec.convert(value, self.type, strict=False)
 
 

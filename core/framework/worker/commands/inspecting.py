@@ -86,6 +86,14 @@ def conf(state: ControlState, with_defaults: bool = False) -> dict[str, Any]:
 
 
 @inspect_command()
+def report(state: ControlState) -> dict[str, str]:
+    """Tell what a bug report should say: versions, platform, settings."""
+    from framework._report import report as written
+
+    return {"ok": written(state.app)}
+
+
+@inspect_command()
 def stats(state: ControlState) -> dict[str, Any]:
     """Tell what the worker has done and is made of."""
     usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -1,0 +1,18 @@
+"""``framework report``: what to put into a bug report."""
+
+from __future__ import annotations
+
+import click
+
+from framework._cli.output import pass_session
+from framework._cli.session import Session
+
+
+@click.command(help="Print versions, platform and settings (secrets masked), for a bug report.")
+@pass_session
+def command(session: Session) -> int:
+    """Print."""
+    from framework._report import report
+
+    click.echo(report(session.app()), nl=False)
+    return 0
