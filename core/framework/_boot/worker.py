@@ -1,13 +1,14 @@
 """A worker's life, seen from its main thread.
 
 1. Resolves what the settings leave open (node name, concurrency, paths) and builds the worker's graph.
-2. Starts it, keeps the signals (handlers only hand them to the loop), and runs tasks where the pool wants the main
-   thread.
+2. Starts it, takes the signals (see `framework._boot.signals`), and runs tasks where the pool wants the main thread.
 3. Stops it when the loop says that everything has been handed back, and returns a named exit code.
+4. After HUP, starts the program anew in the same process.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -16,13 +17,14 @@ import threading
 import time
 from collections.abc import Mapping
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
 from framework import exitcodes
 from framework._boot.blueprint import Blueprint
 from framework._boot.parts import blueprint
+from framework._boot.signals import Signals
 from framework._boot.steps import worker_steps
 from framework._config.nodename import file_path, node_name
 from framework._plugins import loader
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from framework._boot.locate import LocatedApp
     from framework._config.settings import Settings
     from framework._config.sources import Config
+    from framework.api.loop import Loop
     from framework.api.pool import Pool
     from framework.app import App
     from framework.worker.settle import Settle
@@ -43,10 +46,9 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for the last phase of a stop, when nothing runs any more.
 _WIND_DOWN = 10.0
-#: Seconds between two looks of the main thread at nothing: a signal that comes just before it falls asleep does not
-#: wake it, and its handler, which only this thread can run, would wait for the next signal.
+#: Seconds between two looks of the main thread at nothing: USR1 or USR2 that comes just before it falls asleep does not
+#: wake it, and only this thread can run the handler.
 _NAP = 1.0
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class WorkerRun:
@@ -74,7 +76,8 @@ class WorkerRun:
         self._error: FrameworkError | None = None
         self._done = threading.Event()
         self._stopper: Stopper | None = None
-        self._early: list[int] = []
+        #: Where the program was started, for starting it again.
+        self._directory = os.getcwd()
 
     @property
     def stopper(self) -> Stopper:
@@ -86,7 +89,8 @@ class WorkerRun:
 
     def run(self) -> int:
         """Start, work until told to stop, stop; return the exit code. Raises `FrameworkError` when the start fails."""
-        previous = {signum: signal.signal(signum, self._on_signal) for signum in _SIGNALS}
+        signals = Signals(self._on_signal, {signal.SIGUSR1: self._show_stacks, signal.SIGUSR2: self._debug})
+        signals.install()
         try:
             if not self._quiet:
                 self._announce()
@@ -99,19 +103,17 @@ class WorkerRun:
                 pool,
                 self._begin_stop,
                 self._end_stop,
-                self.settings.worker.stop_timeout,
-                os.environ.get("REMAP_SIGTERM") == "SIGQUIT",
+                self.settings.worker,
             )
-            for signum in self._early:
-                self._hand_over(signum)
+            loop: Loop = self.graph.get("loop")
+            loop.call_soon_threadsafe(signals.attach, loop)
             if pool.traits.main_thread:
                 pool.run_main()
             while not self._done.wait(_NAP):
                 pass
         finally:
             self.graph.stop(time.monotonic() + _WIND_DOWN)
-            for signum, handler in previous.items():
-                signal.signal(signum, handler)
+            signals.restore()
         if self._error is not None:
             raise self._error
         return self.exit_code
@@ -140,15 +142,29 @@ class WorkerRun:
 
     # ------------------------------------------------------------ signals and the loop's word
 
-    def _on_signal(self, signum: int, _frame: FrameType | None) -> None:
-        # A handler only enqueues: it may interrupt anything, the logging module's lock included.
-        if self._stopper is None:
-            self._early.append(signum)
-        else:
-            self._hand_over(signum)
+    def _on_signal(self, signum: int) -> None:
+        self.stopper.handle(signum)
 
-    def _hand_over(self, signum: int) -> None:
-        self.graph.get("loop").call_soon_threadsafe(self.stopper.handle, signum)
+    def _show_stacks(self, _frame: FrameType | None) -> None:
+        from framework.worker.stacks import stacks
+
+        # Straight to the descriptor: this may have interrupted whoever holds the log's or the stream's lock.
+        os.write(2, stacks().encode(errors="replace"))
+
+    def _debug(self, frame: FrameType | None) -> None:
+        from framework import rdb
+
+        if rdb.is_enabled():
+            rdb.set_trace(frame)
+
+    def restart(self) -> NoReturn:
+        """Start the program that this process runs again, in this process, with the same arguments."""
+        logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os.chdir(self._directory)
+        os.execv(sys.executable, sys.orig_argv)
 
     def ready(self, error: FrameworkError | None) -> None:
         """Hear, in the loop, that the worker consumes (None), or why it never will."""
@@ -200,5 +216,12 @@ def _concurrency(settings: Settings) -> int:
 
 
 def run_worker(located: LocatedApp, config: Config, quiet: bool = False) -> int:
-    """Run a worker until it is told to stop; return its exit code. Raises `FrameworkError` when it cannot start."""
-    return WorkerRun(located, config, quiet).run()
+    """Run a worker until it is told to stop; return its exit code. Raises `FrameworkError` when it cannot start.
+
+    On HUP it does not return: the process goes on as a new run of the program.
+    """
+    run = WorkerRun(located, config, quiet)
+    code = run.run()
+    if run.stopper.restarts:
+        run.restart()
+    return code

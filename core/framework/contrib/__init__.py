@@ -1,0 +1,1 @@
+"""Names where Celery's users look for them."""
