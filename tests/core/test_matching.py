@@ -29,7 +29,18 @@ def test_globs():
 
 @pytest.mark.parametrize(
     "pattern",
-    ["(.*)*!", "(.*.)+!", "(.|.)*!", "(.+){9}!", ".*" * 30 + "!", ".?" * 40 + "!", "(?:.|..)+!", "x" * 129, "(", "[z-a]"],
+    [
+        "(.*)*!",
+        "(.*.)+!",
+        "(.|.)*!",
+        "(.+){9}!",
+        ".*" * 30 + "!",
+        ".?" * 40 + "!",
+        "(?:.|..)+!",
+        "x" * 129,
+        "(",
+        "[z-a]",
+    ],
 )
 def test_what_could_stall_the_loop_or_is_no_expression_is_refused(pattern):
     with pytest.raises(MessageError, match="pattern"):

@@ -20,7 +20,12 @@ def panel():
 
     panel = Panel()
     panel.add(Command(name="greet", handler=greet, alias="hail"))
+
+    def add(state, count: int, by: float = 1.0, names: list[str] | None = None):
+        return {"ok": [count, by, names]}
+
     panel.add(Command(name="fails", handler=fails))
+    panel.add(Command(name="add", handler=add, variadic="names"))
     return panel
 
 
@@ -40,7 +45,39 @@ def test_an_unknown_command_is_an_error_reply(panel):
 def test_wrong_arguments_are_an_error_reply_that_says_what_is_taken(panel, arguments):
     reply = panel.answer("w1", "greet", arguments)
     assert reply["error"].startswith("TypeError(")
-    assert "name" in reply["error"]
+    assert reply["error"].endswith("the command is greet NAME [LOUD]")
+
+
+@pytest.mark.parametrize("arguments", [{"count": "x"}, {"count": 1, "by": []}, {"count": 1, "names": "abc"}])
+def test_arguments_of_the_wrong_type_are_an_error_reply_that_says_which(panel, arguments):
+    name = list(arguments)[-1]
+    assert panel.answer("w1", "add", arguments)["error"].startswith(f"add: {name} is {arguments[name]!r}: Expected ")
+
+
+def test_numbers_that_came_as_words_are_taken(panel):
+    assert panel.answer("w1", "add", {"count": "3", "by": 2}) == {"ok": [3, 2.0, None]}
+
+
+def test_words_become_arguments(panel):
+    add = panel.get("add")
+    assert add.usage == "add COUNT [BY] [NAMES ...]"
+    assert add.parse(["3"]) == {"count": 3}
+    assert add.parse(["3", "0.5", "a", "b"]) == {"count": 3, "by": 0.5, "names": ["a", "b"]}
+    assert add.parse(["by=2", "3", "a"]) == {"count": 3, "by": 2.0, "names": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [([], "COUNT is missing"), (["x"], "COUNT cannot be 'x'"), (["1", "by"], "BY cannot be 'by'")],
+)
+def test_wrong_words_are_refused_in_a_sentence(panel, words, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        panel.get("add").parse(words)
+
+
+def test_a_word_too_many_is_refused(panel):
+    with pytest.raises(ValueError, match="greet NAME .LOUD., and c is too much"):
+        panel.get("greet").parse(["a", "b", "c"])
 
 
 def test_a_command_that_raises_is_an_error_reply(panel):

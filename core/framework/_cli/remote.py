@@ -40,7 +40,7 @@ def _remote_options(function: Callable[..., Any]) -> Callable[..., Any]:
 def _list_option(kind: str) -> Callable[..., Any]:
     def show(ctx: click.Context, param: click.Parameter, value: bool) -> None:
         if value:
-            rows = [(f"{command.name} {command.signature}".rstrip(), command.help) for command in _commands(kind)]
+            rows = [(command.usage, command.help) for command in _commands(kind)]
             width = max(len(name) for name, _ in rows)
             for name, text in rows:
                 click.echo(f"{name:<{width}}  {text}")
@@ -96,7 +96,10 @@ def _run(
 ) -> int:
     session.app()  # first: importing the application may register commands
     command = _find(kind, name)
-    arguments = _arguments(command, words)
+    try:
+        arguments = command.parse(words)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     return _ask(
         session,
         command.name,
@@ -121,28 +124,6 @@ def _find(kind: str, name: str) -> Command:
     near = get_close_matches(name, known, 1, 0.5)
     hint = f"; did you mean {near[0]}?" if near else f" (framework {kind} --list shows all)"
     raise click.UsageError(f"there is no {kind} command {name}{hint}")
-
-
-def _arguments(command: Command, words: Sequence[str]) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    rest = list(words)
-    for name, convert in command.args:
-        if not rest:
-            break
-        word = rest.pop(0)
-        try:
-            arguments[name] = convert(word)
-        except ValueError:
-            raise click.UsageError(f"{command.name}: {name} is {word!r}; wanted {_usage(command)}") from None
-    if rest and command.variadic is not None:
-        arguments[command.variadic] = rest
-    elif rest:
-        raise click.UsageError(f"unexpected argument {rest[0]}; the command is {_usage(command)}")
-    return arguments
-
-
-def _usage(command: Command) -> str:
-    return f"{command.name} {command.signature}".rstrip()
 
 
 def _ask(

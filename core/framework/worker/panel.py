@@ -2,8 +2,9 @@
 
 1. `Panel.register`, `control_command` and `inspect_command` add a function ``f(state, **arguments)``; what it returns
    is the reply.
-2. A `Panel` answers one request: finds the command, checks the arguments against the function's signature, and turns
-   whatever goes wrong into an ``{"error": …}`` reply.
+2. A `Panel` answers one request: finds the command, holds the arguments against the function's signature and
+   annotations, and turns whatever goes wrong into an ``{"error": …}`` reply.
+3. `Command.parse` makes arguments of the words of a command line, by the same signature and annotations.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeVar, overload
+from functools import cache
+from typing import Any, Final, Literal, NamedTuple, TypeVar, overload
 
 import msgspec
 
@@ -21,6 +23,49 @@ logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal["control", "inspect"]
+
+#: How much of a wrong value an error reply repeats.
+_SHOWN: Final = 80
+
+
+class Parameter(NamedTuple):
+    """One argument of a command, as its function declares it."""
+
+    #: `Any`: it takes whatever comes.
+    type: Any
+    default: Any
+
+    @property
+    def required(self) -> bool:
+        """Whether a request has to give it."""
+        return self.default is inspect.Parameter.empty
+
+    def convert(self, value: Any) -> Any:
+        """Return `value` as this parameter takes it, words of a command line included. Raises `ValueError`."""
+        return value if self.type is Any else msgspec.convert(value, self.type, strict=False)
+
+
+@cache
+def parameters(handler: Callable[..., Any]) -> dict[str, Parameter]:
+    """Return the named arguments of a command's function, in order."""
+    found = {}
+    for parameter in list(inspect.signature(handler).parameters.values())[1:]:
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            found[parameter.name] = Parameter(_type_of(parameter, handler), parameter.default)
+    return found
+
+
+def _type_of(parameter: inspect.Parameter, handler: Callable[..., Any]) -> Any:
+    annotation = parameter.annotation
+    try:
+        if isinstance(annotation, str):
+            annotation = eval(annotation, getattr(handler, "__globals__", {}))  # a handler's own source, not a request
+        if annotation is inspect.Parameter.empty:
+            return Any
+        msgspec.json.schema(annotation)
+    except Exception:  # noqa: BLE001 - it may be anything, and may name what is imported for type checkers alone
+        return Any
+    return annotation
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,13 +77,61 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     alias: str | None = None
     help: str = ""
     signature: str = ""
-    #: ``(argument, converter)`` for words of the command line, in order.
+    #: ``(argument, converter)`` for words of the command line, in order. Empty: as the function declares them.
     args: Sequence[tuple[str, Callable[[str], Any]]] = ()
     #: The argument that takes the rest of the words.
     variadic: str | None = None
     visible: bool = True
     #: Seconds that a client waits for replies.
     default_timeout: float = 1.0
+
+    @property
+    def usage(self) -> str:
+        """The command and its arguments, for help texts and errors."""
+        return f"{self.name} {self.signature or self._signature()}".rstrip()
+
+    def _signature(self) -> str:
+        words = []
+        for name, parameter in parameters(self.handler).items():
+            shown = f"{name.upper()} ..." if name == self.variadic else name.upper()
+            words.append(shown if parameter.required else f"[{shown}]")
+        return " ".join(words)
+
+    def parse(self, words: Sequence[str]) -> dict[str, Any]:
+        """Return the arguments that `words` stand for: in order, or ``name=value``; the rest goes to the variadic one.
+
+        Raises `ValueError` with a sentence.
+        """
+        declared = parameters(self.handler)
+        converters: dict[str, Callable[[str], Any]] = dict(self.args) or {
+            name: parameter.convert for name, parameter in declared.items() if name != self.variadic
+        }
+        arguments: dict[str, Any] = {}
+        rest = []
+        for word in words:
+            name, equals, value = word.partition("=")
+            if equals and name in converters:
+                arguments[name] = self._convert(name, converters[name], value)
+            else:
+                rest.append(word)
+        open_names = [name for name in converters if name not in arguments]
+        for name, word in zip(open_names, rest, strict=False):
+            arguments[name] = self._convert(name, converters[name], word)
+        rest = rest[len(open_names) :]
+        if rest and self.variadic is None:
+            raise ValueError(f"the command is {self.usage}, and {rest[0]} is too much")
+        if rest and self.variadic is not None:
+            arguments[self.variadic] = rest
+        for name, parameter in declared.items():
+            if parameter.required and name not in arguments:
+                raise ValueError(f"the command is {self.usage}, and {name.upper()} is missing")
+        return arguments
+
+    def _convert(self, name: str, convert: Callable[[str], Any], word: str) -> Any:
+        try:
+            return convert(word)
+        except ValueError:
+            raise ValueError(f"the command is {self.usage}, and {name.upper()} cannot be {word!r}") from None
 
 
 class Panel:
@@ -74,11 +167,16 @@ class Panel:
         try:
             inspect.signature(command.handler).bind(state, **arguments)
         except TypeError as error:
-            return {
-                "error": f"TypeError({str(error)!r}): {method} takes {command.signature or _describe(command.handler)}"
-            }
+            return {"error": f"TypeError({str(error)!r}): the command is {command.usage}"}
+        known = parameters(command.handler)
+        taken = {}
+        for name, value in arguments.items():
+            try:
+                taken[name] = known[name].convert(value) if name in known else value
+            except ValueError as error:
+                return {"error": f"{method}: {name} is {repr(value)[:_SHOWN]}: {error}; the command is {command.usage}"}
         try:
-            return command.handler(state, **arguments)
+            return command.handler(state, **taken)
         except FrameworkError as error:
             return {"error": str(error)}
         except Exception as error:  # the hook-call wall: a command may be a stranger's
@@ -118,11 +216,6 @@ def control_command(**options: Any) -> Callable[[F], F]:
 def inspect_command(**options: Any) -> Callable[[F], F]:
     """Decorate a command that only tells."""
     return Panel.register(type="inspect", **options)
-
-
-def _describe(handler: Callable[..., Any]) -> str:
-    parameters = list(inspect.signature(handler).parameters.values())[1:]
-    return ", ".join(str(parameter) for parameter in parameters) or "no arguments"
 
 
 #: Every registered command of this process. Filled by imports, as the guide has it: a module with commands is enough.

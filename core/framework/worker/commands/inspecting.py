@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from framework.worker.panel import inspect_command
@@ -21,9 +21,9 @@ _RUSAGE: Final = (
 )
 
 
-@inspect_command(alias="dump_active", signature="[SAFE]")
+@inspect_command(alias="dump_active")
 def active(state: ControlState, safe: bool = False) -> list[dict[str, Any]]:
-    """List the tasks that run now."""
+    """List the tasks that run now; `safe`: what their senders say of the arguments, not the arguments."""
     return [task_info(state, item, safe) for item in state.settle.running.values() if item.started]
 
 
@@ -57,7 +57,7 @@ def registered(state: ControlState, taskinfoitems: Sequence[str] | None = None, 
 
 
 @inspect_command(signature="ID ...", variadic="ids")
-def query_task(state: ControlState, ids: str | Iterable[str]) -> dict[str, Any]:
+def query_task(state: ControlState, ids: str | Sequence[str]) -> dict[str, Any]:
     """Tell what this worker has of the tasks with these ids."""
     wanted = {ids} if isinstance(ids, str) else set(ids)
     running = state.settle.running.values()
@@ -77,7 +77,7 @@ def active_queues(state: ControlState) -> list[dict[str, Any]]:
     return [queue_info(queue) for queue in state.queues()]
 
 
-@inspect_command(alias="dump_conf", signature="[WITH_DEFAULTS]")
+@inspect_command(alias="dump_conf")
 def conf(state: ControlState, with_defaults: bool = False) -> dict[str, Any]:
     """Tell the settings, secrets masked."""
     from framework._config.show import masked
