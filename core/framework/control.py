@@ -88,6 +88,43 @@ class Control:
         ids = task_id if isinstance(task_id, str) else list(task_id)
         return self.broadcast("revoke", {"task_id": ids}, destination=destination, **options)
 
+    def add_consumer(
+        self,
+        queue: str,
+        exchange: str | None = None,
+        exchange_type: str | None = "direct",
+        routing_key: str | None = None,
+        options: dict[str, Any] | None = None,
+        destination: Sequence[str] | None = None,
+        **others: Any,
+    ) -> Replies | None:
+        """Have workers consume from `queue` too, until they stop.
+
+        A queue that their settings define is taken as defined there. Else `exchange` and `routing_key` default to the
+        queue's name, and `options` are the other keys of a queue's table (``durable``, ``queue_arguments`` …).
+        `others` are the arguments of `broadcast`.
+        """
+        arguments = {
+            "queue": queue,
+            "exchange": exchange,
+            "exchange_type": exchange_type,
+            "routing_key": routing_key,
+            **(options or {}),
+        }
+        return self.broadcast("add_consumer", arguments, destination=destination, **others)
+
+    def cancel_consumer(self, queue: str, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
+        """Have workers consume from `queue` no longer. What they have received still runs."""
+        return self.broadcast("cancel_consumer", {"queue": queue}, destination=destination, **options)
+
+    def quiet(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
+        """Have workers take in no more tasks; what runs goes on, what waits goes back to its queue."""
+        return self.broadcast("quiet", destination=destination, **options)
+
+    def resume(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
+        """Have quiet workers take in tasks again."""
+        return self.broadcast("resume", destination=destination, **options)
+
     def shutdown(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
         """Have workers stop warmly."""
         return self.broadcast("shutdown", destination=destination, **options)

@@ -108,6 +108,31 @@ class Queues(Mapping[str, Queue]):
             self._queues[name] = queue
         return queue
 
+    def configured(self, name: str) -> Queue | None:
+        """Return the queue `name` if the settings define it."""
+        return self._queues.get(name)
+
+    def described(
+        self,
+        name: str,
+        exchange: str | None,
+        exchange_type: str | None,
+        routing_key: str | None,
+        options: Mapping[str, Any],
+    ) -> Queue:
+        """Return the queue `name` as described, the rest as the settings have it for queues that are missing.
+
+        `options` are the keys of a queue's table. Raises `ConfigError` for a key or a value that is none.
+        """
+        settings = self._settings
+        table = {
+            **options,
+            "exchange": exchange or name,
+            "exchange_type": exchange_type or settings.create_missing_queue_exchange_type or "direct",
+            "routing_key": name if routing_key is None else routing_key,
+        }
+        return self._finished(_from_table(name, table), settings.create_missing_queue_type)
+
     def _missing(self, name: str) -> Queue:
         settings = self._settings
         kind = settings.create_missing_queue_exchange_type or "direct"

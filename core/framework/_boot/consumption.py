@@ -16,10 +16,11 @@ from framework._boot.blueprint import Blueprint
 from framework._boot.parts import blueprint
 from framework.api.loop import Loop, Timer
 from framework.api.step import Board, Step
-from framework.api.transport import Consumer, Queue, Transport
+from framework.api.transport import Consumer, Transport
 from framework.exceptions import ConnectionLost, FrameworkError
 from framework.worker.backoff import Backoff
 from framework.worker.intake import Intake
+from framework.worker.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -54,10 +55,12 @@ class SubscriptionsStep(Step):
     requires = ("connection", "queues")
 
     def start(self, board: Board) -> None:
-        consumer: Consumer = board.get("connection")
-        for queue in board.get("queues"):
-            consumer.add_queue(queue)
+        self._queues: Subscriptions = board.get("queues")
+        self._queues.attach(board.get("connection"))
         board.put("subscriptions", True)
+
+    def stop(self, deadline: float) -> None:
+        self._queues.detach()
 
 
 class FeedingStep(Step):
@@ -121,7 +124,7 @@ class Consumption:
         loop: Loop,
         transport: Transport,
         intake: Intake,
-        queues: list[Queue],
+        queues: Subscriptions,
         settings: Settings,
         hostname: str,
         on_fatal: Callable[[FrameworkError | None], object],
@@ -130,7 +133,7 @@ class Consumption:
         self._loop = loop
         self._transport = transport
         self._intake = intake
-        self.queues = queues
+        self._queues = queues
         self._settings = settings
         self._hostname = hostname
         self._verdict = on_fatal
@@ -148,7 +151,7 @@ class Consumption:
             "loop": self._loop,
             "transport": self._transport,
             "intake": self._intake,
-            "queues": self.queues,
+            "queues": self._queues,
             "lost": self._lost,
         }
         graph = blueprint("consumer", consumer_steps(), self._settings, given)

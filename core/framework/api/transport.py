@@ -129,11 +129,19 @@ class Consumer(ABC):
 
     @abstractmethod
     def add_queue(self, queue: Queue) -> None:
-        """Declare `queue` and consume from it too; harmless when it is consumed already."""
+        """Declare `queue` and consume from it too; harmless when it is consumed already.
+
+        At any time, also for a queue that was cancelled; core fetches soon after, for what waits there already. Raises
+        `TransportError` when the broker refuses: the consumer then goes on without that queue, or is lost with its next
+        use.
+        """
 
     @abstractmethod
     def cancel_queue(self, name: str) -> None:
-        """Stop consuming from `name`; what was fetched stays on loan."""
+        """Stop consuming from `name`; harmless when it is not consumed.
+
+        What was fetched stays on loan and can be settled; what the broker had sent ahead goes back.
+        """
 
     @abstractmethod
     def fetch(self, limit: int) -> Sequence[Delivery]:

@@ -7,19 +7,20 @@ A command gets the `ControlState`: what a worker lets be seen and changed from o
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from framework.api.pool import Pool
-from framework.api.transport import Queue, Transport
+from framework.api.transport import Transport
 from framework.worker.clock import Clock
 from framework.worker.intake import Intake
 from framework.worker.panel import COMMANDS, Command, Panel, control_command, inspect_command
 from framework.worker.prefetch import Prefetch
 from framework.worker.revokes import Revokes
 from framework.worker.settle import Settle
+from framework.worker.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -75,7 +76,7 @@ class ControlState(msgspec.Struct, kw_only=True):
     prefetch: Prefetch
     revokes: Revokes
     clock: Clock
-    queues: Callable[[], Sequence[Queue]]
+    queues: Subscriptions
     #: Asks the worker to stop warmly.
     stop: Callable[[], object]
     started: float

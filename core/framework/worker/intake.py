@@ -22,6 +22,7 @@ from framework.worker.item import Item
 from framework.worker.prefetch import Prefetch
 from framework.worker.schedule import Schedule
 from framework.worker.settle import Settle
+from framework.worker.subscriptions import Subscriptions
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class Intake:
         pool: Pool,
         settle: Settle,
         prefetch: Prefetch,
+        queues: Subscriptions,
         limits: tuple[float | None, float | None],
     ) -> None:
         """`limits` are the worker's soft and hard time limit in seconds."""
@@ -42,6 +44,7 @@ class Intake:
         self._pool = pool
         self._settle = settle
         self._prefetch = prefetch
+        self._queues = queues
         self._soft, self._hard = limits
         self._schedule: Schedule[Item] = Schedule(loop, self._due)
         self._dispatch: Dispatch | None = None
@@ -57,6 +60,11 @@ class Intake:
         self.fetching = True
         #: Called after every tick on which nothing is left to do; set while the worker drains.
         self.on_idle: Callable[[], object] | None = None
+
+    @property
+    def draining(self) -> bool:
+        """The worker is stopping: it will never fetch again."""
+        return self.on_idle is not None
 
     @property
     def schedule(self) -> Schedule[Item]:
@@ -189,6 +197,8 @@ class Intake:
         self.backlog.clear()
         given_back = 0
         try:
+            # First: what goes back would come again.
+            self._queues.pause()
             # Each goes to the front of its queue: the last one first keeps their order.
             for item in reversed(unstarted):
                 if not item.acknowledged:
@@ -206,4 +216,8 @@ class Intake:
     def resume(self) -> None:
         """Fetch again."""
         self.fetching = True
+        try:
+            self._queues.resume()
+        except ConnectionLost as error:
+            self._lose(error)
         self.ask()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, cast
 
-from framework._boot.consumption import Consumption
 from framework._plugins import loader
 from framework.api.pool import Pool
 from framework.api.step import Board, Step
@@ -38,6 +37,7 @@ class ControlStep(Step):
         "prefetch",
         "pool",
         "revokes",
+        "queues",
         "consumption",
     )
 
@@ -64,7 +64,6 @@ class ControlStep(Step):
         )
         intake: Intake = board.get("intake")
         pool: Pool = board.get("pool")
-        consumption: Consumption = board.get("consumption")
         state = ControlState(
             app=run.app,
             hostname=run.hostname,
@@ -77,7 +76,7 @@ class ControlStep(Step):
             prefetch=board.get("prefetch"),
             revokes=board.get("revokes"),
             clock=clock,
-            queues=lambda: consumption.queues,
+            queues=board.get("queues"),
             stop=lambda: run.stopper.warm(),
             started=run.began,
         )

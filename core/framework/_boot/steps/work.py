@@ -15,7 +15,7 @@ from framework.api.result_store import ResultStore
 from framework.api.step import Board, Step
 from framework.api.transport import Queue, Transport
 from framework.exceptions import ConfigError
-from framework.routing import select_queues
+from framework.routing import Queues, select_queues
 from framework.worker.deadletters import DeadLetters
 from framework.worker.dispatch import Dispatch
 from framework.worker.intake import Intake
@@ -23,6 +23,7 @@ from framework.worker.loop import Loop
 from framework.worker.prefetch import Prefetch
 from framework.worker.revokes import Revokes
 from framework.worker.settle import Settle
+from framework.worker.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from framework._boot.worker import WorkerRun
@@ -71,7 +72,7 @@ class IntakeStep(Step):
     """Joins fetching, deciding and feeding the pool."""
 
     name = "intake"
-    requires = ("run", "loop", "pool", "settle", "prefetch", "deadletters", "ticker", "hooks")
+    requires = ("run", "loop", "pool", "settle", "prefetch", "deadletters", "queues", "ticker", "hooks")
     provides = ("revokes",)
 
     def start(self, board: Board) -> None:
@@ -80,7 +81,9 @@ class IntakeStep(Step):
         settle: Settle = board.get("settle")
         revokes = Revokes(settings.worker.revokes_max, settings.worker.revoke_expires)
         limits = (settings.task.soft_time_limit, settings.task.time_limit)
-        intake = Intake(board.get("loop"), board.get("pool"), settle, board.get("prefetch"), limits)
+        intake = Intake(
+            board.get("loop"), board.get("pool"), settle, board.get("prefetch"), board.get("queues"), limits
+        )
         policies = {name: task.policy for name, task in run.app.tasks.items()}
         intake.bind(
             Dispatch(
@@ -100,7 +103,7 @@ class IntakeStep(Step):
 
 
 class QueuesStep(Step):
-    """Selects the queues to consume from."""
+    """Selects the queues to consume from, and keeps their changes."""
 
     name = "queues"
     requires = ("run",)
@@ -111,7 +114,7 @@ class QueuesStep(Step):
         queues: Sequence[Queue] = select_queues(run.settings, worker.queues, worker.exclude_queues)
         if not queues:
             raise ConfigError("no queue is left to consume from: check -Q and -X")
-        board.put("queues", list(queues))
+        board.put("queues", Subscriptions(queues, Queues(run.settings.task)))
 
 
 class TurningStep(Step):

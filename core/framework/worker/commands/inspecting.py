@@ -74,7 +74,7 @@ def query_task(state: ControlState, ids: str | Sequence[str]) -> dict[str, Any]:
 @inspect_command()
 def active_queues(state: ControlState) -> list[dict[str, Any]]:
     """List the queues that the worker consumes from."""
-    return [queue_info(queue) for queue in state.queues()]
+    return [queue_info(queue) for queue in state.queues]
 
 
 @inspect_command(alias="dump_conf")
