@@ -404,8 +404,13 @@ class PreforkPool(Pool):
         self._crew.shrink(n)
 
     def restart(self, imports: Sequence[str] = (), fresh: bool = False) -> None:
-        """Import the application anew; when that has worked, replace every child after its current job."""
-        self._crew.restart()
+        """Replace every child after its current job by one that has imported `imports`.
+
+        `fresh`: by one of a new fork server, which imports the application anew. Either way the old children stay until
+        all that has been imported; if a module cannot be, the log says where it failed, and the pool goes on as it was.
+        While the running server imports, no child can be replaced: imports that take long are better done `fresh`.
+        """
+        self._crew.restart(imports, fresh)
 
     def info(self) -> dict[str, Any]:
         """Return the pool's part of `inspect stats`."""
