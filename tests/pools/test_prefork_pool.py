@@ -252,6 +252,16 @@ def test_child_that_grows_too_large_is_replaced(make, caplog):
     assert any("exceeding memory limit" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.acceptance(204)
+def test_info_counts_what_children_did_that_are_gone(make):
+    pool = make(2, max_tasks_per_child=3)
+    pool.run(*[b"noop"] * 30)
+    pool.run(b"die:9")
+    writes = pool.call(pool.pool.info)["writes"]
+    assert writes["total"] == sum(int(count) for count in writes["raw"].split(", ")) == 31
+    assert len(writes["raw"].split(", ")) == 2
+
+
 def test_index_is_reused_and_number_is_not(make):
     pool = make(2, max_tasks_per_child=1)
     outcomes = pool.run(*[b"where"] * 12)
