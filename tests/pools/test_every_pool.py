@@ -12,6 +12,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from framework._plugins import loader
@@ -202,7 +203,44 @@ def test_info_has_every_key(make):
     for key in ("implementation", "max-concurrency", "processes", "max-tasks-per-child", "timeouts", "writes"):
         assert key in info
     assert "put-guarded-by-semaphore" in info
+    assert info["timeouts"] == [0, 0]
     wait_for(lambda: slots(pool) == info["max-concurrency"], 10, "every slot to have come up")
+
+
+def alive(ids):
+    """Return whether each of `ids` is a process, or a thread of this one, that lives."""
+    return all(psutil.pid_exists(each) or Path(f"/proc/self/task/{each}").exists() for each in ids)
+
+
+@pytest.mark.acceptance(201, 202)
+def test_info_names_what_lives(make):
+    pool = make()
+    pool.run(*[b"sleep:0.01"] * 4)
+    info = pool.call(pool.pool.info)
+    assert info["processes"]
+    assert len(set(info["processes"])) == len(info["processes"])
+    assert alive(info["processes"])
+
+
+@pytest.mark.acceptance(203)
+def test_info_tells_the_workers_own_limits(make):
+    pool = make(hard_limit=7.0)
+    assert pool.call(pool.pool.info)["timeouts"] == [0, 7.0]
+    pool = make(soft_limit=1.5, hard_limit=3)
+    assert pool.call(pool.pool.info)["timeouts"] == [1.5, 3]
+
+
+@pytest.mark.acceptance(204)
+def test_info_tells_how_jobs_were_spread(make):
+    pool = make()
+    assert pool.call(pool.pool.info)["writes"]["total"] == 0
+    pool.run(*[b"noop"] * 40)
+    writes = pool.call(pool.pool.info)["writes"]
+    counts = [int(count) for count in writes["raw"].split(", ")]
+    assert writes["total"] == sum(counts) == 40
+    shares = [float(share.rstrip("%")) for share in writes["all"].split(", ")]
+    assert shares == [pytest.approx(count / 40 * 100, abs=0.01) for count in counts]
+    assert writes["avg"] == f"{1 / len(counts):.2%}"
 
 
 def test_grow_and_shrink(make):

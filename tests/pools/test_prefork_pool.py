@@ -252,52 +252,22 @@ def test_child_that_grows_too_large_is_replaced(make, caplog):
     assert any("exceeding memory limit" in record.getMessage() for record in caplog.records)
 
 
+@pytest.mark.acceptance(204)
+def test_info_counts_what_children_did_that_are_gone(make):
+    pool = make(2, max_tasks_per_child=3)
+    pool.run(*[b"noop"] * 30)
+    pool.run(b"die:9")
+    writes = pool.call(pool.pool.info)["writes"]
+    assert writes["total"] == sum(int(count) for count in writes["raw"].split(", ")) == 31
+    assert len(writes["raw"].split(", ")) == 2
+
+
 def test_index_is_reused_and_number_is_not(make):
     pool = make(2, max_tasks_per_child=1)
     outcomes = pool.run(*[b"where"] * 12)
     names = [outcome.note.split() for outcome in outcomes]
     assert {name[1] for name in names} == {"1", "2"}
     assert len({name[0] for name in names}) == 12
-
-
-# ---------------------------------------------------------------- restart
-
-
-def test_restart_imports_anew_and_lets_running_jobs_end(make, tmp_path):
-    pool = make()
-    before = ready(pool)
-    server = pool.pool._crew._launcher.pid
-    [running] = pool.submit(b"sleep:1;pid")
-    old = pool.wait_begun(running)
-    pool.call(pool.pool.restart)
-    wait_for(lambda: pool.pool._crew._launcher.pid != server, 10, "the new server")
-    assert pool.wait([running])[0].note == str(old)
-    wait_for(lambda: len(pool.pids()) == 2 and not set(before) & set(pool.pids()), 10, "new children")
-    assert pool.run(b"noop")[0].code == SUCCESS
-    wait_for(lambda: not psutil.pid_exists(server), 10, "the end of the old server")
-
-
-def test_restart_that_cannot_import_changes_nothing(make, caplog):
-    pool = make()
-    before = ready(pool)
-    pool.pool._crew._context.recipe["factory"] = "support.pool_workload:broken"
-    pool.call(pool.pool.restart)
-    wait_for(lambda: "cannot be restarted" in caplog.text, 10, "the complaint")
-    assert "missing_thing" in caplog.text
-    assert pool.run(b"noop")[0].code == SUCCESS
-    assert set(pool.pids()) == set(before)
-
-
-def test_restart_while_jobs_flow_loses_nothing(make, tmp_path):
-    pool = make()
-    seqs = pool.submit(*[b"note:%d;sleep:0.0005" % n for n in range(3_000)], task="usual")
-    for _ in range(2):
-        server = pool.pool._crew._launcher.pid
-        pool.call(pool.pool.restart)
-        wait_for(lambda server=server: pool.pool._crew._launcher.pid != server, 10, "the new server")
-    pool.wait(seqs, 30)
-    books = ledger.balance(range(3_000), tmp_path / "ledger")
-    assert books.balanced, str(books)
 
 
 # ---------------------------------------------------------------- start, stop, signals, leaks

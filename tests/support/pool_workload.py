@@ -149,6 +149,11 @@ class SampleWorkload:
     def do_raise(self, _value: str) -> None:
         raise ValueError("as asked")
 
+    def do_module(self, value: str) -> str:
+        """Return WORD of the module `value`, if this process has imported it."""
+        module = sys.modules.get(value)
+        return "absent" if module is None else str(module.WORD)
+
     def do_pid(self, _value: str) -> str:
         return str(os.getpid())
 

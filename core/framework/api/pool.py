@@ -169,6 +169,15 @@ class PoolContext(msgspec.Struct, kw_only=True):
     #: Seconds to wait for a child to come up.
     start_timeout: float = 10.0
     start_method: str = "fork"
+    #: The worker's own time limits in seconds, for tasks that have none of theirs; None: none. For `info` alone: what
+    #: holds for a job is in the `Job`.
+    soft_limit: float | None = None
+    hard_limit: float | None = None
+
+    @property
+    def timeouts(self) -> list[float]:
+        """The worker's own time limits as `Pool.info` tells them: ``[soft, hard]``, 0 for none."""
+        return [self.soft_limit or 0, self.hard_limit or 0]
 
 
 class Pool(Plugin, ABC):
@@ -217,8 +226,9 @@ class Pool(Plugin, ABC):
     def info(self) -> dict[str, Any]:
         """Return the pool's part of `inspect stats`, with at least these keys.
 
-        ``implementation`` ("module:Class"), ``max-concurrency``, ``processes`` (pids or thread ids),
-        ``max-tasks-per-child``, ``put-guarded-by-semaphore``, ``timeouts`` ([soft, hard]), ``writes``.
+        ``implementation`` ("module:Class"), ``max-concurrency``, ``processes`` (pids, or the system's ids of threads),
+        ``max-tasks-per-child``, ``put-guarded-by-semaphore``, ``timeouts`` (`PoolContext.timeouts`), ``writes``: how
+        the jobs were spread over the processes, ``total``, ``avg`` and ``all`` (shares), ``raw`` (numbers).
         """
 
     def grow(self, n: int) -> None:

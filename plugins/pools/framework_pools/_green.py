@@ -198,7 +198,8 @@ class GreenPool(InProcessPool):
     def info(self) -> dict[str, Any]:
         """Return the pool's part of `inspect stats`."""
         found = super().info()
-        found["greenlets"] = found.pop("threads")
+        del found["threads"]
+        found["greenlets"] = len(self.seats)
         found["abandoned-greenlets"] = found.pop("abandoned-threads")
         found["writes"]["inqueues"]["active"] = int(bool(self._waiting))
         return found | {"processes": [os.getpid()]}

@@ -66,6 +66,8 @@ class Seat:
         self.job: Job | None = None
         self.since = 0.0
         self.ident = 0
+        #: The same thread's id as the system's tools show it; 0: the thread has not come up.
+        self.native_id = 0
         #: Nothing that still ends here counts.
         self.abandoned = False
         #: Why the running job was interrupted: its seq, the verdict's code and text.
@@ -79,6 +81,7 @@ class Seat:
     def serve(self, pool: InProcessPool, queue: SimpleQueue[Job | None] | None = None) -> None:
         """Run jobs of `queue`, else the pool's, in the calling thread until the queue says to leave."""
         self.ident = threading.get_ident()
+        self.native_id = threading.get_native_id()
         get, deliver = self._getter(queue or pool.queue), pool.deliver
         while (job := get()) is not None:
             # Asked for each time: a restart puts another workload in its place.
@@ -448,21 +451,26 @@ class InProcessPool(Pool):
                 timer.cancel()
         self._look_timer = self._limit_timer = None
 
+    def thread_ids(self) -> list[int]:
+        """Return the system's ids of the threads that run jobs."""
+        return [seat.native_id for seat in self.seats if seat.native_id]
+
     def info(self) -> dict[str, Any]:
         """Return the pool's part of `inspect stats`."""
+        threads = self.thread_ids()
         return {
             "implementation": f"{type(self).__module__}:{type(self).__name__}",
             "max-concurrency": self.size,
-            "processes": [seat.ident for seat in self.seats],
-            "threads": len(self.seats),
+            "processes": threads,
+            "threads": len(threads),
             "abandoned-threads": self.abandoned,
             "max-tasks-per-child": "N/A",
             "put-guarded-by-semaphore": True,
-            "timeouts": [0, 0],
+            "timeouts": self.context.timeouts,
             "writes": {
                 "total": self._finished,
                 "avg": "100.00%" if self._finished else "0.00%",
-                "all": "",
+                "all": "100.00%" if self._finished else "0.00%",
                 "raw": str(self._finished),
                 "strategy": "fair",
                 "inqueues": {"total": 1, "active": int(self.queue.qsize() > 0)},

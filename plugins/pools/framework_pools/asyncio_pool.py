@@ -196,6 +196,11 @@ class AsyncioPool(InProcessPool):
         if not isinstance(seat, LoopSeat) and not self._aloop.is_closed():
             self._aloop.call_soon_threadsafe(self._left, True, False)
 
+    def thread_ids(self) -> list[int]:
+        """Return the ids of the event loop's thread and of those beside it."""
+        threads = (self._thread, *self._threads)
+        return [thread.native_id for thread in threads if thread is not None and thread.native_id is not None]
+
     # ------------------------------------------------------------ the end
 
     def stop(self, deadline: float) -> None:

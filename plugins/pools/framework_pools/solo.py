@@ -36,6 +36,7 @@ class MainSeat(Seat):
     def listen(self) -> None:
         """Take interruptions by signal, if this is a thread that gets signals."""
         self.ident = threading.get_ident()
+        self.native_id = threading.get_native_id()
         self._by_signal = threading.current_thread() is threading.main_thread()
         if self._by_signal:
             signal.signal(signal.SIGURG, self._strike)

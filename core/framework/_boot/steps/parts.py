@@ -97,6 +97,8 @@ class PoolStep(Step):
                 max_tasks_per_child=worker.max_tasks_per_child,
                 max_memory_per_child=worker.max_memory_per_child,
                 start_method=worker.pool_start_method,
+                soft_limit=run.settings.task.soft_time_limit,
+                hard_limit=run.settings.task.time_limit,
             ),
             options,
         )

@@ -3,8 +3,8 @@
 1. Holds the fork server and the slots; `fill` asks for as many children as are missing, at the lowest free indexes.
 2. A child that comes up, has news, or has ended is passed on to the pool.
 3. Children that die before they have done anything are replaced at once, then after growing pauses.
-4. `restart` starts a second server; when that has imported the application anew, the children of the first leave one by
-   one. If the import fails, everything goes on as before.
+4. `restart` has the server import more modules, or starts a second one that imports everything anew; when that has
+   worked, the children that there were leave one by one. If it fails, everything goes on as before.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from framework.api.loop import Timer
 from framework.api.pool import PoolContext
 from framework_pools.prefork.child import ChildSpec
-from framework_pools.prefork.launcher import Launcher
+from framework_pools.prefork.launcher import Imports, Launcher
 from framework_pools.prefork.slot import Slot
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class Crew:
         self._launcher: Launcher | None = None
         self._next: Launcher | None = None
         self._former: list[Launcher] = []
+        #: What restarts had imported besides the application: every later server imports it too.
+        self._imports: dict[str, None] = {}
         self._failures = 0
         self._pause: Timer | None = None
         self.closing = False
@@ -60,9 +62,10 @@ class Crew:
         if self._launcher is None:
             self._launcher = self._new_launcher()
 
-    def _new_launcher(self) -> Launcher:
+    def _new_launcher(self, imports: Iterable[str] = ()) -> Launcher:
         title = f"framework worker: {self._context.hostname}"
-        launcher = Launcher(self._loop, self, title, self._context.recipe)
+        names = dict.fromkeys((*self._imports, *imports))
+        launcher = Launcher(self._loop, self, title, self._context.recipe, tuple(names))
         launcher.start()
         return launcher
 
@@ -113,7 +116,10 @@ class Crew:
 
     def _not_up(self, slot: Slot) -> None:
         slot.start_timer = None
-        if not (slot.ready or slot.closed):
+        if slot.pid is None and not slot.closed:
+            logger.warning("The fork server has been busy for %g s, importing perhaps", self._context.start_timeout)
+            slot.start_timer = self._loop.call_later(self._context.start_timeout, self._not_up, slot)
+        elif not (slot.ready or slot.closed):
             logger.error(
                 "Process %r pid:%s did not come up within %g s and is killed",
                 slot.spec.name,
@@ -153,17 +159,48 @@ class Crew:
 
     # ------------------------------------------------------------ restart
 
-    def restart(self) -> None:
-        """Import the application anew and replace every child after its current job."""
-        if self._next is not None:
-            self._next.end(0)
-        self._next = self._new_launcher()
-        self._next.attach()
+    def restart(self, imports: Iterable[str], fresh: bool) -> None:
+        """Replace every child after its current job by one that has imported `imports`.
+
+        `fresh`: by one that has imported the application anew as well.
+        """
+        if self.closing:
+            return
+        names = tuple(imports)
+        servers = [server for server in (self._launcher, self._next) if server is not None and server.failed is None]
+        if fresh:
+            # What earlier restarts are still about comes with this one.
+            underway = [name for server in servers for asked in server.asked for name in asked.names]
+            if self._next is not None:
+                underway += self._next.imports
+                self._next.end(0)
+            self._next = self._new_launcher((*underway, *names))
+            self._next.attach()
+            return
+        if not servers:
+            self._imports.update(dict.fromkeys(names))  # the next server is on its way, and imports them
+        for server in servers:
+            try:
+                server.import_modules(Imports(names, self._number))
+            except OSError as error:
+                logger.error("The pool cannot be restarted and goes on as it was: %s", error.strerror or error)
+
+    def server_imported(self, launcher: Launcher, asked: Imports, failure: str) -> None:
+        """Replace the children that are older than the imports."""
+        if failure:
+            logger.error("The pool cannot be restarted and goes on as it was: %s", failure)
+            return
+        self._imports.update(dict.fromkeys(asked.names))
+        for slot in list(self.slots.values()):
+            if slot.launcher is launcher and slot.spec.number <= asked.youngest:
+                self._leave(slot)
+        self.fill()
 
     def server_ready(self, launcher: Launcher) -> None:
         """Take children from `launcher` from now on."""
         if launcher is self._next:
             self._next = None
+            self._imports.update(dict.fromkeys(launcher.imports))
             former, self._launcher = self._launcher, launcher
             if former is not None:
                 for slot in list(self.slots.values()):

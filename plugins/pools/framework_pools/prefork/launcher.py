@@ -2,7 +2,8 @@
 
 1. Starts the server: a fresh interpreter with this one's flags, in a process group of its own.
 2. Asks it for children, handing over their descriptors, and passes on what it reports: ready, failed, pids, ends.
-3. Says when the server itself is gone.
+3. Has it import more modules, for the children that it forks from then on.
+4. Says when the server itself is gone.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import socket
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from framework.api.loop import Loop
 from framework.exceptions import ConfigError
@@ -34,6 +36,9 @@ class LauncherEvents(Protocol):
     def server_failed(self, launcher: Launcher, text: str) -> None:
         """The application cannot be imported, or the server has died."""
 
+    def server_imported(self, launcher: Launcher, asked: Imports, failure: str) -> None:
+        """What was asked for has been imported; `failure` says what went wrong, "" if nothing did."""
+
     def child_forked(self, number: int, pid: int) -> None:
         """A child exists."""
 
@@ -41,14 +46,28 @@ class LauncherEvents(Protocol):
         """A child has ended with the wait status `status`; None: it went with its server, or never came to be."""
 
 
+class Imports(NamedTuple):
+    """What a server is asked to import while it runs."""
+
+    names: tuple[str, ...]
+    #: The number of the youngest child that does not have them.
+    youngest: int
+
+
 class Launcher:
     """One fork server. `start` may be called in any thread; everything else in the loop, or before it turns."""
 
-    def __init__(self, loop: Loop, events: LauncherEvents, title: str, recipe: Mapping[str, Any]) -> None:
+    def __init__(
+        self, loop: Loop, events: LauncherEvents, title: str, recipe: Mapping[str, Any], imports: Sequence[str] = ()
+    ) -> None:
+        """`imports`: modules that the server imports after the application."""
         self._loop = loop
         self._events = events
         self._title = title
         self._recipe = recipe
+        self.imports = tuple(imports)
+        #: Requests for more, in order, that the server has not dealt with.
+        self.asked: deque[Imports] = deque()
         self._reader = FrameReader()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -92,7 +111,7 @@ class Launcher:
         finally:
             theirs.close()
         self._socket = ours
-        ours.sendall(frame(marshal.dumps((self._title, dict(self._recipe)), VERSION)))
+        ours.sendall(frame(marshal.dumps((self._title, dict(self._recipe), self.imports), VERSION)))
 
     def wait_ready(self, timeout: float) -> bool:
         """Wait for the server's first word; False: it is still importing. Raises `ConfigError` if it failed."""
@@ -130,6 +149,14 @@ class Launcher:
             raise BlockingIOError("the fork server does not read its requests")
         self.children.add(spec.number)
 
+    def import_modules(self, asked: Imports) -> None:
+        """Have the server import what is `asked`. Raises `OSError` if the server cannot be asked."""
+        assert self._socket is not None
+        data = frame(marshal.dumps(("import", asked.names), VERSION))
+        if self._socket.send(data) != len(data):
+            raise BlockingIOError("the fork server does not read its requests")
+        self.asked.append(asked)
+
     def retire(self) -> None:
         """Let the server end when its children have; harmless when it is gone."""
         self._retired = True
@@ -157,16 +184,18 @@ class Launcher:
             what, *rest = marshal.loads(message)
             if what == "ready":
                 self.ready = True
-                if rest[0]:
-                    logger.warning(
-                        "The application starts threads when it is imported (%s); the pool's children do not have them",
-                        ", ".join(rest[0]),
-                    )
+                _warn_of_threads(rest[0])
                 self._tell(self._events.server_ready, self)
             elif what == "failed":
                 self.failed = rest[0]
                 logger.debug("The fork server could not load the application:\n%s", rest[1])
                 self._tell(self._events.server_failed, self, rest[0])
+            elif what == "imported":
+                _warn_of_threads(rest[0])
+                self._tell(self._events.server_imported, self, self.asked.popleft(), "")
+            elif what == "unimportable":
+                logger.debug("The fork server could not import what it was asked to:\n%s", rest[1])
+                self._tell(self._events.server_imported, self, self.asked.popleft(), rest[0])
             elif what == "forked":
                 self._tell(self._events.child_forked, *rest)
             elif what == "refused":
@@ -192,6 +221,8 @@ class Launcher:
             self.end(1.0)
         elif self.failed is None:
             self.failed = f"the fork server (pid {self.pid}) has ended"
+            if self.asked:
+                self.failed += f" while it imported {', '.join(self.asked[0].names)}"
             if attached:
                 self._events.server_failed(self, self.failed)
 
@@ -219,3 +250,11 @@ class Launcher:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _warn_of_threads(names: Sequence[str]) -> None:
+    if names:
+        logger.warning(
+            "The application starts threads when it is imported (%s); the pool's children do not have them",
+            ", ".join(names),
+        )

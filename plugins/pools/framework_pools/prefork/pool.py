@@ -86,6 +86,8 @@ class PreforkPool(Pool):
         self._reported: set[int] = set()
         self._look_timer: Timer | None = None
         self._oom = OomWatch()
+        #: Jobs that children ended which are gone, by process index.
+        self._done: dict[int, int] = {}
         self._stopped = False
         self._started = False
 
@@ -369,6 +371,8 @@ class PreforkPool(Pool):
         # Claimed, but not begun: as good as waiting.
         self._backlog.extendleft(job for job, _cost in reversed(slot.jobs.values()))
         slot.jobs.clear()
+        index = slot.spec.process_index
+        self._done[index] = self._done.get(index, 0) + slot.done
         leaving = slot.retired or slot.state > pages.READY
         expected = (leaving and ended is None) or (doom is not None and doom.code == TERMINATED)
         if not (expected or self._crew.closing):
@@ -404,15 +408,24 @@ class PreforkPool(Pool):
         self._crew.shrink(n)
 
     def restart(self, imports: Sequence[str] = (), fresh: bool = False) -> None:
-        """Import the application anew; when that has worked, replace every child after its current job."""
-        self._crew.restart()
+        """Replace every child after its current job by one that has imported `imports`.
+
+        `fresh`: by one of a new fork server, which imports the application anew. Either way the old children stay until
+        all that has been imported; if a module cannot be, the log says where it failed, and the pool goes on as it was.
+        While the running server imports, no child can be replaced: imports that take long are better done `fresh`.
+        """
+        self._crew.restart(imports, fresh)
 
     def info(self) -> dict[str, Any]:
         """Return the pool's part of `inspect stats`."""
         slots = list(self._crew.slots.values())
-        done = [slot.done for slot in slots]
-        total = sum(done)
-        shares = [f"{count / total:.2%}" if total else "0.00%" for count in done]
+        written = dict(self._done)
+        for slot in slots:
+            index = slot.spec.process_index
+            written[index] = written.get(index, 0) + slot.done + len(slot.jobs)
+        counts = [written[index] for index in sorted(written)]
+        total = sum(counts)
+        shares = [f"{count / total:.2%}" if total else "0.00%" for count in counts]
         longest = [slot.elapsed() for slot in slots if slot.jobs]
         return {
             "implementation": f"{type(self).__module__}:{type(self).__name__}",
@@ -420,12 +433,12 @@ class PreforkPool(Pool):
             "processes": [slot.pid for slot in slots if slot.pid is not None],
             "max-tasks-per-child": self.context.max_tasks_per_child or "N/A",
             "put-guarded-by-semaphore": True,
-            "timeouts": [0, 0],
+            "timeouts": self.context.timeouts,
             "writes": {
                 "total": total,
-                "avg": f"{1 / len(slots):.2%}" if total and slots else "0.00%",
+                "avg": f"{1 / len(counts):.2%}" if total else "0.00%",
                 "all": ", ".join(shares),
-                "raw": ", ".join(map(str, done)),
+                "raw": ", ".join(map(str, counts)),
                 "strategy": "fair",
                 "inqueues": {"total": len(slots), "active": sum(1 for slot in slots if slot.jobs)},
             },

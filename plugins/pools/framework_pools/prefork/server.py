@@ -1,9 +1,11 @@
 """The fork server: `python -m framework_pools.prefork.server <descriptor>`, started by the worker.
 
-1. Reads one frame, the recipe, and builds the workload from it: this imports the application, once.
+1. Reads one frame, the recipe and the modules to import besides, and builds the workload: this imports the
+   application, once.
 2. Freezes what it has, so that the garbage collector of no child writes to memory that all share.
 3. Forks a child for each request, which comes with the child's descriptors, and reports its pid.
-4. Reports every child's end. Exits when it was told to stop and has no child left, or at once when the worker is gone.
+4. Imports more modules when asked to; the children that it forks from then on have them.
+5. Reports every child's end. Exits when it was told to stop and has no child left, or at once when the worker is gone.
 
 It has one thread, unless the application starts more while it is imported; then it says so.
 """
@@ -22,7 +24,8 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from types import FrameType
 from typing import Any, Final, Never
 
@@ -58,37 +61,52 @@ class ForkServer:
             signal.signal(signum, signal.SIG_IGN)
         # While the application is imported nobody reads the socket; afterwards its end is enough to go by.
         die_with_parent(signal.SIGKILL)
-        envelope = self._receive()
-        if not envelope:
+        requests = self._receive()
+        if not requests:
             return
-        title, recipe = envelope[0]
+        (title, recipe, imports), *requests = requests
         setproctitle.setproctitle(f"{title} [fork server]")
-        workload = self._load(recipe)
+        workload = self._load(recipe, imports)
         if workload is None:
             return
         die_with_parent(0)
-        gc.collect()
-        gc.freeze()
+        _freeze()
         signal.signal(signal.SIGCHLD, _noop)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         try:
-            threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
-            self._tell("ready", threads)
-            self._serve(workload)
+            self._tell("ready", _threads())
+            self._serve(workload, requests)
         except (BrokenPipeError, ConnectionResetError):
             return  # children die with this process
 
-    def _load(self, recipe: Mapping[str, Any]) -> Workload | None:
+    def _load(self, recipe: Mapping[str, Any], imports: Iterable[str]) -> Workload | None:
         sys.path[:0] = [entry for entry in recipe.get("path", ()) if entry not in sys.path]
         try:
-            return load(recipe)
+            workload = load(recipe)
+            for name in imports:
+                import_module(name)
         except FrameworkError as error:
             self._tell("failed", str(error), "")
         except BaseException as error:  # noqa: BLE001 - whatever a user's module raises belongs in front of the user
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            text = f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
-            self._tell("failed", text, traceback.format_exc())
+            self._tell("failed", _told(error), traceback.format_exc())
+        else:
+            return workload
         return None
+
+    def _import(self, names: Iterable[str]) -> None:
+        # As at the start: nobody reads the socket meanwhile.
+        die_with_parent(signal.SIGKILL)
+        before = set(threading.enumerate())
+        try:
+            for name in names:
+                import_module(name)
+        except BaseException as error:  # noqa: BLE001 - whatever a user's module raises belongs in front of the user
+            self._tell("unimportable", f"{name}: {_told(error)}", traceback.format_exc())
+        else:
+            _freeze()
+            self._tell("imported", _threads(before))
+        finally:
+            die_with_parent(0)
 
     def _tell(self, *message: Any) -> None:
         self._socket.sendall(frame(marshal.dumps(message, VERSION)))
@@ -105,7 +123,8 @@ class ForkServer:
 
     # ------------------------------------------------------------ serving
 
-    def _serve(self, workload: Workload) -> None:
+    def _serve(self, workload: Workload, requests: list[tuple[Any, ...]]) -> None:
+        self._obey(workload, requests)
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
@@ -117,11 +136,16 @@ class ForkServer:
                 requests = self._receive()
                 if not requests:
                     return
-                for request in requests:
-                    if request[0] == "stop":
-                        self._stopping = True
-                    else:
-                        self._fork(workload, ChildSpec(*request[1]))
+                self._obey(workload, requests)
+
+    def _obey(self, workload: Workload, requests: Iterable[tuple[Any, ...]]) -> None:
+        for request in requests:
+            if request[0] == "stop":
+                self._stopping = True
+            elif request[0] == "import":
+                self._import(request[1])
+            else:
+                self._fork(workload, ChildSpec(*request[1]))
 
     def _fork(self, workload: Workload, spec: ChildSpec) -> None:
         fds, self._fds = self._fds[:_PASSED], self._fds[_PASSED:]
@@ -181,6 +205,30 @@ def run_child(workload: Workload, spec: ChildSpec, fds: list[int]) -> None:
     os.environ[INDEX_VARIABLE] = str(spec.process_index)
     setproctitle.setproctitle(spec.title)
     Child(spec, workload, socket.socket(fileno=fds[0]), fds[1], fds[2]).main()
+
+
+def _freeze() -> None:
+    gc.collect()
+    gc.freeze()
+
+
+def _threads(known: Iterable[threading.Thread] = ()) -> list[str]:
+    """Return the names of the threads beside the main one and those that are `known`."""
+    known = {threading.main_thread(), *known}
+    return [thread.name for thread in threading.enumerate() if thread not in known]
+
+
+def _told(error: BaseException) -> str:
+    """Return what went wrong, and where in the user's code."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        return text  # it names its place itself
+    places = [place for place in traceback.extract_tb(error.__traceback__) if not _is_machinery(place.filename)]
+    return f"{text} ({places[-1].filename}, line {places[-1].lineno})" if places else text
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename.startswith("<frozen importlib") or filename in (__file__, import_module.__code__.co_filename)
 
 
 def die_with_parent(signum: int) -> None:
