@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -72,6 +72,8 @@ class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = True
     #: The broker counts how often it handed a message out.
     counts_deliveries: bool = False
+    #: The type of exchange that Celery's programs, and hence ours, send and receive events through on this broker.
+    events_exchange: Literal["topic", "fanout"] = "topic"
 
 
 class Delivery(ABC):
@@ -178,6 +180,11 @@ class Mailbox(ABC):
     @abstractmethod
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Publish without waiting for a confirmation. A missing reply queue is ignored."""
+
+    @property
+    def congested(self) -> bool:
+        """The broker does not take messages as fast as they are sent: `send` might block just now."""
+        return False
 
     @abstractmethod
     def fileno(self) -> int:

@@ -72,7 +72,7 @@ class IntakeStep(Step):
 
     name = "intake"
     requires = ("run", "loop", "pool", "settle", "prefetch", "deadletters", "ticker", "hooks")
-    provides = ("revokes",)
+    provides = ("revokes", "dispatch")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
@@ -82,21 +82,21 @@ class IntakeStep(Step):
         limits = (settings.task.soft_time_limit, settings.task.time_limit)
         intake = Intake(board.get("loop"), board.get("pool"), settle, board.get("prefetch"), limits)
         policies = {name: task.policy for name, task in run.app.tasks.items()}
-        intake.bind(
-            Dispatch(
-                policies,
-                settle,
-                intake.schedule,
-                board.get("deadletters"),
-                revokes,
-                settings,
-                board.get("hooks"),
-            )
+        dispatch = Dispatch(
+            policies,
+            settle,
+            intake.schedule,
+            board.get("deadletters"),
+            revokes,
+            settings,
+            board.get("hooks"),
         )
+        intake.bind(dispatch)
         ticker: Ticker = board.get("ticker")
         ticker.ask = intake.ask
         board.put("intake", intake)
         board.put("revokes", revokes)
+        board.put("dispatch", dispatch)
 
 
 class QueuesStep(Step):
@@ -139,6 +139,8 @@ class ConsumptionStep(Step):
 
     name = "consumption"
     requires = ("run", "loop", "turning", "transport", "intake", "queues", "hooks")
+    #: No task must run before its events would be told.
+    after = ("events",)
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")

@@ -94,6 +94,11 @@ class AmqpMailbox(Mailbox):
         self._known.add(name)
         return True
 
+    @property
+    def congested(self) -> bool:
+        """The broker is short of memory or disk and takes nothing: writing on would fill the socket, and then block."""
+        return bool(self._link.blocked)
+
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         self._check()

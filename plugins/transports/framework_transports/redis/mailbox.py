@@ -26,6 +26,8 @@ from framework_transports.redis.router import Router
 
 #: Replies read in one go.
 _PAGE: Final = 1000
+#: Commands on their way: with so many batches of events, of some 50 KB each, a socket is nowhere near full.
+_UNANSWERED_MAX: Final = 16
 
 
 class RedisMailbox(Mailbox):
@@ -160,9 +162,17 @@ class RedisMailbox(Mailbox):
         """Publish; what nobody listens to is dropped."""
         link = self._sending_link()
         commands = self._router.commands(link, messages, refuse=False)
-        if commands:
+        if commands and self._pushes:
+            # Somebody watches this connection, and will come by its replies.
+            link.tell(commands)
+        elif commands:
             link.run(commands)
         self._pass_on()
+
+    @property
+    def congested(self) -> bool:
+        """The server answers more slowly than we send."""
+        return self._sending_link().unanswered > _UNANSWERED_MAX
 
     def _pass_on(self) -> None:
         """Have the descriptor turn readable when something came in while we read an answer."""
@@ -187,6 +197,9 @@ class RedisMailbox(Mailbox):
                         commands.append(("SREM", self._keys.bindings(queue.exchange.name), member))
                         commands.append(("SREM", self._keys.permanent_bindings(queue.exchange.name), member))
                 self._sending_link().run(commands)
+            elif self._link.pid == os.getpid() and self._link.unanswered:
+                # Closed with answers unread, the socket would take back what the server has not read yet.
+                self._link.call("PING")
         self._link.close()
         if self._sender is not None:
             self._sender.close()
