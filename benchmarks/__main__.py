@@ -74,6 +74,11 @@ def plan(brokers: dict[str, Broker], samples: int) -> Iterator[tuple[str, Measur
             lambda system, b=broker: measure.drain(system, b, "prefork", results=True),
             both,
         )
+        yield (
+            f"drain with events {name} prefork",
+            lambda system, b=broker: measure.drain(system, b, "prefork", flags=("-E",)),
+            both,
+        )
         for pool in ("threads", *green) if name == "redis" else ():
             yield f"io {name} {pool}", lambda system, b=broker, p=pool: measure.io(system, b, p), both
         for pool in ("prefork", "threads"):

@@ -83,9 +83,9 @@ class Bench:
         return answer
 
     @contextlib.contextmanager
-    def worker(self, pool: str, slots: int = 2) -> Iterator[subprocess.Popen[bytes]]:
+    def worker(self, pool: str, slots: int = 2, flags: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[bytes]]:
         """Run a worker while the block runs."""
-        process = spawn(self.system.worker(pool, slots), log=self.log, cwd=self.directory, env=self.environment)
+        process = spawn(self.system.worker(pool, slots, flags), log=self.log, cwd=self.directory, env=self.environment)
         try:
             yield process
             process.terminate()
@@ -128,11 +128,12 @@ def drain(
     task: str = "",
     slots: int = 2,
     count: int = 0,
+    flags: tuple[str, ...] = (),
 ) -> dict[str, float]:
     with Bench(system, broker, count or system.drain, results=results) as bench:
         bench.produce("bulk", task or ("noop_result" if results else "noop"))
         begun = time.monotonic_ns()
-        with bench.worker(pool, slots) as process:
+        with bench.worker(pool, slots, flags) as process:
             bench.wait(lambda: bench.cells.done(), "the first task", process)
             main, server = [psutil.Process(process.pid)], broker.processes()
             children = [child for child in members(process.pid) if child.pid != process.pid]

@@ -27,9 +27,10 @@ class System(NamedTuple):
     enqueue: int
     bulk: int
 
-    def worker(self, pool: str, slots: int) -> list[str]:
+    def worker(self, pool: str, slots: int, flags: tuple[str, ...] = ()) -> list[str]:
         """Return the command line of a worker."""
-        return [str(BIN / self.program), "-A", "bench_app", "worker", f"--pool={pool}", "-c", str(slots), *self.flags]
+        command = [str(BIN / self.program), "-A", "bench_app", "worker", f"--pool={pool}", "-c", str(slots)]
+        return [*command, *self.flags, *flags]
 
     def environment(self, cells: Path, broker: str, results: str | None) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("FRAMEWORK_", "CELERY"))}

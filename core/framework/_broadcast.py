@@ -94,7 +94,7 @@ class Request:
         self._body |= {"ticket": self._ticket, "reply_to": {"exchange": "", "routing_key": queue.name}, ROSTER: True}
         if limit is None and self._destination:
             limit = len(self._destination)
-        self._listeners = mailbox.send([self._message(time.time() + timeout)])
+        self._listeners = mailbox.reach([self._message(time.time() + timeout)])
         deadline = time.monotonic() + timeout
         while not self._complete(limit):
             arrived = False

@@ -32,6 +32,8 @@ def safe_repr(obj: Any, maxlen: int = 1024, maxlevels: int = 3) -> str:
                 break
         else:
             return repr(obj)
+    elif obj is None or kind is bool or kind is float:
+        return repr(obj)
     elif not obj and (kind is dict or kind is str):
         return "{}" if kind is dict else "''"
     writer = _Writer(maxlen, maxlevels)

@@ -284,7 +284,6 @@ class WorkerSettings(Table):
             flag=("-E", "--task-events"),
             hidden=("--events",),
             value=True,
-            since="sending task events",
         ),
     ] = False
     gossip: Annotated[bool, opt("Listen to the other workers' events.", flag=("--without-gossip",), value=False)] = True
@@ -299,7 +298,6 @@ class WorkerSettings(Table):
             "Seconds between two heartbeat events.",
             flag=("--heartbeat-interval",),
             metavar="S",
-            since="sending heartbeat events",
         ),
     ] = 2.0
     revokes_max: Annotated[Count, opt("Most revoked task ids remembered.", env=("CELERY_WORKER_REVOKES_MAX",))] = 50_000

@@ -45,6 +45,8 @@ class Job(NamedTuple):
     #: Seconds; None: no limit.
     soft_limit: float | None
     hard_limit: float | None
+    #: Somebody wants to know what a success returned: `Outcome.note` of it too.
+    tell: bool = False
 
 
 # How a job ended. Small ints: they cross a pipe by the thousand.
@@ -78,7 +80,7 @@ class Outcome(NamedTuple):
     #: For logs and events: repr of the result or of the exception; "" when nobody asked. Of an INVALID job: what is
     #: wrong, as ``reason: text``.
     note: str = ""
-    #: For events: the traceback. "" when nobody asked.
+    #: For events: the traceback; of a TERMINATED job the signal. "" when nobody asked.
     traceback: str = ""
 
 

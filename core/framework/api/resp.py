@@ -107,6 +107,7 @@ class Link:
         self._settings = settings
         #: Replies on their way that nobody waits for.
         self._stray = 0
+        self._refused = False
         self.resp3 = False
         self.pid = os.getpid()
         self._socket: socket.socket
@@ -211,6 +212,16 @@ class Link:
         self._stray += 1
         self.send(self._pack(("PING",)))
 
+    def tell(self, commands: Sequence[Command]) -> None:
+        """Send `commands` and let their replies come when they do: nobody reads them, errors included."""
+        self._stray += len(commands)
+        self.send(b"".join([self._pack(_plain(command)) for command in commands]))
+
+    @property
+    def unanswered(self) -> int:
+        """How many replies are still to come that nobody waits for."""
+        return self._stray
+
     def read(self, count: int) -> list[Any]:
         """Return the next `count` replies; pushes on the way, and all that came with them, go to `on_push`."""
         replies: list[Any] = []
@@ -228,7 +239,7 @@ class Link:
                 elif type(reply) is self._push_type:
                     self._push(reply)
                 elif self._stray:
-                    self._stray -= 1
+                    self._skip(reply)
                 else:
                     replies.append(reply)
         except OSError as error:
@@ -261,10 +272,17 @@ class Link:
             if type(reply) is self._push_type:
                 self._push(reply)
             elif self._stray:
-                self._stray -= 1
+                self._skip(reply)
             else:
                 replies.append(reply)
         return replies
+
+    def _skip(self, reply: Any) -> None:
+        self._stray -= 1
+        if self.is_error(reply) and not self._refused:
+            # Once a connection: what is refused now is refused every time.
+            self._refused = True
+            logger.warning("%s refused a command: %s", self.address.display, reply)
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until something arrives, for at most `timeout` seconds; return whether something has."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -72,6 +72,8 @@ class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
     shared: bool = True
     #: The broker counts how often it handed a message out.
     counts_deliveries: bool = False
+    #: The type of exchange that Celery's programs, and hence ours, send and receive events through on this broker.
+    events_exchange: Literal["topic", "fanout"] = "topic"
 
 
 class Delivery(ABC):
@@ -184,11 +186,21 @@ class Mailbox(ABC):
         """Return what has arrived, as ``(exchange name, payload)``, without blocking."""
 
     @abstractmethod
-    def send(self, messages: Sequence[Outgoing]) -> int | None:
-        """Publish without waiting for a confirmation. A missing reply queue is ignored.
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Publish without waiting for a confirmation. A missing reply queue is ignored."""
 
-        Return how many subscriptions the messages for fan-out exchanges reached; None: this broker does not tell.
+    def reach(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish, and return how many subscriptions have what went to fan-out exchanges.
+
+        None, as here: this broker does not tell.
         """
+        self.send(messages)
+        return None
+
+    @property
+    def congested(self) -> bool:
+        """The broker does not take messages as fast as they are sent: `send` might block just now."""
+        return False
 
     @abstractmethod
     def fileno(self) -> int:

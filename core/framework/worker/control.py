@@ -15,6 +15,7 @@ import msgspec
 from framework.api.pool import Pool
 from framework.api.transport import Transport
 from framework.worker.clock import Clock
+from framework.worker.events import Dispatcher
 from framework.worker.intake import Intake
 from framework.worker.panel import COMMANDS, Command, Panel, control_command, inspect_command
 from framework.worker.prefetch import Prefetch
@@ -60,6 +61,8 @@ class ConsumerView(msgspec.Struct, kw_only=True):
     qos: Qos
     pool: Pool
     hostname: str
+    #: Sends events: ``state.consumer.event_dispatcher.send("my-event", key=value)``. None where the broker has none.
+    event_dispatcher: Dispatcher | None = None
 
 
 class ControlState(msgspec.Struct, kw_only=True):

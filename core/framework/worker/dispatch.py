@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from framework._config.settings import Settings
     from framework._plugins.hooks import Hooks
     from framework._policy import TaskPolicy
+    from framework.worker.taskevents import TaskEvents
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ class Dispatch:
         self._on_rejected = hooks.bind("task_rejected")
         self._on_unknown = hooks.bind("task_unknown")
         self._log_received = logger.isEnabledFor(logging.INFO)
+        #: Told of tasks while task events are wanted.
+        self.events: TaskEvents | None = None
 
     def take(self, deliveries: Iterable[Delivery], ready: Callable[[Item], object]) -> None:
         """Decide about `deliveries`; call `ready` with each item that may run now."""
@@ -112,6 +115,8 @@ class Dispatch:
             logger.info("Task %s[%s] received", head.headers.shadow or name, task_id)
         if self._on_received is not None:
             self._on_received(task_id=task_id, name=name)
+        if self.events is not None:
+            self.events.received(item)
         return item
 
     def _as_protocol_2(self, payload: Payload) -> Payload:
@@ -162,6 +167,8 @@ class Dispatch:
             self._on_revoked(
                 task_id=item.task_id, name=item.name, terminated=False, signum=None, expired=why == "expired"
             )
+        if self.events is not None:
+            self.events.discarded(item, expired=why == "expired")
         self._settle.conclude(item, REVOKED, TaskRevokedError(why))
 
     def _reject_unknown(self, delivery: Delivery, head: Head, name: str, task_id: str) -> None:
@@ -174,6 +181,8 @@ class Dispatch:
         )
         if self._on_unknown is not None:
             self._on_unknown(task_id=task_id, name=name)
+        if self.events is not None:
+            self.events.failed(task_id, f"NotRegistered({name!r})")
         self._settle.record_unknown(task_id, head, FAILURE, NotRegistered(name))
         self._deadletters.bury(delivery, "unregistered", f"no task named {name!r}", name, task_id)
 
@@ -191,8 +200,11 @@ class Dispatch:
             )
 
 
-def job_of(item: Item, soft: float | None, hard: float | None) -> Job:
-    """Return the job that runs `item`; limits in the message win over the task's, which win over the worker's."""
+def job_of(item: Item, soft: float | None, hard: float | None, tell: bool) -> Job:
+    """Return the job that runs `item`; limits in the message win over the task's, which win over the worker's.
+
+    `tell`: events are sent, and tell what tasks return.
+    """
     limits = item.head.headers.timelimit
     policy = item.policy
     hard_limit = limits[0] if limits is not None and limits[0] is not None else policy.time_limit
@@ -204,6 +216,7 @@ def job_of(item: Item, soft: float | None, hard: float | None) -> Job:
         item.task_id,
         soft if soft_limit is None else soft_limit,
         hard if hard_limit is None else hard_limit,
+        tell and policy.send_events,
     )
 
 

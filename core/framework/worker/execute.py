@@ -129,7 +129,7 @@ class TaskWorkload:
 
     def run(self, job: Job) -> Outcome:
         """Run `job`."""
-        seq, payload, name, _id, _soft, _hard = job
+        seq, payload, name, _id, _soft, _hard, tell = job
         began = monotonic()
         try:
             incoming = read(payload)
@@ -145,7 +145,7 @@ class TaskWorkload:
             if plan.begins:
                 self._begin(plan, request, args, kwargs)
             retval = plan.call(*args, **kwargs)
-            return self._end_success(seq, plan, request, incoming, embed, retval, monotonic() - began)
+            return self._end_success(seq, plan, request, incoming, embed, retval, monotonic() - began, tell)
         except _RAISED as error:
             # What a task returned may also fail to be encoded, or its callbacks to be sent: the task has then failed.
             return self._end_raised(seq, plan, request, incoming, error, monotonic() - began)
@@ -158,7 +158,7 @@ class TaskWorkload:
 
     async def arun(self, job: Job, call: Call) -> Outcome:
         """Run `job`, a coroutine, in this asyncio task."""
-        seq, payload, name, _id, _soft, _hard = job
+        seq, payload, name, _id, _soft, _hard, tell = job
         began = monotonic()
         try:
             incoming = read(payload)
@@ -175,7 +175,7 @@ class TaskWorkload:
             if plan.begins:
                 self._begin(plan, request, args, kwargs)
             retval = await call.drive(plan.acall(*args, **kwargs))
-            return self._end_success(seq, plan, request, incoming, embed, retval, monotonic() - began)
+            return self._end_success(seq, plan, request, incoming, embed, retval, monotonic() - began, tell)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the task-execution wall, as in `run`
             # Not GeneratorExit: here it means that the coroutine is being closed.
             return self._end_raised(seq, plan, request, incoming, error, monotonic() - began)
@@ -239,7 +239,15 @@ class TaskWorkload:
             plan.before_start(request.id, args, kwargs)
 
     def _end_success(
-        self, seq: int, plan: Plan, request: Context, incoming: Incoming, embed: Any, retval: Any, runtime: float
+        self,
+        seq: int,
+        plan: Plan,
+        request: Context,
+        incoming: Incoming,
+        embed: Any,
+        retval: Any,
+        runtime: float,
+        tell: bool,
     ) -> Outcome:
         if embed:
             _followups.follow_up(self._app, request, retval)
@@ -255,6 +263,9 @@ class TaskWorkload:
             if self._succeeded is not None:
                 self._succeeded(task_id=request.id, task=plan.task, result=retval, runtime=runtime)
             self._after(plan, request, SUCCESS, retval, args, kwargs, None)
+        if tell:
+            note = safe_repr(retval, plan.policy.resultrepr_maxsize)
+            return Outcome(seq, outcomes.SUCCESS, runtime, document, note)
         return Outcome(seq, outcomes.SUCCESS, runtime, document)
 
     def _end_raised(

@@ -169,11 +169,12 @@ class Intake:
         if room <= 0:
             return
         running = self._settle.running
+        tell = self._settle.events is not None
         jobs = []
         for _ in range(room):
             item = backlog.popleft()
             running[item.seq] = item
-            jobs.append(job_of(item, self._soft, self._hard))
+            jobs.append(job_of(item, self._soft, self._hard, tell))
         self._pool.submit(jobs)
 
     def _due(self, items: list[Item]) -> None:

@@ -1,7 +1,6 @@
 """The mailroom: takes remote-control requests from the broker's fan-out and sends the replies.
 
-1. Subscribes the node's control queue to ``<control_exchange>.pidbox``; connects again, with back-off, when that is
-   lost.
+1. Subscribes the node's control queue to ``<control_exchange>.pidbox``, on the worker's `Line`.
 2. Reads requests: decodes, skips those meant for others, has the panel answer, replies where a reply is wanted.
 3. What comes from outside is bounded: a request that cannot be read is a log line; a pattern is matched as a glob, or
    as a regular expression that is short.
@@ -18,13 +17,11 @@ from typing import Any
 import msgspec
 
 from framework._matching import matches
-from framework.api.loop import Loop
-from framework.api.transport import Exchange, Mailbox, Queue, Transport
-from framework.exceptions import MessageError, TransportError
+from framework.api.transport import Exchange, Queue
+from framework.exceptions import MessageError
 from framework.message import Outgoing, Payload, read
 from framework.serialization import decode, encode
-from framework.worker.backoff import Backoff
-from framework.worker.clock import Clock
+from framework.worker.line import Line
 from framework.worker.panel import Panel
 
 logger = logging.getLogger(__name__)
@@ -45,21 +42,11 @@ class Request(msgspec.Struct):
 class Mailroom:
     """Answers control requests."""
 
-    def __init__(
-        self,
-        loop: Loop,
-        transport: Transport,
-        panel: Panel,
-        clock: Clock,
-        hostname: str,
-        control: Any,
-        accept: list[str],
-    ) -> None:
+    def __init__(self, line: Line, panel: Panel, hostname: str, control: Any, accept: list[str]) -> None:
         """`control` is the ``[control]`` table of the settings."""
-        self._loop = loop
-        self._transport = transport
+        self._line = line
         self._panel = panel
-        self._clock = clock
+        self._clock = line.clock
         self._hostname = hostname
         self._accept = accept
         self._exchange = f"{control.exchange}.pidbox"
@@ -73,57 +60,21 @@ class Mailroom:
             message_ttl=control.queue_ttl,
             no_ack=True,
         )
-        self._mailbox: Mailbox | None = None
-        #: Its descriptor; a mailbox whose connection is lost does not tell it any more.
-        self._fd = -1
-        self._backoff = Backoff()
-        self._closed = False
         self.state: Any = None
 
     def start(self, state: Any) -> None:
-        """Connect and answer requests; commands get `state`. Called in the loop."""
+        """Answer requests from now on; commands get `state`. Called in the loop."""
         self.state = state
-        self._connect()
+        self._line.listen(self._queue, self.answer)
 
-    def _connect(self) -> None:
-        if self._closed:
-            return
+    def answer(self, payload: Payload) -> Outgoing | None:
+        """Do what the request `payload` asks for; return the reply, if one is wanted."""
         try:
-            mailbox = self._transport.mailbox()
-            mailbox.subscribe(self._queue)
-        except TransportError as error:
-            # Once per outage: the consumer, which has the same broker, tells of every attempt.
-            level = logging.DEBUG if self._backoff.attempts else logging.WARNING
-            logger.log(level, "Remote control is away until the broker is back: %s", error)
-            self._loop.call_later(self._backoff.next(), self._connect)
-            return
-        if self._backoff.attempts:
-            logger.info("Remote control is back")
-        self._backoff.reset()
-        self._mailbox = mailbox
-        self._fd = mailbox.fileno()
-        self._loop.add_reader(self._fd, self._read)
-        # What arrived between the subscription and the first look must not wait for the next request.
-        self._loop.call_soon(self._read)
-
-    def _read(self) -> None:
-        mailbox = self._mailbox
-        if mailbox is None:
-            return
-        try:
-            for _exchange, payload in mailbox.receive():
-                try:
-                    reply = self._answer(payload)
-                except Exception:  # one request must not take the others along
-                    # The other requests of the batch are not to blame.
-                    logger.exception("A control request cannot be answered and is dropped")
-                    continue
-                if reply is not None:
-                    mailbox.send([reply])
-        except TransportError as error:
-            logger.warning("Remote control lost its connection: %s", error)
-            self._drop()
-            self._connect()
+            return self._answer(payload)
+        except Exception:  # one request must not take the others along
+            # The other requests of the batch are not to blame.
+            logger.exception("A control request cannot be answered and is dropped")
+            return None
 
     def _answer(self, payload: Payload) -> Outgoing | None:
         self._clock.forward()
@@ -188,14 +139,3 @@ class Mailroom:
         """Say whether that is an address for replies: a task queue, or a stranger's, must not get them."""
         replies = f"reply.{self._exchange}"
         return exchange == replies or (exchange == "" and routing_key.endswith(f".{replies}"))
-
-    def _drop(self) -> None:
-        if self._mailbox is not None:
-            self._loop.remove_reader(self._fd)
-            self._mailbox.close()
-            self._mailbox = None
-
-    def close(self) -> None:
-        """Disconnect for good."""
-        self._closed = True
-        self._drop()

@@ -27,6 +27,7 @@ from framework.worker.prefetch import Prefetch
 
 if TYPE_CHECKING:
     from framework._policy import TaskPolicy
+    from framework.worker.taskevents import TaskEvents
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,8 @@ class Settle:
         self.total: dict[str, int] = {}
         #: Set by a cold stop: what ends now was torn from its process and goes back to the broker.
         self.cold = False
+        #: Told of tasks while task events are wanted.
+        self.events: TaskEvents | None = None
         self._records: list[Record] = []
         self._afterwards: list[tuple[Item, Action, str]] = []
         self._retry_in = 0.0
@@ -107,6 +110,7 @@ class Settle:
         """Acknowledge early-ack messages whose task began."""
         now = time.time()
         running = self.running
+        events = self.events
         for seq in seqs:
             item = running.get(seq)
             if item is None:
@@ -115,12 +119,15 @@ class Settle:
             item.pid = pid
             if not item.policy.acks_late:
                 item.acknowledge()
+            if events is not None:
+                events.started(item)
         self._on_change()
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
         """Settle what has ended."""
         running = self.running
         total = self.total
+        events = self.events
         runtime = 0.0
         count = 0
         for outcome in outcomes:
@@ -139,6 +146,8 @@ class Settle:
                 action = Action.DEAD_LETTER
             elif not item.acknowledged:
                 if self.cold and code == _TERMINATED:
+                    if events is not None:
+                        events.cancelled(item)
                     continue
                 # Early ack means at most once, also when its beginning was not reported before its end.
                 if item.policy.acks_late:
@@ -147,6 +156,8 @@ class Settle:
                         note = f"{'rejected' if code == _REJECTED else 'failed'}: {note}"
                 if code == _WORKER_LOST and action is Action.REQUEUE:
                     document = None  # it will run again: no failure to tell
+            if events is not None:
+                events.finished(item, outcome, requeued=action is Action.REQUEUE)
             if document is not None and self._stores:
                 properties = item.head.properties
                 self._records.append(
@@ -193,7 +204,10 @@ class Settle:
         from framework.exceptions import WorkerLostError
 
         logger.error("Task %r was %s: it is kept in %s", item, text, self._deadletters.queue_for(item.delivery.queue))
-        self._record(item.task_id, item.head, FAILURE, WorkerLostError(text), ignore=False)
+        error = WorkerLostError(text)
+        if self.events is not None:
+            self.events.failed(item.task_id, repr(error))
+        self._record(item.task_id, item.head, FAILURE, error, ignore=False)
         item.acknowledged = self._deadletters.bury(item.delivery, reason, text, item.name, item.task_id)
         self._on_change()
 

@@ -79,7 +79,7 @@ class Verdicts:
             )
             if not runs_again and incoming is not None:
                 self._tell(job, error, Context.from_incoming(incoming, self._app))
-        return Outcome(job.seq, code, runtime, document, repr(error))
+        return Outcome(job.seq, code, runtime, document, repr(error), text if code == outcomes.TERMINATED else "")
 
     @staticmethod
     def _keeps(policy: TaskPolicy, wish: bool | None, state: str) -> bool:

@@ -1,4 +1,4 @@
-"""Steps for what is said and asked from outside: remote control."""
+"""Steps for what is said and asked from outside: the line to the broker, and remote control."""
 
 from __future__ import annotations
 
@@ -8,18 +8,83 @@ from typing import TYPE_CHECKING, cast
 from framework._plugins import loader
 from framework.api.pool import Pool
 from framework.api.step import Board, Step
+from framework.exceptions import GraphError
 from framework.worker import commands
-from framework.worker.clock import Clock
 from framework.worker.control import ConsumerView, ControlState, Qos
+from framework.worker.events import Dispatcher
+from framework.worker.heart import Heart
 from framework.worker.intake import Intake
+from framework.worker.line import Line
 from framework.worker.loop import Loop
 from framework.worker.mailroom import Mailroom
+from framework.worker.settle import Settle
 
 if TYPE_CHECKING:
     from framework._boot.worker import WorkerRun
     from framework._config.settings import Settings
 
 logger = logging.getLogger(__name__)
+
+
+def without_fanout(settings: Settings) -> str | None:
+    """Return, in words, why the transport can have neither remote control nor events; None: it can."""
+    name = loader.transport_name(settings.broker.url)
+    if not loader.load("transport", name).traits.fanout:
+        return f"the transport {name!r} has no fan-out, so there are no remote control and no events"
+    return None
+
+
+class LineStep(Step):
+    """Keeps the connection that remote control and events share."""
+
+    name = "line"
+    policy = "degrade"
+    requires = ("loop", "turning", "transport")
+
+    def enabled(self, settings: Settings) -> str | None:
+        return without_fanout(settings)
+
+    def start(self, board: Board) -> None:
+        self._loop = loop = cast("Loop", board.get("loop"))
+        self._line = Line(loop, board.get("transport"))
+        loop.call_soon_threadsafe(self._line.start)
+        board.put("line", self._line)
+
+    def stop(self, deadline: float) -> None:
+        self._loop.call_soon_threadsafe(self._line.close)
+
+
+class EventsStep(Step):
+    """Tells monitors about the worker and, when asked to, about its tasks. A worker without monitors still works."""
+
+    name = "events"
+    policy = "degrade"
+    requires = ("run", "loop", "line", "settle", "dispatch")
+
+    def enabled(self, settings: Settings) -> str | None:
+        return without_fanout(settings)
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        worker = run.settings.worker
+        self._loop = loop = cast("Loop", board.get("loop"))
+        line: Line = board.get("line")
+        settle: Settle = board.get("settle")
+        self._dispatcher = Dispatcher(loop, line, run.hostname, run.settings.event, [board.get("dispatch"), settle])
+        self._heart: Heart | None = None
+        if worker.send_task_events:
+            # Before anything is consumed: no task must go untold.
+            self._dispatcher.enable()
+        loop.call_soon_threadsafe(line.notify, self._dispatcher.flush)
+        if worker.heartbeat:
+            self._heart = Heart(loop, self._dispatcher, settle, worker.heartbeat_interval)
+            loop.call_soon_threadsafe(line.notify, self._heart.online)
+        board.put("events", self._dispatcher)
+
+    def stop(self, deadline: float) -> None:
+        if self._heart is not None:
+            self._loop.call_soon_threadsafe(self._heart.stop)
+        self._loop.call_soon_threadsafe(self._dispatcher.flush)
 
 
 class ControlStep(Step):
@@ -30,7 +95,7 @@ class ControlStep(Step):
     requires = (
         "run",
         "loop",
-        "turning",
+        "line",
         "transport",
         "intake",
         "settle",
@@ -40,48 +105,48 @@ class ControlStep(Step):
         "queues",
         "consumption",
     )
+    after = ("events",)
 
     def enabled(self, settings: Settings) -> str | None:
         if not settings.worker.enable_remote_control:
             return "enable_remote_control under [worker] is false"
-        name = loader.transport_name(settings.broker.url)
-        if not loader.load("transport", name).traits.fanout:
-            return f"the transport {name!r} has no fan-out, so there is no remote control"
-        return None
+        return without_fanout(settings)
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
-        self._loop = loop = cast("Loop", board.get("loop"))
-        clock = Clock()
-        self._mailroom = Mailroom(
-            loop,
-            board.get("transport"),
-            commands.PANEL,
-            clock,
-            run.hostname,
-            run.settings.control,
-            run.settings.accept_content,
-        )
+        loop: Loop = board.get("loop")
+        line: Line = board.get("line")
+        mailroom = Mailroom(line, commands.PANEL, run.hostname, run.settings.control, run.settings.accept_content)
         intake: Intake = board.get("intake")
         pool: Pool = board.get("pool")
         state = ControlState(
             app=run.app,
             hostname=run.hostname,
             settings=run.settings,
-            consumer=ConsumerView(qos=Qos(board.get("prefetch"), intake), pool=pool, hostname=run.hostname),
+            consumer=ConsumerView(
+                qos=Qos(board.get("prefetch"), intake),
+                pool=pool,
+                hostname=run.hostname,
+                event_dispatcher=_events(board),
+            ),
             pool=pool,
             transport=board.get("transport"),
             intake=intake,
             settle=board.get("settle"),
             prefetch=board.get("prefetch"),
             revokes=board.get("revokes"),
-            clock=clock,
+            clock=line.clock,
             queues=board.get("queues"),
             stop=lambda: run.stopper.warm(),
             started=run.began,
         )
-        loop.call_soon_threadsafe(self._mailroom.start, state)
-        board.put("control", self._mailroom)
+        loop.call_soon_threadsafe(mailroom.start, state)
+        board.put("control", mailroom)
 
-    def stop(self, deadline: float) -> None:
-        self._loop.call_soon_threadsafe(self._mailroom.close)
+
+def _events(board: Board) -> Dispatcher | None:
+    """Return what sends events, or None where the step could not start."""
+    try:
+        return cast("Dispatcher", board.get("events"))
+    except GraphError:
+        return None

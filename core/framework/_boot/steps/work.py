@@ -73,7 +73,7 @@ class IntakeStep(Step):
 
     name = "intake"
     requires = ("run", "loop", "pool", "settle", "prefetch", "deadletters", "queues", "ticker", "hooks")
-    provides = ("revokes",)
+    provides = ("revokes", "dispatch")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
@@ -85,21 +85,21 @@ class IntakeStep(Step):
             board.get("loop"), board.get("pool"), settle, board.get("prefetch"), board.get("queues"), limits
         )
         policies = {name: task.policy for name, task in run.app.tasks.items()}
-        intake.bind(
-            Dispatch(
-                policies,
-                settle,
-                intake.schedule,
-                board.get("deadletters"),
-                revokes,
-                settings,
-                board.get("hooks"),
-            )
+        dispatch = Dispatch(
+            policies,
+            settle,
+            intake.schedule,
+            board.get("deadletters"),
+            revokes,
+            settings,
+            board.get("hooks"),
         )
+        intake.bind(dispatch)
         ticker: Ticker = board.get("ticker")
         ticker.ask = intake.ask
         board.put("intake", intake)
         board.put("revokes", revokes)
+        board.put("dispatch", dispatch)
 
 
 class QueuesStep(Step):
@@ -142,6 +142,8 @@ class ConsumptionStep(Step):
 
     name = "consumption"
     requires = ("run", "loop", "turning", "transport", "intake", "queues", "hooks")
+    #: No task must run before its events would be told.
+    after = ("events",)
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")

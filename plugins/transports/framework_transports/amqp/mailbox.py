@@ -69,8 +69,8 @@ class AmqpMailbox(Mailbox):
         self._inbox.clear()
         return arrived
 
-    def send(self, messages: Sequence[Outgoing]) -> int | None:
-        """Publish without waiting for a confirmation. The broker does not tell how many listen."""
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Publish without waiting for a confirmation."""
         self._check()
         try:
             wanted = [message for message in messages if self._has_listeners(message)]
@@ -81,7 +81,6 @@ class AmqpMailbox(Mailbox):
             self._wake()
         except (*LOST, ChannelClosed) as error:
             raise self._lost(error) from error
-        return None
 
     def _has_listeners(self, message: Outgoing) -> bool:
         name = message.exchange
@@ -94,6 +93,11 @@ class AmqpMailbox(Mailbox):
             self._declarer.declare_exchange(Exchange(name, "topic"))
         self._known.add(name)
         return True
+
+    @property
+    def congested(self) -> bool:
+        """The broker is short of memory or disk and takes nothing: writing on would fill the socket, and then block."""
+        return bool(self._link.blocked)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""

@@ -46,8 +46,12 @@ class MemoryMailbox(Mailbox):
             self.arrived.clear()
         return found
 
-    def send(self, messages: Sequence[Outgoing]) -> int | None:
-        """Publish; what nobody takes is dropped. Return how many mailboxes have it."""
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Publish; what nobody takes is dropped."""
+        self.reach(messages)
+
+    def reach(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish, and return how many mailboxes have it."""
         return self._open().publish(messages, required=False)
 
     def fileno(self) -> int:

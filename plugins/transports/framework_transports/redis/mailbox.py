@@ -28,6 +28,8 @@ from framework_transports.redis.router import Router
 _PAGE: Final = 1000
 #: How long a reply waits for a client that does not fetch it (ms): it may have been killed.
 _LINGER: Final = 30_000
+#: Commands on their way: with so many batches of events, of some 50 KB each, a socket is nowhere near full.
+_UNANSWERED_MAX: Final = 16
 
 
 class RedisMailbox(Mailbox):
@@ -158,15 +160,34 @@ class RedisMailbox(Mailbox):
             self._sender = Link(self._addresses, self._settings)
         return self._sender
 
-    def send(self, messages: Sequence[Outgoing]) -> int | None:
-        """Publish; what nobody listens to is dropped. Return how many have heard it."""
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Publish; what nobody listens to is dropped."""
         link = self._sending_link()
-        commands = self._router.commands(link, messages, refuse=False)
-        # What is sent here is for somebody who listens now: it goes if nobody has come for it.
-        commands += [("PEXPIRE", command[1], _LINGER) for command in commands if command[0] == "LPUSH"]
+        commands = self._commands(link, messages)
+        if commands and self._pushes:
+            # Somebody watches this connection, and will come by its replies.
+            link.tell(commands)
+        elif commands:
+            link.run(commands)
+        self._pass_on()
+
+    def reach(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish, and return how many have heard it."""
+        link = self._sending_link()
+        commands = self._commands(link, messages)
         replies = link.run(commands) if commands else []
         self._pass_on()
         return sum(int(reply) for command, reply in zip(commands, replies, strict=True) if command[0] == "PUBLISH")
+
+    def _commands(self, link: Link, messages: Sequence[Outgoing]) -> list[Command]:
+        commands = self._router.commands(link, messages, refuse=False)
+        # What is sent here is for somebody who listens now: it goes if nobody has come for it.
+        return commands + [("PEXPIRE", command[1], _LINGER) for command in commands if command[0] == "LPUSH"]
+
+    @property
+    def congested(self) -> bool:
+        """The server answers more slowly than we send."""
+        return self._sending_link().unanswered > _UNANSWERED_MAX
 
     def _pass_on(self) -> None:
         """Have the descriptor turn readable when something came in while we read an answer."""
@@ -191,6 +212,9 @@ class RedisMailbox(Mailbox):
                         commands.append(("SREM", self._keys.bindings(queue.exchange.name), member))
                         commands.append(("SREM", self._keys.permanent_bindings(queue.exchange.name), member))
                 self._sending_link().run(commands)
+            elif self._link.pid == os.getpid() and self._link.unanswered:
+                # Closed with answers unread, the socket would take back what the server has not read yet.
+                self._link.call("PING")
         self._link.close()
         if self._sender is not None:
             self._sender.close()

@@ -26,7 +26,7 @@ _CONNECT_TIMEOUT = 5.0
 class RedisTransport(Transport):
     """Redis 5 or newer; idle workers are woken rather than polling from Redis 6 on."""
 
-    traits: ClassVar[TransportTraits] = TransportTraits(fanout=True, priorities=True)
+    traits: ClassVar[TransportTraits] = TransportTraits(fanout=True, priorities=True, events_exchange="fanout")
     options_type: ClassVar[type[msgspec.Struct]] = RedisOptions
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:

@@ -93,8 +93,12 @@ class SqliteMailbox(Mailbox):
             else:
                 self._open_box(queue)
 
-    def send(self, messages: Sequence[Outgoing]) -> int | None:
-        """Publish; what nobody listens to is dropped without touching the disk. Return how many listeners live."""
+    def send(self, messages: Sequence[Outgoing]) -> None:
+        """Publish; what nobody listens to is dropped without touching the disk."""
+        self.reach(messages)
+
+    def reach(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish, and return how many listeners live."""
         if not messages:
             return 0
         with self._database.read() as connection:

@@ -1,0 +1,1 @@
+"""Events, seen from the client: what workers and clients tell while they work."""
