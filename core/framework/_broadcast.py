@@ -99,10 +99,13 @@ class Request:
         while not self._complete(limit):
             arrived = False
             for _exchange, payload in mailbox.receive():
-                if self._take(payload, accept):
-                    arrived = True
-                    if callback is not None:
-                        callback(self._replies[-1])
+                if not self._take(payload, accept):
+                    continue
+                arrived = True
+                if callback is not None:
+                    callback(self._replies[-1])
+                if self._complete(limit):
+                    break
             if arrived:
                 deadline = time.monotonic() + timeout
             elif (left := deadline - time.monotonic()) > 0:

@@ -225,12 +225,13 @@ def test_totals_by_task(fleet):
     assert fleet.ask("stats")["total"]["proj.add"] == before + 3
 
 
-@pytest.mark.acceptance(201, 204)
+@pytest.mark.acceptance(201, 203, 204)
 def test_the_pool_of_stats(fleet):
     for number in range(4):
         fleet.app.tasks["proj.add"].delay(number, 1).get(timeout=10)
     pool = fleet.ask("stats")["pool"]
     assert pool["max-concurrency"] == fleet.slots
+    assert pool["timeouts"] == [200, 300]
     assert pool.keys() >= {
         "implementation", "max-concurrency", "max-tasks-per-child", "processes", "put-guarded-by-semaphore",
         "timeouts", "writes",
