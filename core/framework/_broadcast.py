@@ -26,6 +26,8 @@ from framework.exceptions import MessageError
 from framework.message import Outgoing, read
 from framework.serialization import decode, encode
 
+#: Seconds since a worker was last heard of, after which nobody waits for it any more.
+_FRESH: Final = 7.0
 #: The reply's header with the workers that its sender has heard of lately: seconds since then, by node name.
 ROSTER: Final = "roster"
 
@@ -140,7 +142,8 @@ class Request:
         if self._roster is None or self._destination or (self._listeners is not None and not self._to_some):
             # Nothing known; or asked by name, and waited for by name; or the broker's count is the better one.
             return False
-        return self._expected() <= self._replies.nodes
+        fresh = {node for node in self._expected() if self._roster[node] <= _FRESH}
+        return fresh <= self._replies.nodes
 
     def _expected(self) -> set[str]:
         if self._destination:

@@ -161,3 +161,51 @@ def test_calls_from_many_threads_keep_their_replies(redis_url, client, start_wor
         thread.join()
     assert len(answers) == 30
     assert all(reply.nodes == {"one@here", "two@here"} for reply in answers)
+
+
+def test_on_rabbitmq_workers_tell_whom_to_wait_for(amqp_url, client, start_worker, start_celery_worker):
+    """The broker does not count listeners there; workers know each other by their events, Celery's too."""
+    app = client(amqp_url)
+    for name in ("one", "two"):
+        start_worker("-P", "solo", "-n", f"{name}@here", broker=amqp_url)
+    start_celery_worker("-P", "solo", "-n", "three@here", broker=amqp_url)
+    everybody = {"one@here", "two@here", "three@here"}
+
+    def roster() -> bool:
+        # Ends by its time-out while the workers have not been listening for long enough.
+        replies = app.control.ping(["one@here", "two@here", "three@here"], timeout=5)
+        request_is_known = app.control.ping(timeout=0.2)
+        return replies.nodes == everybody and request_is_known.nodes == everybody
+
+    wait_for(roster, 30, "all three to answer")
+    # Far longer than the test may take: it is the roster that ends the wait.
+    wait_for(lambda: app.control.ping(timeout=3).nodes == everybody, 30, "a complete answer")
+    assert app.control.ping(timeout=LONG).nodes == everybody
+
+
+def test_a_worker_that_is_frozen_is_named(amqp_url, client, start_worker):
+    app = client(amqp_url)
+    start_worker("-P", "solo", "-n", "well@here", broker=amqp_url)
+    frozen = start_worker("-P", "solo", "-n", "frozen@here", broker=amqp_url)
+
+    def listed() -> bool:
+        mailbox = app.transport.mailbox()
+        try:
+            from framework._broadcast import Request
+
+            request = Request("ping", {}, exchange="celery.pidbox", destination=["well@here"])
+            settings = app.conf.settings
+            request.ask(mailbox, timeout=5, limit=1, accept=["json"], control=settings.control)
+            return "frozen@here" in (request._roster or {})
+        finally:
+            mailbox.close()
+
+    wait_for(listed, 30, "one worker to have heard the other")
+    os.kill(frozen.pid, signal.SIGSTOP)
+    try:
+        replies = app.control.ping(timeout=0.5)
+    finally:
+        os.kill(frozen.pid, signal.SIGCONT)
+    assert replies.nodes == {"well@here"}
+    assert list(replies.missing) == ["frozen@here"]
+    assert replies.missing["frozen@here"] >= 0

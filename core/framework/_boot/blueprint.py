@@ -167,6 +167,12 @@ class _StepBoard:
             )
         return self._blueprint.get(name)
 
+    def find(self, name: str) -> Any:
+        step = self._step
+        if name not in step.after:
+            raise GraphError(f"the step {step.name!r} looked for {name!r} without naming it in its `after`")
+        return self._blueprint.get(name) if self._has(name) else None
+
     def put(self, name: str, value: Any) -> None:
         step = self._step
         if name != step.name and name not in step.provides:

@@ -26,6 +26,9 @@ class Board(Protocol):
     def get(self, name: str) -> Any:
         """Return what the step `name` provided. Raises `GraphError` unless the asking step requires `name`."""
 
+    def find(self, name: str) -> Any:
+        """Return what a step named in `after` provided, None if there is none. Raises `GraphError` for other names."""
+
     def put(self, name: str, value: Any) -> None:
         """Provide `value` as `name`, which must be the step's own name or in its `provides`."""
 

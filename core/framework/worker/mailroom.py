@@ -11,11 +11,12 @@ Source: the request and reply shapes of kombu's pidbox.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from framework._broadcast import ROSTER
 from framework._matching import matches
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import MessageError
@@ -37,14 +38,25 @@ class Request(msgspec.Struct):
     matcher: str | None = None
     ticket: str | None = None
     reply_to: dict[str, Any] | None = None
+    #: The client wants to know of whom this worker has heard.
+    roster: bool = False
 
 
 class Mailroom:
     """Answers control requests."""
 
-    def __init__(self, line: Line, panel: Panel, hostname: str, control: Any, accept: list[str]) -> None:
-        """`control` is the ``[control]`` table of the settings."""
+    def __init__(
+        self,
+        line: Line,
+        panel: Panel,
+        hostname: str,
+        control: Any,
+        accept: list[str],
+        roster: Callable[[], dict[str, float] | None],
+    ) -> None:
+        """`control` is the ``[control]`` table of the settings; `roster`: who else is there, see `Roster.ages`."""
         self._line = line
+        self._roster = roster
         self._panel = panel
         self._clock = line.clock
         self._hostname = hostname
@@ -100,7 +112,7 @@ class Mailroom:
             logger.error("Control request %s failed: %s", request.method, reply["error"])
         if request.reply_to is None:
             return None
-        return self._reply(request.reply_to, request.ticket, reply)
+        return self._reply(request, reply)
 
     def _is_for_me(self, request: Request) -> bool:
         if request.destination:
@@ -113,7 +125,8 @@ class Mailroom:
             logger.error("A control request cannot be matched and is ignored: %s", error)
             return False
 
-    def _reply(self, reply_to: Mapping[str, Any], ticket: str | None, reply: Any) -> Outgoing | None:
+    def _reply(self, request: Request, reply: Any) -> Outgoing | None:
+        reply_to = request.reply_to or {}
         exchange, routing_key = reply_to.get("exchange"), reply_to.get("routing_key")
         if not (isinstance(routing_key, str) and self._takes_replies(exchange, routing_key)):
             logger.error("A control request wants its reply at %r, which is no reply queue; it is dropped", reply_to)
@@ -124,9 +137,12 @@ class Mailroom:
             content_type, content_encoding, body, _mime = encode(
                 {self._hostname: {"error": f"the reply cannot be encoded: {error}"}}
             )
+        headers: dict[str, Any] = {"ticket": request.ticket, "clock": self._clock.forward()}
+        if request.roster and (ages := self._roster()) is not None:
+            headers[ROSTER] = {**ages, self._hostname: 0.0}
         return Outgoing(
             body=body,
-            headers={"ticket": ticket, "clock": self._clock.forward()},
+            headers=headers,
             exchange=str(exchange),
             exchange_type="direct",
             routing_key=routing_key,

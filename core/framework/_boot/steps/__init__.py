@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from framework._boot.steps.parts import PoolStep, ResultsStep, TransportStep
-from framework._boot.steps.remote import ControlStep, EventsStep, LineStep
+from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, RosterStep
 from framework._boot.steps.surroundings import HooksStep, LoggingStep, LoopStep, PidfileStep
 from framework._boot.steps.work import ConsumptionStep, IntakeStep, QueuesStep, SettleStep, TurningStep
 from framework.api.step import Step
@@ -34,5 +34,6 @@ def worker_steps(settings: Settings) -> list[Step]:
         LineStep(),
         EventsStep(),
         ConsumptionStep(),
+        RosterStep(),
         ControlStep(),
     ]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 from framework._plugins import loader
 from framework.api.pool import Pool
 from framework.api.step import Board, Step
-from framework.exceptions import GraphError
 from framework.worker import commands
 from framework.worker.control import ConsumerView, ControlState, Qos
 from framework.worker.events import Dispatcher
@@ -17,6 +16,7 @@ from framework.worker.intake import Intake
 from framework.worker.line import Line
 from framework.worker.loop import Loop
 from framework.worker.mailroom import Mailroom
+from framework.worker.roster import Roster
 from framework.worker.settle import Settle
 
 if TYPE_CHECKING:
@@ -87,6 +87,24 @@ class EventsStep(Step):
         self._loop.call_soon_threadsafe(self._dispatcher.flush)
 
 
+class RosterStep(Step):
+    """Listens to the other workers' events, to know who is there."""
+
+    name = "roster"
+    policy = "degrade"
+    requires = ("run", "loop", "line")
+
+    def enabled(self, settings: Settings) -> str | None:
+        return without_fanout(settings) or (None if settings.worker.gossip else "--without-gossip")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        loop: Loop = board.get("loop")
+        roster = Roster(loop, board.get("line"), run.hostname, run.settings.event.exchange, run.settings.accept_content)
+        loop.call_soon_threadsafe(roster.start)
+        board.put("roster", roster)
+
+
 class ControlStep(Step):
     """Answers remote-control commands. A worker without remote control still works."""
 
@@ -105,7 +123,7 @@ class ControlStep(Step):
         "queues",
         "consumption",
     )
-    after = ("events",)
+    after = ("events", "roster")
 
     def enabled(self, settings: Settings) -> str | None:
         if not settings.worker.enable_remote_control:
@@ -116,7 +134,15 @@ class ControlStep(Step):
         run: WorkerRun = board.get("run")
         loop: Loop = board.get("loop")
         line: Line = board.get("line")
-        mailroom = Mailroom(line, commands.PANEL, run.hostname, run.settings.control, run.settings.accept_content)
+        roster: Roster | None = board.find("roster")
+        mailroom = Mailroom(
+            line,
+            commands.PANEL,
+            run.hostname,
+            run.settings.control,
+            run.settings.accept_content,
+            roster.ages if roster is not None else lambda: None,
+        )
         intake: Intake = board.get("intake")
         pool: Pool = board.get("pool")
         state = ControlState(
@@ -127,7 +153,7 @@ class ControlStep(Step):
                 qos=Qos(board.get("prefetch"), intake),
                 pool=pool,
                 hostname=run.hostname,
-                event_dispatcher=_events(board),
+                event_dispatcher=board.find("events"),
             ),
             pool=pool,
             transport=board.get("transport"),
@@ -142,11 +168,3 @@ class ControlStep(Step):
         )
         loop.call_soon_threadsafe(mailroom.start, state)
         board.put("control", mailroom)
-
-
-def _events(board: Board) -> Dispatcher | None:
-    """Return what sends events, or None where the step could not start."""
-    try:
-        return cast("Dispatcher", board.get("events"))
-    except GraphError:
-        return None
