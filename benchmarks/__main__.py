@@ -81,6 +81,8 @@ def plan(brokers: dict[str, Broker], samples: int) -> Iterator[tuple[str, Measur
         )
         for pool in ("threads", *green) if name == "redis" else ():
             yield f"io {name} {pool}", lambda system, b=broker, p=pool: measure.io(system, b, p), both
+        yield f"ping {name} idle", lambda system, b=broker: measure.ping(system, b, busy=False), both
+        yield f"ping {name} busy", lambda system, b=broker: measure.ping(system, b, busy=True), both
         for pool in ("prefork", "threads"):
             yield (
                 f"idle latency {name} {pool}",

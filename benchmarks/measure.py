@@ -5,7 +5,8 @@
    broker. Also gives the time from exec to the first task.
 3. `io`: tasks that only wait, many at once; the time they all take.
 4. `latency`: percentiles of an idle worker. Also gives the memory of its process tree.
-5. `help_time`: how long `--help` takes.
+5. `ping`: percentiles of remote control's answers, of an idle worker or of one that is busy.
+6. `help_time`: how long `--help` takes.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ LIMIT = 180.0
 NAPS = 2_000
 NAPPING = 100
 NAP = 0.05
+PINGS = 30
 
 
 class Broker(NamedTuple):
@@ -71,9 +73,9 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._directory.cleanup()
 
-    def produce(self, operation: str, task: str = "noop") -> dict[str, Any]:
+    def produce(self, operation: str, task: str = "noop", count: int | None = None) -> dict[str, Any]:
         """Run a producer process to its end."""
-        argv = [str(BIN / "python"), "-m", "benchmarks.producer", operation, task, str(self.count)]
+        argv = [str(BIN / "python"), "-m", "benchmarks.producer", operation, task, str(count or self.count)]
         done = subprocess.run(
             argv, env=self.environment, cwd=self.directory, capture_output=True, text=True, timeout=LIMIT, check=False
         )
@@ -173,6 +175,20 @@ def latency(system: System, broker: Broker, pool: str, samples: int) -> dict[str
         found: list[float] = bench.produce("latency")["latencies"]
         memory = pss(members(process.pid))
     return {"p50": statistics.median(found), "p99": found[int(len(found) * 0.99)], "memory": memory}
+
+
+def ping(system: System, broker: Broker, *, busy: bool) -> dict[str, float]:
+    # So much that it lasts longer than the pings.
+    with Bench(system, broker, system.drain * 3 if busy else 1) as bench:
+        if busy:
+            bench.produce("bulk")
+        with bench.worker("prefork") as process:
+            if busy:
+                bench.wait(lambda: bench.cells.done(), "the first task", process)
+            found: list[float] = bench.produce("ping", count=PINGS)["latencies"]
+            if busy and bench.cells.all_done():
+                raise RuntimeError(f"{system.name} was no longer busy when the last ping was answered")
+    return {"p50": statistics.median(found), "p99": found[int(len(found) * 0.99)]}
 
 
 def help_time(system: System, *words: str) -> dict[str, float]:

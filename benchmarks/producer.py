@@ -1,9 +1,10 @@
-"""A sending process: `python -m benchmarks.producer send|bulk|latency TASK COUNT`; prints one line of JSON.
+"""A sending process: `python -m benchmarks.producer send|bulk|latency|ping TASK COUNT`; prints one line of JSON.
 
 The system is whichever `bench_app` lies on PYTHONPATH.
 
 1. `send`: one ordinary `delay` after the other. 2. `bulk`: all in one go. Both give seconds and CPU seconds.
-3. `latency`: one task at a time into an idle worker, from the call of `delay` to the first line of the task.
+3. `ping`: remote control's round trips, one after another, each until one worker has answered.
+4. `latency`: one task at a time into an idle worker, from the call of `delay` to the first line of the task.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ def main() -> None:
     if operation == "latency":
         print(json.dumps({"latencies": latencies(task, bench_app.CELLS, count)}))
         return
+    if operation == "ping":
+        print(json.dumps({"latencies": pings(bench_app.app, count)}))
+        return
     wall, cpu = time.perf_counter(), time.process_time()
     if operation == "bulk":
         bench_app.send_all(task, count)
@@ -32,6 +36,20 @@ def main() -> None:
         for number in range(count):
             task.delay(number)
     print(json.dumps({"seconds": time.perf_counter() - wall, "cpu": time.process_time() - cpu}))
+
+
+def pings(app, count) -> list[float]:
+    """Return milliseconds, sorted."""
+    found, deadline = [], time.monotonic() + LATENCY_LIMIT
+    while not app.control.ping(timeout=1, limit=1):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"no worker has answered within {LATENCY_LIMIT:.0f} s")
+    for number in range(count):
+        begun = time.perf_counter()
+        if not app.control.ping(timeout=LATENCY_LIMIT, limit=1):
+            raise SystemExit(f"no answer to ping {number} within {LATENCY_LIMIT:.0f} s")
+        found.append((time.perf_counter() - begun) * 1e3)
+    return sorted(found)
 
 
 def latencies(task, cells, count) -> list[float]:
