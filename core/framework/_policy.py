@@ -37,7 +37,7 @@ class TaskPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     #: Starts a second; 0.0: no limit.
     rate_limit: float
     #: Whether that is each worker's, or the whole cluster's.
-    rate_limit_scope: Scope
+    rate_limit_scope: Scope = "worker"
     #: None: retried for ever.
     max_retries: int | None
     send_events: bool
