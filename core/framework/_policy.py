@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
+
+from framework.exceptions import ConfigError
 
 if TYPE_CHECKING:
     from framework._config.settings import TaskSettings
 
 #: Deliveries after which a task that acks late is given up, where nothing else is said.
 DEFAULT_MAX_DELIVERIES = 3
+
+Scope = Literal["worker", "cluster"]
+_UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class TaskPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -28,7 +34,10 @@ class TaskPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     track_started: bool
     time_limit: float | None
     soft_time_limit: float | None
-    rate_limit: str | int | float | None
+    #: Starts a second; 0.0: no limit.
+    rate_limit: float
+    #: Whether that is each worker's, or the whole cluster's.
+    rate_limit_scope: Scope = "worker"
     #: None: retried for ever.
     max_retries: int | None
     send_events: bool
@@ -63,8 +72,45 @@ def resolve(task: Any, settings: TaskSettings) -> TaskPolicy:
         track_started=bool(own("track_started", settings.track_started)),
         time_limit=own("time_limit", settings.time_limit),
         soft_time_limit=own("soft_time_limit", settings.soft_time_limit),
-        rate_limit=own("rate_limit", settings.default_rate_limit),
+        rate_limit=_rate_of(task, own("rate_limit", settings.default_rate_limit)),
+        rate_limit_scope=_scope_of(task, own("rate_limit_scope", settings.rate_limit_scope)),
         max_retries=task.max_retries,
         send_events=bool(task.send_events),
         resultrepr_maxsize=task.resultrepr_maxsize,
     )
+
+
+def parse_rate(rate: object) -> float:
+    """Return `rate` in starts a second, 0.0 for no limit: a number, or a text like ``10/s``, ``200/m``, ``1000/h``.
+
+    Raises `ConfigError` when it is neither.
+    """
+    if rate is None or rate == "":
+        return 0.0
+    number, seconds = rate, 1.0
+    if isinstance(rate, str):
+        number, slash, unit = rate.partition("/")
+        seconds = _UNITS.get(unit.strip(), 0.0) if slash else 1.0
+    try:
+        value = float(number) if isinstance(number, (str, int, float)) and not isinstance(rate, bool) else -1.0
+    except ValueError:
+        value = -1.0
+    if not seconds or value < 0 or not isfinite(value):
+        raise ConfigError(
+            f"Invalid rate limit string: {rate!r}; allowed are a number of starts a second, or one for each second, "
+            'minute or hour such as "10/s", "200/m" or "1000/h"; None or 0: no limit'
+        )
+    return value / seconds
+
+
+def _rate_of(task: Any, rate: object) -> float:
+    try:
+        return parse_rate(rate)
+    except ConfigError as error:
+        raise ConfigError(f"the rate_limit of task {task.name}: {error}") from None
+
+
+def _scope_of(task: Any, scope: Any) -> Scope:
+    if scope not in ("worker", "cluster"):
+        raise ConfigError(f"the rate_limit_scope of task {task.name} is {scope!r}; allowed are 'worker' and 'cluster'")
+    return scope  # type: ignore[no-any-return]

@@ -117,6 +117,16 @@ class Control:
         """Have workers consume from `queue` no longer. What they have received still runs."""
         return self.broadcast("cancel_consumer", {"queue": queue}, destination=destination, **options)
 
+    def rate_limit(
+        self, task_name: str, rate_limit: str | float | None, destination: Sequence[str] | None = None, **options: Any
+    ) -> Replies | None:
+        """Limit how often tasks called `task_name` start on each worker: ``10/s``, ``200/m``, ``1000/h``; 0: no limit.
+
+        Until the workers stop. A limit that is the cluster's (`rate_limit_scope`) stays that.
+        """
+        arguments = {"task_name": task_name, "rate_limit": rate_limit}
+        return self.broadcast("rate_limit", arguments, destination=destination, **options)
+
     def quiet(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
         """Have workers take in no more tasks; what runs goes on, what waits goes back to its queue."""
         return self.broadcast("quiet", destination=destination, **options)

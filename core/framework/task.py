@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast
 
 from framework._policy import TaskPolicy, resolve
 from framework._request import Context, current_request, parent_request, pop_request, push_request
@@ -63,6 +63,8 @@ class Task(Generic[P, R]):
 
     # ------------------------------------------------ limits
     rate_limit: str | float | None = None
+    #: ``worker``: the limit is each worker's; ``cluster``: all workers together keep it.
+    rate_limit_scope: Literal["worker", "cluster"] | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
     #: Retries after which `retry` gives up; None: never.

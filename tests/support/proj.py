@@ -60,6 +60,11 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
     def record(entry):
         note(entry)
 
+    @app.task(name="proj.stamp", bind=True, ignore_result=True)
+    def stamp(self, entry):
+        """Write ``<entry> <node> <when>``."""
+        note(f"{entry} {self.request.hostname} {time.monotonic()}")
+
     @app.task(name="proj.record_late", ignore_result=True, acks_late=True)
     def record_late(entry):
         note(entry)

@@ -20,7 +20,7 @@ BASE = {
     "track_started": False,
     "time_limit": None,
     "soft_time_limit": None,
-    "rate_limit": None,
+    "rate_limit": 0.0,
     "max_retries": 3,
     "send_events": True,
     "resultrepr_maxsize": 1024,

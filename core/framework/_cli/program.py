@@ -170,7 +170,7 @@ program = Program(
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line `args`, default this process's, and return its exit code."""
     session = Session()
-    stdout = sys.stdout
+    stdout, stderr = sys.stdout, sys.stderr
     try:
         # `main` returns what the command returned, or the code of `ctx.exit`.
         color = False if os.environ.get("NO_COLOR") else None
@@ -195,6 +195,8 @@ def run(args: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001 - the outermost wall: what comes through is a defect, and is shown whole
         from framework.exceptions import FrameworkError
 
+        # A worker whose start failed late has them write to its log.
+        sys.stdout, sys.stderr = stdout, stderr
         if isinstance(error, FrameworkError):
             return _fail(session, str(error), error.exit_code)
         session.show_traceback = True

@@ -459,6 +459,18 @@ class TaskSettings(Table):
     default_rate_limit: Annotated[
         str | int | float | None, opt("Rate limit of tasks: 10/s, 100/m, 5/h.", "CELERY_DEFAULT_RATE_LIMIT")
     ] = None
+    rate_limit_scope: Annotated[
+        Literal["worker", "cluster"],
+        opt("Whether rate limits are each worker's, or all workers keep them together."),
+    ] = "worker"
+    rate_limit_store: Annotated[
+        str | None,
+        opt(
+            "URL of the Redis or SQLite file that counts rate limits of the cluster. "
+            "Default: the broker, else the result store.",
+            secret=True,
+        ),
+    ] = None
     annotations: Annotated[
         Any, opt("Changes to tasks' attributes: {task name or *: {attribute: value}}.", "CELERY_ANNOTATIONS")
     ] = None

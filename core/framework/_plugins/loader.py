@@ -188,16 +188,17 @@ def _kombu_knows(scheme: str) -> bool:
     return scheme.partition("+")[0] in TRANSPORT_ALIASES
 
 
-def make_transport(settings: Any) -> Transport:
-    """Load and make the transport that the `Settings` ask for. It connects to nothing yet."""
+def make_transport(settings: Any, url: str | None = None) -> Transport:
+    """Load and make the transport that the `Settings` ask for, or the one for `url`. It connects to nothing yet."""
     broker = settings.broker
-    url = broker.url
+    loose = broker.transport_options if url is None else {}
+    url = broker.url if url is None else url
     name = transport_name(url)
     plugin = load("transport", name)
     # Aliases of one driver (redis, rediss, …) share the table of the first name it was written under.
     table = {
         **settings.transport.get(_family_table(name), {}),
-        **_loose_options(name, plugin, broker.transport_options),
+        **_loose_options(name, plugin, loose),
     }
     return plugin(  # type: ignore[no-any-return]
         url,

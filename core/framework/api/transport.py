@@ -6,6 +6,8 @@ A transport has three faces, each with a connection of its own where the broker 
 * `Consumer`: hands out batches of `Delivery` and takes their settlements in batches. Used by one loop only.
 * `Mailbox`: fan-out in and out, for remote control and events (trait `fanout`). Used by one loop only.
 
+Some have a fourth, `Turnstile` (trait `turnstile`), which counts for all workers of a cluster together.
+
 Promises
 1. `publish` returns when the broker has every message (AMQP: confirmed; Redis: answered; SQLite: committed).
 2. No moment exists in which a fetched, unsettled message is in no place that survives this process.
@@ -74,6 +76,8 @@ class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
     counts_deliveries: bool = False
     #: The type of exchange that Celery's programs, and hence ours, send and receive events through on this broker.
     events_exchange: Literal["topic", "fanout"] = "topic"
+    #: Counts starts of tasks for a whole cluster.
+    turnstile: bool = False
 
 
 class Delivery(ABC):
@@ -211,6 +215,23 @@ class Mailbox(ABC):
         """Disconnect, deleting exclusive queues; harmless when closed."""
 
 
+class Turnstile(ABC):
+    """Gives out times at which tasks may start, each once among all workers. Used by one thread only."""
+
+    @abstractmethod
+    def reserve(self, name: str, interval: float, count: int) -> float:
+        """Reserve the next `count` starts of `name`, `interval` seconds apart; return the seconds until the first.
+
+        A name's starts follow each other in the order of the calls, whoever makes them; starts that were reserved and
+        not used are lost, and what is over is forgotten. The clock is the store's own, so that of a worker need not be
+        right. Raises `ConnectionLost`.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Disconnect; harmless when closed."""
+
+
 class Transport(Plugin, ABC):
     """A broker's driver. Making one connects to nothing.
 
@@ -242,6 +263,10 @@ class Transport(Plugin, ABC):
     def mailbox(self) -> Mailbox:
         """Connect and return a mailbox; called only if the trait `fanout` is set. Raises `ConnectionLost`."""
         raise NotImplementedError(f"{type(self).__name__} declares the trait fanout but has no mailbox")
+
+    def turnstile(self) -> Turnstile:
+        """Connect and return a turnstile; called only if the trait `turnstile` is set. Raises `ConnectionLost`."""
+        raise NotImplementedError(f"{type(self).__name__} declares the trait turnstile but has none")
 
     @abstractmethod
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from framework.api.loop import Loop
 from framework.api.pool import Pool
@@ -20,11 +21,15 @@ from framework.exceptions import ConnectionLost
 from framework.worker.dispatch import Dispatch, job_of
 from framework.worker.item import Item
 from framework.worker.prefetch import Prefetch
+from framework.worker.rates import HOLD_MAX, Rates
 from framework.worker.schedule import Schedule
 from framework.worker.settle import Settle
 from framework.worker.subscriptions import Subscriptions
 
 logger = logging.getLogger(__name__)
+
+#: Seconds between two steps of making room for what may be behind tasks that are limited.
+_PAUSE: Final = 0.02
 
 
 class Intake:
@@ -55,8 +60,13 @@ class Intake:
         self._told = 0
         self._asked = False
         self._paused = False
+        #: So many of those that wait for their turn take no room from others.
+        self._spared = 0
+        self._sparing = False
         #: Read, decided, and waiting for a slot.
         self.backlog: deque[Item] = deque()
+        #: What waits for its turn under a rate limit.
+        self.rates = Rates(loop, self.backlog, self.ask)
         self.fetching = True
         #: Called after every tick on which nothing is left to do; set while the worker drains.
         self.on_idle: Callable[[], object] | None = None
@@ -74,6 +84,7 @@ class Intake:
     def bind(self, dispatch: Dispatch) -> None:
         """Use `dispatch` to decide; it needs the schedule, which is ours."""
         self._dispatch = dispatch
+        self.rates.may_run = dispatch.due
 
     # ------------------------------------------------------------ the consumer's coming and going
 
@@ -100,9 +111,29 @@ class Intake:
             self._settle.running.pop(seq, None)
 
     def _forget_held(self) -> list[Item]:
-        held = self._schedule.clear()
+        held = [*self.rates.clear(), *self._schedule.clear()]
         self._prefetch.held = 0
         return held
+
+    def _count_held(self) -> None:
+        """What waits for its time leaves room for others."""
+        waiting = len(self.rates)
+        self._spared = min(self._spared, waiting)
+        self._prefetch.held = len(self._schedule) + self._spared
+        if self._spared < min(waiting, HOLD_MAX) and not self._sparing:
+            self._sparing = True
+            self._loop.call_later(_PAUSE, self._spare)
+
+    def _spare(self) -> None:
+        """Make room for what may be behind the tasks that wait for their turn.
+
+        Step by step: taken in at once they would all wait here, while another worker's turns pass unused.
+        """
+        self._sparing = False
+        waiting = len(self.rates)
+        if waiting:
+            self._spared = min(waiting, HOLD_MAX)
+            self.ask()
 
     # ------------------------------------------------------------ ticking
 
@@ -118,7 +149,8 @@ class Intake:
         """Return how many messages fit."""
         if not self.fetching or self._settle.overfull:
             return 0
-        return self._prefetch.limit - len(self._settle.running) - len(self.backlog) - len(self._schedule)
+        held = len(self._schedule) + len(self.rates)
+        return self._prefetch.limit - len(self._settle.running) - len(self.backlog) - held
 
     def ask(self) -> None:
         """Have a tick follow soon."""
@@ -129,6 +161,8 @@ class Intake:
     def _tick(self) -> None:
         self._asked = False
         self._settle.flush()
+        if self.rates.buckets:
+            self._count_held()
         consumer = self._consumer
         if consumer is not None:
             try:
@@ -142,7 +176,9 @@ class Intake:
     def _exchange(self, consumer: Consumer) -> None:
         """Send settlements and fetch what fits."""
         limit = self._prefetch.limit
-        if limit != self._told:
+        # With every task that waits no longer the limit falls by one: a broker that pushes would take back a message
+        # each time, and count that as a delivery.
+        if limit != self._told and (limit > self._told or limit * 2 <= self._told or not self._prefetch.held):
             self._told = limit
             consumer.prefetch(limit)
         room = self._room()
@@ -156,9 +192,9 @@ class Intake:
         if not deliveries:
             return
         assert self._dispatch is not None
-        self._dispatch.take(deliveries, self.backlog.append)
-        self._prefetch.held = len(self._schedule)
-        if len(deliveries) == room or self._told != self._prefetch.limit:
+        self._dispatch.take(deliveries, self.rates.accept if self.rates.buckets else self.backlog.append)
+        self._count_held()
+        if len(deliveries) == room or self._told < self._prefetch.limit:
             self.ask()
 
     def _feed(self) -> None:
@@ -176,11 +212,15 @@ class Intake:
             running[item.seq] = item
             jobs.append(job_of(item, self._soft, self._hard, tell))
         self._pool.submit(jobs)
+        if self.rates.released:
+            self.rates.submitted([job.seq for job in jobs])
 
     def _due(self, items: list[Item]) -> None:
         assert self._dispatch is not None
-        self.backlog.extend(item for item in items if self._dispatch.due(item))
-        self._prefetch.held = len(self._schedule)
+        for item in items:
+            if self._dispatch.due(item):
+                self.rates.accept(item)
+        self._count_held()
         self.ask()
 
     def _lose(self, error: ConnectionLost) -> None:
@@ -201,7 +241,7 @@ class Intake:
             # First: what goes back would come again.
             self._queues.pause()
             # Each goes to the front of its queue: the last one first keeps their order.
-            for item in reversed(unstarted):
+            for item in sorted(unstarted, key=_seq, reverse=True):
                 if not item.acknowledged:
                     item.acknowledged = True
                     item.delivery.release()
@@ -222,3 +262,7 @@ class Intake:
         except ConnectionLost as error:
             self._lose(error)
         self.ask()
+
+
+def _seq(item: Item) -> int:
+    return item.seq

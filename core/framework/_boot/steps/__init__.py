@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from framework._boot.steps.parts import PoolStep, ResultsStep, TransportStep
 from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, RosterStep
 from framework._boot.steps.surroundings import HooksStep, LoggingStep, LoopStep, PidfileStep
-from framework._boot.steps.work import ConsumptionStep, IntakeStep, QueuesStep, SettleStep, TurningStep
+from framework._boot.steps.work import ConsumptionStep, IntakeStep, QueuesStep, RatesStep, SettleStep, TurningStep
 from framework.api.step import Step
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def worker_steps(settings: Settings) -> list[Step]:
         PoolStep(settings),
         IntakeStep(),
         QueuesStep(),
+        RatesStep(),
         TurningStep(),
         LineStep(),
         EventsStep(),

@@ -21,12 +21,15 @@ from framework.worker.dispatch import Dispatch
 from framework.worker.intake import Intake
 from framework.worker.loop import Loop
 from framework.worker.prefetch import Prefetch
+from framework.worker.rates import limits_of
 from framework.worker.revokes import Revokes
 from framework.worker.settle import Settle
 from framework.worker.subscriptions import Subscriptions
+from framework.worker.turnstile import Keeper, find_store
 
 if TYPE_CHECKING:
     from framework._boot.worker import WorkerRun
+    from framework._config.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +120,35 @@ class QueuesStep(Step):
         board.put("queues", Subscriptions(queues, Queues(run.settings.task)))
 
 
+class RatesStep(Step):
+    """Sets the rate limits of tasks, and keeps what counts those of the whole cluster."""
+
+    name = "rates"
+    requires = ("run", "loop", "transport", "intake")
+
+    def enabled(self, settings: Settings) -> str | None:
+        return "disable_rate_limits under [worker] is true" if settings.worker.disable_rate_limits else None
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        intake: Intake = board.get("intake")
+        broker: Transport = board.get("transport")
+        self._store = find_store(run.settings, broker)
+        self._own = self._store is not broker
+        self._keeper = None if self._store is None else Keeper(board.get("loop"), self._store)
+        intake.rates.starts = self._keeper
+        intake.rates.disabled = False
+        for name, rate, shared in limits_of({name: task.policy for name, task in run.app.tasks.items()}):
+            intake.rates.set(name, rate, shared=shared)
+        board.put("rates", intake.rates)
+
+    def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.close()
+        if self._own and self._store is not None:
+            self._store.close()
+
+
 class TurningStep(Step):
     """Turns the loop in a thread of its own.
 
@@ -125,6 +157,7 @@ class TurningStep(Step):
 
     name = "turning"
     requires = ("loop", "pool", "intake")
+    after = ("rates",)
 
     def start(self, board: Board) -> None:
         self._loop: Loop = board.get("loop")

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def reserved_items(state: ControlState) -> list[Item]:
-    return [*state.intake.backlog, *(item for item in state.settle.running.values() if not item.started)]
+    waiting = [*state.intake.rates, *state.intake.backlog]
+    return [*waiting, *(item for item in state.settle.running.values() if not item.started)]
 
 
 def task_info(state: ControlState, item: Item, safe: bool = False) -> dict[str, Any]:

@@ -67,6 +67,10 @@ class Keys:
         """Return the sorted set of the consumers of `queue`, by the time in ms at which their lease lapses."""
         return f"{self._prefix}framework.leases.{_tag(queue)}"
 
+    def starts(self, name: str) -> str:
+        """Return the key in which the starts of the limit `name` are counted."""
+        return f"{self._prefix}framework.starts.{name}"
+
     # ------------------------------------------------------------ bindings
 
     def bindings(self, exchange: str) -> str:

@@ -19,6 +19,7 @@ from framework_transports.redis.keys import Keys
 from framework_transports.redis.mailbox import RedisMailbox
 from framework_transports.redis.options import RedisOptions
 from framework_transports.redis.producer import RedisProducer
+from framework_transports.redis.turnstile import RedisTurnstile
 
 _CONNECT_TIMEOUT = 5.0
 
@@ -26,7 +27,9 @@ _CONNECT_TIMEOUT = 5.0
 class RedisTransport(Transport):
     """Redis 5 or newer; idle workers are woken rather than polling from Redis 6 on."""
 
-    traits: ClassVar[TransportTraits] = TransportTraits(fanout=True, priorities=True, events_exchange="fanout")
+    traits: ClassVar[TransportTraits] = TransportTraits(
+        fanout=True, priorities=True, events_exchange="fanout", turnstile=True
+    )
     options_type: ClassVar[type[msgspec.Struct]] = RedisOptions
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
@@ -59,6 +62,10 @@ class RedisTransport(Transport):
     def mailbox(self) -> RedisMailbox:
         """Connect and return a mailbox."""
         return RedisMailbox(self._addresses, self._link_settings, self._keys)
+
+    def turnstile(self) -> RedisTurnstile:
+        """Connect and return a turnstile."""
+        return RedisTurnstile(self._addresses, self._link_settings, self._keys)
 
     # ------------------------------------------------------------ administration
 

@@ -15,6 +15,7 @@ from framework_transports.sqlite.consumer import SqliteConsumer
 from framework_transports.sqlite.mailbox import SqliteMailbox
 from framework_transports.sqlite.producer import SqliteProducer
 from framework_transports.sqlite.schema import BrokerFile
+from framework_transports.sqlite.turnstile import SqliteTurnstile
 
 
 class SqliteOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -45,7 +46,7 @@ class SqliteTransport(Transport):
     """The embedded broker: a file, no server."""
 
     options_type = SqliteOptions
-    traits = TransportTraits(fanout=True, priorities=True, shared=True, counts_deliveries=True)
+    traits = TransportTraits(fanout=True, priorities=True, shared=True, counts_deliveries=True, turnstile=True)
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         super().__init__(url, options, settings)
@@ -69,6 +70,10 @@ class SqliteTransport(Transport):
     def mailbox(self) -> SqliteMailbox:
         """Connect and return a mailbox."""
         return SqliteMailbox(self._file.open("normal"))
+
+    def turnstile(self) -> SqliteTurnstile:
+        """Connect and return a turnstile."""
+        return SqliteTurnstile(self.path, "normal", self.options.busy_timeout)
 
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
         """Return how many messages wait in each queue."""
