@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
@@ -127,6 +128,21 @@ class SampleWorkload:
             return "cleaned up"
         return "not interrupted"
 
+    def do_seize(self, _value: str) -> None:
+        """Wait in C for ever, with the interpreter's lock."""
+        mutex = ctypes.create_string_buffer(64)
+        for _ in range(2):
+            ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+
+    def do_haunt(self, value: str) -> None:
+        """Leave a thread behind that seizes the interpreter's lock when the job has ended, and notes it before."""
+
+        def haunt() -> None:
+            self.do_note("haunted")
+            self.do_seize(value)
+
+        threading.Timer(0.1, haunt).start()
+
     def do_die(self, value: str) -> None:
         os.kill(os.getpid(), int(value))
         time.sleep(30)
@@ -139,6 +155,12 @@ class SampleWorkload:
 
     def do_grab(self, value: str) -> None:
         HOARD.append(bytearray(os.urandom(1024) * int(value) * 1024))
+
+    def do_descriptors(self, _value: str) -> str:
+        """Return the descriptors that a process has which this one starts and hands everything that it may."""
+        script = "import os; print(sorted(int(fd) for fd in os.listdir('/proc/self/fd')))"
+        process = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, close_fds=False, check=True)
+        return process.stdout.decode()
 
     def do_spawn(self, value: str) -> None:
         process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

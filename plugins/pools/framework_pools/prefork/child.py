@@ -30,6 +30,7 @@ from typing import Any, Final, NamedTuple
 from framework.api.pool import TIMED_OUT, WORKER_LOST, AsyncWorkload, Job, Workload
 from framework.exceptions import SoftTimeLimitExceeded
 from framework_pools.prefork import page as pages
+from framework_pools.prefork import stacks
 from framework_pools.prefork.link import CHUNK, DOORBELL, FrameReader, frame
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class Child:
         self._socket = sock
         self._tokens = tokens
         self._page = pages.Page(page_fd)
-        os.close(page_fd)
+        stacks.listen(page_fd)
         self._run_code = Child._run.__code__
         self._poll = select.poll()
         self._poll.register(tokens, select.POLLIN)

@@ -1,16 +1,20 @@
 """What a child died of, in words.
 
 1. `describe` turns a wait status into `signal 9 (SIGKILL)` or `exitcode 3`.
-2. `OomWatch` says whether the kernel's OOM killer has struck since the last look, by the counter of the control group.
+2. `OomWatch` says whether the kernel's OOM killer has struck since the last look, by the counter of the control group,
+   and names a child whose death nobody asked for.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
+
+logger = logging.getLogger(__name__)
 
 _COUNTERS: Final = ("/sys/fs/cgroup{}/memory.events", "/sys/fs/cgroup/memory{}/memory.oom_control")
 
@@ -44,6 +48,13 @@ class OomWatch:
         """Return whether there were more kills since the last call."""
         before, self._seen = self._seen, self._read()
         return self._seen > before
+
+    def tell(self, name: str, pid: int | None, status: int | None, *, unasked: bool) -> None:
+        """Log the death of a child; `unasked`: the pool has not sent the signal."""
+        hint = ""
+        if unasked and was_killed(status):
+            hint = " by the kernel, out of memory" if self.struck() else " (out of memory?)"
+        logger.error("Process %r pid:%s exited with '%s'%s", name, pid, describe(status), hint)
 
     def _read(self) -> int:
         if self._path is None:

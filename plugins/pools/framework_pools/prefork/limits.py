@@ -2,9 +2,10 @@
 
 1. One timer a child, and none at all while no job with a limit is in it. Time is measured from the job's real start,
    which the shared page tells.
-2. Soft limit: SIGUSR1, meant for one job, see `child`. Hard limit: TERM, and KILL a tenth of a second later.
-3. `condemn` sends a signal to a child only when it is certain that it can hit no job but the one that is meant: it
-   first takes back everything that the child has not claimed, so that nothing can begin there any more.
+2. Soft limit: SIGUSR1, meant for one job, see `child`. Hard limit: the job's stack is logged, then TERM, and KILL a
+   tenth of a second later.
+3. A signal is sent to a child only when it is certain that it can hit no job but the one that is meant: first
+   everything is taken back that the child has not claimed, so that nothing can begin there any more.
 """
 
 from __future__ import annotations
@@ -12,17 +13,23 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import monotonic
 from typing import Final
 
 from framework.api.loop import Loop
 from framework.api.pool import TERMINATED, TIMED_OUT, Job
 from framework_pools.prefork.slot import Doom, Slot
+from framework_pools.prefork.stacks import Stacks, state_of
 
 logger = logging.getLogger(__name__)
 
 #: Seconds between TERM and KILL.
 _GRACE: Final = 0.1
+#: Seconds to wait for the stack of a job that is over its hard limit.
+_PATIENCE: Final = 0.1
+#: Seconds after KILL in which every process dies that can.
+_DEATH: Final = 5.0
 
 
 class Limits:
@@ -31,8 +38,11 @@ class Limits:
     `settle` brings a slot's books up to date; `recall` takes its waiting jobs back.
     """
 
-    def __init__(self, loop: Loop, settle: Callable[[Slot], object], recall: Callable[[Slot], object]) -> None:
+    def __init__(
+        self, loop: Loop, stacks: Stacks, settle: Callable[[Slot], object], recall: Callable[[Slot], object]
+    ) -> None:
         self._loop = loop
+        self._stacks = stacks
         self._settle = settle
         self._recall = recall
 
@@ -78,9 +88,9 @@ class Limits:
                     dues.append(began + job.soft_limit)
             if job.hard_limit is not None:
                 if now >= began + job.hard_limit:
-                    if self.condemn(slot, job.seq, TIMED_OUT, f"{job.hard_limit:g}", signal.SIGTERM):
+                    if self._condemn(slot, job.seq, TIMED_OUT, f"{job.hard_limit:g}"):
                         logger.error("Hard time limit (%gs) exceeded for %s[%s]", job.hard_limit, job.task, job.id)
-                        self._loop.call_later(_GRACE, self._finish_off, slot)
+                        self._stacks.ask(slot, partial(self._strike, slot, job), _PATIENCE, doomed=True)
                         return
                 else:
                     dues.append(began + job.hard_limit)
@@ -93,10 +103,14 @@ class Limits:
             name = signal.Signals(signum).name
         except ValueError:
             name = str(signum)
-        return self.condemn(slot, seq, TERMINATED, name, signum)
+        if not self._condemn(slot, seq, TERMINATED, name):
+            return False
+        slot.signal(signum)
+        slot.resume(signum)
+        return True
 
-    def condemn(self, slot: Slot, seq: int, code: int, text: str, signum: int) -> bool:
-        """Send `signum` to the child in `slot` if it is in the job `seq`; when it dies of it, `code` is the verdict."""
+    def _condemn(self, slot: Slot, seq: int, code: int, text: str) -> bool:
+        """Doom the child in `slot` if it is in the job `seq`; when it dies, `code` is the verdict."""
         self._recall(slot)
         self._settle(slot)
         # What is left has been claimed, and a child claims a job only when the one before has ended: it is in this one.
@@ -104,9 +118,28 @@ class Limits:
         if entry is None:
             return False
         slot.doom = Doom(entry[0], code, text)
-        slot.signal(signum)
         return True
+
+    def _strike(self, slot: Slot, job: Job, stack: str) -> None:
+        self._settle(slot)
+        if slot.closed or job.seq not in slot.jobs:
+            return  # it has ended meanwhile: nothing is left to strike at, and the child leaves by itself
+        if stack:
+            logger.warning("Process %r pid:%s was here:\n%s", slot.spec.name, slot.pid, stack)
+        slot.signal(signal.SIGTERM)
+        self._loop.call_later(_GRACE, self._finish_off, slot)
 
     def _finish_off(self, slot: Slot) -> None:
         if not slot.closed:
             slot.signal(signal.SIGKILL)
+            self._loop.call_later(_DEATH, self._still_there, slot)
+
+    def _still_there(self, slot: Slot) -> None:
+        if not slot.closed and slot.pid is not None:
+            logger.error(
+                "Process %r pid:%s does not die of SIGKILL: the kernel holds it (state %r), for a disk or a network "
+                "file system perhaps; its place stays empty until it does",
+                slot.spec.name,
+                slot.pid,
+                state_of(slot.pid),
+            )

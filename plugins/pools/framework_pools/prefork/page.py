@@ -36,7 +36,8 @@ LEAVING_MEMORY: Final = 3
 
 _RING: Final = 64 * 1024
 _RING_AT: Final = 4096
-_SIZE: Final = _RING_AT + _RING
+#: Bytes of the page; `stacks` writes behind it.
+SIZE: Final = _RING_AT + _RING
 #: In place of a length: the rest of the ring is empty, go on at its beginning.
 _WRAP: Final = 0xFFFF_FFFF
 #: Marshal's version 2 does not look for shared objects, which these tuples have none of.
@@ -50,7 +51,7 @@ def create() -> int:
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, _SIZE)
+    os.ftruncate(fd, SIZE)
     return fd
 
 
@@ -60,7 +61,7 @@ class Page:
     __slots__ = ("_lengths", "_memory", "_ring", "words")
 
     def __init__(self, fd: int) -> None:
-        self._memory = mmap.mmap(fd, _SIZE)
+        self._memory = mmap.mmap(fd, SIZE)
         view = memoryview(self._memory)
         #: Indexed by the constants of this module.
         self.words = view[:_RING_AT].cast("Q")

@@ -1,7 +1,6 @@
 """The prefork pool's driver: gives jobs to children and brings their outcomes home.
 
-1. Spreads jobs over the children, as many into each as its expected work allows: a few milliseconds, and nothing behind
-   a task that is long or unknown. What fits nowhere waits here.
+1. Spreads jobs over the children, see `spread`. What fits nowhere waits here.
 2. Tells core which jobs have begun: at once for a job given to an idle child, else when the shared page shows it or
    its outcome arrives.
 3. Looks every few milliseconds, only while jobs wait inside children: takes them back from a child that is in one job
@@ -11,9 +10,7 @@
 
 from __future__ import annotations
 
-import heapq
 import logging
-import marshal
 import signal
 import threading
 from collections import deque
@@ -37,12 +34,16 @@ from framework.api.pool import (
     PoolTraits,
 )
 from framework.exceptions import ConfigError
-from framework_pools._costs import BUDGET, DEPTH_MAX, UNKNOWN, Costs
+from framework_pools._costs import Costs
 from framework_pools.prefork import page as pages
 from framework_pools.prefork.crew import Crew
-from framework_pools.prefork.deaths import OomWatch, describe, was_killed
+from framework_pools.prefork.deaths import OomWatch, describe
+from framework_pools.prefork.figures import Figures
 from framework_pools.prefork.limits import Limits
-from framework_pools.prefork.slot import Slot
+from framework_pools.prefork.options import PreforkOptions
+from framework_pools.prefork.slot import Slot, portable
+from framework_pools.prefork.spread import Batch, room, spread
+from framework_pools.prefork.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ _as_outcome: Callable[[tuple[Any, ...]], Outcome] = partial(tuple.__new__, Outco
 class PreforkPool(Pool):
     """Runs each job in one of a number of child processes."""
 
+    options_type: ClassVar[type[msgspec.Struct]] = PreforkOptions
     traits: ClassVar[PoolTraits] = PoolTraits(
         processes=True,
         soft_limit=True,
@@ -79,15 +81,17 @@ class PreforkPool(Pool):
         self._events = context.events
         self._costs = Costs()
         self._crew = Crew(context, self._news, self._exited, self._leave)
-        self._limits = Limits(self._loop, self._settle, self._recall)
+        self._watch = Watch(
+            context, self.options.stuck_after, self._crew.slots, self._settle, self._recall, self._revive
+        )
+        self._limits = Limits(self._loop, self._watch.stacks, self._settle, self._recall)
         #: Jobs that no child has.
         self._backlog: deque[Job] = deque()
         #: Jobs that core was told have begun, and that have not ended.
         self._reported: set[int] = set()
         self._look_timer: Timer | None = None
         self._oom = OomWatch()
-        #: Jobs that children ended which are gone, by process index.
-        self._done: dict[int, int] = {}
+        self._figures = Figures()
         self._stopped = False
         self._started = False
 
@@ -129,6 +133,7 @@ class PreforkPool(Pool):
             if self._look_timer is not None:
                 self._look_timer.cancel()
                 self._look_timer = None
+            self._watch.cancel()
             self._crew.detach()
             done.set()
 
@@ -168,17 +173,7 @@ class PreforkPool(Pool):
 
     def capacity(self) -> int:
         """Return how many more jobs of the recent mix fit into the children."""
-        room = -len(self._backlog)
-        costs = self._costs
-        for slot in self._crew.slots.values():
-            if not slot.accepts:
-                continue
-            if slot.jobs:
-                free = min(costs.room(BUDGET - slot.load), DEPTH_MAX - len(slot.jobs)) if slot.load < BUDGET else 0
-            else:
-                free = max(1, costs.room(BUDGET))
-            room += free if slot.left is None else min(free, slot.left)
-        return max(0, room)
+        return max(0, room(self._crew.slots, self._costs) - len(self._backlog))
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Give `jobs` to children."""
@@ -186,47 +181,23 @@ class PreforkPool(Pool):
         self._dispatch()
 
     def _dispatch(self) -> None:
-        backlog = self._backlog
-        if not backlog or self._crew.closing:
-            return
-        room: list[tuple[float, int, Slot, list[tuple[Job, float]]]] = [
-            (slot.load, number, slot, [])
-            for number, slot in self._crew.slots.items()
-            if slot.accepts and slot.load < BUDGET and len(slot.jobs) < DEPTH_MAX
-        ]
-        if not room:
-            return
-        heapq.heapify(room)
-        places = list(room)
-        cost_of = self._costs.by_name.get
-        replace = heapq.heapreplace
-        while backlog and room:
-            load, number, slot, batch = room[0]
-            job = backlog[0]
-            cost = cost_of(job[2], UNKNOWN)
-            if load and load + cost > BUDGET:
-                break  # the least loaded child has no room for it: none has
-            batch.append((job, cost))
-            backlog.popleft()
-            if len(batch) == slot.left or len(slot.jobs) + len(batch) >= DEPTH_MAX:
-                heapq.heappop(room)
-            else:
-                replace(room, (load + cost, number, slot, batch))
-        for _load, _number, slot, batch in places:
-            if batch:
+        if self._backlog and not self._crew.closing:
+            for slot, batch in spread(self._backlog, self._crew.slots, self._costs):
                 self._give(slot, batch)
 
-    def _give(self, slot: Slot, batch: list[tuple[Job, float]]) -> None:
+    def _give(self, slot: Slot, batch: Batch) -> None:
         head = batch[0][0].seq
         idle = not slot.jobs
         try:
             slot.give(batch)
         except ValueError:
-            self._loop.call_soon(self._refuse, [job for job, _cost in batch if not _portable(job)])
-            self._backlog.extendleft(job for job, _cost in reversed(batch) if _portable(job))
+            self._loop.call_soon(self._refuse, [job for job, _cost in batch if not portable(job)])
+            self._backlog.extendleft(job for job, _cost in reversed(batch) if portable(job))
             self._loop.call_soon(self._dispatch)
             return
         self._limits.given(slot, batch)
+        if self._watch.timer is None:
+            self._watch.arm()
         if idle:
             self._report(head, slot)
         if len(slot.jobs) > 1 and self._look_timer is None:
@@ -319,7 +290,8 @@ class PreforkPool(Pool):
             if len(slot.jobs) > 1:
                 if current is None:
                     if monotonic() - slot.touched > _DEAF:
-                        # Its first job stays: when that ends, the child is known to be well again.
+                        # Its first job stays: when that ends, the child is known to be well again. If it is stopped,
+                        # or deaf for good, `watch` takes that job away, too.
                         slot.stalled = True
                         self._recall(slot, keep=(next(iter(slot.jobs)),))
                 elif (elapsed := slot.elapsed()) > _STALL:
@@ -338,11 +310,18 @@ class PreforkPool(Pool):
             # Not now: whoever recalls is about to say that `slot` takes no more.
             self._loop.call_soon(self._dispatch)
 
+    def _revive(self, slot: Slot) -> None:
+        """Give jobs to the child in `slot` again."""
+        if slot.accepts:
+            self._dispatch()
+            self._events.vacancy()
+
     def _leave(self, slot: Slot) -> None:
         """Let the child in `slot` end when it has done what it has begun."""
         slot.stalled = True
         self._recall(slot)
         slot.retire()
+        self._watch.arm()
 
     def _exited(self, slot: Slot, status: int | None) -> None:
         slot.ready = False
@@ -352,7 +331,6 @@ class PreforkPool(Pool):
         self._recall(slot)
         current = slot.running()
         ended = None if current is None else current[0]
-        death = describe(status)
         doom = slot.doom
         if doom is not None:
             slot.sweep()
@@ -366,20 +344,16 @@ class PreforkPool(Pool):
             if doom is not None and ended is doom.job:
                 verdicts.append(self.context.verdict(ended, doom.code, doom.text, runtime))
             else:
-                text = f"the process running the task (pid {slot.pid}) exited with {death}"
+                text = f"the process running the task (pid {slot.pid}) exited with {describe(status)}"
                 verdicts.append(self.context.verdict(ended, WORKER_LOST, text, runtime))
         # Claimed, but not begun: as good as waiting.
         self._backlog.extendleft(job for job, _cost in reversed(slot.jobs.values()))
         slot.jobs.clear()
-        index = slot.spec.process_index
-        self._done[index] = self._done.get(index, 0) + slot.done
+        self._figures.note(slot)
         leaving = slot.retired or slot.state > pages.READY
-        expected = (leaving and ended is None) or (doom is not None and doom.code == TERMINATED)
+        expected = (leaving and ended is None) or (doom is not None and doom.code == TERMINATED) or slot.given_up
         if not (expected or self._crew.closing):
-            hint = ""
-            if doom is None and was_killed(status):
-                hint = " by the kernel, out of memory" if self._oom.struck() else " (out of memory?)"
-            logger.error("Process %r pid:%s exited with '%s'%s", slot.spec.name, slot.pid, death, hint)
+            self._oom.tell(slot.spec.name, slot.pid, status, unasked=doom is None)
         self._tell((), verdicts, 0)
         self._loop.call_soon(self._dispatch)
 
@@ -418,38 +392,6 @@ class PreforkPool(Pool):
 
     def info(self) -> dict[str, Any]:
         """Return the pool's part of `inspect stats`."""
+        name = f"{type(self).__module__}:{type(self).__name__}"
         slots = list(self._crew.slots.values())
-        written = dict(self._done)
-        for slot in slots:
-            index = slot.spec.process_index
-            written[index] = written.get(index, 0) + slot.done + len(slot.jobs)
-        counts = [written[index] for index in sorted(written)]
-        total = sum(counts)
-        shares = [f"{count / total:.2%}" if total else "0.00%" for count in counts]
-        longest = [slot.elapsed() for slot in slots if slot.jobs]
-        return {
-            "implementation": f"{type(self).__module__}:{type(self).__name__}",
-            "max-concurrency": self._crew.size,
-            "processes": [slot.pid for slot in slots if slot.pid is not None],
-            "max-tasks-per-child": self.context.max_tasks_per_child or "N/A",
-            "put-guarded-by-semaphore": True,
-            "timeouts": self.context.timeouts,
-            "writes": {
-                "total": total,
-                "avg": f"{1 / len(counts):.2%}" if total else "0.00%",
-                "all": ", ".join(shares),
-                "raw": ", ".join(map(str, counts)),
-                "strategy": "fair",
-                "inqueues": {"total": len(slots), "active": sum(1 for slot in slots if slot.jobs)},
-            },
-            "waiting": len(self._backlog) + sum(max(0, len(slot.jobs) - 1) for slot in slots),
-            "longest-running": max(longest, default=0.0),
-        }
-
-
-def _portable(job: Job) -> bool:
-    try:
-        marshal.dumps(tuple(job), pages.VERSION)
-    except ValueError:
-        return False
-    return True
+        return self._figures.info(name, self.context, self._crew.size, slots, len(self._backlog))

@@ -115,6 +115,8 @@ class ForkServer:
         """Return the next requests; none: the worker is gone."""
         while True:
             data, fds, _flags, _address = socket.recv_fds(self._socket, CHUNK, _PASSED)
+            for fd in fds:
+                os.set_inheritable(fd, False)  # what a task starts has no use for them
             self._fds += fds
             if not data:
                 return []
@@ -166,8 +168,9 @@ class ForkServer:
         code = 1
         try:
             signal.set_wakeup_fd(-1)
-            os.close(self._wake_read)
-            os.close(self._wake_write)
+            # Also those of children that come after this one.
+            for fd in (self._wake_read, self._wake_write, *self._fds):
+                os.close(fd)
             self._socket.close()
             die_with_parent(signal.SIGKILL)
             if os.getppid() == parent:

@@ -24,8 +24,10 @@ from framework_pools.prefork import page as pages
 from framework_pools.prefork.child import ChildSpec
 from framework_pools.prefork.launcher import Launcher
 from framework_pools.prefork.link import CHUNK, FrameReader, Outlet
+from framework_pools.prefork.stacks import is_stopped
 
 _TOKENS_MAX: Final = 1 << 16
+_STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
 class Doom:
@@ -61,6 +63,14 @@ class Slot:
         #: The child is in one job for longer than others may wait.
         self.stalled = False
         self.doom: Doom | None = None
+        #: A signal or a debugger has stopped the child.
+        self.stopped = False
+        #: The child is about to be killed for its own sake, not for a job's.
+        self.given_up = False
+        #: Somebody waits for the child's stack.
+        self.asked = False
+        #: The job about which the log has said that it takes very long.
+        self.told: int | None = None
         self.closed = False
         self._detached = False
         #: The job whose soft limit has been dealt with.
@@ -78,24 +88,25 @@ class Slot:
 
         self._socket, theirs = socket.socketpair()
         self._tokens, self._tokens_write = os.pipe()
-        page_fd = pages.create()
+        #: Also the child's: see `stacks`.
+        self.page_fd = pages.create()
         try:
             # One description for both ends' readers: neither may block in it.
             os.set_blocking(self._tokens, False)
             os.set_blocking(self._tokens_write, False)
             self._socket.setblocking(False)
-            self.page = pages.Page(page_fd)
+            self.page = pages.Page(self.page_fd)
             self.outlet = Outlet(self._socket, loop)
             self._reader = FrameReader()
-            launcher.fork(spec, (theirs.fileno(), self._tokens, page_fd))
+            launcher.fork(spec, (theirs.fileno(), self._tokens, self.page_fd))
         except OSError:
             self._socket.close()
             os.close(self._tokens)
             os.close(self._tokens_write)
+            os.close(self.page_fd)
             raise
         finally:
             theirs.close()
-            os.close(page_fd)
         loop.add_reader(self._socket.fileno(), self._readable)
 
     @property
@@ -209,6 +220,7 @@ class Slot:
         """Let the child end when it has done what it has claimed; call `take_back` first. Harmless when repeated."""
         if not self.retired:
             self.retired = True
+            self.touched = monotonic()
             os.close(self._tokens_write)
 
     def warn(self, seq: int) -> None:
@@ -228,6 +240,11 @@ class Slot:
                     os.killpg(self.pid, signum)
                 except ProcessLookupError:
                     os.kill(self.pid, signum)
+
+    def resume(self, signum: int) -> None:
+        """Have a stopped child take the `signum` that was sent to it; SIGKILL needs no help."""
+        if self.pid is not None and signum not in _STOPPING and is_stopped(self.pid):
+            self.signal(signal.SIGCONT)
 
     def sweep(self) -> None:
         """Kill what a dead child's task has left running."""
@@ -256,3 +273,13 @@ class Slot:
         self.retire()
         os.close(self._tokens)
         self.page.close()
+        os.close(self.page_fd)
+
+
+def portable(job: Job) -> bool:
+    """Return whether `job` can be handed to another process."""
+    try:
+        marshal.dumps(tuple(job), pages.VERSION)
+    except ValueError:
+        return False
+    return True
