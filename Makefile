@@ -6,6 +6,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Written when the environment is complete; made again when pyproject.toml changes.
 READY  := $(VENV)/.ready
+# Processes that run tests. They mostly wait, so more than there are CPUs; each has brokers of its own.
+JOBS   ?= 3
 # Extra arguments for pytest: make test ARGS="-k redis -x"
 ARGS   ?=
 
@@ -21,10 +23,10 @@ demo: $(VENV)/.demo ## Run the main job on the embedded broker: worker, a few hu
 	@$(BIN)/python docs/examples/quickstart/demo.py
 
 test: check brokers ## Everything CI runs: all checks, then all tests against private Redis and RabbitMQ servers
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-all: brokers ## The tests on every Python from 3.11 to 3.13 that this machine has
-	@sh scripts/test-all.sh $(ARGS)
+	@sh scripts/test-all.sh -n $(JOBS) --dist loadfile $(ARGS)
 
 check: $(READY) ## Lint, format, types, import walls; changes nothing
 	$(BIN)/ruff check

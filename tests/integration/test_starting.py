@@ -154,16 +154,22 @@ def test_two_workers_of_one_name_are_noticed_by_the_client(redis_url, start_work
 
 @pytest.mark.acceptance(13)
 @pytest.mark.parametrize("pool", POOLS)
-def test_workers_share_the_queue(pool, broker_url, backend_url, start_worker, client, ledger_path):
+def test_workers_share_the_queue(pool, broker_url, backend_url, start_worker, client, tmp_path):
     for name in ("one", "two"):
         start_worker("-P", pool, "-c", "1", "-n", f"{name}@here", broker=broker_url, backend=backend_url)
     app = client(broker_url, backend_url)
-    # Each task takes longer than it takes the other worker to ask for one.
-    sleeps = [app.tasks["proj.sleeptask"].delay(0.05) for _ in range(20)]
-    names = [app.tasks["proj.whoami"].delay() for _ in range(20)]
-    for result in sleeps:
+    gate = tmp_path / "gate"
+    results = [app.tasks["proj.hold"].delay(str(gate)) for _ in range(2)]
+
+    def at_work() -> set[str]:
+        active = app.control.inspect(["one@here", "two@here"], timeout=5).active() or {}
+        return {node for node, tasks in active.items() if tasks}
+
+    # Neither task ends before the other has begun: one worker alone could not run both.
+    wait_for(lambda: at_work() == {"one@here", "two@here"}, 20, "both workers to have a task")
+    gate.touch()
+    for result in results:
         result.get(timeout=20)
-    assert {result.get(timeout=20)["hostname"] for result in names} == {"one@here", "two@here"}
 
 
 # ---------------------------------------------------------------- D: concurrency
