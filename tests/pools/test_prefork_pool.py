@@ -329,6 +329,7 @@ def test_nothing_is_left_after_ten_rounds(tmp_path):
     for _ in range(10):
         with Harness(PreforkPool, 2, {"path": [TESTS], "ledger": str(tmp_path / "ledger")}) as pool:
             pool.run(*[b"noop"] * 10)
+            wait_for(lambda pool=pool: len(pool.pids()) == 2, 10, "both children to come up")
             tree = [each for each in psutil.Process().children(recursive=True) if each.pid not in others]
             assert len(tree) >= 3
         assert not [process for process in tree if process.is_running()]
