@@ -83,6 +83,7 @@ def plan(brokers: dict[str, Broker], samples: int) -> Iterator[tuple[str, Measur
             yield f"io {name} {pool}", lambda system, b=broker, p=pool: measure.io(system, b, p), both
         yield f"ping {name} idle", lambda system, b=broker: measure.ping(system, b, busy=False), both
         yield f"ping {name} busy", lambda system, b=broker: measure.ping(system, b, busy=True), both
+        yield f"status of 50 workers {name}", lambda system, b=broker: measure.crowd(system, b), False
         for pool in ("prefork", "threads"):
             yield (
                 f"idle latency {name} {pool}",

@@ -6,7 +6,8 @@
 3. `io`: tasks that only wait, many at once; the time they all take.
 4. `latency`: percentiles of an idle worker. Also gives the memory of its process tree.
 5. `ping`: percentiles of remote control's answers, of an idle worker or of one that is busy.
-6. `help_time`: how long `--help` takes.
+6. `crowd`: how long `status` takes as a whole process when many workers are there.
+7. `help_time`: how long `--help` takes.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ NAPS = 2_000
 NAPPING = 100
 NAP = 0.05
 PINGS = 30
+#: Workers in the crowd.
+CROWD = 50
 
 
 class Broker(NamedTuple):
@@ -189,6 +192,27 @@ def ping(system: System, broker: Broker, *, busy: bool) -> dict[str, float]:
             if busy and bench.cells.all_done():
                 raise RuntimeError(f"{system.name} was no longer busy when the last ping was answered")
     return {"p50": statistics.median(found), "p99": found[int(len(found) * 0.99)]}
+
+
+def crowd(system: System, broker: Broker) -> dict[str, float]:
+    with Bench(system, broker, 1) as bench, contextlib.ExitStack() as stack:
+        for number in range(CROWD):
+            stack.enter_context(bench.worker("solo", 1, ("-n", f"w{number}@here")))
+        command = [str(BIN / system.program), "-A", "bench_app", "status"]
+
+        def status() -> float | None:
+            begun = time.perf_counter()
+            done = subprocess.run(
+                command, env=bench.environment, cwd=bench.directory, capture_output=True, text=True, check=False
+            )
+            seconds = time.perf_counter() - begun
+            return seconds if f"{CROWD} nodes online" in done.stdout else None
+
+        wait_for(status, LIMIT, f"{CROWD} workers to be online")
+        found = [seconds for _ in range(3) if (seconds := status()) is not None]
+    if len(found) < 3:
+        raise RuntimeError(f"status did not find all of {CROWD} workers")
+    return {"seconds": statistics.median(found)}
 
 
 def help_time(system: System, *words: str) -> dict[str, float]:
