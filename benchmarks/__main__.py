@@ -17,20 +17,19 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))  # the tests' private brokers and process tools are used here too
 
-from benchmarks import measure, report  # noqa: E402
+from benchmarks import report  # noqa: E402
 from benchmarks.measure import Broker  # noqa: E402
+from benchmarks.plan import plan  # noqa: E402
 from benchmarks.report import Row  # noqa: E402
-from benchmarks.systems import CELERY, OURS, System, quick  # noqa: E402
+from benchmarks.systems import CELERY, OURS, quick  # noqa: E402
 from support.brokers import PrivateRabbit, PrivateRedis  # noqa: E402 - needs the path
-
-Measurement = Callable[[System], dict[str, float]]
 
 #: unit, more is better
 QUANTITIES = {
@@ -46,50 +45,6 @@ QUANTITIES = {
     "seconds": ("s", False),
 }
 VERSIONS = ("framework", "celery", "kombu", "amqp", "redis", "hiredis", "msgspec")
-
-
-def plan(brokers: dict[str, Broker], samples: int) -> Iterator[tuple[str, Measurement, bool]]:
-    """Yield name, measurement, and whether Celery can do it too."""
-    yield "help", lambda system: measure.help_time(system), True
-    yield "worker help", lambda system: measure.help_time(system, "worker"), True
-    for name, broker in brokers.items():
-        both = broker.server is not None
-        yield f"enqueue one by one {name}", lambda system, b=broker: measure.enqueue(system, b), both
-        yield f"enqueue in bulk {name}", lambda system, b=broker: measure.bulk(system, b), both
-        green = ("gevent", "eventlet") if name == "redis" else ()
-        for pool in ("prefork", "threads", "solo", *green):
-            yield f"drain {name} {pool}", lambda system, b=broker, p=pool: measure.drain(system, b, p), both
-        yield (
-            f"drain {name} asyncio -c 100",
-            lambda system, b=broker: measure.drain(system, b, "asyncio", task="anoop", slots=100),
-            False,
-        )
-        yield (
-            f"2,000 x 50 ms {name} asyncio -c 100",
-            lambda system, b=broker: measure.io(system, b, "asyncio", "asleep"),
-            False,
-        )
-        yield (
-            f"drain with results {name} prefork",
-            lambda system, b=broker: measure.drain(system, b, "prefork", results=True),
-            both,
-        )
-        yield (
-            f"drain with events {name} prefork",
-            lambda system, b=broker: measure.drain(system, b, "prefork", flags=("-E",)),
-            both,
-        )
-        for pool in ("threads", *green) if name == "redis" else ():
-            yield f"io {name} {pool}", lambda system, b=broker, p=pool: measure.io(system, b, p), both
-        yield f"ping {name} idle", lambda system, b=broker: measure.ping(system, b, busy=False), both
-        yield f"ping {name} busy", lambda system, b=broker: measure.ping(system, b, busy=True), both
-        yield f"status of 50 workers {name}", lambda system, b=broker: measure.crowd(system, b), False
-        for pool in ("prefork", "threads"):
-            yield (
-                f"idle latency {name} {pool}",
-                lambda system, b=broker, p=pool: measure.latency(system, b, p, samples),
-                both,
-            )
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@
 3. `io`: tasks that only wait, many at once; the time they all take.
 4. `latency`: percentiles of an idle worker. Also gives the memory of its process tree.
 5. `ping`: percentiles of remote control's answers, of an idle worker or of one that is busy.
-6. `crowd`: how long `status` takes as a whole process when many workers are there.
-7. `help_time`: how long `--help` takes.
+6. `fairness`: how long short tasks wait behind a long one. `memory`: of an idle worker.
+7. `crowd`: how long `status` takes as a whole process when many workers are there.
+8. `help_time`: how long `--help` takes.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ NAPS = 2_000
 NAPPING = 100
 NAP = 0.05
 PINGS = 30
+#: Short tasks beside a long one.
+SHORT = 100
 #: Workers in the crowd.
 CROWD = 50
 
@@ -215,7 +218,22 @@ def crowd(system: System, broker: Broker) -> dict[str, float]:
     return {"seconds": statistics.median(found)}
 
 
-def help_time(system: System, *words: str) -> dict[str, float]:
+def fairness(system: System, broker: Broker, pool: str) -> dict[str, float]:
+    """One task of five seconds, and then a hundred short ones, on two slots: when the last short one begins."""
+    with Bench(system, broker, SHORT + 1) as bench, bench.worker(pool) as process:
+        bench.produce("fairness")
+        bench.wait(bench.cells.all_done, "the last short task", process)
+        first, last = bench.cells.span()
+    return {"seconds": (last - first) / 1e9}
+
+
+def memory(system: System, broker: Broker, slots: int) -> dict[str, float]:
+    with Bench(system, broker, 100) as bench, bench.worker("prefork", slots) as process:
+        bench.produce("latency")
+        return {"memory": pss(members(process.pid))}
+
+
+def help_time(system: System, words: tuple[str, ...] = ()) -> dict[str, float]:
     begun = time.perf_counter()
     subprocess.run([str(BIN / system.program), *words, "--help"], stdout=subprocess.DEVNULL, check=True)
     return {"seconds": time.perf_counter() - begun}

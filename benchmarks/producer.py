@@ -1,10 +1,11 @@
-"""A sending process: `python -m benchmarks.producer send|bulk|latency|ping TASK COUNT`; prints one line of JSON.
+"""A sending process: `python -m benchmarks.producer OPERATION TASK COUNT`; prints one line of JSON.
 
 The system is whichever `bench_app` lies on PYTHONPATH.
 
 1. `send`: one ordinary `delay` after the other. 2. `bulk`: all in one go. Both give seconds and CPU seconds.
-3. `ping`: remote control's round trips, one after another, each until one worker has answered.
-4. `latency`: one task at a time into an idle worker, from the call of `delay` to the first line of the task.
+3. `fairness`: task 0 takes long, the others are short.
+4. `ping`: remote control's round trips, one after another, each until one worker has answered.
+5. `latency`: one task at a time into an idle worker, from the call of `delay` to the first line of the task.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ def main() -> None:
     wall, cpu = time.perf_counter(), time.process_time()
     if operation == "bulk":
         bench_app.send_all(task, count)
+    elif operation == "fairness":
+        bench_app.long.delay(0)
+        for number in range(1, count):
+            task.delay(number)
     else:
         for number in range(count):
             task.delay(number)

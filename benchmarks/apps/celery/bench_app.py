@@ -20,6 +20,12 @@ def noop_result(number):
     CELLS.mark(number)
 
 
+@app.task(name="long", ignore_result=True)
+def long(number):
+    CELLS.mark(number)
+    time.sleep(5)
+
+
 @app.task(name="nap", ignore_result=True)
 def nap(number):
     CELLS.mark(number)
