@@ -25,15 +25,22 @@ from support.pool_harness import Harness
 from support.wait import wait_for
 
 TESTS = str(Path(__file__).resolve().parents[1])
+both = pytest.mark.parametrize("start_method", ["fork", "spawn"])
 
 
 @pytest.fixture
-def make(tmp_path):
+def start_method():
+    """How children are made; tests marked `both` run once with each."""
+    return "fork"
+
+
+@pytest.fixture
+def make(tmp_path, start_method):
     made = []
 
     def make(concurrency=2, recipe=None, **context):
         base = {"path": [TESTS], "ledger": str(tmp_path / "ledger"), "stamp": str(tmp_path / "stamp")}
-        harness = Harness(PreforkPool, concurrency, base | (recipe or {}), **context)
+        harness = Harness(PreforkPool, concurrency, base | (recipe or {}), start_method=start_method, **context)
         made.append(harness)
         return harness.start()
 
@@ -52,6 +59,7 @@ def ready(pool: Harness, count: int = 2) -> list[int]:
 # ---------------------------------------------------------------- deaths
 
 
+@both
 @pytest.mark.parametrize(
     ("payload", "words"),
     [(b"die:9", "signal 9 (SIGKILL)"), (b"die:11", "signal 11 (SIGSEGV)"), (b"exit:7", "exitcode 7")],
@@ -72,6 +80,7 @@ def test_death_costs_only_the_job_that_ran(make, tmp_path, caplog, payload, word
     ready(pool)
 
 
+@both
 def test_killed_from_outside_while_running(make, tmp_path):
     pool = make()
     [seq] = pool.submit(b"note:here;sleep:30")
@@ -84,6 +93,7 @@ def test_killed_from_outside_while_running(make, tmp_path):
     assert pid not in ready(pool)
 
 
+@both
 def test_idle_child_killed_is_replaced(make):
     pool = make()
     before = ready(pool)
@@ -92,6 +102,7 @@ def test_idle_child_killed_is_replaced(make):
     assert pool.run(b"noop")[0].code == SUCCESS
 
 
+@both
 def test_fork_server_killed_is_replaced(make, tmp_path):
     pool = make()
     ready(pool)
@@ -120,6 +131,7 @@ def test_random_deaths_and_limits_keep_the_books(make, tmp_path):
     assert books.balanced, str(books)
 
 
+@both
 def test_children_that_cannot_start_are_not_respawned_in_a_rush(make, caplog):
     pool = make(1, {"fails_to_prepare": True})
     wait_for(
@@ -131,6 +143,7 @@ def test_children_that_cannot_start_are_not_respawned_in_a_rush(make, caplog):
 # ---------------------------------------------------------------- fairness
 
 
+@both
 def test_short_jobs_do_not_wait_for_a_long_one(make):
     pool = make()
     pool.run(*[b"noop"] * 100, task="short")
@@ -140,6 +153,7 @@ def test_short_jobs_do_not_wait_for_a_long_one(make):
     assert long not in pool.ended
 
 
+@both
 def test_jobs_behind_a_surprise_are_recalled(make, tmp_path):
     pool = make()
     pool.run(*[b"noop"] * 200, task="usual")
@@ -171,6 +185,7 @@ def test_a_stopped_child_does_not_hold_others_back(make):
 # ---------------------------------------------------------------- limits and termination
 
 
+@both
 @pytest.mark.acceptance(102, 103)
 def test_hard_limit_replaces_the_process(make, caplog):
     pool = make(1)
@@ -182,6 +197,7 @@ def test_hard_limit_replaces_the_process(make, caplog):
     assert any("Hard time limit (0.2s) exceeded for t.stuck[" in record.getMessage() for record in caplog.records)
 
 
+@both
 @pytest.mark.acceptance(104)
 def test_soft_limit_interrupts_a_sleep(make, caplog):
     pool = make(1)
@@ -197,6 +213,7 @@ def test_limits_are_measured_from_the_real_start(make):
     assert {outcome.code for outcome in outcomes} == {SUCCESS}
 
 
+@both
 def test_terminate_takes_the_tasks_own_processes_along(make, tmp_path):
     pool = make()
     note = tmp_path / "pid"
@@ -229,6 +246,7 @@ def test_terminate_never_hits_a_neighbour(make, tmp_path):
 # ---------------------------------------------------------------- recycling
 
 
+@both
 @pytest.mark.acceptance(126, 128)
 def test_child_is_replaced_after_exactly_n(make, tmp_path, caplog):
     pool = make(max_tasks_per_child=3)
@@ -243,6 +261,7 @@ def test_child_is_replaced_after_exactly_n(make, tmp_path, caplog):
     assert "exited with" not in caplog.text
 
 
+@both
 @pytest.mark.acceptance(129)
 def test_child_that_grows_too_large_is_replaced(make, caplog):
     pool = make(1, max_memory_per_child=150_000)
@@ -262,6 +281,7 @@ def test_info_counts_what_children_did_that_are_gone(make):
     assert len(writes["raw"].split(", ")) == 2
 
 
+@both
 def test_index_is_reused_and_number_is_not(make):
     pool = make(2, max_tasks_per_child=1)
     outcomes = pool.run(*[b"where"] * 12)
@@ -273,8 +293,10 @@ def test_index_is_reused_and_number_is_not(make):
 # ---------------------------------------------------------------- start, stop, signals, leaks
 
 
-def test_failed_import_fails_the_start():
-    harness = Harness(PreforkPool, 1, {"path": [TESTS], "factory": "support.pool_workload:broken"})
+@both
+def test_failed_import_fails_the_start(start_method):
+    recipe = {"path": [TESTS], "factory": "support.pool_workload:broken"}
+    harness = Harness(PreforkPool, 1, recipe, start_method=start_method)
     harness.pool.prestart()
     with pytest.raises(ConfigError, match="missing_thing") as caught:
         harness.pool.start()
@@ -287,6 +309,7 @@ def test_unknown_start_method_is_refused():
         Harness(PreforkPool, 1, start_method="frobnicate")
 
 
+@both
 def test_payload_that_cannot_be_carried(make):
     pool = make()
     ready(pool)
@@ -296,6 +319,7 @@ def test_payload_that_cannot_be_carried(make):
     assert {outcome.code for outcome in pool.wait(good)} == {SUCCESS}
 
 
+@both
 @pytest.mark.acceptance(20)
 def test_titles_name_the_worker(make):
     pool = make()
@@ -307,6 +331,7 @@ def test_titles_name_the_worker(make):
         )
 
 
+@both
 @pytest.mark.acceptance(33)
 def test_signals_meant_for_the_worker_do_not_end_children(make):
     pool = make()
@@ -318,7 +343,8 @@ def test_signals_meant_for_the_worker_do_not_end_children(make):
     assert pid in pool.pids()
 
 
-def test_nothing_is_left_after_ten_rounds(tmp_path):
+@both
+def test_nothing_is_left_after_ten_rounds(tmp_path, start_method):
     def descriptors() -> int:
         gc.collect()
         return len(os.listdir("/proc/self/fd"))
@@ -327,7 +353,9 @@ def test_nothing_is_left_after_ten_rounds(tmp_path):
     # The servers of other tests are children of this process too.
     others = {process.pid for process in psutil.Process().children(recursive=True)}
     for _ in range(10):
-        with Harness(PreforkPool, 2, {"path": [TESTS], "ledger": str(tmp_path / "ledger")}) as pool:
+        recipe = {"path": [TESTS], "ledger": str(tmp_path / "ledger")}
+        with Harness(PreforkPool, 2, recipe, start_method=start_method) as pool:
+            ready(pool)
             pool.run(*[b"noop"] * 10)
             wait_for(lambda pool=pool: len(pool.pids()) == 2, 10, "both children to come up")
             tree = [each for each in psutil.Process().children(recursive=True) if each.pid not in others]
@@ -339,14 +367,15 @@ def test_nothing_is_left_after_ten_rounds(tmp_path):
     assert {process.pid for process in psutil.Process().children()} <= others
 
 
+@both
 @pytest.mark.acceptance(19)
-def test_killed_worker_leaves_no_orphans(tmp_path):
+def test_killed_worker_leaves_no_orphans(tmp_path, start_method):
     script = (
         "import sys, time\n"
         f"sys.path.insert(0, {TESTS!r})\n"
         "from framework_pools.prefork import PreforkPool\n"
         "from support.pool_harness import Harness\n"
-        f"pool = Harness(PreforkPool, 2, {{'path': [{TESTS!r}]}}).start()\n"
+        f"pool = Harness(PreforkPool, 2, {{'path': [{TESTS!r}]}}, start_method={start_method!r}).start()\n"
         "a, b = pool.submit(b'sleep:60', b'spin:60')\n"
         "pool.wait_begun(a), pool.wait_begun(b)\n"
         "print('running', flush=True)\n"

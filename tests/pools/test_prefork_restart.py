@@ -17,15 +17,22 @@ from support.pool_harness import Harness
 from support.wait import wait_for
 
 TESTS = str(Path(__file__).resolve().parents[1])
+both = pytest.mark.parametrize("start_method", ["fork", "spawn"])
 
 
 @pytest.fixture
-def make(tmp_path):
+def start_method():
+    """How children are made; tests marked `both` run once with each."""
+    return "fork"
+
+
+@pytest.fixture
+def make(tmp_path, start_method):
     made = []
 
     def make(concurrency=2, recipe=None, **context):
         base = {"path": [TESTS, str(tmp_path)], "ledger": str(tmp_path / "ledger")}
-        harness = Harness(PreforkPool, concurrency, base | (recipe or {}), **context)
+        harness = Harness(PreforkPool, concurrency, base | (recipe or {}), start_method=start_method, **context)
         made.append(harness)
         return harness.start()
 
@@ -80,6 +87,7 @@ def complaint(caplog: pytest.LogCaptureFixture) -> str:
 # ---------------------------------------------------------------- the code as it is on disk
 
 
+@both
 def test_fresh_restart_lets_running_jobs_end(make):
     pool = make()
     before = ready(pool)
@@ -94,6 +102,7 @@ def test_fresh_restart_lets_running_jobs_end(make):
     wait_for(lambda: not psutil.pid_exists(old_server), 10, "the end of the old server")
 
 
+@both
 def test_fresh_restart_imports_the_code_that_is_on_disk_now(make, module):
     pool = make()
     module("fresh_code")
@@ -105,6 +114,7 @@ def test_fresh_restart_imports_the_code_that_is_on_disk_now(make, module):
     assert word(pool, "fresh_code") == "the second"
 
 
+@both
 def test_fresh_restart_that_cannot_import_changes_nothing(make, caplog):
     pool = make()
     before = ready(pool)
@@ -115,6 +125,7 @@ def test_fresh_restart_that_cannot_import_changes_nothing(make, caplog):
     assert set(pool.pids()) == set(before)
 
 
+@both
 def test_fresh_restart_whose_module_fails_changes_nothing_and_is_forgotten(make, module, caplog):
     pool = make()
     before = ready(pool)
@@ -126,6 +137,7 @@ def test_fresh_restart_whose_module_fails_changes_nothing_and_is_forgotten(make,
     assert word(pool, "fails_fresh") == "absent"
 
 
+@both
 def test_fresh_restart_while_jobs_flow_loses_nothing(make, tmp_path):
     pool = make()
     seqs = pool.submit(*[b"note:%d;sleep:0.0005" % n for n in range(3_000)], task="usual")
@@ -152,6 +164,7 @@ def test_restart_keeps_the_server_and_its_code(make, module):
     assert server(pool) == before
 
 
+@both
 def test_restart_lets_running_jobs_end(make, module):
     pool = make()
     before = ready(pool)
@@ -166,6 +179,7 @@ def test_restart_lets_running_jobs_end(make, module):
     assert word(pool, "meanwhile") == "first"
 
 
+@both
 def test_children_that_replace_others_later_have_the_imports(make, module):
     pool = make(max_tasks_per_child=1)
     restart(pool, module("for_later"))
@@ -173,6 +187,7 @@ def test_children_that_replace_others_later_have_the_imports(make, module):
         assert word(pool, "for_later") == "first"
 
 
+@both
 def test_later_servers_have_the_imports(make, module, caplog):
     pool = make()
     restart(pool, module("early"))
@@ -185,6 +200,7 @@ def test_later_servers_have_the_imports(make, module, caplog):
     assert word(pool, "early") == "first"
 
 
+@both
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -208,6 +224,7 @@ def test_restart_whose_module_fails_changes_nothing(make, module, caplog, source
     assert word(pool, "fails") == "absent"
 
 
+@both
 def test_module_that_is_not_there_is_named(make, caplog):
     pool = make()
     before = ready(pool)
@@ -227,6 +244,7 @@ def test_module_that_kills_the_server_is_named_and_forgotten(make, module, caplo
     assert word(pool, "deadly") == "absent"
 
 
+@both
 def test_restart_during_a_fresh_restart_reaches_both_servers(make, module):
     pool = make()
     ready(pool)
@@ -259,6 +277,7 @@ def test_fresh_restart_overtaken_by_another_keeps_what_both_import(make, module)
     assert [word(pool, name) for name in ("one", "two", "three")] == ["first"] * 3
 
 
+@both
 def test_restart_while_jobs_flow_loses_nothing(make, module, tmp_path):
     pool = make()
     seqs = pool.submit(*[b"note:%d;sleep:0.0005" % n for n in range(3_000)], task="usual")

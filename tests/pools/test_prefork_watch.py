@@ -14,22 +14,29 @@ import pytest
 
 from framework.api.pool import SUCCESS, TERMINATED, TIMED_OUT
 from framework_pools.prefork import PreforkPool, stacks
-from framework_pools.prefork.pool import PreforkOptions
+from framework_pools.prefork.options import PreforkOptions
 from support import ledger
 from support.pool_harness import Harness
 from support.wait import wait_for
 
 TESTS = str(Path(__file__).resolve().parents[1])
+both = pytest.mark.parametrize("start_method", ["fork", "spawn"])
 
 
 @pytest.fixture
-def make(tmp_path, monkeypatch):
+def start_method():
+    """How children are made; tests marked `both` run once with each."""
+    return "fork"
+
+
+@pytest.fixture
+def make(tmp_path, start_method, monkeypatch):
     made = []
 
     def make(concurrency=2, stuck_after=3600.0, **context):
         recipe = {"path": [TESTS], "ledger": str(tmp_path / "ledger")}
         monkeypatch.setattr(PreforkPool, "options_type", lambda: PreforkOptions(stuck_after=stuck_after))
-        harness = Harness(PreforkPool, concurrency, recipe, **context)
+        harness = Harness(PreforkPool, concurrency, recipe, start_method=start_method, **context)
         made.append(harness)
         return harness.start()
 
@@ -76,6 +83,7 @@ def line(caplog: pytest.LogCaptureFixture, *words: object) -> str:
 # ---------------------------------------------------------------- stopped
 
 
+@both
 def test_what_an_idle_stopped_child_is_given_runs_elsewhere(make, stop, caplog):
     pool = make()
     first, second = ready(pool)
@@ -142,6 +150,7 @@ def test_a_job_in_a_stopped_child_can_be_terminated(make, stop, signum):
     assert pid not in ready(pool)
 
 
+@both
 def test_the_hard_limit_reaches_a_stopped_child(make, stop):
     pool = make()
     [seq] = pool.submit(b"sleep:30", hard=0.5)
@@ -152,6 +161,7 @@ def test_the_hard_limit_reaches_a_stopped_child(make, stop):
     assert pid not in ready(pool)
 
 
+@both
 def test_a_restart_replaces_an_idle_stopped_child(make, stop, caplog):
     pool = make()
     first, second = ready(pool)
@@ -172,6 +182,7 @@ def test_stop_ends_a_stopped_child(make, stop):
 # ---------------------------------------------------------------- stuck
 
 
+@both
 @pytest.mark.parametrize(
     ("payload", "place"),
     [(b"sleep:30", "in do_sleep"), (b"seize", "in do_seize"), (b"stubborn:30", "in do_stubborn")],
@@ -228,6 +239,7 @@ def test_stacks_do_not_pile_up(make, caplog):
 # ---------------------------------------------------------------- what is passed on to tasks
 
 
+@both
 def test_a_tasks_own_processes_do_not_inherit_the_pools_descriptors(make):
     pool = make(1)
     [outcome] = pool.run(b"descriptors")

@@ -78,6 +78,7 @@ class Child:
 
     def main(self) -> None:
         """Serve until there is a reason to leave."""
+        self._page.words[pages.LOADED] = 1
         self._adopt_signals()
         self._workload.prepare()
         self._page.words[pages.STATE] = pages.READY

@@ -26,6 +26,11 @@ logger = logging.getLogger(__name__)
 
 _BACKOFF_FIRST: Final = 0.1
 _BACKOFF_MAX: Final = 30.0
+#: Start methods: the module of the server, and how its children are called.
+START_METHODS: Final = {
+    "fork": ("framework_pools.prefork.server", "ForkPoolWorker"),
+    "spawn": ("framework_pools.prefork.spawner", "SpawnPoolWorker"),
+}
 
 
 class Crew:
@@ -43,6 +48,7 @@ class Crew:
         self._on_news = on_news
         self._on_exit = on_exit
         self._leave = leave
+        self._server, self._family = START_METHODS[context.start_method]
         self.size = max(1, context.concurrency)
         self.slots: dict[int, Slot] = {}
         self._number = 0
@@ -65,7 +71,7 @@ class Crew:
     def _new_launcher(self, imports: Iterable[str] = ()) -> Launcher:
         title = f"framework worker: {self._context.hostname}"
         names = dict.fromkeys((*self._imports, *imports))
-        launcher = Launcher(self._loop, self, title, self._context.recipe, tuple(names))
+        launcher = Launcher(self._loop, self, title, self._context.recipe, tuple(names), self._server)
         launcher.start()
         return launcher
 
@@ -105,7 +111,7 @@ class Crew:
         spec = ChildSpec(
             number=number,
             process_index=index,
-            name=f"ForkPoolWorker-{number}",
+            name=f"{self._family}-{number}",
             title=f"framework worker: {self._context.hostname} [child {index}]",
             max_tasks=self._context.max_tasks_per_child or 0,
             max_memory=self._context.max_memory_per_child or 0,
@@ -116,10 +122,16 @@ class Crew:
 
     def _not_up(self, slot: Slot) -> None:
         slot.start_timer = None
-        if slot.pid is None and not slot.closed:
-            logger.warning("The fork server has been busy for %g s, importing perhaps", self._context.start_timeout)
+        if slot.closed or slot.ready:
+            return
+        if slot.pid is None or not slot.loaded:
+            # Importing takes as long as it takes, here as in the fork server at the start.
+            what = "the server that it comes from is busy" if slot.pid is None else "it is importing the application"
+            logger.warning(
+                "Process %r has not come up within %g s: %s", slot.spec.name, self._context.start_timeout, what
+            )
             slot.start_timer = self._loop.call_later(self._context.start_timeout, self._not_up, slot)
-        elif not (slot.ready or slot.closed):
+        else:
             logger.error(
                 "Process %r pid:%s did not come up within %g s and is killed",
                 slot.spec.name,

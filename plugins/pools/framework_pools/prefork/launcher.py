@@ -58,10 +58,17 @@ class Launcher:
     """One fork server. `start` may be called in any thread; everything else in the loop, or before it turns."""
 
     def __init__(
-        self, loop: Loop, events: LauncherEvents, title: str, recipe: Mapping[str, Any], imports: Sequence[str] = ()
+        self,
+        loop: Loop,
+        events: LauncherEvents,
+        title: str,
+        recipe: Mapping[str, Any],
+        imports: Sequence[str],
+        server: str,
     ) -> None:
-        """`imports`: modules that the server imports after the application."""
+        """`imports`: modules that the server imports after the application; `server`: the module that it is."""
         self._loop = loop
+        self._server = server
         self._events = events
         self._title = title
         self._recipe = recipe
@@ -97,7 +104,7 @@ class Launcher:
                     sys.executable,
                     *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
                     "-m",
-                    "framework_pools.prefork.server",
+                    self._server,
                     str(theirs.fileno()),
                 ],
                 pass_fds=(theirs.fileno(),),

@@ -27,6 +27,8 @@ _HEAD: Final = 4
 _TAIL: Final = 5
 #: KiB that the child used when it decided to leave because of its size.
 MEMORY: Final = 6
+#: 1 when the child has the application and begins to get ready.
+LOADED: Final = 7
 
 STARTING: Final = 0
 READY: Final = 1

@@ -36,7 +36,7 @@ from framework.api.pool import (
 from framework.exceptions import ConfigError
 from framework_pools._costs import Costs
 from framework_pools.prefork import page as pages
-from framework_pools.prefork.crew import Crew
+from framework_pools.prefork.crew import START_METHODS, Crew
 from framework_pools.prefork.deaths import OomWatch, describe
 from framework_pools.prefork.figures import Figures
 from framework_pools.prefork.limits import Limits
@@ -75,8 +75,11 @@ class PreforkPool(Pool):
 
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
         super().__init__(context, options)
-        if context.start_method != "fork":
-            raise ConfigError(f"the pool prefork starts its children by 'fork', not by {context.start_method!r}")
+        if context.start_method not in START_METHODS:
+            raise ConfigError(
+                f"the pool prefork cannot start its children by {context.start_method!r}: "
+                f"choose {' or '.join(START_METHODS)} with --pool-start-method"
+            )
         self._loop = context.loop
         self._events = context.events
         self._costs = Costs()

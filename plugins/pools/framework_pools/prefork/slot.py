@@ -195,6 +195,11 @@ class Slot:
         """What the child says of itself, a constant of `page`."""
         return int(self.page.words[pages.STATE])
 
+    @property
+    def loaded(self) -> bool:
+        """Whether the child has the application."""
+        return bool(self.page.words[pages.LOADED])
+
     def _readable(self) -> None:
         try:
             data = self._socket.recv(CHUNK)
