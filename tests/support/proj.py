@@ -110,6 +110,14 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         """An errback: writes `oops:<id of the failed task>`."""
         note(f"oops:{getattr(args[0], 'id', args[0])}")
 
+    @app.task(name="proj.reject")
+    def reject():
+        raise Reject("unwanted")
+
+    @app.task(name="proj.secret", send_events=False)
+    def secret():
+        pass
+
     @app.task(name="proj.asleep")
     async def asleep(seconds, entry=None):
         """Sleep without a thread; tell whether the context was this task's own."""

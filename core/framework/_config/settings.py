@@ -286,7 +286,14 @@ class WorkerSettings(Table):
             value=True,
         ),
     ] = False
-    gossip: Annotated[bool, opt("Listen to the other workers' events.", flag=("--without-gossip",), value=False)] = True
+    gossip: Annotated[
+        bool,
+        opt(
+            "Gossip with the other workers. Has no effect: workers have nothing to ask of each other while they run.",
+            flag=("--without-gossip",),
+            value=False,
+        ),
+    ] = True
     mingle: Annotated[
         bool,
         opt("Ask the other workers for revoked tasks at start.", flag=("--without-mingle",), value=False),
