@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework._identity import new_id
-from framework.exceptions import ConnectionLost
+from framework.exceptions import ConnectionLost, TransportError
 
 if TYPE_CHECKING:
     from framework._config.settings import RetryPolicy, Settings
     from framework.api.result_store import ResultStore
-    from framework.api.transport import Producer, Queue, Transport
+    from framework.api.transport import Mailbox, Producer, Queue, Transport
     from framework.message import Outgoing
 
 logger = logging.getLogger(__name__)
@@ -37,15 +37,17 @@ class Publisher:
         self._transport: Transport | None = None
         self._producer: Producer | None = None
         self._store: ResultStore | None = None
+        #: For events; made when the first is sent.
+        self._mailbox: Mailbox | None = None
         self._declared: set[str] = set()
         #: What a fork brought along: kept, so that nothing closes the parent's connections, and never used.
         self._inherited: list[object] = []
 
     def _check_pid(self) -> None:
         if self._pid != os.getpid():
-            self._inherited += [self._transport, self._producer, self._store]
+            self._inherited += [self._transport, self._producer, self._store, self._mailbox]
             self._lock = threading.RLock()
-            self._transport = self._producer = self._store = None
+            self._transport = self._producer = self._store = self._mailbox = None
             self._declared = set()
             self._oid = new_id()
             self._pid = os.getpid()
@@ -134,14 +136,35 @@ class Publisher:
             producer.close()
             raise
 
+    def announce(self, message: Outgoing) -> None:
+        """Send `message`, an event, to whoever listens.
+
+        It is dropped where the broker has no fan-out, or is congested. Raises `TransportError` when it is away.
+        """
+        if not self.transport.traits.fanout:
+            return
+        with self._lock:
+            mailbox = self._mailbox
+            if mailbox is None:
+                mailbox = self._mailbox = self.transport.mailbox()
+            try:
+                # Nobody writes to us, but the broker's answers pile up.
+                mailbox.receive()
+                if not mailbox.congested:
+                    mailbox.send([message])
+            except TransportError:
+                self._mailbox = None
+                mailbox.close()
+                raise
+
     def close(self) -> None:
         """Disconnect; what is sent afterwards connects again."""
         self._check_pid()
         with self._lock:
-            store, producer, transport = self._store, self._producer, self._transport
-            self._store = self._producer = self._transport = None
+            parts = (self._store, self._producer, self._mailbox, self._transport)
+            self._store = self._producer = self._mailbox = self._transport = None
             self._declared = set()
-        for part in (store, producer, transport):
+        for part in parts:
             if part is not None:
                 part.close()
 

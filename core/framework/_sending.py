@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from framework._config.settings import Settings
     from framework._plugins.hooks import Hooks
     from framework._publishing import Publisher
+    from framework._sent_events import SentEvents
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +102,12 @@ class Sender:
         hooks.load_installed()
         self.before = hooks.bind("before_task_publish")
         self.after = hooks.bind("after_task_publish")
+        #: Tells monitors what is sent; None where that is not wanted.
+        self.sent_events: SentEvents | None = None
+        if settings.task.send_sent_event:
+            from framework._sent_events import SentEvents
+
+            self.sent_events = SentEvents(settings, publisher)
 
     # ------------------------------------------------ plans
 
@@ -346,6 +353,8 @@ class Sender:
         )
         if self.after is not None:
             self.after(name=name, message=message)
+        if self.sent_events is not None:
+            self.sent_events.tell([(name, message, address)])
 
 
 def _plain_body(args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:

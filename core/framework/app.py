@@ -30,7 +30,9 @@ if TYPE_CHECKING:
     from framework.api.result_store import ResultStore
     from framework.api.transport import Queue, Transport
     from framework.canvas import Signature
+    from framework.events import Events
     from framework.message import Outgoing
+    from framework.routing import Address
 
 __all__ = ["App", "shared_task"]
 
@@ -248,6 +250,13 @@ class App:
             self._control = import_module("framework.control").Control(self)
         return self._control
 
+    @property
+    def events(self) -> Events:
+        """What workers and clients tell while they work, for those who watch: see `framework.events`."""
+        from framework.events import Events
+
+        return Events(self)
+
     def queue_for(self, name: str) -> Queue:
         """Return the definition of the queue `name`. Raises `QueueNotFound`."""
         return self.sender.router.queue_for(name)
@@ -355,6 +364,7 @@ class App:
         queues: dict[str, Queue] = {}
         results: list[AsyncResult[Any]] = []
         wanted: list[str] = []
+        sent: list[tuple[str, Outgoing, Address]] = []
         ids = iter(new_ids(len(chunk)))
         for task, name, args, kwargs, own in chunk:
             if task is not None and task.typing:
@@ -373,6 +383,8 @@ class App:
             if sender.before is not None:
                 sender.before(name=name, message=message)
             messages.append(message)
+            if sender.sent_events is not None:
+                sent.append((name, message, address))
             ignored = self._ignored(task, message)
             if not ignored:
                 wanted.append(task_id)
@@ -382,6 +394,8 @@ class App:
         if sender.after is not None:
             for (_task, name, *_), message in zip(chunk, messages, strict=True):
                 sender.after(name=name, message=message)
+        if sender.sent_events is not None:
+            sender.sent_events.tell(sent)
         return results
 
     def _eagerly(

@@ -135,6 +135,22 @@ class Control:
         """Have quiet workers take in tasks again."""
         return self.broadcast("resume", destination=destination, **options)
 
+    def enable_events(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
+        """Have workers send task events."""
+        return self.broadcast("enable_events", destination=destination, **options)
+
+    def disable_events(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
+        """Have workers send no task events."""
+        return self.broadcast("disable_events", destination=destination, **options)
+
+    def heartbeat(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
+        """Have workers send a heartbeat event now."""
+        return self.broadcast("heartbeat", destination=destination, **options)
+
+    def election(self, id: str, topic: str, action: Any = None, **options: Any) -> Replies | None:  # noqa: A002
+        """Have Celery's workers elect one of theirs to do `action`; ours take no part."""
+        return self.broadcast("election", {"id": id, "topic": topic, "action": action}, **options)
+
     def shutdown(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
         """Have workers stop warmly."""
         return self.broadcast("shutdown", destination=destination, **options)

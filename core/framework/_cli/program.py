@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "status": ("framework._cli.remote", "status", "Show which workers are online."),
     "inspect": ("framework._cli.remote", "inspect", "Ask the workers something."),
     "control": ("framework._cli.remote", "control", "Tell the workers something."),
+    "events": ("framework._cli.events", "command", "Watch workers and tasks, live."),
     "config": ("framework._cli.config", "command", "Show, check and describe the configuration."),
     "plugins": ("framework._cli.plugins", "command", "List the installed plugins, or check them."),
     "report": ("framework._cli.report", "command", "Print what belongs into a bug report."),

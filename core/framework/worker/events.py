@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from framework import _eventwire
 from framework.api.loop import Loop
-from framework.events import _wire
 from framework.message import Outgoing
 from framework.worker.line import Line
 from framework.worker.taskevents import Event, TaskEvents
@@ -60,7 +60,7 @@ class Dispatcher:
         self.clock = line.clock
         self.hostname = hostname
         self.pid = os.getpid()
-        self.utcoffset = _wire.utc_offset()
+        self.utcoffset = _eventwire.utc_offset()
         self._settings = settings
         self._listeners = listeners
         self._tasks = TaskEvents(self)
@@ -99,7 +99,7 @@ class Dispatcher:
         Raises `TypeError` or `ValueError` for others. Without a connection the event is dropped.
         """
         self.flush()
-        self.utcoffset = _wire.utc_offset()
+        self.utcoffset = _eventwire.utc_offset()
         event = {
             "type": type,
             "hostname": self.hostname,
@@ -109,7 +109,7 @@ class Dispatcher:
             "timestamp": time.time(),
             **fields,
         }
-        message = self._message(event, _wire.routing_key(type))
+        message = self._message(event, _eventwire.routing_key(type))
         self._line.post([message])
 
     def add(self, event: Event) -> None:
@@ -172,7 +172,7 @@ class Dispatcher:
         return True
 
     def _message(self, body: Any, key: str) -> Outgoing:
-        return _wire.outgoing(
+        return _eventwire.outgoing(
             body,
             key,
             self.hostname,

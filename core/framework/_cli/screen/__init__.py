@@ -1,0 +1,41 @@
+"""The live screen of ``framework events``.
+
+`keys` reads the keyboard, `model` knows what is looked at and does what keys ask for, `views` draws it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from framework import exitcodes
+
+if TYPE_CHECKING:
+    from framework.app import App
+
+#: Seconds between two pictures, when no key is pressed.
+_FRAME = 0.25
+
+
+def show(app: App, *, color: bool = True) -> int:
+    """Show the screen until the user leaves it; return the exit code."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from framework._cli.screen.keys import Keyboard
+    from framework._cli.screen.model import Model
+    from framework._cli.screen.views import draw
+
+    console = Console(no_color=None if color else True, highlight=False)
+    with Model(app) as model, Keyboard() as keyboard:
+        try:
+            with Live(draw(model, console), console=console, screen=True, auto_refresh=False) as live:
+                while not model.left:
+                    for key in keyboard.read(_FRAME):
+                        model.press(key)
+                    model.tick()
+                    live.update(draw(model, console), refresh=True)
+        except KeyboardInterrupt:
+            pass  # a way of leaving
+    if model.error is not None:
+        raise model.error
+    return exitcodes.OK
