@@ -331,7 +331,9 @@ class Harness:
 
     def complaints(self) -> str:
         """Return every broken promise and every error of the loop so far, for messages."""
-        return "; ".join([*self.problems[:5], *(repr(error) for error in self.errors[:5])]) or "no promise broken so far"
+        return (
+            "; ".join([*self.problems[:5], *(repr(error) for error in self.errors[:5])]) or "no promise broken so far"
+        )
 
     def check(self) -> None:
         """Fail on every broken promise."""
