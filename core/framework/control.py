@@ -88,6 +88,28 @@ class Control:
         ids = task_id if isinstance(task_id, str) else list(task_id)
         return self.broadcast("revoke", {"task_id": ids}, destination=destination, **options)
 
+    def unrevoke(
+        self, task_id: str | Sequence[str], destination: Sequence[str] | None = None, **options: Any
+    ) -> Replies | None:
+        """Let the task with this id, or the tasks with these, run again.
+
+        Those whose message a worker has come across meanwhile have ended.
+        """
+        ids = task_id if isinstance(task_id, str) else list(task_id)
+        return self.broadcast("unrevoke", {"task_id": ids}, destination=destination, **options)
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: dict[str, Any],
+        destination: Sequence[str] | None = None,
+        terminate: bool = False,
+        signal: str = "SIGTERM",
+        **options: Any,
+    ) -> Replies | None:
+        """Have workers skip tasks that are stamped with one of these values under its header, until they stop."""
+        arguments = {"headers": headers, "terminate": terminate, "signal": signal}
+        return self.broadcast("revoke_by_stamped_headers", arguments, destination=destination, **options)
+
     def add_consumer(
         self,
         queue: str,

@@ -1,4 +1,4 @@
-"""The worker's small parts: prefetch, schedule, revokes, pidfile, back-off, clock, times."""
+"""The worker's small parts: prefetch, schedule, pidfile, back-off, clock, times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from framework.worker.clock import Clock
 from framework.worker.loop import Loop
 from framework.worker.pidfile import Pidfile, PidfileTaken
 from framework.worker.prefetch import UNLIMITED, Prefetch
-from framework.worker.revokes import Revokes
 from framework.worker.schedule import Schedule
 from framework.worker.times import timestamp
 
@@ -70,32 +69,6 @@ class TestSchedule:
         assert schedule.clear() == ["a"]
         assert len(schedule) == 0
         loop.close()
-
-
-class TestRevokes:
-    def test_knows_what_it_was_told(self):
-        revokes = Revokes()
-        assert not revokes
-        revokes.add(["a", "b"])
-        assert "a" in revokes
-        assert "c" not in revokes
-        assert revokes.list() == ["a", "b"]
-
-    def test_drops_the_oldest(self):
-        revokes = Revokes(maximum=2)
-        revokes.add(["a", "b", "c"])
-        assert revokes.list() == ["b", "c"]
-
-    def test_a_repeated_id_is_young_again(self):
-        revokes = Revokes(maximum=2)
-        revokes.add(["a", "b", "a", "c"])
-        assert revokes.list() == ["a", "c"]
-
-    def test_ids_expire(self):
-        revokes = Revokes(expires=0.0)
-        revokes.add(["a"])
-        assert "a" not in revokes
-        assert revokes.list() == []
 
 
 @pytest.mark.acceptance(51)

@@ -26,6 +26,7 @@ from framework._boot.blueprint import Blueprint
 from framework._boot.parts import blueprint
 from framework._boot.signals import Signals
 from framework._boot.steps import worker_steps
+from framework._boot.steps.remote import without_fanout
 from framework._config.nodename import file_path, node_name
 from framework._plugins import loader
 from framework.exceptions import FrameworkError
@@ -63,6 +64,7 @@ class WorkerRun:
         self.hostname = node_name(self.settings.worker.hostname)
         self.concurrency = _concurrency(self.settings)
         self.pidfile = file_path(self.settings.worker.pidfile, self.hostname) if self.settings.worker.pidfile else ""
+        self.statedb = file_path(self.settings.worker.state_db, self.hostname) if self.settings.worker.state_db else ""
         self.recipe: Mapping[str, Any] = {
             "factory": "framework.worker.execute:from_recipe",
             "app": located.target,
@@ -95,6 +97,7 @@ class WorkerRun:
             if not self._quiet:
                 self._announce()
             self.graph.start()
+            self._tell_of_silence()
             pool: Pool = self.graph.get("pool")
             self._stopper = Stopper(
                 self.graph.get("loop"),
@@ -117,6 +120,11 @@ class WorkerRun:
         if self._error is not None:
             raise self._error
         return self.exit_code
+
+    def _tell_of_silence(self) -> None:
+        """Say once that nobody can steer this worker, if somebody might think so."""
+        if self.settings.worker.enable_remote_control and (reason := without_fanout(self.settings)):
+            logger.warning("This worker works without remote control: %s", reason)
 
     def _announce(self) -> None:
         settings = self.settings

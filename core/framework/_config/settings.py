@@ -88,11 +88,10 @@ class WorkerSettings(Table):
     state_db: Annotated[
         str | None,
         opt(
-            "Keep revoked task ids in this file across restarts.",
+            "Keep revoked task ids in this file across restarts; %n, %h, %d, %p expand.",
             "CELERYD_STATE_DB",
             flag=("-S", "--statedb"),
             metavar="PATH",
-            since="keeping revoked ids in a file",
         ),
     ] = None
     uid: Annotated[str | int | None, opt("Run as this user.", flag=("--uid",), since="detaching")] = None

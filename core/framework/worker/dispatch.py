@@ -12,7 +12,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from framework._documents import FAILURE, REVOKED
 from framework.api.pool import Job
@@ -136,8 +136,7 @@ class Dispatch:
 
     def _may_run(self, item: Item) -> bool:
         headers = item.head.headers
-        if self._revokes and item.task_id in self._revokes:
-            self.discard(item, "revoked")
+        if self._revokes and self.discards(item):
             return False
         if headers.expires is not None and timestamp(headers.expires, "expires") < time.time():
             self.discard(item, "expired")
@@ -151,8 +150,7 @@ class Dispatch:
 
     def due(self, item: Item) -> bool:
         """Decide again about an item whose eta has come; return whether it may run."""
-        if self._revokes and item.task_id in self._revokes:
-            self.discard(item, "revoked")
+        if self._revokes and self.discards(item):
             return False
         expires = item.head.headers.expires
         if expires is not None and timestamp(expires, "expires") < time.time():
@@ -160,9 +158,25 @@ class Dispatch:
             return False
         return True
 
-    def discard(self, item: Item, why: str) -> None:
+    def discards(self, item: Item) -> bool:
+        """Settle `item` if it is revoked; return whether it is."""
+        revokes = self._revokes
+        if item.task_id in revokes:
+            self.discard(item, "revoked")
+            return True
+        if revokes.has_stamps and (stamps := revokes.revoked_stamps(_headers(item))):
+            self.discard(item, "revoked", f" (revoked by header: {stamps})")
+            return True
+        return False
+
+    def is_revoked(self, item: Item) -> bool:
+        """Say whether `item` must not run."""
+        revokes = self._revokes
+        return item.task_id in revokes or (revokes.has_stamps and bool(revokes.revoked_stamps(_headers(item))))
+
+    def discard(self, item: Item, why: str, note: str = "") -> None:
         """Settle `item` as REVOKED without running it; `why` is ``revoked`` or ``expired``."""
-        logger.info("Discarding %s task: %r", why, item)
+        logger.info("Discarding %s task: %r%s", why, item, note)
         if self._on_revoked is not None:
             self._on_revoked(
                 task_id=item.task_id, name=item.name, terminated=False, signum=None, expired=why == "expired"
@@ -218,6 +232,14 @@ def job_of(item: Item, soft: float | None, hard: float | None, tell: bool) -> Jo
         hard if hard_limit is None else hard_limit,
         tell and policy.send_events,
     )
+
+
+def _headers(item: Item) -> Mapping[str, Any]:
+    """Return all headers of the item's message; none if its body cannot be read, which is found out where it runs."""
+    try:
+        return read(item.delivery.payload).headers
+    except MessageError:
+        return {}
 
 
 def _identity(payload: Payload) -> tuple[str | None, str | None]:

@@ -223,6 +223,24 @@ class Intake:
         self._count_held()
         self.ask()
 
+    def recheck(self) -> None:
+        """Settle what has been revoked since it was taken in: what waits for its time, its turn, the pool, or in it."""
+        dispatch = self._dispatch
+        assert dispatch is not None
+        self._schedule.discard(dispatch.discards)
+        self.rates.discard(dispatch.discards)
+        waiting = list(self.backlog)
+        running = self._settle.running
+        if any(not item.started and dispatch.is_revoked(item) for item in running.values()):
+            waiting[:0] = [running.pop(seq) for seq in self._pool.quiesce() if seq in running]
+        gone = {item.seq for item in waiting if dispatch.discards(item)}
+        self.backlog.clear()
+        self.backlog.extend(item for item in waiting if item.seq not in gone)
+        if self.rates.released:
+            self.rates.submitted(list(gone))
+        self._count_held()
+        self.ask()
+
     def _lose(self, error: ConnectionLost) -> None:
         on_lost, self._on_lost = self._on_lost, None
         if on_lost is not None:

@@ -103,6 +103,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     def parse(self, words: Sequence[str]) -> dict[str, Any]:
         """Return the arguments that `words` stand for: in order, or ``name=value``; the rest goes to the variadic one.
 
+        What a function has after its variadic argument is given by name only.
+
         Raises `ValueError` with a sentence.
         """
         declared = parameters(self.handler)
@@ -117,7 +119,10 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
                 arguments[name] = self._convert(name, converters[name], value)
             else:
                 rest.append(word)
-        open_names = [name for name in converters if name not in arguments]
+        names = list(converters)
+        if self.variadic in declared and not self.args:
+            names = names[: list(declared).index(self.variadic)]
+        open_names = [name for name in names if name not in arguments]
         for name, word in zip(open_names, rest, strict=False):
             arguments[name] = self._convert(name, converters[name], word)
         rest = rest[len(open_names) :]

@@ -43,6 +43,14 @@ class Schedule(Generic[T]):
         if self._heap[0][0] == when:
             self._arm()
 
+    def discard(self, unwanted: Callable[[T], bool]) -> None:
+        """Forget the items that are `unwanted`."""
+        kept = [entry for entry in self._heap if not unwanted(entry[2])]
+        if len(kept) != len(self._heap):
+            heapq.heapify(kept)
+            self._heap = kept
+            self._arm()
+
     def clear(self) -> list[T]:
         """Forget everything and return it."""
         items = [item for _, _, item in self._heap]

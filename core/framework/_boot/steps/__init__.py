@@ -8,9 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from framework._boot.steps.parts import PoolStep, ResultsStep, TransportStep
-from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, RosterStep
+from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, MingleStep, RosterStep
 from framework._boot.steps.surroundings import HooksStep, LoggingStep, LoopStep, PidfileStep
-from framework._boot.steps.work import ConsumptionStep, IntakeStep, QueuesStep, RatesStep, SettleStep, TurningStep
+from framework._boot.steps.work import (
+    ConsumptionStep,
+    IntakeStep,
+    QueuesStep,
+    RatesStep,
+    RevokesStep,
+    SettleStep,
+    TurningStep,
+)
 from framework.api.step import Step
 
 if TYPE_CHECKING:
@@ -28,6 +36,7 @@ def worker_steps(settings: Settings) -> list[Step]:
         ResultsStep(settings),
         SettleStep(),
         PoolStep(settings),
+        RevokesStep(),
         IntakeStep(),
         QueuesStep(),
         RatesStep(),
@@ -37,4 +46,5 @@ def worker_steps(settings: Settings) -> list[Step]:
         ConsumptionStep(),
         RosterStep(),
         ControlStep(),
+        MingleStep(),
     ]

@@ -16,6 +16,7 @@ from framework.worker.intake import Intake
 from framework.worker.line import Line
 from framework.worker.loop import Loop
 from framework.worker.mailroom import Mailroom
+from framework.worker.mingle import Mingle
 from framework.worker.roster import Roster
 from framework.worker.settle import Settle
 
@@ -121,7 +122,6 @@ class ControlStep(Step):
         "pool",
         "revokes",
         "queues",
-        "consumption",
     )
     after = ("events", "roster")
 
@@ -168,3 +168,40 @@ class ControlStep(Step):
         )
         loop.call_soon_threadsafe(mailroom.start, state)
         board.put("control", mailroom)
+
+
+class MingleStep(Step):
+    """Exchanges revoked ids with the other workers, at start and after every loss of the connection."""
+
+    name = "mingle"
+    policy = "degrade"
+    requires = ("run", "loop", "line", "transport", "revokes", "intake", "control")
+
+    def enabled(self, settings: Settings) -> str | None:
+        if not settings.worker.mingle:
+            return "mingle under [worker] is false"
+        if not settings.worker.enable_remote_control:
+            return "enable_remote_control under [worker] is false"
+        return without_fanout(settings)
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        loop: Loop = board.get("loop")
+        line: Line = board.get("line")
+        intake: Intake = board.get("intake")
+        self._mingle = Mingle(
+            loop,
+            board.get("transport"),
+            run.hostname,
+            board.get("revokes"),
+            line.clock,
+            intake.recheck,
+            run.settings.control,
+            run.settings.accept_content,
+        )
+        # After `control`, whose queue is subscribed by then: who starts at the same time hears one of us say hello.
+        loop.call_soon_threadsafe(line.notify, self._mingle.begin)
+        board.put("mingle", self._mingle)
+
+    def stop(self, deadline: float) -> None:
+        self._mingle.close()

@@ -24,6 +24,7 @@ from framework.worker.prefetch import Prefetch
 from framework.worker.rates import limits_of
 from framework.worker.revokes import Revokes
 from framework.worker.settle import Settle
+from framework.worker.statefile import StateFile
 from framework.worker.subscriptions import Subscriptions
 from framework.worker.turnstile import Keeper, find_store
 
@@ -71,18 +72,37 @@ class Ticker:
         self.ask()
 
 
+class RevokesStep(Step):
+    """Remembers which tasks must not run, also across restarts where there is a state file."""
+
+    name = "revokes"
+    requires = ("run", "logging")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        worker = run.settings.worker
+        #: None: the file was refused.
+        self._revokes: Revokes | None = None
+        file = StateFile(run.statedb) if run.statedb else None
+        self._revokes = Revokes(worker.revokes_max, worker.revoke_expires, file)
+        board.put("revokes", self._revokes)
+
+    def close(self) -> None:
+        if self._revokes is not None:
+            self._revokes.close()
+
+
 class IntakeStep(Step):
     """Joins fetching, deciding and feeding the pool."""
 
     name = "intake"
-    requires = ("run", "loop", "pool", "settle", "prefetch", "deadletters", "queues", "ticker", "hooks")
-    provides = ("revokes", "dispatch")
+    requires = ("run", "loop", "pool", "settle", "prefetch", "deadletters", "queues", "revokes", "ticker", "hooks")
+    provides = ("dispatch",)
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
         settings = run.settings
         settle: Settle = board.get("settle")
-        revokes = Revokes(settings.worker.revokes_max, settings.worker.revoke_expires)
         limits = (settings.task.soft_time_limit, settings.task.time_limit)
         intake = Intake(
             board.get("loop"), board.get("pool"), settle, board.get("prefetch"), board.get("queues"), limits
@@ -93,7 +113,7 @@ class IntakeStep(Step):
             settle,
             intake.schedule,
             board.get("deadletters"),
-            revokes,
+            board.get("revokes"),
             settings,
             board.get("hooks"),
         )
@@ -101,7 +121,6 @@ class IntakeStep(Step):
         ticker: Ticker = board.get("ticker")
         ticker.ask = intake.ask
         board.put("intake", intake)
-        board.put("revokes", revokes)
         board.put("dispatch", dispatch)
 
 
@@ -175,8 +194,9 @@ class ConsumptionStep(Step):
 
     name = "consumption"
     requires = ("run", "loop", "turning", "transport", "intake", "queues", "hooks")
-    #: No task must run before its events would be told.
-    after = ("events",)
+    #: No task must run before its events would be told; who reads that the worker is ready may steer it; and the others
+    #: have been asked by then what must not run.
+    after = ("events", "control", "mingle")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")

@@ -22,12 +22,15 @@ def clock(state: ControlState) -> dict[str, int]:
     return {"clock": state.clock.value}
 
 
-@inspect_command()
-def hello(state: ControlState, from_node: str, revoked: Any = None) -> dict[str, Any] | None:
+@inspect_command(visible=False)
+def hello(
+    state: ControlState, from_node: str, revoked: list[str] | dict[str, Any] | None = None
+) -> dict[str, Any] | None:
     """Exchange revoked ids and clocks with a worker that starts."""
     if from_node == state.hostname:
         return None
     if revoked:
         # A list since Celery 5.7, a mapping of ids before.
-        state.revokes.add(str(task_id) for task_id in revoked)
+        state.revokes.merge(revoked)
+        state.intake.recheck()
     return {"revoked": state.revokes.list(), "clock": state.clock.forward()}

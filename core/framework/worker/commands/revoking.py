@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from framework.exceptions import FrameworkError
+from framework.message import read
 from framework.worker.panel import control_command, inspect_command
+from framework.worker.revokes import matching_stamps, texts
 
 if TYPE_CHECKING:
     from framework.worker.control import ControlState
@@ -33,5 +35,45 @@ def revoke(
             "terminating a running task is not available in this release; revoke without terminate works"
         )
     state.revokes.add(ids)
+    state.intake.recheck()
     logger.info("Tasks flagged as revoked: %s", ", ".join(ids))
     return {"ok": f"tasks {set(ids)} flagged as revoked"}
+
+
+@control_command(signature="ID ...", variadic="task_id")
+def unrevoke(state: ControlState, task_id: str | Sequence[str]) -> dict[str, str]:
+    """Let the tasks with these ids run again, unless their messages have been discarded already."""
+    known = state.revokes.remove([task_id] if isinstance(task_id, str) else task_id)
+    logger.info("Tasks no longer revoked: %s", ", ".join(known) or "none of those named")
+    return {"ok": f"tasks {set(known)} are no longer revoked" if known else "none of these tasks was revoked"}
+
+
+@control_command(signature="HEADER=VALUE ...", variadic="headers")
+def revoke_by_stamped_headers(
+    state: ControlState, headers: dict[str, Any] | list[str], terminate: bool = False, signal: str | None = None
+) -> dict[str, str]:
+    """Have tasks skipped that are stamped with one of these values. Remembered until the worker stops."""
+    stamps = headers if isinstance(headers, dict) else _stamps(headers)
+    state.revokes.add_stamps(stamps)
+    state.intake.recheck()
+    logger.info("Tasks flagged as revoked by their headers: %s", stamps)
+    if not terminate:
+        return {"ok": f"headers {stamps} flagged as revoked, but not terminated"}
+    running = [item for item in state.settle.running.values() if item.started]
+    wanted = {header: texts(values) for header, values in stamps.items()}
+    ids = [item.task_id for item in running if matching_stamps(read(item.delivery.payload).headers, wanted)]
+    if not ids:
+        return {"ok": f"headers {stamps} were not terminated"}
+    reply = revoke(state, ids, terminate=True, signal=signal)
+    return {"ok": f"headers {stamps} revoked"} if "ok" in reply else reply
+
+
+def _stamps(words: Sequence[str]) -> dict[str, list[str]]:
+    """Take ``header=value`` apart. Raises `FrameworkError`."""
+    stamps: dict[str, list[str]] = {}
+    for word in words:
+        header, equals, value = word.partition("=")
+        if not equals or not header:
+            raise FrameworkError(f"{word!r} is no stamp: write HEADER=VALUE")
+        stamps.setdefault(header, []).append(value)
+    return stamps
