@@ -12,12 +12,16 @@ from framework._plugins import loader
 
 def preload(pool: str) -> None:
     """Patch the interpreter if the pool called `pool` is a green one. Raises `PluginError` when it cannot be used."""
-    patch = loader.load("pool", pool).traits.patch
-    if patch == "gevent":
+    preload_library(loader.load("pool", pool).traits.patch)
+
+
+def preload_library(library: str | None) -> None:
+    """Have `library` patch the interpreter; None: there is nothing to patch."""
+    if library == "gevent":
         from gevent import monkey
 
         monkey.patch_all()
-    elif patch == "eventlet":
+    elif library == "eventlet":
         import eventlet
 
         eventlet.monkey_patch()

@@ -66,6 +66,8 @@ class AsyncioPool(InProcessPool):
         self._threads: list[threading.Thread] = []
         self._thread: threading.Thread | None = None
         self._up = threading.Event()
+        #: Until when `stop` waits for coroutines, by the loop's clock.
+        self._deadline = 0.0
         # Used in the loop's thread only.
         self._running = 0
         self._sync_running = 0
@@ -91,6 +93,9 @@ class AsyncioPool(InProcessPool):
         self._ended = asyncio.Event()
         self._up.set()
         await self._ended.wait()
+        # What still runs has until the deadline of `stop`; whoever leaves before that is not waited for.
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=max(0.0, self._deadline - monotonic()))
 
     # ------------------------------------------------------------ in the worker's loop
 
@@ -206,6 +211,7 @@ class AsyncioPool(InProcessPool):
     def stop(self, deadline: float) -> None:
         """End the threads and the event loop, until `deadline`; what does not end is left behind."""
         self.retire()
+        self._deadline = deadline
         if self._thread is not None and not self._aloop.is_closed():
             self._aloop.call_soon_threadsafe(self._ended.set)
         for thread in (*self._threads, *((self._thread,) if self._thread else ())):

@@ -12,6 +12,7 @@ import signal
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from time import monotonic
 from types import FrameType
 from typing import ClassVar, Final
 
@@ -78,6 +79,9 @@ class SoloPool(InProcessPool):
         super().__init__(context, options)
         self._seat = MainSeat("MainThread")
         self.seats[self._seat] = None
+        #: The main thread is not in `run_main`.
+        self._out = threading.Event()
+        self._out.set()
 
     def start(self) -> None:
         """Prepare the workload; jobs run as soon as the main thread is in `run_main`."""
@@ -85,10 +89,14 @@ class SoloPool(InProcessPool):
 
     def run_main(self) -> None:
         """Run jobs in the calling thread until `stop` or `kill`."""
-        self._seat.listen()
-        while not self.stopping:
-            self._seat.serve(self)
-        self.release()
+        self._out.clear()
+        try:
+            self._seat.listen()
+            while not self.stopping:
+                self._seat.serve(self)
+            self.release()
+        finally:
+            self._out.set()
 
     def replace(self, seat: Seat) -> None:
         """Keep the seat: there is no other main thread. It takes jobs again when it comes out of the one it is in."""
@@ -97,5 +105,7 @@ class SoloPool(InProcessPool):
         self.seats[seat] = None
 
     def stop(self, deadline: float) -> None:
-        """Have `run_main` return; harmless when repeated."""
+        """Have `run_main` return, and wait for that until `deadline`; harmless when repeated."""
         self.retire()
+        if threading.get_ident() != self._seat.ident:
+            self._out.wait(max(0.0, deadline - monotonic()))

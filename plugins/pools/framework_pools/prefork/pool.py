@@ -173,6 +173,8 @@ class PreforkPool(Pool):
 
     def capacity(self) -> int:
         """Return how many more jobs of the recent mix fit into the children."""
+        if self._crew.closing:
+            return 0
         return max(0, room(self._crew.slots, self._costs) - len(self._backlog))
 
     def submit(self, jobs: Sequence[Job]) -> None:

@@ -1,0 +1,349 @@
+"""Runs a pool in the worker's real loop and keeps books on what it reports.
+
+1. `Harness` builds the pool, turns the loop in a thread, and has somebody call `run_main` if the pool wants that.
+2. `submit` takes payloads and feeds the pool as it says it has room; `wait` waits until every job has ended.
+3. `problems` lists every broken promise that shows by itself: a job that ended twice, an end without a beginning, an
+   unknown job, a capacity below zero, a report from outside the loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from framework.api.pool import INVALID, Job, Outcome, Pool, PoolContext, Workload
+from framework.api.workload import load
+from framework.message import Payload
+from framework.testing import ledger
+from framework.testing.wait import wait_for
+from framework.worker.loop import Loop
+
+T = TypeVar("T")
+
+#: Seconds without any progress after which a test gives up.
+PATIENCE: Final = 20.0
+
+
+def _in_a_thread(run_main: Callable[[], None]) -> None:
+    threading.Thread(target=run_main, name="main-of-pool", daemon=True).start()
+
+
+def within(seconds: float, function: Callable[[], T], what: str) -> T:
+    """Return `function()`, called in a thread of its own; fail if it takes longer than `seconds`."""
+    box: list[tuple[bool, Any]] = []
+    done = threading.Event()
+
+    def run() -> None:
+        try:
+            box.append((True, function()))
+        except BaseException as error:  # noqa: BLE001 - raised again for the test that asked
+            box.append((False, error))
+        done.set()
+
+    threading.Thread(target=run, name=what, daemon=True).start()
+    return _unpack(box, done, seconds, f"{what} did not return within {seconds:g} s")
+
+
+def _unpack(box: list[tuple[bool, Any]], done: threading.Event, seconds: float, complaint: str) -> Any:
+    assert done.wait(seconds), complaint
+    good, answer = box[0]
+    if not good:
+        raise answer
+    return answer
+
+
+class Harness:
+    """One life of a pool.
+
+    Arguments: the pool's class; its slots; `recipe` (see `framework.testing.workload`); `options`, None: the defaults;
+    `patience`, seconds without progress before a test fails; `main`, who calls `run_main`; and what else is to be in
+    the `PoolContext`.
+    """
+
+    def __init__(
+        self,
+        pool_type: type[Pool],
+        concurrency: int = 2,
+        recipe: Mapping[str, Any] | None = None,
+        *,
+        options: msgspec.Struct | None = None,
+        patience: float = PATIENCE,
+        main: Callable[[Callable[[], None]], object] = _in_a_thread,
+        **context: Any,
+    ) -> None:
+        self.slots = concurrency
+        self.errors: list[BaseException] = []
+        self.recipe = {"factory": "framework.testing.workload:factory", **(recipe or {})}
+        self.jobs: dict[int, Job] = {}
+        self.begun: dict[int, tuple[int, float]] = {}
+        self.ended: dict[int, Outcome] = {}
+        self.ended_at: dict[int, float] = {}
+        self.taken_back: set[int] = set()
+        self.problems: list[str] = []
+        self.vacancies = 0
+        self.killed = False
+        self._patience = patience
+        self._queue: deque[Job] = deque()
+        self._seq = itertools.count(1)
+        self._feeding = True
+        self._closed = False
+        self._main = main
+        self._main_done = threading.Event()
+        self.loop = Loop(self.errors.append)
+        made = PoolContext(
+            loop=self.loop,
+            events=self,
+            concurrency=concurrency,
+            workload=self._workload,
+            recipe=self.recipe,
+            verdict=self.verdict,
+            hostname="test@here",
+            **context,
+        )
+        try:
+            self.pool = pool_type(made, pool_type.options_type() if options is None else options)
+        except BaseException:
+            self.loop.close()
+            raise
+        self.thread = threading.Thread(target=self.loop.run, name="loop", daemon=True)
+
+    def _workload(self) -> Workload:
+        return load(self.recipe)
+
+    def start(self) -> Harness:
+        """Start the pool, then the loop, as a worker does."""
+        self.pool.prestart()
+        self.pool.start()
+        self.thread.start()
+        if self.pool.traits.main_thread:
+            self._main(self._run_main)
+        else:
+            self._main_done.set()
+        return self
+
+    def _run_main(self) -> None:
+        try:
+            self.pool.run_main()
+        finally:
+            self._main_done.set()
+
+    # ------------------------------------------------------------ PoolEvents
+
+    def verdict(self, job: Job, code: int, text: str, runtime: float) -> Outcome:
+        """Make the outcome of a job that the pool had to end."""
+        return Outcome(job.seq, code, runtime, None, text)
+
+    def started(self, seqs: Sequence[int], pid: int) -> None:
+        """Take note of jobs that have begun."""
+        now = time.monotonic()
+        self._expect_loop("started")
+        for seq in seqs:
+            if seq in self.begun:
+                self.problems.append(f"job {seq} began twice")
+            if seq not in self.jobs or seq in self.taken_back:
+                self.problems.append(f"job {seq} began but is not the pool's")
+            if not pid:
+                self.problems.append(f"job {seq} began in no process")
+            self.begun[seq] = (pid, now)
+
+    def finished(self, outcomes: Sequence[Outcome]) -> None:
+        """Take note of jobs that have ended."""
+        now = time.monotonic()
+        self._expect_loop("finished")
+        for outcome in outcomes:
+            seq = outcome.seq
+            if seq in self.ended:
+                self.problems.append(f"job {seq} ended twice")
+            if seq not in self.jobs or seq in self.taken_back:
+                self.problems.append(f"job {seq} ended but is not the pool's")
+            if seq not in self.begun and outcome.code != INVALID:
+                self.problems.append(f"job {seq} ended but never began")
+            self.ended[seq] = outcome
+            self.ended_at[seq] = now
+        self._feed()
+
+    def vacancy(self) -> None:
+        """Feed the pool again."""
+        self.vacancies += 1
+        self._expect_loop("vacancy")
+        self._feed()
+
+    def _expect_loop(self, event: str) -> None:
+        # Before the loop turns, `start` may report what it likes.
+        if self.loop.running and threading.current_thread() is not self.thread:
+            self.problems.append(f"{event} was called outside the loop, in {threading.current_thread().name}")
+
+    # ------------------------------------------------------------ for tests
+
+    def _feed(self) -> None:
+        room = self.pool.capacity()
+        if room < 0:
+            self.problems.append(f"the capacity was {room}")
+        room = min(room, len(self._queue))
+        if room > 0 and self._feeding:
+            self.pool.submit([self._queue.popleft() for _ in range(room)])
+
+    def call(self, function: Callable[..., T], *args: Any) -> T:
+        """Run `function` in the loop and return what it returns."""
+        done = threading.Event()
+        box: list[tuple[bool, Any]] = []
+
+        def run() -> None:
+            try:
+                box.append((True, function(*args)))
+            except BaseException as error:  # noqa: BLE001 - raised again for the test that asked
+                box.append((False, error))
+            done.set()
+
+        self.loop.call_soon_threadsafe(run)
+        return _unpack(box, done, self._patience, "the loop does not turn")  # type: ignore[no-any-return]
+
+    def submit(
+        self, *payloads: Payload, task: str = "t", soft: float | None = None, hard: float | None = None
+    ) -> list[int]:
+        """Hand over a job for each payload, as the pool has room; returns their numbers."""
+        jobs = [Job(next(self._seq), payload, task, f"id-{repr(payload)[:30]}", soft, hard) for payload in payloads]
+        for job in jobs:
+            self.jobs[job.seq] = job
+
+        def feed() -> None:
+            self._queue.extend(jobs)
+            self._feed()
+
+        self.loop.call_soon_threadsafe(feed)
+        return [job.seq for job in jobs]
+
+    def wait(self, seqs: Iterable[int] | None = None, timeout: float | None = None) -> list[Outcome]:
+        """Wait until the jobs (all of them by default) have ended and return their outcomes.
+
+        Fails when no job at all has ended for `timeout` seconds (the harness' patience by default).
+        """
+        wanted = list(self.jobs if seqs is None else seqs)
+        patience = self._patience if timeout is None else timeout
+        while missing := [seq for seq in wanted if seq not in self.ended]:
+            number = len(self.ended)
+
+            def progress(missing: list[int] = missing, number: int = number) -> bool:
+                return len(self.ended) > number or all(seq in self.ended for seq in missing)
+
+            wait_for(progress, patience, lambda missing=missing: f"jobs {missing[:10]} to end; {self.complaints()}")
+        return [self.ended[seq] for seq in wanted]
+
+    def run(self, *payloads: Payload, timeout: float | None = None, **kwargs: Any) -> list[Outcome]:
+        """Submit a job for each payload and wait for the outcomes."""
+        return self.wait(self.submit(*payloads, **kwargs), timeout)
+
+    def wait_begun(self, *seqs: int) -> int:
+        """Wait until all of `seqs` are reported to run; returns the process of the last."""
+        wait_for(
+            lambda: all(seq in self.begun for seq in seqs),
+            self._patience,
+            lambda: f"jobs {[seq for seq in seqs if seq not in self.begun]} to begin; {self.complaints()}",
+        )
+        return self.begun[seqs[-1]][0]
+
+    def quiesce(self) -> list[int]:
+        """Feed the pool no longer and have it give back what has not begun."""
+
+        def quiesce() -> list[int]:
+            self._feeding = False
+            seqs = self.pool.quiesce()
+            self.taken_back.update(seqs)
+            return seqs
+
+        return list(self.call(quiesce))
+
+    def terminate(self, seq: int, signum: int = 15) -> None:
+        """End the job `seq`; a pool that has just said that it began may need a moment until it can."""
+        wait_for(lambda: self.call(self.pool.terminate, seq, signum), self._patience, f"job {seq} to be terminated")
+
+    def kill(self) -> None:
+        """End everything at once."""
+        self.killed = True
+        self._feeding = False
+        self.call(self.pool.kill)
+
+    @property
+    def held_back(self) -> set[int]:
+        """The jobs that the pool has not been given so far."""
+        return {job.seq for job in list(self._queue)}
+
+    def info(self) -> dict[str, Any]:
+        """Return what the pool tells for `inspect stats`."""
+        return self.call(self.pool.info)
+
+    def capacity(self) -> int:
+        """Return how many more jobs the pool wants."""
+        return self.call(self.pool.capacity)
+
+    def pids(self) -> list[int]:
+        """Return the processes that the pool names."""
+        return list(self.info()["processes"])
+
+    @property
+    def ledger(self) -> Path:
+        """The file that jobs note things in."""
+        return Path(self.recipe["ledger"])
+
+    def check_ledger(self, ids: Iterable[object]) -> None:
+        """Fail unless each of `ids` was noted once, and nothing else."""
+        books = ledger.balance(ids, self.ledger)
+        assert books.balanced, f"the ledger: {books}"
+
+    # ------------------------------------------------------------ the end
+
+    def stop(self, timeout: float = 10) -> None:
+        """Stop the pool, which has `timeout` seconds for it, and the loop; harmless when repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            within(timeout + self._patience, lambda: self.pool.stop(time.monotonic() + timeout), "stop")
+            if self.thread.ident is not None:
+                assert self._main_done.wait(self._patience), "run_main did not return"
+        finally:
+            self._end_loop()
+
+    def _end_loop(self) -> None:
+        if self.thread.ident is not None:
+            self.loop.stop()
+            self.thread.join(self._patience)
+        if self.thread.is_alive():
+            self.problems.append("the loop does not turn")
+        else:
+            self.loop.close()
+
+    def abort(self) -> None:
+        """Stop without waiting for what still runs: a test has failed."""
+        with contextlib.suppress(Exception):
+            if not self._closed and self.thread.is_alive():
+                self.kill()
+        with contextlib.suppress(Exception, AssertionError):
+            self.stop(0.0)
+
+    def complaints(self) -> str:
+        """Return every broken promise and every error of the loop so far, for messages."""
+        return "; ".join([*self.problems[:5], *(repr(error) for error in self.errors[:5])]) or "no promise broken so far"
+
+    def check(self) -> None:
+        """Fail on every broken promise."""
+        assert not self.problems, self.problems[:5]
+        assert not self.errors, self.errors
+
+    def __enter__(self) -> Harness:
+        return self.start()
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.stop()
+            self.check()
+        else:
+            self.abort()

@@ -1,0 +1,155 @@
+"""Time limits and termination: they hit the job that is meant, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from framework.api.pool import FAILURE, SUCCESS, TERMINATED, TIMED_OUT
+from framework.testing.pools.base import Bench, PoolSuiteBase, needs
+
+SIGTERM = 15
+
+
+class LimitPromises(PoolSuiteBase):
+    """What ends a job from outside."""
+
+    @needs("soft_limit")
+    def test_the_soft_limit_can_be_caught(self, start: Bench) -> None:
+        """`SoftTimeLimitExceeded` is raised in the job, which cleans up and ends as it likes."""
+        pool = start()
+        [outcome] = pool.run(b"soft:30", soft=0.2)
+        assert (outcome.code, outcome.note) == (SUCCESS, "cleaned up")
+
+    @needs("soft_limit")
+    def test_the_soft_limit_ends_a_job_that_does_not_catch_it(self, start: Bench) -> None:
+        """The job fails with `SoftTimeLimitExceeded`."""
+        pool = start()
+        [outcome] = pool.run(b"spin:30", soft=0.2)
+        assert outcome.code in (FAILURE, TIMED_OUT)
+        assert pool.run(b"noop")[0].code == SUCCESS
+
+    @needs("soft_limit")
+    def test_soft_limits_never_hit_the_next_job(self, start: Bench) -> None:
+        """Limits that expire just when jobs end: each job ends once, and what follows is left alone."""
+        pool = start()
+        outcomes = pool.run(*[b"spin:0.004"] * 200, soft=0.004)
+        assert {outcome.code for outcome in outcomes} <= {SUCCESS, FAILURE, TIMED_OUT}
+        assert {outcome.code for outcome in pool.run(*[b"spin:0.002"] * 50)} == {SUCCESS}
+
+    @needs("hard_limit")
+    def test_the_hard_limit_ends_a_job(self, start: Bench) -> None:
+        """The verdict is TIMED_OUT with the limit as its text, after no less than that time, and the slot goes on."""
+        pool = start()
+        [outcome] = pool.run(b"spin:30", hard=0.2)
+        assert (outcome.code, outcome.note) == (TIMED_OUT, "0.2")
+        assert 0.2 <= outcome.runtime < 30
+        assert pool.run(b"noop")[0].code == SUCCESS
+
+    @needs("hard_limit")
+    def test_the_hard_limit_cannot_be_caught(self, start: Bench) -> None:
+        """A job that takes no notice of anything has its verdict all the same, and its slot is free for the next."""
+        pool = start(1)
+        [outcome] = pool.run(b"stubborn:1.5", hard=0.1)
+        assert outcome.code == TIMED_OUT
+        assert pool.run(b"noop")[0].code == SUCCESS
+
+    @needs("hard_limit")
+    def test_the_hard_limit_ends_only_its_job(self, start: Bench) -> None:
+        """A job in another slot goes on, and so do those that come after."""
+        if start.slots == 1:
+            pytest.skip(f"the pool {start.name!r} has one slot")
+        pool = start()
+        gate = start.gate()
+        [neighbour] = pool.submit(b"await:%s" % bytes(gate), hard=30)
+        pool.wait_begun(neighbour)
+        [outcome] = pool.run(b"spin:30", hard=0.2)
+        assert outcome.code == TIMED_OUT
+        assert neighbour not in pool.ended
+        gate.touch()
+        assert pool.wait([neighbour])[0].code == SUCCESS
+        assert {outcome.code for outcome in pool.run(*[b"noop"] * 10)} == {SUCCESS}
+
+    @needs("soft_limit", "hard_limit")
+    def test_the_hard_limit_follows_the_soft_one(self, start: Bench) -> None:
+        """A job that cleans up for too long after its soft limit is ended by the hard one."""
+        pool = start()
+        [outcome] = pool.run(b"soft:30;spin:30", soft=0.1, hard=0.5)
+        assert (outcome.code, outcome.note) == (TIMED_OUT, "0.5")
+
+    @needs("soft_limit", "hard_limit")
+    def test_a_job_below_its_limits_is_left_alone(self, start: Bench) -> None:
+        """Limits that are not reached do nothing."""
+        pool = start()
+        outcomes = pool.run(*[b"sleep:0.01"] * 20, soft=20, hard=30)
+        assert {outcome.code for outcome in outcomes} == {SUCCESS}
+
+    @needs("soft_limit", "hard_limit")
+    def test_limits_count_from_the_beginning_of_a_job(self, start: Bench) -> None:
+        """Not from when it was handed to the pool: what waits behind a long job has all its time still."""
+        pool = start(1)
+        pool.run(*[b"noop"] * 50, task="short")
+        first = pool.submit(b"sleep:1", task="short")
+        waiting = pool.submit(*[b"noop"] * 5, task="short", soft=0.5, hard=0.6)
+        assert {outcome.code for outcome in pool.wait([*first, *waiting])} == {SUCCESS}
+
+    # ------------------------------------------------------------ termination
+
+    @needs("terminate")
+    def test_terminate_ends_a_job(self, start: Bench) -> None:
+        """The job is TERMINATED, once, and its slot goes on."""
+        pool = start(1)
+        [seq] = pool.submit(b"spin:30")
+        pool.wait_begun(seq)
+        pool.terminate(seq)
+        [outcome] = pool.wait([seq])
+        assert outcome.code == TERMINATED
+        assert outcome.note
+        assert pool.run(b"noop")[0].code == SUCCESS
+
+    @needs("terminate")
+    def test_terminate_ends_only_its_job(self, start: Bench) -> None:
+        """Neither what runs in another slot nor what comes after it in the same one is hit."""
+        if start.slots == 1:
+            pytest.skip(f"the pool {start.name!r} has one slot")
+        pool = start()
+        gate = start.gate()
+        neighbour, target = pool.submit(b"await:%s" % bytes(gate), b"spin:30")
+        pool.wait_begun(neighbour, target)
+        others = pool.submit(*[b"noop"] * 5)
+        pool.terminate(target)
+        assert pool.wait([target])[0].code == TERMINATED
+        assert neighbour not in pool.ended
+        gate.touch()
+        assert {outcome.code for outcome in pool.wait([neighbour, *others])} == {SUCCESS}
+
+    @needs("terminate")
+    def test_terminate_tells_what_runs(self, start: Bench) -> None:
+        """False for a job that the pool never had, and for one that has ended; the others take no notice."""
+        pool = start()
+        [seq] = pool.submit(b"noop")
+        pool.wait([seq])
+        assert not pool.call(pool.pool.terminate, 12345, SIGTERM)
+        assert not pool.call(pool.pool.terminate, seq, SIGTERM)
+        assert {outcome.code for outcome in pool.run(*[b"spin:0.002"] * 20)} == {SUCCESS}
+
+    @needs("terminate")
+    def test_terminating_twice_ends_a_job_once(self, start: Bench) -> None:
+        """A second request changes nothing, whether the job is still there or not."""
+        pool = start()
+        [seq] = pool.submit(b"spin:30")
+        pool.wait_begun(seq)
+        pool.terminate(seq)
+        pool.call(pool.pool.terminate, seq, SIGTERM)
+        assert pool.wait([seq])[0].code == TERMINATED
+        assert {outcome.code for outcome in pool.run(*[b"spin:0.002"] * 20)} == {SUCCESS}
+
+    @needs("terminate")
+    def test_terminations_never_hit_the_next_job(self, start: Bench) -> None:
+        """Jobs that end just when they are terminated: one end each, and those that follow are left alone."""
+        pool = start()
+        for _ in range(30):
+            [seq] = pool.submit(b"spin:0.003")
+            pool.wait_begun(seq)
+            pool.call(pool.pool.terminate, seq, SIGTERM)
+            assert pool.wait([seq])[0].code in (SUCCESS, TERMINATED)
+            assert pool.run(b"noop")[0].code == SUCCESS

@@ -1,0 +1,69 @@
+"""What this process holds on to: descriptors, threads, children. Two surveys tell what was left behind between them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Survey(NamedTuple):
+    """What a process held at one moment."""
+
+    descriptors: int
+    threads: frozenset[threading.Thread]
+    #: Children, also dead ones that nobody waited for.
+    children: frozenset[int]
+
+    def left_since(self, before: Survey) -> list[str]:
+        """Return what there is more of than `before`, in words; empty: nothing.
+
+        By number: one thread or child may have taken the place of another.
+        """
+        found = []
+        if (more := self.descriptors - before.descriptors) > 0:
+            found.append(f"{more} open descriptors")
+        if (more := len(self.threads) - len(before.threads)) > 0:
+            names = sorted(thread.name for thread in self.threads - before.threads)
+            found.append(f"{more} threads (of {names})")
+        if (more := len(self.children) - len(before.children)) > 0:
+            found.append(f"{more} child processes (of {sorted(self.children - before.children)})")
+        return found
+
+
+def survey() -> Survey:
+    """Look at this process."""
+    return Survey(len(os.listdir("/dev/fd")), frozenset(threading.enumerate()), _children())
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether there is a process `pid`."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def is_thread(ident: int) -> bool:
+    """Say whether `ident` is a thread of this process, by the system's number or by Python's."""
+    return any(ident in (thread.native_id, thread.ident) for thread in threading.enumerate())
+
+
+def _children() -> frozenset[int]:
+    tasks = Path("/proc/self/task")
+    try:
+        return frozenset(int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split())
+    except OSError:
+        return _children_by_ps()  # not Linux, or a thread ended while we looked
+
+
+def _children_by_ps() -> frozenset[int]:
+    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid="], stdout=subprocess.PIPE, text=True) as ps:
+        assert ps.stdout is not None
+        pairs = [line.split() for line in ps.stdout]
+    return frozenset(int(pid) for pid, parent in pairs if int(parent) == os.getpid() and int(pid) != ps.pid)

@@ -1,0 +1,272 @@
+"""Jobs that do what they are told: the workload that a pool runs in its tests.
+
+A payload is a list of steps joined by ``;``, each ``<verb>:<value>``; every verb is a method ``do_<verb>`` of
+`SampleWorkload`, and ``ado_<verb>`` where a coroutine has to do it in another way. A verb that returns a string sets the
+outcome's note, bytes its document, a number its code. What is no such list ends as INVALID, with its digest as the note.
+
+`factory` is what a recipe names. Keys of the recipe: ``ledger`` (path of the file that ``note`` writes to),
+``coroutines`` (jobs are coroutines), ``module`` (a module whose ``VALUE`` is read when the workload is built).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from framework.api.pool import FAILURE, INVALID, SUCCESS, Job, Outcome
+from framework.exceptions import SoftTimeLimitExceeded
+from framework.testing import ledger
+
+if TYPE_CHECKING:
+    from framework.api.coroutine import Call
+    from framework.message import Payload
+
+#: Seconds after which a job that waits for an event gives up.
+GIVE_UP: Final = 30.0
+#: Seconds between two looks at what a job waits for.
+_STEP: Final = 0.001
+
+Steps = list[tuple[str, str]]
+
+
+def digest(payload: Payload) -> str:
+    """Return what the note of a job says whose payload is no list of steps."""
+    return hashlib.sha256(repr(payload).encode()).hexdigest()
+
+
+class SampleWorkload:
+    """Runs the little language of this module."""
+
+    def __init__(self, recipe: Mapping[str, Any]) -> None:
+        self.ledger = str(recipe.get("ledger", ""))
+        self.coroutines = bool(recipe.get("coroutines"))
+        module = recipe.get("module")
+        self.value = str(importlib.import_module(module).VALUE) if module else ""
+
+    def prepare(self) -> None:
+        """Do nothing: there is nothing to prepare."""
+
+    def release(self) -> None:
+        """Do nothing: there is nothing to let go of."""
+
+    # ------------------------------------------------------------ running
+
+    def run(self, job: Job) -> Outcome:
+        """Run the steps of `job` one after another."""
+        began = time.monotonic()
+        steps = self._read(job.payload)
+        if steps is None:
+            return Outcome(job.seq, INVALID, time.monotonic() - began, None, digest(job.payload))
+        answers = []
+        try:
+            for verb, value in steps:
+                answers.append(getattr(self, f"do_{verb}")(value))
+        except Exception as error:  # noqa: BLE001 - whatever a job raises is its outcome
+            return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
+        return _outcome(job.seq, began, answers)
+
+    def runs_async(self, _task: str) -> bool:
+        """Say whether jobs are coroutines: all of them or none."""
+        return self.coroutines
+
+    async def arun(self, job: Job, call: Call) -> Outcome:
+        """Run the steps of `job` in a coroutine."""
+        began = time.monotonic()
+        steps = self._read(job.payload)
+        if steps is None:
+            return Outcome(job.seq, INVALID, time.monotonic() - began, None, digest(job.payload))
+        try:
+            answers = await call.drive(self._asteps(steps))
+        except Exception as error:  # noqa: BLE001 - whatever a job raises is its outcome
+            return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
+        return _outcome(job.seq, began, answers)
+
+    def interrupt(self, _thread: int, _exception: type[BaseException], _frame: Any = None) -> bool:
+        """Return False: `run` runs no coroutines."""
+        return False
+
+    async def _asteps(self, steps: Steps) -> list[object]:
+        answers: list[object] = []
+        for verb, value in steps:
+            coroutine = getattr(self, f"ado_{verb}", None)
+            answers.append(await coroutine(value) if coroutine else getattr(self, f"do_{verb}")(value))
+        return answers
+
+    def _read(self, payload: Payload) -> Steps | None:
+        if not isinstance(payload, bytes):
+            return None
+        try:
+            pairs = [step.partition(":") for step in payload.decode("ascii").split(";")]
+        except UnicodeDecodeError:
+            return None
+        steps = [(verb, value) for verb, _, value in pairs]
+        return steps if all(hasattr(self, f"do_{verb}") for verb, _ in steps) else None
+
+    # ------------------------------------------------------------ verbs: what a job leaves or answers
+
+    def do_noop(self, _value: str) -> None:
+        """Do nothing; the value may be long."""
+
+    def do_note(self, value: str) -> None:
+        """Write `value` into the ledger."""
+        ledger.append(self.ledger, value)
+
+    def do_echo(self, value: str) -> str:
+        """Answer `value`."""
+        return value
+
+    def do_big(self, value: str) -> bytes:
+        """Answer a document of `value` bytes."""
+        return b"x" * int(value)
+
+    def do_end(self, value: str) -> int:
+        """End with the code `value`."""
+        return int(value)
+
+    def do_raise(self, _value: str) -> None:
+        """Raise."""
+        raise ValueError("as asked")
+
+    def do_pid(self, _value: str) -> str:
+        """Answer the process."""
+        return str(os.getpid())
+
+    def do_thread(self, _value: str) -> str:
+        """Answer ``main`` in the main thread of the process, else the thread's name."""
+        here = threading.current_thread()
+        return "main" if here is threading.main_thread() else here.name
+
+    def do_imported(self, value: str) -> str:
+        """Answer whether the module `value` has been imported here: yes or no."""
+        return "yes" if value in sys.modules else "no"
+
+    def do_value(self, _value: str) -> str:
+        """Answer what the module of the recipe had as its VALUE when this workload was built."""
+        return self.value
+
+    # ------------------------------------------------------------ verbs: how long a job takes
+
+    def do_sleep(self, value: str) -> None:
+        """Sleep `value` seconds in one call."""
+        time.sleep(float(value))
+
+    def do_spin(self, value: str) -> None:
+        """Go on for `value` seconds in Python code."""
+        for _ in _moments(float(value)):
+            time.sleep(_STEP)
+
+    def do_await(self, value: str) -> None:
+        """Go on until there is a file `value`."""
+        _wait_for(lambda: os.path.exists(value), value)
+
+    def do_meet(self, value: str) -> None:
+        """Go on until `value` jobs have noted "in"."""
+        _wait_for(lambda: ledger.read(self.ledger)["in"] >= int(value), value)
+
+    def do_soft(self, value: str) -> str:
+        """Go on for `value` seconds; clean up at the soft limit."""
+        try:
+            self.do_spin(value)
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
+        return "not interrupted"
+
+    def do_swallow(self, value: str) -> None:
+        """Sleep `value` seconds, and take no notice of whatever ends that earlier."""
+        with contextlib.suppress(BaseException):
+            time.sleep(float(value))
+
+    def do_stubborn(self, value: str) -> None:
+        """Go on for `value` seconds, whatever comes."""
+        end = time.monotonic() + float(value)
+        while time.monotonic() < end:
+            with contextlib.suppress(BaseException):
+                self.do_spin(str(end - time.monotonic()))
+
+    # ------------------------------------------------------------ verbs: how a process ends
+
+    def do_die(self, value: str) -> None:
+        """Send the signal `value` to this process."""
+        os.kill(os.getpid(), int(value))
+        time.sleep(GIVE_UP)
+
+    def do_exit(self, value: str) -> None:
+        """End this process with the exit code `value`."""
+        os._exit(int(value))
+
+    # ------------------------------------------------------------ the same in coroutines
+
+    async def ado_sleep(self, value: str) -> None:
+        """Sleep."""
+        await asyncio.sleep(float(value))
+
+    ado_spin = ado_sleep
+
+    async def ado_await(self, value: str) -> None:
+        """Go on until there is a file `value`."""
+        while not os.path.exists(value):
+            await asyncio.sleep(_STEP)
+
+    async def ado_meet(self, value: str) -> None:
+        """Go on until `value` jobs have noted "in"."""
+        while ledger.read(self.ledger)["in"] < int(value):
+            await asyncio.sleep(_STEP)
+
+    async def ado_soft(self, value: str) -> str:
+        """Sleep, and clean up at the soft limit."""
+        try:
+            await asyncio.sleep(float(value))
+        except SoftTimeLimitExceeded:
+            return "cleaned up"
+        return "not interrupted"
+
+    async def ado_swallow(self, value: str) -> None:
+        """Sleep, and take no notice of whatever ends that earlier."""
+        with contextlib.suppress(BaseException):
+            await asyncio.sleep(float(value))
+
+    async def ado_stubborn(self, value: str) -> None:
+        """Go on, whatever comes."""
+        end = time.monotonic() + float(value)
+        while time.monotonic() < end:
+            with contextlib.suppress(BaseException):
+                await asyncio.sleep(end - time.monotonic())
+
+
+def _outcome(seq: int, began: float, answers: list[object]) -> Outcome:
+    code, note, document = SUCCESS, "", None
+    for answer in answers:
+        if isinstance(answer, bytes):
+            document = answer
+        elif isinstance(answer, int):
+            code = answer
+        elif isinstance(answer, str):
+            note = answer
+    return Outcome(seq, code, time.monotonic() - began, document, note, f"traceback of {code}" if code else "")
+
+
+def _moments(seconds: float) -> Iterator[None]:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        yield
+
+
+def _wait_for(event: Callable[[], bool], name: str) -> None:
+    for _ in _moments(GIVE_UP):
+        if event():
+            return
+        time.sleep(_STEP)
+    raise TimeoutError(f"waited {GIVE_UP:g} s for {name}")
+
+
+def factory(recipe: Mapping[str, Any]) -> SampleWorkload:
+    """Build the workload."""
+    return SampleWorkload(recipe)
