@@ -1,4 +1,4 @@
-"""gevent and eventlet: every pool's promises in a patched interpreter, and what green pools alone must do.
+"""gevent and eventlet: what green pools alone must do. What every pool must: `test_conformance.py`.
 
 Patching is for ever, so nothing here happens in this process: the harness runs in a pytest of its own, and the rest in
 real workers.
@@ -26,9 +26,8 @@ def pool(request):
     return request.param
 
 
-@pytest.mark.parametrize("file", ["test_every_pool.py", "green_harness.py"])
-def test_the_harness_in_a_patched_interpreter(pool, file, tmp_path):
-    path = Path(__file__).parent / file
+def test_the_harness_in_a_patched_interpreter(pool, tmp_path):
+    path = Path(__file__).parent / "green_harness.py"
     done = subprocess.run(
         [sys.executable, "-m", "support.green", pool, str(path), "-q", f"--basetemp={tmp_path / 'own'}"],
         cwd=ROOT,

@@ -12,4 +12,5 @@ if __name__ == "__main__":
     preload(sys.argv[1])
     import pytest  # only now: everything must find the patched standard library
 
-    sys.exit(pytest.main(sys.argv[2:]))
+    # The project was imported before pytest, to patch; pytest would rather have come first.
+    sys.exit(pytest.main(["-W", "ignore:Module already imported so cannot be rewritten", *sys.argv[2:]]))

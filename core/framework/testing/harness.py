@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -49,7 +49,7 @@ def within(seconds: float, function: Callable[[], T], what: str) -> T:
         done.set()
 
     threading.Thread(target=run, name=what, daemon=True).start()
-    return _unpack(box, done, seconds, f"{what} did not return within {seconds:g} s")
+    return cast("T", _unpack(box, done, seconds, f"{what} did not return within {seconds:g} s"))
 
 
 def _unpack(box: list[tuple[bool, Any]], done: threading.Event, seconds: float, complaint: str) -> Any:
@@ -204,7 +204,7 @@ class Harness:
             done.set()
 
         self.loop.call_soon_threadsafe(run)
-        return _unpack(box, done, self._patience, "the loop does not turn")  # type: ignore[no-any-return]
+        return cast("T", _unpack(box, done, self._patience, "the loop does not turn"))
 
     def submit(
         self, *payloads: Payload, task: str = "t", soft: float | None = None, hard: float | None = None
@@ -229,13 +229,21 @@ class Harness:
         wanted = list(self.jobs if seqs is None else seqs)
         patience = self._patience if timeout is None else timeout
         while missing := [seq for seq in wanted if seq not in self.ended]:
-            number = len(self.ended)
-
-            def progress(missing: list[int] = missing, number: int = number) -> bool:
-                return len(self.ended) > number or all(seq in self.ended for seq in missing)
-
-            wait_for(progress, patience, lambda missing=missing: f"jobs {missing[:10]} to end; {self.complaints()}")
+            self._wait_for_progress(missing, patience)
         return [self.ended[seq] for seq in wanted]
+
+    def _wait_for_progress(self, missing: list[int], patience: float) -> None:
+        number = len(self.ended)
+        wait_for(
+            lambda: len(self.ended) > number or all(seq in self.ended for seq in missing),
+            patience,
+            lambda: f"jobs {missing[:10]} to end; {self.complaints()}",
+        )
+
+    def wait_ended(self, number: int) -> None:
+        """Wait until so many jobs have ended, whichever they are."""
+        while len(self.ended) < number:
+            self._wait_for_progress([seq for seq in self.jobs if seq not in self.ended], self._patience)
 
     def run(self, *payloads: Payload, timeout: float | None = None, **kwargs: Any) -> list[Outcome]:
         """Submit a job for each payload and wait for the outcomes."""

@@ -24,6 +24,7 @@ class Books(NamedTuple):
 
     @property
     def balanced(self) -> bool:
+        """Everything that was sent ran once, and nothing else did."""
         return not (self.lost or self.duplicated or self.unexpected)
 
     def __str__(self) -> str:

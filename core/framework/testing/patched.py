@@ -83,7 +83,7 @@ class Child:
         self._rest = b""
         read, write = os.pipe()
         self._pipe = read
-        self._output: IO[bytes] = tempfile.TemporaryFile()
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         argv = [sys.executable, "-m", __name__, library, str(write), *_options(config), *nodeids]
         try:
             self._process = subprocess.Popen(
@@ -155,8 +155,8 @@ def _options(config: pytest.Config) -> list[str]:
 class Reporter:
     """Writes every report to a pipe, one line each."""
 
-    def __init__(self, config_fd: int) -> None:
-        self._pipe = open(config_fd, "w", encoding="ascii")
+    def __init__(self, fd: int) -> None:
+        self._pipe = os.fdopen(fd, "w", encoding="ascii")
         self._config: pytest.Config | None = None
 
     def pytest_configure(self, config: pytest.Config) -> None:

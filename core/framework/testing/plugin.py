@@ -1,6 +1,6 @@
 """The pytest plugin behind the suites; pytest finds it by its entry point, nothing has to be configured.
 
-1. Runs the tests of pools: each function by way of its `Bench`, which knows in which thread, and checks the books after.
+1. Runs the tests of pools: each function by way of its `Bench`, which knows in which thread, and checks the books.
 2. Runs the tests of a pool whose trait `patch` is set in a patched interpreter, and reports them here one by one.
 3. Says at the end how many promises each plugin kept, and which were not tested for want of which trait.
 """
@@ -8,12 +8,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-
-if TYPE_CHECKING:
-    from framework.testing.patched import Elsewhere
 
 # Only what pytest needs is imported here: this module is part of every run of pytest in the environment.
 pytest.register_assert_rewrite("framework.testing")
@@ -21,7 +18,7 @@ pytest.register_assert_rewrite("framework.testing")
 #: What says, on an item, which plugin it tests.
 SUBJECT = "framework plugin"
 MISSING = "missing trait"
-_elsewhere = pytest.StashKey["Elsewhere"]()
+_elsewhere = pytest.StashKey[Any]()
 
 
 def pytest_configure(config: pytest.Config) -> None:

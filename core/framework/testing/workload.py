@@ -1,8 +1,9 @@
 """Jobs that do what they are told: the workload that a pool runs in its tests.
 
 A payload is a list of steps joined by ``;``, each ``<verb>:<value>``; every verb is a method ``do_<verb>`` of
-`SampleWorkload`, and ``ado_<verb>`` where a coroutine has to do it in another way. A verb that returns a string sets the
-outcome's note, bytes its document, a number its code. What is no such list ends as INVALID, with its digest as the note.
+`SampleWorkload`, and ``ado_<verb>`` where a coroutine has to do it in another way. A verb that returns a string sets
+the outcome's note, bytes its document, a number its code. What is no such list ends as INVALID, with its digest as the
+note.
 
 `factory` is what a recipe names. Keys of the recipe: ``ledger`` (path of the file that ``note`` writes to),
 ``coroutines`` (jobs are coroutines), ``module`` (a module whose ``VALUE`` is read when the workload is built).

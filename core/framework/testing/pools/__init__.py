@@ -8,8 +8,8 @@ In the plugin's own repository one class is enough::
         pool = "acme"
 
 1. What the pool's traits rule out is skipped; pytest's summary says which trait it was.
-2. A pool whose trait `patch` is set is tested in an interpreter of its own, patched before anything is imported; one with
-   the trait `main_thread` gets pytest's main thread.
+2. A pool whose trait `patch` is set is tested in an interpreter of its own, patched before anything is imported; one
+   with the trait `main_thread` gets pytest's main thread.
 3. `jobs`, `limits`, `slots`, `stopping` hold the tests by subject; `base` has what a suite may be told.
 """
 

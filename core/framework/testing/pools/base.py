@@ -1,8 +1,8 @@
 """What every part of the pools' suite shares.
 
 1. `PoolSuiteBase` has what an author may set, and the fixture `start`, which makes pools and ends them with the test.
-2. `Bench` is that fixture's value: it starts a pool in a real loop, and runs a test of a pool that wants the main thread
-   in another one.
+2. `Bench` is that fixture's value: it starts a pool in a real loop, and runs a test of a pool that wants the main
+   thread in another one.
 3. `needs` gates a test by a trait.
 """
 

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 from uuid import uuid4
 
 import pytest
@@ -31,7 +32,11 @@ KEYS = {
     "writes",
 }
 #: What a pool without the trait refuses.
-REFUSED = {"resize": [("grow", 1), ("shrink", 1)], "terminate": [("terminate", 1, 15)], "restart": [("restart",)]}
+REFUSED: Final[dict[str, list[tuple[str, tuple[int, ...]]]]] = {
+    "resize": [("grow", (1,)), ("shrink", (1,))],
+    "terminate": [("terminate", (1, 15))],
+    "restart": [("restart", ())],
+}
 
 
 class Module:
@@ -124,7 +129,7 @@ class SlotPromises(PoolSuiteBase):
         pool = start()
         for trait, requests in REFUSED.items():
             if not getattr(start.traits, trait):
-                for method, *arguments in requests:
+                for method, arguments in requests:
                     with pytest.raises(NotImplementedError):
                         pool.call(getattr(pool.pool, method), *arguments)
         assert pool.run(b"noop")[0].code == SUCCESS
@@ -172,7 +177,7 @@ class SlotPromises(PoolSuiteBase):
         pool = start(2)
         seqs = pool.submit(*[b"note:%d;sleep:0.002" % number for number in range(300)])
         for number, step in enumerate([3, -2, 2, -4, 1, -1, 3]):
-            wait_for(lambda mark=number * 40: len(pool.ended) >= mark, self.patience, "jobs to end")
+            pool.wait_ended(number * 40)
             pool.call(pool.pool.grow if step > 0 else pool.pool.shrink, abs(step))
         assert {outcome.code for outcome in pool.wait(seqs)} == {SUCCESS}
         pool.check_ledger(range(300))
@@ -193,7 +198,7 @@ class SlotPromises(PoolSuiteBase):
         pool = start()
         seqs = pool.submit(*[b"note:%d;sleep:0.002" % number for number in range(400)])
         for mark in (50, 150, 250):
-            wait_for(lambda mark=mark: len(pool.ended) >= mark, self.patience, "jobs to end")
+            pool.wait_ended(mark)
             pool.call(pool.pool.restart)
         assert {outcome.code for outcome in pool.wait(seqs)} == {SUCCESS}
         pool.check_ledger(range(400))
@@ -203,8 +208,9 @@ class SlotPromises(PoolSuiteBase):
         """A slot is replaced after its current job, however long that takes, and others go on meanwhile."""
         pool = start()
         gate = start.gate()
-        [seq] = pool.submit(b"await:%s" % bytes(gate))
+        [seq] = pool.submit(b"note:in;await:%s" % bytes(gate))
         pool.wait_begun(seq)
+        wait_for(lambda: ledger.size(pool.ledger) == 1, self.patience, "the job to be inside")
         pool.call(pool.pool.restart)
         if start.slots > 1:
             assert pool.run(b"noop")[0].code == SUCCESS

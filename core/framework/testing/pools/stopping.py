@@ -1,4 +1,4 @@
-"""Promises 4 and 5: taking jobs back, stopping and killing, in any order and as often as one likes; and what is left."""
+"""Promises 4 and 5: taking jobs back, stopping and killing, in any order, as often as one likes; and what is left."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class StopPromises(PoolSuiteBase):
         """While jobs go through: each has run, or was taken back, or never got as far as the pool."""
         pool = start()
         seqs = pool.submit(*[b"note:%d;sleep:0.001" % number for number in range(300)], task="short")
-        wait_for(lambda: len(pool.ended) >= moment, self.patience, "jobs to end")
+        pool.wait_ended(moment)
         taken = set(pool.quiesce())
         ran = [seq for seq in seqs if seq not in taken and seq not in pool.held_back]
         assert {outcome.code for outcome in pool.wait(ran)} == {SUCCESS}
