@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
 import time
 
-from support.proj import app
+from support.proj import app, note
+
+HOARD: list[bytearray] = []
 
 
 class Unspeakable(Exception):
@@ -82,8 +85,36 @@ def goes_away():
     return os.getcwd()
 
 
-@app.task(name="rough.dies")
-def dies(how):
+def end_process(how, entry):
+    """End this process: exit, segfault, oom, or the number of a signal."""
+    if entry is not None:
+        note(entry)
     if how == "exit":
         os._exit(3)
+    if how == "segfault":
+        ctypes.string_at(0)
+    if how == "oom":
+        grabs(4000)
     os.kill(os.getpid(), int(how))
+
+
+@app.task(name="rough.dies")
+def dies(how, entry=None):
+    end_process(how, entry)
+
+
+@app.task(name="rough.dies_late", acks_late=True)
+def dies_late(how, entry=None):
+    end_process(how, entry)
+
+
+@app.task(name="rough.dies_again", acks_late=True, reject_on_worker_lost=True, max_deliveries=3)
+def dies_again(how, entry=None):
+    end_process(how, entry)
+
+
+@app.task(name="rough.grabs")
+def grabs(megabytes):
+    """Take so much memory, and keep it."""
+    HOARD.extend(bytearray(b"x" * 1_000_000) for _ in range(megabytes))
+    return os.getpid()

@@ -142,8 +142,10 @@ class Crew:
 
     def _back_off(self) -> None:
         """Note a death that no task is to blame for, and pause before the next child."""
+        if self._pause is not None:
+            return  # it died beside another: the pause is for both
         self._failures += 1
-        if self._failures > 1 and self._pause is None and not self.closing:
+        if self._failures > 1 and not self.closing:
             delay = min(_BACKOFF_FIRST * 2 ** (self._failures - 2), _BACKOFF_MAX)
             logger.warning("The pool's processes do not stay alive; the next one starts in %g s", delay)
             self._pause = self._loop.call_later(delay, self._resume)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from framework_transports.amqp.admin import Admin
     from framework_transports.amqp.connector import Connector
     from framework_transports.amqp.consumer import QosMode
+    from framework_transports.amqp.tries import Tries
 
 
 class AmqpOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -58,6 +59,7 @@ class AmqpTransport(Transport):
         self._connector_: Connector | None = None
         self._admin_: Admin | None = None
         self._mode_: QosMode | None = None
+        self._tries_: Tries | None = None
 
     @property
     def display_url(self) -> str:
@@ -73,10 +75,12 @@ class AmqpTransport(Transport):
     def consumer(self) -> Consumer:
         """Connect and return a consumer of no queues yet. Raises `ConnectionLost`."""
         from framework_transports.amqp.consumer import AmqpConsumer, QosMode
+        from framework_transports.amqp.tries import Tries
 
-        if self._mode_ is None:
+        if self._mode_ is None or self._tries_ is None:
             self._mode_ = QosMode()
-        return AmqpConsumer(self._connector().connect("consumer", heartbeat=True), self._mode_)
+            self._tries_ = Tries()
+        return AmqpConsumer(self._connector().connect("consumer", heartbeat=True), self._mode_, self._tries_)
 
     def mailbox(self) -> Mailbox:
         """Connect and return a mailbox. Raises `ConnectionLost`."""

@@ -32,6 +32,7 @@ from framework_transports.amqp.codec import (
 from framework_transports.amqp.connection import LOST, ChannelClosed, Delivered, Link, lost
 from framework_transports.amqp.settlements import Settlements
 from framework_transports.amqp.topology import Declarer, counts_on_queue, explained
+from framework_transports.amqp.tries import Tries
 
 logger = logging.getLogger(__name__)
 
@@ -55,10 +56,16 @@ class QosMode:
 class AmqpDelivery(Delivery):
     """One message on loan."""
 
-    __slots__ = ("_settlements", "_tag")
+    __slots__ = ("_settlements", "_tag", "_tries")
 
     def __init__(
-        self, payload: Payload, queue: str, deliveries: int, settlements: Settlements | None, tag: int
+        self,
+        payload: Payload,
+        queue: str,
+        deliveries: int,
+        settlements: Settlements | None,
+        tag: int,
+        tries: Tries,
     ) -> None:
         self.payload = payload
         self.queue = queue
@@ -66,6 +73,7 @@ class AmqpDelivery(Delivery):
         #: None once it is settled, or when it never was on loan.
         self._settlements = settlements
         self._tag = tag
+        self._tries = tries
 
     def ack(self) -> None:
         """The message is done with."""
@@ -79,7 +87,16 @@ class AmqpDelivery(Delivery):
         settlements = self._settlements
         if settlements is not None:
             self._settlements = None
+            if requeue:
+                self._tries.note(self.payload, self.deliveries + 1)
             settlements.reject(self._tag, requeue)
+
+    def release(self) -> None:
+        """Give the message back as if it had never been fetched."""
+        settlements = self._settlements
+        if settlements is not None:
+            self._settlements = None
+            settlements.reject(self._tag, True)
 
 
 class _Source:
@@ -97,9 +114,10 @@ class _Source:
 class AmqpConsumer(Consumer):
     """Fetches from a set of queues over one connection."""
 
-    def __init__(self, link: Link, mode: QosMode) -> None:
+    def __init__(self, link: Link, mode: QosMode, tries: Tries) -> None:
         self._link = link
         self._mode = mode
+        self._tries = tries
         self._dead = False
         #: The connection itself is gone: nobody to say goodbye to.
         self._broken = False
@@ -235,13 +253,14 @@ class AmqpConsumer(Consumer):
             "redelivered": redelivered != 0,
         }
         count = headers.get("x-delivery-count")
-        deliveries = count if type(count) is int else 1 if redelivered else 0
+        deliveries = count if type(count) is int else max(1, self._tries.of(headers)) if redelivered else 0
         return AmqpDelivery(
             (headers, properties, content_type, content_encoding, body),
             source.name,
             deliveries,
             None if source.queue.no_ack else self._settlements,
             tag,
+            self._tries,
         )
 
     def fileno(self) -> int:
