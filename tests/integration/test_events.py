@@ -335,12 +335,12 @@ def test_a_cold_stop_tells_what_it_cancels(redis_url, client, start_worker):
 def test_a_killed_process_is_one_failure(redis_url, client, start_worker):
     app = client(redis_url, redis_url)
     with listening(app) as heard:
-        start_worker("-E", "-c", "1", broker=redis_url, backend=redis_url)
+        worker = start_worker("-E", "-c", "1", broker=redis_url, backend=redis_url)
         pid = app.tasks["proj.whoami"].delay().get(timeout=20)["pid"]
         slow = app.tasks["proj.sleeptask"].delay(60)
         wait_for(lambda: slow.id in [event["uuid"] for event in heard.of("task-started")], 20)
         assert psutil.pid_exists(pid)
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: heard.of("task-failed"), 20)
+        wait_for(lambda: heard.of("task-failed"), 20, lambda: worker.output[-2000:])
         assert [event["uuid"] for event in heard.of("task-failed")] == [slow.id]
         assert "WorkerLostError" in heard.of("task-failed")[0]["exception"]

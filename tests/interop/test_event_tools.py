@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
-import pty
 import re
-import struct
-import subprocess
 import sys
-import termios
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +16,7 @@ import pytest
 from support import workers
 from support.brokers import free_port
 from support.processes import kill_all, members, spawn, tail
+from support.terminal import on_a_terminal
 from support.wait import wait_for
 
 BROKERS = ["redis", "amqp"]
@@ -84,7 +79,8 @@ def test_celery_events_dump_shows_our_tasks(place, run_tool, start_worker, celer
 @pytest.mark.acceptance(215)
 def test_celerys_live_screen_shows_our_tasks(place, start_worker, celery_app):
     worker = start_worker("-E", "-c", "1", broker=place.url, backend=place.results)
-    with on_a_terminal([*CELERY, "events"], place.env) as seen:
+    with on_a_terminal([*CELERY, "events"], place.env) as terminal:
+        seen = terminal.seen
         wait_for(lambda: "Keys:" in seen(), 20, seen)
 
         def told() -> bool:
@@ -227,36 +223,3 @@ def test_our_json_and_state_understand_a_celery_worker(place, run_tool, start_ce
     line = output(rf'^.*"{result.id}".*"task-failed".*$|^.*"task-failed".*"{result.id}".*$')[0]
     event = json.loads(line)
     assert (event["hostname"], event["exception"]) == (node, "ValueError('on purpose')")
-
-
-@contextlib.contextmanager
-def on_a_terminal(argv: list[str], env: dict[str, str], *, lines: int = 30, columns: int = 120) -> Iterator:
-    """Run a program on a terminal of its own; yields what returns everything that it has drawn so far."""
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    process = subprocess.Popen(
-        argv,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        cwd=workers.APP_DIR,
-        env={**env, "TERM": "xterm"},
-        start_new_session=True,
-    )
-    os.close(slave)
-    drawn: list[str] = []
-
-    def read() -> None:
-        with contextlib.suppress(OSError):
-            while data := os.read(master, 65536):
-                drawn.append(data.decode(errors="replace"))
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    try:
-        yield lambda: "".join(drawn)
-    finally:
-        kill_all(members(process.pid))
-        process.wait(10)
-        reader.join(10)
-        os.close(master)

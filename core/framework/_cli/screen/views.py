@@ -87,9 +87,10 @@ def _title(model: Model, width: int) -> Text:
     else:
         status = Text("● connected", "green")
     clock = time.strftime("%H:%M:%S")
-    left = Text.assemble((" framework events ", "reverse bold"), " ", model.broker, "  ", status)
+    left = Text.assemble((" framework events ", "reverse bold"), " ")
     if model.paused:
-        left.append("  PAUSED", "bold yellow")
+        left.append("PAUSED  ", "bold yellow")
+    left = Text.assemble(left, status, "  ", (model.broker, "dim"))
     left = _fit(left, max(0, width - len(clock) - 2))
     left.pad_right(max(0, width - left.cell_len - len(clock) - 1))
     left.append(clock, "dim")
