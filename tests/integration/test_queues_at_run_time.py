@@ -164,6 +164,8 @@ def test_changes_outlive_the_connection(fleet):
     fleet.tell("cancel_consumer", "gone")
     fleet.cut()
     wait_for(lambda: fleet.ours.control.ping(timeout=0.5).nodes == set(fleet.nodes), 15, "remote control to be back")
+    # What was revoked meanwhile is asked for.
+    fleet.workers[ONE].wait_line("mingle: searching for neighbors", count=2)
     assert "kept" in consumed(fleet)
     assert "gone" not in consumed(fleet)
     fleet.send("proj.record", "after-cut", queue="kept")

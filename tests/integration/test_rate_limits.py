@@ -203,6 +203,20 @@ def test_a_bad_rate_in_the_settings_ends_the_start(redis_url, start_worker):
     assert "Traceback" not in worker.output
 
 
+def test_a_worker_that_stops_gives_back_what_waited_for_its_turn(broker_url, start_worker, client, ledger_path):
+    conf = {"task_default_rate_limit": "60/s"}
+    options = {"broker": broker_url, "ledger": ledger_path, "conf": conf}
+    first = start_worker("-P", "threads", "-c", "2", "-n", "first@here", **options)
+    app = client(broker_url)
+    sent = list(range(100))
+    app.send_many(app.tasks["proj.record_late"].si(number) for number in sent)
+    wait_for(lambda: ledger.size(ledger_path) >= 20, 20, "some to run")
+    start_worker("-P", "threads", "-c", "2", "-n", "second@here", **options)
+    assert first.stop() == 0
+    wait_for(lambda: ledger.size(ledger_path) >= len(sent), 20, lambda: str(ledger.balance(sent, ledger_path)))
+    assert ledger.balance(sent, ledger_path).balanced
+
+
 # ---------------------------------------------------------------- limits of the whole cluster
 
 CLUSTER = {"task_rate_limit_scope": "cluster"}

@@ -118,7 +118,6 @@ class TestStamps:
         revokes = Revokes()
         revokes.add_stamps({"mon": ["abc", "def"], "cost": 7})
         assert revokes
-        assert revokes.has_stamps
         assert revokes.revoked_stamps({"stamps": {"mon": "abc"}}) == {"mon": ["abc"]}
         assert revokes.revoked_stamps({"stamps": {"mon": ["x", "def"], "cost": [7]}}) == {"mon": ["def"], "cost": ["7"]}
         assert revokes.revoked_stamps({"stamps": {"mon": "x", "other": "abc"}}) == {}

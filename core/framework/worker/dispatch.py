@@ -164,7 +164,7 @@ class Dispatch:
         if item.task_id in revokes:
             self.discard(item, "revoked")
             return True
-        if revokes.has_stamps and (stamps := revokes.revoked_stamps(_headers(item))):
+        if revokes.stamps and (stamps := revokes.revoked_stamps(_headers(item))):
             self.discard(item, "revoked", f" (revoked by header: {stamps})")
             return True
         return False
@@ -172,7 +172,7 @@ class Dispatch:
     def is_revoked(self, item: Item) -> bool:
         """Say whether `item` must not run."""
         revokes = self._revokes
-        return item.task_id in revokes or (revokes.has_stamps and bool(revokes.revoked_stamps(_headers(item))))
+        return item.task_id in revokes or bool(revokes.stamps and revokes.revoked_stamps(_headers(item)))
 
     def discard(self, item: Item, why: str, note: str = "") -> None:
         """Settle `item` as REVOKED without running it; `why` is ``revoked`` or ``expired``."""

@@ -117,7 +117,7 @@ class Intake:
 
     def _count_held(self) -> None:
         """What waits for its time leaves room for others."""
-        waiting = len(self.rates)
+        waiting = len(self.rates) if self.rates.buckets else 0
         self._spared = min(self._spared, waiting)
         self._prefetch.held = len(self._schedule) + self._spared
         if self._spared < min(waiting, HOLD_MAX) and not self._sparing:
@@ -149,7 +149,7 @@ class Intake:
         """Return how many messages fit."""
         if not self.fetching or self._settle.overfull:
             return 0
-        held = len(self._schedule) + len(self.rates)
+        held = len(self._schedule) + (len(self.rates) if self.rates.buckets else 0)
         return self._prefetch.limit - len(self._settle.running) - len(self.backlog) - held
 
     def ask(self) -> None:

@@ -32,7 +32,8 @@ class Revokes:
         self.maximum = maximum
         self.expires = expires
         self._since: dict[str, float] = {}
-        self._stamps: dict[str, set[str]] = {}
+        #: Values by header: tasks stamped with one of them must not run.
+        self.stamps: dict[str, set[str]] = {}
         self._file = file
         #: The time put on ids of this second: one object for all of them.
         self._stamp = 0.0
@@ -47,7 +48,7 @@ class Revokes:
         self._purge(now)
 
     def __bool__(self) -> bool:
-        return bool(self._since or self._stamps)
+        return bool(self._since or self.stamps)
 
     def __contains__(self, task_id: str) -> bool:
         since = self._since.get(task_id)
@@ -116,19 +117,14 @@ class Revokes:
 
     # ------------------------------------------------------------ stamps
 
-    @property
-    def has_stamps(self) -> bool:
-        """Whether tasks are revoked by what they are stamped with."""
-        return bool(self._stamps)
-
     def add_stamps(self, stamps: Mapping[str, Any]) -> None:
         """Remember that tasks stamped with one of these values under its header must not run."""
         for header, values in stamps.items():
-            self._stamps.setdefault(header, set()).update(texts(values))
+            self.stamps.setdefault(header, set()).update(texts(values))
 
     def revoked_stamps(self, headers: Mapping[str, Any]) -> Stamps:
         """Return the stamps for which a task with these message headers must not run."""
-        return matching_stamps(headers, self._stamps)
+        return matching_stamps(headers, self.stamps)
 
 
 def texts(values: Any) -> set[str]:

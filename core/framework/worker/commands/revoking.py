@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from framework.exceptions import FrameworkError
 from framework.message import read
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+#: So many ids are named one by one.
+_NAMED: Final = 100
 
 
 @inspect_command(alias="dump_revoked")
@@ -36,16 +39,16 @@ def revoke(
         )
     state.revokes.add(ids)
     state.intake.recheck()
-    logger.info("Tasks flagged as revoked: %s", ", ".join(ids))
-    return {"ok": f"tasks {set(ids)} flagged as revoked"}
+    logger.info("Tasks flagged as revoked: %s", _some(ids))
+    return {"ok": f"tasks {_set(ids)} flagged as revoked"}
 
 
 @control_command(signature="ID ...", variadic="task_id")
 def unrevoke(state: ControlState, task_id: str | Sequence[str]) -> dict[str, str]:
     """Let the tasks with these ids run again, unless their messages have been discarded already."""
     known = state.revokes.remove([task_id] if isinstance(task_id, str) else task_id)
-    logger.info("Tasks no longer revoked: %s", ", ".join(known) or "none of those named")
-    return {"ok": f"tasks {set(known)} are no longer revoked" if known else "none of these tasks was revoked"}
+    logger.info("Tasks no longer revoked: %s", _some(known) or "none of those named")
+    return {"ok": f"tasks {_set(known)} are no longer revoked" if known else "none of these tasks was revoked"}
 
 
 @control_command(signature="HEADER=VALUE ...", variadic="headers")
@@ -66,6 +69,17 @@ def revoke_by_stamped_headers(
         return {"ok": f"headers {stamps} were not terminated"}
     reply = revoke(state, ids, terminate=True, signal=signal)
     return {"ok": f"headers {stamps} revoked"} if "ok" in reply else reply
+
+
+def _some(ids: Sequence[str]) -> str:
+    """Name `ids` for the log, not a million of them."""
+    more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
+    return ", ".join(ids[:_NAMED]) + more
+
+
+def _set(ids: Sequence[str]) -> str:
+    """Name `ids` in a reply: as the set that clients expect, where that is not too long."""
+    return f"{set(ids)}" if len(ids) <= _NAMED else f"{set(ids[:_NAMED])} and {len(ids) - _NAMED:,} more"
 
 
 def _stamps(words: Sequence[str]) -> dict[str, list[str]]:
