@@ -3,6 +3,7 @@
 1. Each part lies between `<!-- begin NAME -->` and `<!-- end NAME -->` in a page of docs/.
 2. `settings`: every setting. `transport`, `pool`, `result_store`: every built-in plugin with its options.
    `commands`: every sub-command. `hooks`: every hook. `steps`: every built-in step of both graphs.
+   `pool_promises`: every test of the conformance suite.
 3. `python scripts/reference.py` writes; with `--check` it only says (exit code 1) that a page is out of date.
 """
 
@@ -175,6 +176,25 @@ def steps() -> str:
     return table(["graph", "step", "requires", "what it does"], rows)
 
 
+def promises(suite: type) -> str:
+    """Every test of a conformance suite."""
+    rows = []
+    for part in suite.__mro__:
+        for name, function in vars(part).items():
+            if name.startswith("test_"):
+                marks = getattr(function, "pytestmark", ())
+                traits = [code(trait) for mark in marks if mark.name == "needs_trait" for trait in mark.args]
+                rows.append([code(name), ", ".join(traits), " ".join((function.__doc__ or "").split())])
+    return table(["test", "needs the trait", "what it proves"], rows)
+
+
+def pool_promises() -> str:
+    """Every promise of a pool."""
+    from framework.testing.pools import PoolSuite
+
+    return promises(PoolSuite)
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("configuration.md", settings),
     "transport": ("transports.md", lambda: plugins("transport")),
@@ -183,6 +203,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "commands": ("cli.md", commands),
     "hooks": ("plugins.md", hooks),
     "steps": ("bootsteps.md", steps),
+    "pool_promises": ("testing-plugins.md", pool_promises),
 }
 
 

@@ -1,6 +1,6 @@
-"""Our own six pools before the suite that a stranger's pool has to pass.
+"""Our own pools before the suite that a stranger's pool has to pass: those that live in one process.
 
-The green ones run in interpreters of their own, which the suite starts by itself.
+The others: `test_conformance_green.py`, `test_conformance_prefork.py`; files of their own can run side by side.
 """
 
 from __future__ import annotations
@@ -12,23 +12,8 @@ from framework.testing.pools import PoolSuite
 pytestmark = pytest.mark.acceptance(103, 104, 109, 201, 202, 203, 204)
 
 
-class TestPrefork(PoolSuite):
-    pool = "prefork"
-    many = 20_000
-
-
 class TestThreads(PoolSuite):
     pool = "threads"
-    many = 20_000
-
-
-class TestGevent(PoolSuite):
-    pool = "gevent"
-    many = 20_000
-
-
-class TestEventlet(PoolSuite):
-    pool = "eventlet"
     many = 20_000
 
 

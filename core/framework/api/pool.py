@@ -13,7 +13,9 @@ Promises
 4. After `quiesce` no waiting job starts: jobs that have not started are returned by it and never run.
 5. `stop` returns when nothing runs any more or the deadline is over; what was still running is then terminated by
    `kill`.
-   Stopping twice, or before `start`, is harmless.
+   Stopping twice, or before `start`, is harmless. A pool that was stopped or killed has a capacity of 0.
+
+`framework.testing.pools` holds a pool to them.
 """
 
 from __future__ import annotations
@@ -159,7 +161,8 @@ class PoolContext(msgspec.Struct, kw_only=True):
     concurrency: int
     #: The workload of this process; built when first called (a pool of processes never calls it).
     workload: Callable[[], Workload]
-    #: How to build the workload elsewhere: pass it to `framework.api.workload.load` in a fresh interpreter. JSON-able.
+    #: How to build the workload elsewhere: pass it to `framework.api.workload.load` in a fresh interpreter, once the
+    #: entries of its ``path`` are in front of `sys.path`. JSON-able.
     recipe: Mapping[str, Any]
     #: Builds the outcome of a job that the pool had to end itself: ``verdict(job, code, text, runtime)`` with
     #: TIMED_OUT (text: the limit in seconds), WORKER_LOST (text: what happened) or TERMINATED (text: the signal).

@@ -1,9 +1,10 @@
 """Tests of pools that patch the interpreter, in an interpreter that is patched: patching is for ever.
 
 1. `patch_of` asks, in a process of its own, which library a pool wants to patch.
-2. `Elsewhere`, in the process that was started by hand: runs the tests of one suite in `python -m
-   framework.testing.patched <library> <pytest's arguments>`, and passes on each report as it comes.
-3. `main`, in that process: patches, then runs pytest with a plugin that writes every report to a pipe.
+2. `Elsewhere` has an interpreter for each suite, `Child`: ``python -m framework.testing.patched <library> <descriptors>
+   <pytest's arguments>``. It asks for one test after another, and passes on the reports.
+3. `main`, over there: patches, then runs pytest with the plugin `Servant`, which runs what it is asked for and writes
+   every report to a pipe.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
     from framework.api.pool import Pool
 
 #: Name of the plugin that writes reports.
-REPORTER: Final = "framework-testing-reports"
+SERVANT: Final = "framework-testing-servant"
 #: Seconds without a report after which the interpreter is given up.
 SILENCE: Final = 180.0
+#: What the last report of a test is followed by.
+_DONE: Final = "done"
 _TAIL: Final = 4_000
 _PATCH_OF: Final = (
     "import sys; from framework._plugins import loader; print(loader.load('pool', sys.argv[1]).traits.patch or '')"
@@ -60,10 +63,9 @@ class Elsewhere:
         if suite not in self._running:
             items = [each for each in self._session.items if getattr(each, "cls", None) is suite]
             self._running[suite] = Child(self._session.config, library, [each.nodeid for each in items])
-        child = self._running[suite]
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-        for report in child.reports(item):
+        for report in self._running[suite].run(item):
             hook.pytest_runtest_logreport(report=report)
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
@@ -79,37 +81,46 @@ class Child:
     def __init__(self, config: pytest.Config, library: str, nodeids: list[str]) -> None:
         self._config = config
         self._library = library
-        self._seen: dict[str, list[Any]] = {}
         self._rest = b""
-        read, write = os.pipe()
-        self._pipe = read
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        argv = [sys.executable, "-m", __name__, library, str(write), *_options(config), *nodeids]
+        theirs, self._requests = os.pipe()
+        self._reports, theirs_too = os.pipe()
+        descriptors = f"{theirs},{theirs_too}"
         try:
             self._process = subprocess.Popen(
-                argv, cwd=config.rootpath, pass_fds=[write], stdout=self._output, stderr=subprocess.STDOUT
+                [sys.executable, "-m", __name__, library, descriptors, *_options(config), *nodeids],
+                cwd=config.rootpath,
+                pass_fds=[theirs, theirs_too],
+                stdout=self._output,
+                stderr=subprocess.STDOUT,
             )
         finally:
-            os.close(write)
+            os.close(theirs)
+            os.close(theirs_too)
 
-    def reports(self, item: pytest.Item) -> list[Any]:
-        """Return the reports of `item`, as soon as they are complete."""
-        while not any(report.when == "teardown" for report in self._seen.get(item.nodeid, ())):
-            if not self._read():
-                return [*self._seen.pop(item.nodeid, []), self._lost(item)]
-        return self._seen.pop(item.nodeid)
+    def run(self, item: pytest.Item) -> list[Any]:
+        """Run `item` and return its reports."""
+        reports: list[Any] = []
+        try:
+            os.write(self._requests, f"{json.dumps(item.nodeid)}\n".encode())
+            while (data := self._read()) != _DONE:
+                report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
+                if isinstance(report.longrepr, list):
+                    report.longrepr = tuple(report.longrepr)  # of a skipped test: where and why
+                reports.append(report)
+        except (EOFError, BrokenPipeError):
+            reports.append(self._lost(item))
+        return reports
 
-    def _read(self) -> bool:
-        ready, _, _ = select.select([self._pipe], [], [], SILENCE)
-        data = os.read(self._pipe, 65_536) if ready else b""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            hook = self._config.hook
-            report = hook.pytest_report_from_serializable(config=self._config, data=json.loads(line))
-            if isinstance(report.longrepr, list):
-                report.longrepr = tuple(report.longrepr)  # of a skipped test: where and why
-            self._seen.setdefault(report.nodeid, []).append(report)
-        return bool(data)
+    def _read(self) -> Any:
+        while b"\n" not in self._rest:
+            ready, _, _ = select.select([self._reports], [], [], SILENCE)
+            data = os.read(self._reports, 65_536) if ready else b""
+            if not data:
+                raise EOFError
+            self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return json.loads(line)
 
     def _lost(self, item: pytest.Item) -> Any:
         import pytest
@@ -123,16 +134,19 @@ class Child:
             item.location,
             {},
             "failed",
-            f"the interpreter patched by {self._library} ended with {code} before it reported this test:\n{text}",
+            f"the interpreter patched by {self._library} ended with {code} before it had run this test:\n{text}",
             "call",
         )
 
     def close(self) -> None:
-        """End it, if it runs still."""
-        if self._process.poll() is None:
+        """End it: it leaves when nothing more can be asked, and is killed if it does not."""
+        os.close(self._requests)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
             self._process.kill()
-        self._process.wait()
-        os.close(self._pipe)
+            self._process.wait()
+        os.close(self._reports)
         self._output.close()
 
 
@@ -144,48 +158,67 @@ def _options(config: pytest.Config) -> list[str]:
     found += [part for value in option.override_ini or () for part in ("-o", value)]
     found += [part for value in option.pythonwarnings or () for part in ("-W", value)]
     found += [part for value in option.plugins or () for part in ("-p", value)]
-    found += [f"--maxfail={option.maxfail}"] if option.maxfail else []
-    # Reports go to one pipe, in order.
+    # One test at a time, and where it is asked for.
     found += ["-n0"] if config.pluginmanager.hasplugin("xdist") else []
     # The project is imported there before pytest is, to patch; pytest would rather have come first.
     found += ["-W", "ignore:Module already imported so cannot be rewritten"]
     return [*found, "-p", "no:cacheprovider", "-q"]
 
 
-class Reporter:
-    """Writes every report to a pipe, one line each."""
+def _first(function: Any) -> Any:
+    """Have pytest call `function` before its own; as `pytest.hookimpl` does, which cannot be imported yet."""
+    function.pytest_impl = {"tryfirst": True}
+    return function
 
-    def __init__(self, fd: int) -> None:
-        self._pipe = os.fdopen(fd, "w", encoding="ascii")
+
+class Servant:
+    """The plugin over there: runs the tests that it is asked for."""
+
+    def __init__(self, requests: int, reports: int) -> None:
+        self._requests = os.fdopen(requests, encoding="utf-8")
+        self._reports = os.fdopen(reports, "w", encoding="utf-8")
         self._config: pytest.Config | None = None
 
     def pytest_configure(self, config: pytest.Config) -> None:
         """Keep the configuration: its hooks turn reports into data."""
         self._config = config
 
+    @_first
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Run one test after another, until nobody asks any more."""
+        items = {item.nodeid: item for item in session.items}
+        for line in self._requests:
+            item = items[json.loads(line)]
+            item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
+            self._write(_DONE)
+        return True
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Write one."""
+        """Pass a report on."""
         assert self._config is not None
-        data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
-        self._pipe.write(json.dumps(data) + "\n")
-        self._pipe.flush()
+        self._write(self._config.hook.pytest_report_to_serializable(config=self._config, report=report))
+
+    def _write(self, data: Any) -> None:
+        self._reports.write(json.dumps(data) + "\n")
+        self._reports.flush()
 
 
 def main() -> int:
     """Patch, then run pytest."""
-    library, fd, *arguments = sys.argv[1:]
+    library, descriptors, *arguments = sys.argv[1:]
     preload_library(library)
     import pytest  # only now: everything must find the patched standard library
 
-    class Plugins:
-        """Registers the reporter under a name that others can ask for."""
+    requests, reports = map(int, descriptors.split(","))
+
+    class Door:
+        """Registers the servant under a name that others can ask for."""
 
         def pytest_configure(self, config: pytest.Config) -> None:
-            """Register it."""
-            reporter = Reporter(int(fd))
-            config.pluginmanager.register(reporter, REPORTER)
+            """Register it, before the loop over the tests is looked for."""
+            config.pluginmanager.register(Servant(requests, reports), SERVANT)
 
-    return int(pytest.main(arguments, plugins=[Plugins()]))
+    return int(pytest.main(arguments, plugins=[Door()]))
 
 
 if __name__ == "__main__":

@@ -52,9 +52,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> object:
     item.user_properties.append((SUBJECT, name))
     if not hasattr(suite, "pool"):
         return None
-    from framework.testing.patched import REPORTER, Elsewhere, patch_of
+    from framework.testing.patched import SERVANT, Elsewhere, patch_of
 
-    if item.config.pluginmanager.hasplugin(REPORTER):
+    if item.config.pluginmanager.hasplugin(SERVANT):
         return None  # this is the patched interpreter
     library = patch_of(subject)
     if library is None:
