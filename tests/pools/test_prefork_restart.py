@@ -165,11 +165,13 @@ def test_restart_keeps_the_server_and_its_code(make, module):
 
 
 @both
-def test_restart_lets_running_jobs_end(make, module):
+def test_restart_lets_running_jobs_end(make, module, tmp_path):
     pool = make()
     before = ready(pool)
-    [running] = pool.submit(b"sleep:1;pid")
+    [running] = pool.submit(b"note:begun;sleep:1;pid")
     old = pool.wait_begun(running)
+    # Reported the moment it is given to an idle child: it has begun when it says so itself.
+    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 10, "the job to begin")
     pool.call(pool.pool.restart, [module("meanwhile")])
     others = [pid for pid in before if pid != old]
     wait_for(lambda: not set(others) & set(pool.pids()), 10, "the idle child to be replaced")
