@@ -9,7 +9,9 @@ TESTS = Path(__file__).parent.parent
 MARKER = re.compile(r"\bacceptance\(([\d,\s]+)\)")
 
 #: What is built so far.
-DUE = {*range(1, 17), 21, 27, 29, 52, 53, 54, 55, 56, 57, 103, 104, 105, *range(140, 147), 225, 226, 227}
+DUE = {*range(1, 17), 21, 27, 28, 29, 33, 52, 53, 54, 55, 56, 57, *range(140, 147), 225, 226, 227}
+# Pools, steered from outside. 110 (no SIGUSR1) is told in docs/pools.md.
+DUE |= {*range(79, 88), 91, *range(102, 110), *range(111, 117), *range(176, 187)}
 
 
 def covered() -> set[int]:
