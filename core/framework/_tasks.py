@@ -48,6 +48,12 @@ class Registry(Mapping[str, Task[..., Any]]):
         self._tasks[task.name] = task
         return task
 
+    def adopt(self, app: App, tasks: Mapping[str, Task[..., Any]]) -> None:
+        """Have `tasks`, those of another application, be those of `app`; they take the place of its own."""
+        for name, task in tasks.items():
+            task.app = app
+            self._tasks[name] = task
+
     def share(self, app: App) -> None:
         """Add the shared tasks that were defined since the last call."""
         while self._shared < len(_apps.shared):

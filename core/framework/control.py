@@ -82,11 +82,66 @@ class Control:
         return self.broadcast("ping", reply=True, destination=destination, timeout=timeout, **options) or Replies()
 
     def revoke(
-        self, task_id: str | Sequence[str], destination: Sequence[str] | None = None, **options: Any
+        self,
+        task_id: str | Sequence[str],
+        destination: Sequence[str] | None = None,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        **options: Any,
     ) -> Replies | None:
-        """Have workers skip the task with this id, or the tasks with these."""
+        """Have workers skip the task with this id, or the tasks with these; with `terminate`, end those that run.
+
+        `signal` is what a process is sent that runs one, by name or number; None: TERM.
+        """
         ids = task_id if isinstance(task_id, str) else list(task_id)
-        return self.broadcast("revoke", {"task_id": ids}, destination=destination, **options)
+        arguments = {"task_id": ids, "terminate": terminate, "signal": signal}
+        return self.broadcast("revoke", arguments, destination=destination, **options)
+
+    def terminate(
+        self,
+        task_id: str | Sequence[str],
+        destination: Sequence[str] | None = None,
+        signal: str | int | None = None,
+        **options: Any,
+    ) -> Replies | None:
+        """Revoke the task with this id, or the tasks with these, and end those that run."""
+        return self.revoke(task_id, destination=destination, terminate=True, signal=signal, **options)
+
+    def time_limit(
+        self,
+        task_name: str,
+        soft: float | None = None,
+        hard: float | None = None,
+        destination: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Replies | None:
+        """Limit how long tasks called `task_name` may run, in seconds, from their next start on; None: no limit."""
+        arguments = {"task_name": task_name, "soft": soft, "hard": hard}
+        return self.broadcast("time_limit", arguments, destination=destination, **options)
+
+    def pool_grow(self, n: int = 1, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
+        """Have pools run `n` more tasks at a time."""
+        return self.broadcast("pool_grow", {"n": n}, destination=destination, **options)
+
+    def pool_shrink(self, n: int = 1, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
+        """Have pools run `n` fewer tasks at a time; tasks that run go on to their end."""
+        return self.broadcast("pool_shrink", {"n": n}, destination=destination, **options)
+
+    def pool_restart(
+        self,
+        modules: Sequence[str] | None = None,
+        reload: bool = False,
+        reloader: str | None = None,
+        destination: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Replies | None:
+        """Have workers import `modules` (with `reload`, anew) and replace every slot of their pools after its task.
+
+        Modules are those with tasks, where none are named. `reloader` is the dotted path of a function that reloads a
+        module. Workers must allow it: `pool_restarts` under ``[worker]``.
+        """
+        arguments = {"modules": None if modules is None else list(modules), "reload": reload, "reloader": reloader}
+        return self.broadcast("pool_restart", arguments, destination=destination, **options)
 
     def unrevoke(
         self, task_id: str | Sequence[str], destination: Sequence[str] | None = None, **options: Any

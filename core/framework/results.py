@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
@@ -292,9 +292,19 @@ class AsyncResult(Generic[R]):
             self.parent.forget()
         _store(self.app).forget([self.id])
 
-    def revoke(self, terminate: bool = False, signal: str | None = None, **options: Any) -> Any:
-        """Have workers skip the task; with `terminate`, end it if it runs already."""
-        return self.app.control.revoke(self.id, terminate=terminate, signal=signal, **options)
+    def revoke(
+        self,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """Have workers skip the task; with `terminate`, end it if it runs already.
+
+        With `wait` it returns what workers reply, at most `timeout` seconds apart (default 1).
+        """
+        return _revoke(self.app, self.id, terminate, signal, wait, timeout, options)
 
     # ------------------------------------------------ identity
 
@@ -534,10 +544,17 @@ class ResultSet:
         if ids:
             _store(self.app).forget(ids)
 
-    def revoke(self, terminate: bool = False, signal: str | None = None, **options: Any) -> Any:
-        """Have workers skip the tasks."""
+    def revoke(
+        self,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """Have workers skip the tasks, by one message; arguments as in `AsyncResult.revoke`."""
         ids = [result.id for result in self.results]
-        return self.app.control.revoke(ids, terminate=terminate, signal=signal, **options)
+        return _revoke(self.app, ids, terminate, signal, wait, timeout, options)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {len(self.results)} results>"
@@ -603,6 +620,19 @@ def _store(app: App) -> ResultStore:
             "or App(backend=…)"
         )
     return store
+
+
+def _revoke(
+    app: App,
+    ids: str | list[str],
+    terminate: bool,
+    signal: str | int | None,
+    wait: bool,
+    timeout: float | None,
+    options: Mapping[str, Any],
+) -> Any:
+    waiting: dict[str, Any] = {"reply": True, "timeout": 1.0 if timeout is None else timeout} if wait else {}
+    return app.control.revoke(ids, terminate=terminate, signal=signal, **{**waiting, **options})
 
 
 def _decode(app: App, raw: bytes) -> dict[str, Any]:

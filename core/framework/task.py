@@ -137,6 +137,11 @@ class Task(Generic[P, R]):
             self._policy = (settings, resolve(self, settings.task))
         return self._policy[1]
 
+    @policy.setter
+    def policy(self, policy: TaskPolicy) -> None:
+        # A change at run time, by remote control: for as long as the settings stay.
+        self._policy = (self.app.conf.settings, policy)
+
     # ------------------------------------------------ sending
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:

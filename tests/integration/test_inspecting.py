@@ -169,6 +169,12 @@ def test_the_other_commands(fleet):
     assert "error" in graph or os.path.exists(graph["filename"])
 
 
+@pytest.mark.acceptance(176)
+def test_pool_restarts_must_be_enabled(fleet):
+    (reply,) = fleet.app.control.broadcast("pool_restart", {}, reply=True, timeout=10, limit=1)
+    assert reply[fleet.node] == {"error": "Pool restarts not enabled"}
+
+
 @pytest.mark.acceptance(194, 208)
 def test_the_command_line_prints_them(fleet):
     env = workers.app_environment(broker=fleet.url)

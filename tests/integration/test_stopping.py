@@ -10,7 +10,7 @@ from support import ledger, queues
 from support.processes import members
 from support.wait import wait_for
 
-POOLS = ["prefork", "threads", "solo", "gevent", "eventlet"]
+POOLS = ["prefork", "threads", "solo", "gevent", "eventlet", "asyncio"]
 
 
 def wait_started(path, count=1):

@@ -225,6 +225,7 @@ def test_terminate_takes_the_tasks_own_processes_along(make, tmp_path):
     wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 5, "its end")
 
 
+@pytest.mark.acceptance(87)
 def test_terminate_never_hits_a_neighbour(make, tmp_path):
     """Terminate jobs at random moments around their end: whatever is hit, no other job is."""
     pool = make()

@@ -131,6 +131,10 @@ class WorkerSettings(Table):
         ),
     ] = True
     pool_restarts: Annotated[bool, opt("Allow the remote command pool_restart.", "CELERYD_POOL_RESTARTS")] = False
+    pool_restart_modules: Annotated[
+        list[str],
+        opt("Modules that pool_restart may import or reload: names, or patterns such as proj.*."),
+    ] = msgspec.field(default_factory=lambda: ["*"])
     pool_start_method: Annotated[
         Literal["fork", "spawn"],
         opt("How prefork makes its processes.", "CELERYD_POOL_START_METHOD", flag=("--pool-start-method",)),

@@ -49,7 +49,7 @@ class Dispatch:
         settings: Settings,
         hooks: Hooks,
     ) -> None:
-        self._policies = policies
+        self._policies = dict(policies)
         self._settle = settle
         self._schedule = schedule
         self._deadletters = deadletters
@@ -82,6 +82,10 @@ class Dispatch:
                 # nobody would know of them any more, while their leases went on being renewed.
                 logger.exception("Deciding about a message from %s failed", delivery.queue)
                 self._bury(delivery, MessageUndecodable(f"deciding about it failed: {error!r}"))
+
+    def learn(self, policies: Mapping[str, TaskPolicy]) -> None:
+        """Take up the policies of tasks that have come or changed, for messages that come from now on."""
+        self._policies.update(policies)
 
     # ------------------------------------------------------------ reading
 

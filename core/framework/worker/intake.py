@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
 
 from framework.api.loop import Loop
 from framework.api.pool import Pool
@@ -25,6 +25,9 @@ from framework.worker.rates import HOLD_MAX, Rates
 from framework.worker.schedule import Schedule
 from framework.worker.settle import Settle
 from framework.worker.subscriptions import Subscriptions
+
+if TYPE_CHECKING:
+    from framework._policy import TaskPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -240,6 +243,27 @@ class Intake:
             self.rates.submitted(list(gone))
         self._count_held()
         self.ask()
+
+    def take_back(self) -> None:
+        """Have what waits inside the pool wait here, until the next tick."""
+        running = self._settle.running
+        self.backlog.extendleft([running.pop(seq) for seq in reversed(self._pool.quiesce()) if seq in running])
+        self.ask()
+
+    def waiting(self) -> Iterator[Item]:
+        """Yield what was taken in and waits for its time, for its turn, or for the pool."""
+        yield from self.backlog
+        yield from self.rates
+        yield from (item for _when, item in self._schedule)
+
+    def learn(self, policies: Mapping[str, TaskPolicy]) -> None:
+        """Take up the policies of tasks that have come or changed; also for what has been taken in and not started."""
+        assert self._dispatch is not None
+        self._dispatch.learn(policies)
+        if any(not item.started and item.name in policies for item in self._settle.running.values()):
+            self.take_back()
+        for item in self.waiting():
+            item.policy = policies.get(item.name, item.policy)
 
     def _lose(self, error: ConnectionLost) -> None:
         on_lost, self._on_lost = self._on_lost, None

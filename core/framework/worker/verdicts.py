@@ -6,6 +6,7 @@ The process that ran the task is gone, or was stopped at a limit: the main proce
 from __future__ import annotations
 
 import logging
+import signal
 from typing import TYPE_CHECKING
 
 from framework import _followups
@@ -38,6 +39,7 @@ class Verdicts:
         self._app = app
         self._documents = Documents(settings.result.serializer, settings.result.compression)
         self._on_failure = app.hooks.bind("task_failure")
+        self._on_revoked = app.hooks.bind("task_revoked")
 
     def verdict(self, job: Job, code: int, text: str, runtime: float) -> Outcome:
         """Return the outcome of `job`, which the pool ended with `code` because of `text`.
@@ -57,6 +59,9 @@ class Verdicts:
                 job.seq, code, runtime
             )  # it goes back to its queue, or is lost as early acks are; no verdict
         state = REVOKED if code == outcomes.TERMINATED else FAILURE
+        if code == outcomes.TERMINATED and self._on_revoked is not None:
+            signum = getattr(signal, text, None)
+            self._on_revoked(task_id=job.id, name=job.task, terminated=True, signum=signum, expired=False)
         item = self._settle.running.get(job.seq)
         document = None
         headers = {}

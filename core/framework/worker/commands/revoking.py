@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from framework.exceptions import FrameworkError
 from framework.message import read
+from framework.worker.ending import end_tasks, signal_named
 from framework.worker.panel import control_command, inspect_command
 from framework.worker.revokes import matching_stamps, texts
 
@@ -29,18 +30,23 @@ def revoked(state: ControlState) -> list[str]:
 
 @control_command(signature="ID ...", variadic="task_id")
 def revoke(
-    state: ControlState, task_id: str | Sequence[str], terminate: bool = False, signal: str | None = None
+    state: ControlState, task_id: str | Sequence[str], terminate: bool = False, signal: str | int | None = None
 ) -> dict[str, str]:
-    """Have the tasks with these ids skipped. Running ones go on."""
+    """Have the tasks with these ids skipped. Running ones go on, unless terminate=true; signal=TERM then ends them."""
     ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id]
-    if terminate:
-        raise FrameworkError(
-            "terminating a running task is not available in this release; revoke without terminate works"
-        )
+    signum = signal_named(signal) if terminate else None
     state.revokes.add(ids)
-    state.intake.recheck()
     logger.info("Tasks flagged as revoked: %s", _some(ids))
+    if signum is not None:
+        return {"ok": f"terminate: {', '.join(end_tasks(state, ids, signum)) or 'tasks unknown'}"}
+    state.intake.recheck()
     return {"ok": f"tasks {_set(ids)} flagged as revoked"}
+
+
+@control_command(signature="SIGNAL ID ...", variadic="task_id")
+def terminate(state: ControlState, signal: str | int | None, task_id: str | Sequence[str]) -> dict[str, str]:
+    """Revoke the tasks with these ids, and end those that run: where tasks have processes, by this signal."""
+    return revoke(state, task_id, terminate=True, signal=signal)
 
 
 @control_command(signature="ID ...", variadic="task_id")

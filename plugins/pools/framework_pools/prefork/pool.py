@@ -23,6 +23,7 @@ import msgspec
 
 from framework.api.loop import Timer
 from framework.api.pool import (
+    FAILURE,
     INVALID,
     TERMINATED,
     TIMED_OUT,
@@ -258,6 +259,9 @@ class PreforkPool(Pool):
                 outcomes.append(self.context.verdict(job, TIMED_OUT, f"{job.soft_limit or 0:g}", record[2]))
             elif record[1] == WORKER_LOST:
                 outcomes.append(self.context.verdict(job, WORKER_LOST, record[4], record[2]))
+            elif record[1] == FAILURE and slot.doom is not None and slot.doom.job is job:
+                # It caught the signal that ends it, and left in its own way.
+                outcomes.append(self.context.verdict(job, slot.doom.code, slot.doom.text, record[2]))
             else:
                 outcomes.append(_as_outcome(record))
         if slot.doom is not None and slot.doom.job.seq not in slot.jobs:

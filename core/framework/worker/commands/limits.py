@@ -1,0 +1,38 @@
+"""Commands that change time limits."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from framework.exceptions import FrameworkError
+from framework.worker.panel import control_command
+
+if TYPE_CHECKING:
+    from framework.worker.control import ControlState
+
+logger = logging.getLogger(__name__)
+
+
+@control_command(signature="TASK [SOFT [HARD]]")
+def time_limit(
+    state: ControlState, task_name: str, soft: float | None = None, hard: float | None = None
+) -> dict[str, str]:
+    """Limit the seconds that tasks of this name may run, from their next start on; a limit left out is removed."""
+    task = state.app.tasks.get(task_name)
+    if task is None:
+        logger.error("Change of time limits attempt for unknown task %s", task_name)
+        raise FrameworkError("unknown task")
+    traits = state.pool.traits
+    for value, able, kind in ((soft, traits.soft_limit, "soft"), (hard, traits.hard_limit, "hard")):
+        # Written so that a value that is no number (nan) is refused as well.
+        if value is not None and not value > 0:
+            raise FrameworkError(f"the {kind} time limit is {value:g}; wanted seconds above 0, or nothing for no limit")
+        if value is not None and not able:
+            raise FrameworkError(f"the pool {state.settings.worker.pool!r} cannot enforce a {kind} time limit")
+    task.policy = msgspec.structs.replace(task.policy, soft_time_limit=soft, time_limit=hard)
+    state.intake.learn({task_name: task.policy})
+    logger.info("New time limits for tasks of type %s: soft=%s hard=%s", task_name, soft, hard)
+    return {"ok": "time limits set successfully"}

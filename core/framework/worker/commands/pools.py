@@ -1,0 +1,87 @@
+"""Commands that change the pool: its size, its slots, the code that they run."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from framework.exceptions import FrameworkError
+from framework.worker.panel import control_command
+from framework.worker.reloading import Reloading
+
+if TYPE_CHECKING:
+    from framework.worker.control import ControlState
+
+logger = logging.getLogger(__name__)
+
+#: Most slots to add by one request: a slip of the finger must not start a million processes.
+_GROWTH_MAX: Final = 1_000
+
+
+@control_command(signature="[N]")
+def pool_grow(state: ControlState, n: int = 1) -> dict[str, str]:
+    """Have the pool run N more tasks at a time."""
+    _check_size(state, "pool_grow", n)
+    if n > _GROWTH_MAX:
+        raise FrameworkError(f"the pool grows by at most {_GROWTH_MAX} slots at a time, not by {n}")
+    state.pool.grow(n)
+    _resized(state, n)
+    return {"ok": "pool will grow"}
+
+
+@control_command(signature="[N]")
+def pool_shrink(state: ControlState, n: int = 1) -> dict[str, str]:
+    """Have the pool run N fewer tasks at a time; tasks that run go on to their end."""
+    _check_size(state, "pool_shrink", n)
+    if n >= state.prefetch.slots:
+        raise FrameworkError(f"the pool has {state.prefetch.slots} slots, and without {n} of them it would have none")
+    state.pool.shrink(n)
+    _resized(state, -n)
+    return {"ok": "pool will shrink"}
+
+
+def _check_size(state: ControlState, command: str, n: int) -> None:
+    if state.settings.worker.autoscale is not None:
+        raise FrameworkError(f"{command} is not supported with autoscale. Adjust autoscale range instead.")
+    if not state.pool.traits.resize:
+        raise FrameworkError(f"the pool {state.settings.worker.pool!r} always has the same size")
+    if n < 1:
+        raise FrameworkError(f"the number of slots is {n}; wanted 1 or more")
+
+
+def _resized(state: ControlState, n: int) -> None:
+    state.prefetch.slots += n
+    state.intake.ask()
+    logger.info("The pool has %d slots from now on", state.prefetch.slots)
+
+
+@control_command(signature="[modules='[\"proj.tasks\"]'] [reload=true] [reloader=PATH]")
+def pool_restart(
+    state: ControlState, modules: list[str] | None = None, reload: bool = False, reloader: str | None = None
+) -> dict[str, str]:
+    """Import modules, with reload=true anew, and replace every slot of the pool after its task."""
+    worker = state.settings.worker
+    if not worker.pool_restarts:
+        raise FrameworkError("Pool restarts not enabled")
+    if not state.pool.traits.restart:
+        raise FrameworkError(f"the pool {worker.pool!r} cannot be restarted")
+    reloading = Reloading(state.app, state.pool.context.recipe["app"], worker.pool_restart_modules)
+    before = _policies(state)
+    reloading.bring(reloading.task_modules() if modules is None else modules, reload, reloader)
+    _take_up(state, before)
+    state.pool.restart(modules or (), fresh=reload)
+    logger.info("The pool is restarted by remote%s", f"; modules: {', '.join(modules)}" if modules else "")
+    return {"ok": "reload started"}
+
+
+def _policies(state: ControlState) -> dict[str, Any]:
+    return {name: task.policy for name, task in state.app.tasks.items()}
+
+
+def _take_up(state: ControlState, before: dict[str, Any]) -> None:
+    """Let the worker know of the tasks that have come or changed."""
+    changed = {name: policy for name, policy in _policies(state).items() if before.get(name) != policy}
+    state.intake.learn(changed)
+    for name, policy in changed.items():
+        if name not in before or policy.rate_limit != before[name].rate_limit:
+            state.intake.rates.set(name, policy.rate_limit, shared=policy.rate_limit_scope == "cluster")

@@ -1,0 +1,144 @@
+"""Bringing changed code into the worker's own process.
+
+1. `Reloading` imports modules that are not there, and reloads those that are: what others import comes first.
+2. Modules are named from outside, so a list of patterns says which may be.
+3. An application that was made anew by that hands its tasks to the one that the worker runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import logging
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from framework.exceptions import FrameworkError
+
+if TYPE_CHECKING:
+    from framework.app import App
+
+logger = logging.getLogger(__name__)
+
+
+class Reloading:
+    """Imports and reloads for one application."""
+
+    def __init__(self, app: App, target: str, allowed: Sequence[str]) -> None:
+        """`target`: where the application is found, as ``module:attribute``; `allowed`: patterns of module names."""
+        self._app = app
+        self._target = target
+        self._allowed = allowed
+
+    def task_modules(self) -> list[str]:
+        """Return the modules that the tasks of the application come from, and those that the settings import."""
+        settings = self._app.conf.settings
+        defined = [task.__module__ for task in self._app.tasks.values()]
+        own = [name for name in defined if name.partition(".")[0] != __name__.partition(".")[0]]
+        return [name for name in dict.fromkeys((*settings.imports, *settings.include, *own)) if name in sys.modules]
+
+    def bring(self, names: Iterable[str], reload: bool, reloader: str | None = None) -> None:
+        """Import the modules `names`; with `reload`, those that are there already anew, by the function `reloader`.
+
+        Raises `FrameworkError` when one of them may not be imported, or cannot be.
+        """
+        wanted = list(dict.fromkeys(names))
+        for name in (*wanted, *((reloader.rpartition(".")[0],) if reloader else ())):
+            self._check(name)
+        again = self._function(reloader) if reloader else importlib.reload
+        importlib.invalidate_caches()
+        for name in in_order([name for name in wanted if name in sys.modules]) if reload else ():
+            self._guarded(f"reload {name}", again, sys.modules[name])
+        for name in wanted:
+            if name not in sys.modules:
+                self._guarded(f"import {name}", importlib.import_module, name)
+        self._adopt()
+
+    def _check(self, name: str) -> None:
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise FrameworkError(f"{name!r:.80} is no name of a module")
+        if not any(fnmatchcase(name, pattern) for pattern in self._allowed):
+            patterns = ", ".join(self._allowed) or "none"
+            raise FrameworkError(
+                f"the module {name} may not be imported by pool_restart; pool_restart_modules under [worker] "
+                f"allows {patterns}"
+            )
+
+    def _function(self, path: str) -> Callable[[ModuleType], object]:
+        module, _, attribute = path.rpartition(".")
+        found = getattr(self._guarded(f"import {module}", importlib.import_module, module), attribute, None)
+        if not callable(found):
+            raise FrameworkError(f"there is no function {path}: the reloader is a dotted path such as proj.tools.renew")
+        return found  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _guarded(what: str, function: Callable[..., Any], argument: Any) -> Any:
+        try:
+            return function(argument)
+        except (Exception, SystemExit) as error:  # a user's module may raise anything, and must not end the worker
+            logger.debug("Cannot %s", what, exc_info=True)
+            raise FrameworkError(f"cannot {what}: {error!r}{_place(error)}") from error
+
+    def _adopt(self) -> None:
+        """Take the tasks of an application that was made in the place of ours."""
+        module, _, attribute = self._target.partition(":")
+        found: Any = sys.modules.get(module)
+        for part in attribute.split("."):
+            found = getattr(found, part, None)
+        if isinstance(found, type(self._app)) and found is not self._app:
+            self._app.tasks.adopt(self._app, found.tasks)
+
+
+def in_order(names: Sequence[str]) -> list[str]:
+    """Return the imported modules `names`, each after those of them that it imports."""
+    ordered: dict[str, None] = {}
+    seen: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name not in seen:
+            seen.add(name)
+            for other in _imports(sys.modules[name]):
+                if other in wanted:
+                    visit(other)
+            ordered[name] = None
+
+    wanted = set(names)
+    for name in names:
+        visit(name)
+    return list(ordered)
+
+
+def _imports(module: ModuleType) -> list[str]:
+    """Return what the source of `module` imports, as far as it can be read."""
+    try:
+        tree = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError, SyntaxError):
+        return []
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            if node.level:
+                try:
+                    base = importlib.util.resolve_name(base, module.__package__ or None)
+                except ImportError:
+                    continue
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return found
+
+
+def _place(error: BaseException) -> str:
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
