@@ -102,9 +102,14 @@ def test_what_waits_is_reserved_and_runs_when_the_limit_goes(fleet):
     assert {task["id"] for task in reserved} < set(ids)
     found = {id_: label for tasks in fleet.ask("query_task", *ids).values() for id_, (label, _info) in tasks.items()}
     assert {found[task["id"]] for task in reserved} == {"reserved"}
+    # It comes on top of what the workers take in anyway.
+    assert sum(stats["prefetch_count"] for stats in fleet.ask("stats").values()) > 2 * 2
     replies = fleet.tell("rate_limit", "proj.stamp", None)
     assert replies == {node: {"ok": "rate limit disabled successfully"} for node in fleet.nodes}
     wait_stamps(fleet, "kept", 10)
+    wait_for(
+        lambda: {stats["prefetch_count"] for stats in fleet.ask("stats").values()} == {2}, 10, "the limit of before"
+    )
 
 
 @pytest.mark.acceptance(125)

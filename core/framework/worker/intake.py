@@ -164,7 +164,7 @@ class Intake:
     def _tick(self) -> None:
         self._asked = False
         self._settle.flush()
-        if self.rates.buckets:
+        if self.rates.buckets or self._spared:
             self._count_held()
         consumer = self._consumer
         if consumer is not None:
