@@ -344,3 +344,18 @@ def test_a_killed_process_is_one_failure(redis_url, client, start_worker):
         wait_for(lambda: heard.of("task-failed"), 20, lambda: worker.output[-2000:])
         assert [event["uuid"] for event in heard.of("task-failed")] == [slow.id]
         assert "WorkerLostError" in heard.of("task-failed")[0]["exception"]
+
+
+def test_a_broker_that_takes_nothing_holds_up_no_task(rabbit_server, redis_url, client, start_worker):
+    """While RabbitMQ is short of memory it reads no events; they are kept, and come when it does."""
+    url = rabbit_server.fresh_url()
+    app = client(url, redis_url)
+    with listening(app) as heard:
+        results = app.send_many(app.tasks["proj.add"], [(number, 1) for number in range(2_000)])
+        rabbit_server.evaluate("rabbit_alarm:set_alarm({{resource_limit, memory, node()}, []}).")
+        try:
+            start_worker("-E", "-c", "2", broker=url, backend=redis_url)
+            assert results.get(timeout=60) == list(range(1, 2_001))
+        finally:
+            rabbit_server.evaluate("rabbit_alarm:clear_alarm({resource_limit, memory, node()}).")
+        wait_for(lambda: heard.types()["task-succeeded"] == 2_000, 30, lambda: str(heard.types()))

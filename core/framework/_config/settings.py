@@ -292,7 +292,7 @@ class WorkerSettings(Table):
     gossip: Annotated[
         bool,
         opt(
-            "Gossip with the other workers. Has no effect: workers have nothing to ask of each other while they run.",
+            "Listen to the other workers' events, to know who is there.",
             flag=("--without-gossip",),
             value=False,
         ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from framework._boot.steps.parts import PoolStep, ResultsStep, TransportStep
-from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, MingleStep, RosterStep
+from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, LineUpStep, MingleStep, RosterStep
 from framework._boot.steps.surroundings import HooksStep, LoggingStep, LoopStep, PidfileStep
 from framework._boot.steps.work import (
     ConsumptionStep,
@@ -47,4 +47,5 @@ def worker_steps(settings: Settings) -> list[Step]:
         RosterStep(),
         ControlStep(),
         MingleStep(),
+        LineUpStep(),
     ]

@@ -36,7 +36,7 @@ def without_fanout(settings: Settings) -> str | None:
 
 
 class LineStep(Step):
-    """Keeps the connection that remote control and events share."""
+    """Makes the line: the connection that remote control and events share."""
 
     name = "line"
     policy = "degrade"
@@ -48,7 +48,6 @@ class LineStep(Step):
     def start(self, board: Board) -> None:
         self._loop = loop = cast("Loop", board.get("loop"))
         self._line = Line(loop, board.get("transport"))
-        loop.call_soon_threadsafe(self._line.start)
         board.put("line", self._line)
 
     def stop(self, deadline: float) -> None:
@@ -205,3 +204,22 @@ class MingleStep(Step):
 
     def stop(self, deadline: float) -> None:
         self._mingle.close()
+
+
+class LineUpStep(Step):
+    """Connects the line, once everybody who listens on it has said so."""
+
+    name = "line-up"
+    policy = "degrade"
+    requires = ("loop", "line")
+    #: What subscribes comes before what sends: a broker short of memory answers no question on a connection that sends.
+    after = ("events", "roster", "control", "mingle")
+
+    def enabled(self, settings: Settings) -> str | None:
+        return without_fanout(settings)
+
+    def start(self, board: Board) -> None:
+        loop: Loop = board.get("loop")
+        line: Line = board.get("line")
+        loop.call_soon_threadsafe(line.start)
+        board.put("line-up", True)

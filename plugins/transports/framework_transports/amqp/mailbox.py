@@ -86,6 +86,8 @@ class AmqpMailbox(Mailbox):
         name = message.exchange
         if not name or name in self._known:
             return True
+        if self._link.blocked:
+            return False  # it would not answer the question either
         if not self._declarer.has_exchange(name):
             if message.exchange_type != "topic":
                 return False
