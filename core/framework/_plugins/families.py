@@ -31,6 +31,12 @@ FAMILIES: Final = {
         ),
         Family("pool", "framework.pools", "framework.api.pool:Pool", "--pool, or pool under [worker]"),
         Family(
+            "autoscaler",
+            "framework.autoscalers",
+            "framework.api.autoscaler:Autoscaler",
+            "--autoscaler, or autoscaler under [worker]",
+        ),
+        Family(
             "result_store",
             "framework.results",
             "framework.api.result_store:ResultStore",

@@ -4,7 +4,7 @@
    not installed (did you mean …), offered by two distributions, missing a library (which extra brings it), against
    the contract.
 2. `options` fills the plugin's options from its config table.
-3. `make_transport`, `make_result_store` choose by URL.
+3. `make_transport`, `make_result_store` choose by URL, `load_pool`, `make_autoscaler` by name.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from framework.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from framework.api.autoscaler import Autoscaler
     from framework.api.pool import Pool
     from framework.api.result_store import ResultStore
     from framework.api.transport import Transport
@@ -241,6 +242,12 @@ def load_pool(settings: Any) -> tuple[type[Pool], msgspec.Struct]:
     name = settings.worker.pool
     plugin = load("pool", name)
     return plugin, options("pool", name, plugin, settings.pool.get(name, {}))
+
+
+def make_autoscaler(settings: Any, name: str) -> Autoscaler:
+    """Load and make the autoscaler called `name`, with the options that the `Settings` have for it."""
+    plugin = load("autoscaler", name)
+    return plugin(options("autoscaler", name, plugin, settings.autoscaler.get(name, {})))  # type: ignore[no-any-return]
 
 
 def make_result_store(settings: Any, transport: Transport, oid: str = "") -> ResultStore:

@@ -5,10 +5,21 @@ One module for each subject. A command is a function ``f(state, **arguments)`` w
 
 from __future__ import annotations
 
-from framework.worker.commands import consuming, events, inspecting, meeting, memory, rates, revoking, stopping
+from framework.worker.commands import consuming, events, inspecting, meeting, memory, rates, revoking, scaling, stopping
 from framework.worker.panel import COMMANDS
 
-__all__ = ["PANEL", "consuming", "events", "inspecting", "meeting", "memory", "rates", "revoking", "stopping"]
+__all__ = [
+    "PANEL",
+    "consuming",
+    "events",
+    "inspecting",
+    "meeting",
+    "memory",
+    "rates",
+    "revoking",
+    "scaling",
+    "stopping",
+]
 
 #: The panel of this process, with the built-in commands on it.
 PANEL = COMMANDS
