@@ -37,6 +37,12 @@ FAMILIES: Final = {
             "--autoscaler, or autoscaler under [worker]",
         ),
         Family(
+            "fsnotify",
+            "framework.fsnotify",
+            "framework.api.fsnotify:Watcher",
+            "fsnotify under [worker], or FRAMEWORK_FSNOTIFY",
+        ),
+        Family(
             "result_store",
             "framework.results",
             "framework.api.result_store:ResultStore",
