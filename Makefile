@@ -32,6 +32,8 @@ check: $(READY) ## Lint, format, types, import walls; changes nothing
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy --platform darwin -p framework_fsnotify
+	$(BIN)/mypy --platform freebsd14 -p framework_fsnotify
 	$(BIN)/lint-imports
 
 format: $(READY) ## Format the code and mend what can be mended

@@ -1,7 +1,8 @@
 """Writes the reference parts of the manual from the code that they describe.
 
 1. Each part lies between `<!-- begin NAME -->` and `<!-- end NAME -->` in a page of docs/.
-2. `settings`: every setting. `transport`, `pool`, `result_store`: every built-in plugin with its options.
+2. `settings`: every setting. `transport`, `pool`, `autoscaler`, `fsnotify`, `result_store`: every built-in plugin
+   with its options.
    `commands`: every sub-command. `hooks`: every hook. `steps`: every built-in step of both graphs.
    `pool_promises`: every test of the conformance suite.
 3. `python scripts/reference.py` writes; with `--check` it only says (exit code 1) that a page is out of date.
@@ -199,6 +200,8 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("configuration.md", settings),
     "transport": ("transports.md", lambda: plugins("transport")),
     "pool": ("pools.md", lambda: plugins("pool")),
+    "autoscaler": ("autoscaling.md", lambda: plugins("autoscaler")),
+    "fsnotify": ("fsnotify.md", lambda: plugins("fsnotify")),
     "result_store": ("results.md", lambda: plugins("result_store")),
     "commands": ("cli.md", commands),
     "hooks": ("plugins.md", hooks),

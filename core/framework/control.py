@@ -204,6 +204,19 @@ class Control:
         arguments = {"task_name": task_name, "rate_limit": rate_limit}
         return self.broadcast("rate_limit", arguments, destination=destination, **options)
 
+    def autoscale(
+        self,
+        max: int | None = None,  # noqa: A002 - the guide's names
+        min: int | None = None,  # noqa: A002
+        destination: Sequence[str] | None = None,
+        **options: Any,
+    ) -> Replies | None:
+        """Have workers that were started with ``--autoscale`` keep their pool between `min` and `max` slots.
+
+        None: as it is.
+        """
+        return self.broadcast("autoscale", {"max": max, "min": min}, destination=destination, **options)
+
     def quiet(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
         """Have workers take in no more tasks; what runs goes on, what waits goes back to its queue."""
         return self.broadcast("quiet", destination=destination, **options)

@@ -27,11 +27,13 @@ from framework._boot.parts import blueprint
 from framework._boot.signals import Signals
 from framework._boot.steps import worker_steps
 from framework._boot.steps.remote import without_fanout
+from framework._config.autoscale import autoscale_range
 from framework._config.nodename import file_path, node_name
 from framework._plugins import loader
 from framework.exceptions import FrameworkError
 from framework.routing import select_queues
 from framework.worker.banner import banner, task_list
+from framework.worker.machine import cpus
 from framework.worker.stopping import Stopper
 
 if TYPE_CHECKING:
@@ -211,15 +213,20 @@ ASYNC_CONCURRENCY: Final = 100
 
 
 def _concurrency(settings: Settings) -> int:
-    """Return the number of slots: what was asked for, else the CPUs; one where a pool runs tasks in the main thread."""
+    """Return the number of slots: what was asked for, else the CPUs.
+
+    One where a pool runs tasks in the main thread, the smallest where it is scaled.
+    """
     traits = loader.load("pool", settings.worker.pool).traits
     if traits.main_thread:
         return 1
+    if settings.worker.autoscale is not None:
+        return autoscale_range(settings.worker.autoscale).start
     wanted = settings.worker.concurrency
     if wanted is None and traits.async_tasks:
         return ASYNC_CONCURRENCY
     if wanted is None or wanted == "auto":
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cpus()
     return wanted
 
 

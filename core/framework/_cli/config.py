@@ -57,6 +57,8 @@ def show(session: Session, everything: bool, origin: bool, as_json: bool) -> Non
 @pass_session
 def check(session: Session) -> int:
     """Check; raises what is wrong."""
+    from framework._boot.steps.scaling import choose
+    from framework._config.autoscale import autoscale_range
     from framework._plugins import loader
     from framework.routing import select_queues
 
@@ -65,6 +67,9 @@ def check(session: Session) -> int:
     transport = loader.make_transport(settings)
     loader.make_result_store(settings, transport)
     loader.load("pool", settings.worker.pool)
+    if settings.worker.autoscale is not None:
+        autoscale_range(settings.worker.autoscale)
+        choose(settings)
     select_queues(settings, settings.worker.queues, settings.worker.exclude_queues)
     where = config.sources.path or "no config file; defaults, environment and app.conf"
     if not session.quiet:

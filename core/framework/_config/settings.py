@@ -168,17 +168,23 @@ class WorkerSettings(Table):
     autoscale: Annotated[
         str | None,
         opt(
-            "Grow and shrink the pool between two sizes: MAX,MIN.",
+            "Grow and shrink the pool between two sizes: MAX,MIN, in either order, or MAX alone.",
             flag=("--autoscale",),
             metavar="MAX,MIN",
-            since="autoscaling",
         ),
     ] = None
     autoscaler: Annotated[
-        str, opt("How to scale: an autoscaler plugin's name, or a class path.", "CELERYD_AUTOSCALER")
+        str,
+        opt(
+            "How to scale: an autoscaler plugin's name, or a class path, module:Class.",
+            "CELERYD_AUTOSCALER",
+            flag=("--autoscaler",),
+            metavar="NAME",
+        ),
     ] = "queue"
     autoscale_keepalive: Annotated[
-        Seconds, opt("Seconds between two decreases of the pool.", env=("AUTOSCALE_KEEPALIVE",))
+        Seconds,
+        opt("Seconds for which the pool must have been too large before it shrinks.", env=("AUTOSCALE_KEEPALIVE",)),
     ] = 30.0
     autoreload: Annotated[
         bool,

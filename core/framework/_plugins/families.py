@@ -31,6 +31,18 @@ FAMILIES: Final = {
         ),
         Family("pool", "framework.pools", "framework.api.pool:Pool", "--pool, or pool under [worker]"),
         Family(
+            "autoscaler",
+            "framework.autoscalers",
+            "framework.api.autoscaler:Autoscaler",
+            "--autoscaler, or autoscaler under [worker]",
+        ),
+        Family(
+            "fsnotify",
+            "framework.fsnotify",
+            "framework.api.fsnotify:Watcher",
+            "fsnotify under [worker], or FRAMEWORK_FSNOTIFY",
+        ),
+        Family(
             "result_store",
             "framework.results",
             "framework.api.result_store:ResultStore",

@@ -4,7 +4,8 @@
    not installed (did you mean …), offered by two distributions, missing a library (which extra brings it), against
    the contract.
 2. `options` fills the plugin's options from its config table.
-3. `make_transport`, `make_result_store` choose by URL.
+3. `make_transport`, `make_result_store` choose by URL, `load_pool`, `make_autoscaler` by name, `make_watcher`
+   by name or the best there is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from framework.api.plugin import API_VERSION, Plugin
 from framework.api.result_store import ResultStoreContext
 from framework.exceptions import (
     ConfigError,
+    FrameworkError,
     PluginConflict,
     PluginInvalid,
     PluginNotFound,
@@ -32,6 +34,8 @@ from framework.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from framework.api.autoscaler import Autoscaler
+    from framework.api.fsnotify import Watcher
     from framework.api.pool import Pool
     from framework.api.result_store import ResultStore
     from framework.api.transport import Transport
@@ -241,6 +245,39 @@ def load_pool(settings: Any) -> tuple[type[Pool], msgspec.Struct]:
     name = settings.worker.pool
     plugin = load("pool", name)
     return plugin, options("pool", name, plugin, settings.pool.get(name, {}))
+
+
+def make_autoscaler(settings: Any, name: str) -> Autoscaler:
+    """Load and make the autoscaler called `name`, with the options that the `Settings` have for it."""
+    plugin = load("autoscaler", name)
+    return plugin(options("autoscaler", name, plugin, settings.autoscaler.get(name, {})))  # type: ignore[no-any-return]
+
+
+def make_watcher(settings: Any) -> Watcher:
+    """Load and make the file watcher that the `Settings` name, else the best that is available. It watches nothing yet.
+
+    Raises `PluginUnavailable` when the named one cannot work on this system.
+    """
+    name = settings.worker.fsnotify or _best_watcher()
+    plugin = load("fsnotify", name)
+    if (reason := plugin.unavailable()) is not None:
+        raise PluginUnavailable(f"the {_choose('fsnotify', name)} does not work on this system: {reason}")
+    return plugin(options("fsnotify", name, plugin, settings.fsnotify.get(name, {})))  # type: ignore[no-any-return]
+
+
+def _best_watcher() -> str:
+    found = []
+    for info in catalog.plugins("fsnotify"):
+        try:
+            plugin = load("fsnotify", info.name)
+        except FrameworkError as error:
+            logger.warning("Going on without the %s: %s", info, error)
+            continue
+        if plugin.unavailable() is None:
+            found.append((plugin.rank, info.name))
+    if not found:
+        raise PluginNotFound("no installed file watcher works on this system: reinstall framework")
+    return max(found)[1]
 
 
 def make_result_store(settings: Any, transport: Transport, oid: str = "") -> ResultStore:

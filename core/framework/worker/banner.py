@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from framework import __version__
+from framework._config.autoscale import autoscale_range
 from framework.api.transport import Queue
 
 
@@ -20,6 +21,10 @@ def banner(
     queues: Sequence[Queue],
 ) -> str:
     """Return the banner's text."""
+    slots: object = concurrency
+    if settings.worker.autoscale is not None:
+        largest, smallest = autoscale_range(settings.worker.autoscale)
+        slots = f"{{min={smallest}, max={largest}}}"
     events = "ON" if settings.worker.send_task_events else "OFF"
     lines = [
         f"{hostname} v{__version__}",
@@ -30,7 +35,7 @@ def banner(
         f".> app:         {target}",
         f".> transport:   {transport_url}",
         f".> results:     {results_url}",
-        f".> concurrency: {concurrency} ({settings.worker.pool})",
+        f".> concurrency: {slots} ({settings.worker.pool})",
         f".> task events: {events}",
         "",
         "[queues]",

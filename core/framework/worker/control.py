@@ -14,6 +14,7 @@ import msgspec
 
 from framework.api.pool import Pool
 from framework.api.transport import Transport
+from framework.worker.autoscaler import Autoscaler
 from framework.worker.clock import Clock
 from framework.worker.events import Dispatcher
 from framework.worker.intake import Intake
@@ -83,3 +84,5 @@ class ControlState(msgspec.Struct, kw_only=True):
     #: Asks the worker to stop warmly.
     stop: Callable[[], object]
     started: float
+    #: Scales the pool; None: nothing does.
+    autoscaler: Autoscaler | None = None

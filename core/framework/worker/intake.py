@@ -73,6 +73,8 @@ class Intake:
         self.fetching = True
         #: Called after every tick on which nothing is left to do; set while the worker drains.
         self.on_idle: Callable[[], object] | None = None
+        #: Called after every tick; set while the pool is scaled by what waits.
+        self.on_feed: Callable[[], object] | None = None
 
     @property
     def draining(self) -> bool:
@@ -173,6 +175,8 @@ class Intake:
             except ConnectionLost as error:
                 self._lose(error)
         self._feed()
+        if self.on_feed is not None:
+            self.on_feed()
         if self.on_idle is not None and self._settle.idle and not self.backlog:
             self.on_idle()
 

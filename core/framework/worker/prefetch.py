@@ -40,6 +40,11 @@ class Prefetch:
         self._average = mean if mean > self._average else self._average + _WEIGHT * (mean - self._average)
 
     @property
+    def runtime(self) -> float | None:
+        """Seconds that a task takes of late, the long ones first; None: none has ended yet."""
+        return None if self._average is HORIZON else self._average
+
+    @property
     def limit(self) -> int:
         """The most messages to hold now, those held for later included."""
         if self.multiplier == 0:

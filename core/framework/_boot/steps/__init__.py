@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from framework._boot.steps.parts import PoolStep, ResultsStep, TransportStep
 from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, LineUpStep, MingleStep, RosterStep
+from framework._boot.steps.scaling import AutoscalerStep
 from framework._boot.steps.surroundings import HooksStep, LoggingStep, LoopStep, PidfileStep
 from framework._boot.steps.work import (
     ConsumptionStep,
@@ -40,6 +41,7 @@ def worker_steps(settings: Settings) -> list[Step]:
         IntakeStep(),
         QueuesStep(),
         RatesStep(),
+        AutoscalerStep(settings),
         TurningStep(),
         LineStep(),
         EventsStep(),

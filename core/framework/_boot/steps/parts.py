@@ -142,6 +142,11 @@ def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
             "The pool %r has no processes to recycle: max-tasks-per-child and max-memory-per-child are ignored",
             name,
         )
+    if settings.worker.autoscale is not None and not traits.resize:
+        raise ConfigError(
+            f"the pool {name!r} has a fixed size and cannot be scaled (--autoscale): "
+            f"choose another with --pool, or leave the option out"
+        )
     if traits.main_thread and settings.worker.concurrency not in (None, 1, "auto"):
         logger.warning(
             "The pool %r runs one task at a time: the concurrency of %s is ignored",

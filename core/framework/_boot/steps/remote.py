@@ -122,7 +122,7 @@ class ControlStep(Step):
         "revokes",
         "queues",
     )
-    after = ("events", "roster")
+    after = ("events", "roster", "autoscaler")
 
     def enabled(self, settings: Settings) -> str | None:
         if not settings.worker.enable_remote_control:
@@ -164,6 +164,7 @@ class ControlStep(Step):
             queues=board.get("queues"),
             stop=lambda: run.stopper.warm(),
             started=run.began,
+            autoscaler=board.find("autoscaler"),
         )
         loop.call_soon_threadsafe(mailroom.start, state)
         board.put("control", mailroom)

@@ -176,7 +176,7 @@ class TurningStep(Step):
 
     name = "turning"
     requires = ("loop", "pool", "intake")
-    after = ("rates",)
+    after = ("rates", "autoscaler")
 
     def start(self, board: Board) -> None:
         self._loop: Loop = board.get("loop")

@@ -15,6 +15,7 @@ from framework.worker.commands import (
     pools,
     rates,
     revoking,
+    scaling,
     stopping,
 )
 from framework.worker.panel import COMMANDS
@@ -30,6 +31,7 @@ __all__ = [
     "pools",
     "rates",
     "revoking",
+    "scaling",
     "stopping",
 ]
 

@@ -97,6 +97,7 @@ def report(state: ControlState) -> dict[str, str]:
 def stats(state: ControlState) -> dict[str, Any]:
     """Tell what the worker has done and is made of."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
+    scaling = {} if state.autoscaler is None else {"autoscaler": state.autoscaler.info()}
     return {
         "total": dict(state.settle.total),
         "pid": os.getpid(),
@@ -106,4 +107,5 @@ def stats(state: ControlState) -> dict[str, Any]:
         "broker": state.transport.info(),
         "prefetch_count": state.prefetch.limit,
         "rusage": {name: getattr(usage, f"ru_{name}") for name in _RUSAGE.split()},
+        **scaling,
     }

@@ -41,7 +41,7 @@ def pool_shrink(state: ControlState, n: int = 1) -> dict[str, str]:
 
 
 def _check_size(state: ControlState, command: str, n: int) -> None:
-    if state.settings.worker.autoscale is not None:
+    if state.autoscaler is not None:
         raise FrameworkError(f"{command} is not supported with autoscale. Adjust autoscale range instead.")
     if not state.pool.traits.resize:
         raise FrameworkError(f"the pool {state.settings.worker.pool!r} always has the same size")

@@ -1,0 +1,1 @@
+"""The built-in file watchers, one module each."""
