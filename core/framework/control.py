@@ -2,22 +2,21 @@
 
 1. `Control.broadcast` sends a request and, if wanted, collects replies (see `framework._broadcast`); the other methods
    of `Control` are named after the commands that they send.
-2. `Control.inspect` asks for what workers know.
+2. `Control.inspect` returns an `Inspect`, which asks for what workers know.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework._broadcast import Replies, Request
+from framework._inspect import Inspect
+from framework.routing import select_queues
 
 if TYPE_CHECKING:
     from framework.app import App
-
-logger = logging.getLogger(__name__)
 
 
 class Control:
@@ -241,6 +240,11 @@ class Control:
         """Have Celery's workers elect one of theirs to do `action`; ours take no part."""
         return self.broadcast("election", {"id": id, "topic": topic, "action": action}, **options)
 
+    def purge(self) -> int:
+        """Drop what waits in the queues that workers with these settings consume from; return how much that was."""
+        queues = select_queues(self._app.conf.settings, None, None)
+        return sum(self._app.transport.purge(queue) for queue in queues)
+
     def shutdown(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
         """Have workers stop warmly."""
         return self.broadcast("shutdown", destination=destination, **options)
@@ -256,109 +260,3 @@ class Control:
     ) -> Inspect:
         """Return an `Inspect` for all workers, those listed, or the one named."""
         return Inspect(self, destination, timeout, callback, limit, pattern, matcher)
-
-
-class Inspect:
-    """Asks workers what they know.
-
-    Each method returns ``{node: reply}``, or the reply of the one node named; None: nobody answered.
-    """
-
-    def __init__(
-        self,
-        control: Control,
-        destination: str | Sequence[str] | None,
-        timeout: float,
-        callback: Callable[[dict[str, Any]], object] | None,
-        limit: int | None,
-        pattern: str | None,
-        matcher: str | None,
-    ) -> None:
-        self._control = control
-        self._one = destination if isinstance(destination, str) else None
-        self._destination = [destination] if isinstance(destination, str) else destination
-        self._options: dict[str, Any] = {
-            "timeout": timeout,
-            "callback": callback,
-            "limit": limit,
-            "pattern": pattern,
-            "matcher": matcher,
-        }
-
-    def ask(self, command: str, **arguments: Any) -> Any:
-        """Send the inspect command `command` and return the merged replies."""
-        given = {name: value for name, value in arguments.items() if value is not None}
-        replies = self._control.broadcast(command, given, destination=self._destination, reply=True, **self._options)
-        merged: dict[str, Any] = {}
-        for reply in replies or []:
-            for node, value in reply.items():
-                if node in merged:
-                    logger.warning("More than one worker is called %s: give each a name of its own with -n", node)
-                merged[node] = value
-        if self._one is not None:
-            return merged.get(self._one)
-        return merged or None
-
-    def ping(self) -> Any:
-        """Who is there."""
-        return self.ask("ping")
-
-    def active(self, safe: bool | None = None) -> Any:
-        """Tasks that run now."""
-        return self.ask("active", safe=safe)
-
-    def reserved(self) -> Any:
-        """Tasks received and not started."""
-        return self.ask("reserved")
-
-    def scheduled(self) -> Any:
-        """Tasks held for their eta."""
-        return self.ask("scheduled")
-
-    def revoked(self) -> Any:
-        """Ids that were revoked."""
-        return self.ask("revoked")
-
-    def registered(self, *taskinfoitems: str) -> Any:
-        """Names of the tasks that workers know."""
-        return self.ask("registered", taskinfoitems=list(taskinfoitems) or None)
-
-    def stats(self) -> Any:
-        """What workers have done and are made of."""
-        return self.ask("stats")
-
-    def active_queues(self) -> Any:
-        """Queues that workers consume from."""
-        return self.ask("active_queues")
-
-    def query_task(self, *ids: str) -> Any:
-        """What workers have of these tasks."""
-        return self.ask("query_task", ids=list(ids))
-
-    def conf(self, with_defaults: bool = False) -> Any:
-        """Settings, secrets masked."""
-        return self.ask("conf", with_defaults=with_defaults)
-
-    def clock(self) -> Any:
-        """Logical clocks."""
-        return self.ask("clock")
-
-    def report(self) -> Any:
-        """What a bug report should say of the workers."""
-        return self.ask("report")
-
-    def memsample(self) -> Any:
-        """Take a sample of the memory that the workers' main processes hold."""
-        return self.ask("memsample")
-
-    def memdump(self, samples: int = 10) -> Any:
-        """The samples of memory taken so far."""
-        return self.ask("memdump", samples=samples)
-
-    def objgraph(self, type: str = "Request", n: int = 200, max_depth: int = 10) -> Any:  # noqa: A002 - Celery's name
-        """Have the workers draw what refers to the objects of a type, each into a file of its own."""
-        return self.ask("objgraph", num=n, max_depth=max_depth, type=type)
-
-    def hello(self, from_node: str, revoked: Sequence[str] | None = None) -> Any:
-        """Exchange revoked ids and clocks, as a worker that starts does."""
-        return self.ask("hello", from_node=from_node, revoked=revoked)

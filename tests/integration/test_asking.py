@@ -209,3 +209,12 @@ def test_a_worker_that_is_frozen_is_named(amqp_url, client, start_worker):
     assert replies.nodes == {"well@here"}
     assert list(replies.missing) == ["frozen@here"]
     assert replies.missing["frozen@here"] >= 0
+
+
+@pytest.mark.parametrize("broker", ["sqlite", "redis", "amqp"])
+def test_purge_drops_what_waits_and_tells_how_much(url, client):
+    app = client(url)
+    for number in range(3):
+        app.tasks["proj.noop"].apply_async((number,))
+    assert app.control.purge() == 3
+    assert app.control.purge() == 0

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import threading
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -197,6 +198,32 @@ def test_flower_lists_our_worker_and_its_tasks(place, run_tool, start_worker, ce
     assert (info["name"], info["args"], info["result"], info["worker"]) == ("proj.add", "(3, 3)", "6", worker.node)
     assert ask(f"/api/task/info/{failed.id}")["exception"] == "ValueError('on purpose')"
     assert "proj.add" in ask("/api/task/types")["task-types"]
+
+    def tell(path: str, **arguments: object) -> str:
+        """POST as Flower's pages do; returns what the worker said."""
+        data = urllib.parse.urlencode(arguments).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api{path}", data, timeout=30) as page:
+            return str(json.load(page)["message"])
+
+    def pool() -> int:
+        return celery_app.control.inspect([worker.node], timeout=10).stats()[worker.node]["pool"]["max-concurrency"]
+
+    node = worker.node
+    tell(f"/worker/pool/grow/{node}", n=2)
+    assert pool() == 4
+    tell(f"/worker/pool/shrink/{node}", n=3)
+    assert pool() == 1
+    assert "started consuming from 'extra'" in tell(f"/worker/queue/add-consumer/{node}", queue="extra")
+    assert celery_app.tasks["proj.add"].apply_async((1, 2), queue="extra").get(timeout=10) == 3
+    assert "no longer consuming from" in tell(f"/worker/queue/cancel-consumer/{node}", queue="extra")
+    assert "new rate limit set" in tell("/task/rate-limit/proj.add", workername=node, ratelimit="100/s")
+    assert "time limits set" in tell("/task/timeout/proj.add", workername=node, soft=10, hard=20)
+    running = celery_app.tasks["proj.sleeptask"].delay(60)
+    wait_for(lambda: running.state == "STARTED" or ask(f"/api/task/info/{running.id}"), 20, "the long task to start")
+    tell(f"/task/revoke/{running.id}?terminate=true&signal=SIGKILL")
+    wait_for(lambda: running.state == "REVOKED", 20, "the long task to be ended")
+    tell(f"/worker/shutdown/{node}")
+    assert worker.wait() == 0
 
 
 def test_our_dump_shows_the_tasks_of_a_celery_worker(place, run_tool, start_celery_worker, client):
