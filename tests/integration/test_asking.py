@@ -5,17 +5,20 @@ The waits have time-outs of a minute: a wait that does not end by itself fails t
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import redis
 
 from framework import exitcodes
 from framework._broadcast import Replies
+from framework.api.transport import Exchange, Queue
 from support import workers
 from support.wait import wait_for
 
@@ -28,9 +31,9 @@ def url(request, broker):
     return request.getfixturevalue(f"{broker}_url")
 
 
+@pytest.mark.acceptance(60, 63)
 @pytest.mark.parametrize("broker", ["sqlite", "redis"])
 def test_where_the_broker_counts_listeners_the_wait_ends_with_the_last(url, client, start_worker):
-    """acceptance 60, 63."""
     app = client(url)
     assert app.control.ping(timeout=LONG) == []
     for name in ("one", "two", "three"):
@@ -43,9 +46,9 @@ def test_where_the_broker_counts_listeners_the_wait_ends_with_the_last(url, clie
     assert app.control.inspect(timeout=LONG).ping().keys() == {"one@here", "two@here", "three@here"}
 
 
+@pytest.mark.acceptance(61, 66, 67, 71, 213)
 @pytest.mark.parametrize("broker", ["sqlite", "redis", "amqp"])
 def test_limit_and_destination_end_the_wait(url, client, start_worker):
-    """acceptance 66, 67, 213."""
     app = client(url)
     for name in ("one", "two", "three"):
         start_worker("-P", "solo", "-n", f"{name}@here", broker=url)
@@ -143,8 +146,8 @@ def test_a_killed_client_leaves_no_queue(amqp_url, rabbit_server, start_worker):
     )
 
 
+@pytest.mark.acceptance(65)
 def test_calls_from_many_threads_keep_their_replies(redis_url, client, start_worker):
-    """acceptance 65."""
     app = client(redis_url)
     for name in ("one", "two"):
         start_worker("-P", "solo", "-n", f"{name}@here", broker=redis_url)
@@ -209,6 +212,29 @@ def test_a_worker_that_is_frozen_is_named(amqp_url, client, start_worker):
     assert replies.nodes == {"well@here"}
     assert list(replies.missing) == ["frozen@here"]
     assert replies.missing["frozen@here"] >= 0
+
+
+@pytest.mark.acceptance(64, 212)
+@pytest.mark.parametrize("broker", ["redis", "amqp"])
+def test_the_wait_is_as_long_as_asked_for(url, client):
+    """Somebody listens and does not answer: the time-out ends the wait, and not before."""
+    app = client(url)
+    mailbox = app.transport.mailbox()
+    mailbox.subscribe(
+        Queue(
+            name="mute.celery.pidbox",
+            exchange=Exchange(name="celery.pidbox", type="fanout", durable=False),
+            durable=False,
+            exclusive=True,
+            auto_delete=True,
+        )
+    )
+    for timeout in (0.2, 1.0):
+        begun = time.monotonic()
+        assert app.control.ping(timeout=timeout) == []
+        assert time.monotonic() - begun >= timeout
+    assert inspect.signature(app.control.ping).parameters["timeout"].default == 1.0
+    mailbox.close()
 
 
 @pytest.mark.parametrize("broker", ["sqlite", "redis", "amqp"])

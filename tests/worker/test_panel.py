@@ -71,6 +71,15 @@ def test_words_become_arguments(panel):
     assert add.parse(["by=2", "3", "a"]) == {"count": 3, "by": 2.0, "names": ["a"]}
 
 
+def test_the_default_says_what_a_word_is_where_nothing_is_declared():
+    def grow(state, n=1, name="x"): ...
+
+    command = Command(name="grow", handler=grow)
+    assert command.parse(["3", "4"]) == {"n": 3, "name": "4"}
+    with pytest.raises(ValueError, match="N cannot be 'many'"):
+        command.parse(["many"])
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [([], "COUNT is missing"), (["x"], "COUNT cannot be 'x'"), (["1", "by"], "BY cannot be 'by'")],

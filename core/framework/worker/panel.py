@@ -47,6 +47,12 @@ class Parameter(NamedTuple):
             return self.default
         return value if self.type is Any else msgspec.convert(value, self.type, strict=False)
 
+    def read(self, word: str) -> Any:
+        """Return what a word of a command line stands for; undeclared, its default says what it is."""
+        if self.type is Any and isinstance(self.default, (bool, int, float)):
+            return msgspec.convert(word, type(self.default), strict=False)
+        return self.convert(word)
+
 
 @cache
 def parameters(handler: Callable[..., Any]) -> dict[str, Parameter]:
@@ -109,7 +115,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         """
         declared = parameters(self.handler)
         converters: dict[str, Callable[[str], Any]] = dict(self.args) or {
-            name: parameter.convert for name, parameter in declared.items() if name != self.variadic
+            name: parameter.read for name, parameter in declared.items() if name != self.variadic
         }
         arguments: dict[str, Any] = {}
         rest = []
