@@ -49,7 +49,7 @@ def _draining(name: str, broker: Broker, both: bool) -> Iterator[Entry]:
     yield f"drain with results {name} prefork", partial(drain, pool="prefork", results=True), both
     yield f"drain with events {name} prefork", partial(drain, pool="prefork", flags=("-E",)), both
     if name == "redis":
-        recycling = partial(drain, pool="prefork", count=600, flags=("--max-tasks-per-child", "1"))
+        recycling = partial(drain, pool="prefork", count=200, flags=("--max-tasks-per-child", "1"))
         yield f"drain {name} prefork, a process for each task", recycling, both
 
 

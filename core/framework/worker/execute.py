@@ -431,6 +431,8 @@ def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:
 
     locate = import_module("framework._boot.locate")
     app = locate.load_app(recipe["app"], recipe["path"], recipe["sources"])
-    # Here, once, and not in each child: looking for installed hooks reads the metadata of every distribution.
+    # Here, once, and not in each child: looking for installed hooks reads the metadata of every distribution, and
+    # setting up the log imports this.
     app.hooks.load_installed()
+    import_module("framework._config.nodename")
     return TaskWorkload(app, app.conf.settings, recipe["hostname"], own_process=True)
