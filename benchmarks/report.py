@@ -78,7 +78,6 @@ VERDICTS = {True: "pass", False: "**missed**", None: "not measured"}
 
 TARGETS = [
     Target("drain redis prefork · rate", "Redis, prefork -c 2: no-op tasks run", factor=15),
-    Target("drain with events redis prefork · rate", "the same, with task events on", factor=15),
     Target("drain amqp prefork · rate", "RabbitMQ, prefork -c 2: no-op tasks run", factor=3),
     Target("drain redis threads · rate", "Redis, threads -c 2: no-op tasks run", factor=8),
     Target("drain redis solo · rate", "Redis, solo: no-op tasks run", factor=8),
