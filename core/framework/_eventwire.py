@@ -17,6 +17,8 @@ import msgspec
 from framework.message import JSON, UTF8, Outgoing
 from framework.serialization import encode
 
+#: Events in one message, at the most.
+BATCH: Final = 250
 _json: Final = msgspec.json.Encoder().encode
 
 

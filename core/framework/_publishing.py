@@ -139,7 +139,7 @@ class Publisher:
     def announce(self, message: Outgoing) -> None:
         """Send `message`, an event, to whoever listens.
 
-        It is dropped where the broker has no fan-out, or is congested. Raises `TransportError` when it is away.
+        It is dropped where the broker has no fan-out. Raises `TransportError` when it is away, or takes nothing.
         """
         if not self.transport.traits.fanout:
             return
@@ -148,14 +148,18 @@ class Publisher:
             if mailbox is None:
                 mailbox = self._mailbox = self.transport.mailbox()
             try:
-                # Nobody writes to us, but the broker's answers pile up.
+                # Nobody writes to us, but the broker may have something to say about the connection.
                 mailbox.receive()
-                if not mailbox.congested:
-                    mailbox.send([message])
+                congested = mailbox.congested
+                if not congested:
+                    # Not `send`: nobody would come by the answers that it leaves behind.
+                    mailbox.reach([message])
             except TransportError:
                 self._mailbox = None
                 mailbox.close()
                 raise
+        if congested:
+            raise TransportError("the broker takes no messages at present")
 
     def close(self) -> None:
         """Disconnect; what is sent afterwards connects again."""

@@ -40,19 +40,20 @@ class SentEvents:
     def tell(self, sent: Sequence[tuple[str, Outgoing, Address]]) -> None:
         """Send an event for each task: its name, its message, and where that went."""
         sender = origin()
-        events = [self._event(name, message, address, sender) for name, message, address in sent]
-        body, key = (events[0], "task.sent") if len(events) == 1 else (events, "task.multi")
         try:
-            self._publisher.announce(
-                _eventwire.outgoing(
-                    body,
-                    key,
-                    sender,
-                    exchange=self._settings.exchange,
-                    exchange_type=self._publisher.transport.traits.events_exchange,
-                    serializer=self._settings.serializer,
+            for start in range(0, len(sent), _eventwire.BATCH):
+                events = [self._event(*task, sender) for task in sent[start : start + _eventwire.BATCH]]
+                body, key = (events[0], "task.sent") if len(events) == 1 else (events, "task.multi")
+                self._publisher.announce(
+                    _eventwire.outgoing(
+                        body,
+                        key,
+                        sender,
+                        exchange=self._settings.exchange,
+                        exchange_type=self._publisher.transport.traits.events_exchange,
+                        serializer=self._settings.serializer,
+                    )
                 )
-            )
         except (TransportError, TypeError, ValueError) as error:
             if not self._away:
                 logger.warning("Events about sent tasks cannot be sent and are dropped: %s", error)

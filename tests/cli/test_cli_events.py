@@ -180,6 +180,14 @@ def test_it_says_what_is_missing(screen):
     assert any("No worker is online" in line for line in screen.look())
 
 
+def test_while_the_broker_is_away_nobody_is_called_dead_or_alive(screen):
+    screen.tell("worker-heartbeat", freq=2.0)
+    screen.press("2")
+    assert any("w1@here" in line and "ONLINE" in line for line in screen.look())
+    screen.model.trouble = "cannot be reached"
+    assert any("w1@here" in line and "?" in line and "LINE" not in line for line in screen.look())
+
+
 def test_the_selection_stays_with_its_task(screen):
     for number in range(50):
         screen.tell("task-received", f"id-{number}", name="proj.add")

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from framework.message import Outgoing
 from support.brokers import PrivateRedis
 from support.wait import wait_for
 
@@ -204,6 +205,16 @@ def test_an_expired_task_is_revoked(broker, url, backend, client, start_worker):
         assert (event["terminated"], event["signum"], event["expired"]) == (False, None, True)
 
 
+@pytest.mark.parametrize("broker", ["redis", "amqp", "sqlite"])
+def test_every_task_of_a_large_send_is_told(broker, url, client):
+    """No worker: what is told is that they were sent."""
+    app = client(url, task_send_sent_event=True)
+    with listening(app) as heard:
+        sent = app.send_many(app.tasks["proj.noop"], [(number,) for number in range(5_000)])
+        wait_for(lambda: heard.types()["task-sent"] >= 5_000, 30, lambda: str(heard.types()))
+        assert [event["uuid"] for event in heard.of("task-sent")] == [result.id for result in sent]
+
+
 def test_tasks_may_want_no_events(redis_url, client, start_worker):
     app = client(redis_url, redis_url)
     with listening(app) as heard:
@@ -226,12 +237,32 @@ def test_without_heartbeat_nothing_is_told_unasked(redis_url, client, start_work
 
 
 @pytest.mark.acceptance(230)
-@pytest.mark.parametrize("broker", ["redis", "amqp"])
-def test_an_election_is_survived(broker, url, backend, client, start_worker):
+@pytest.mark.parametrize("broker", ["redis", "amqp", "sqlite"])
+def test_elections_and_nonsense_are_survived(broker, url, backend, client, start_worker):
     app = client(url, backend)
-    worker = start_worker("-c", "1", broker=url, backend=backend)
+    worker = start_worker("-E", "-c", "1", broker=url, backend=backend)
     assert app.control.election("e1", "boss", {"method": "ping"}, reply=True, limit=1) == [{worker.node: None}]
+    kind = app.transport.traits.events_exchange
+    bodies = [
+        b"{",
+        b"\xff\x00",
+        b"5",
+        b"[[]]",
+        b'{"type": 7}',
+        b'{"type": "worker-heartbeat"}',
+        b'{"type": "worker-elect"}',
+    ]
+    with contextlib.closing(app.transport.mailbox()) as mailbox:
+        for body in bodies:
+            for exchange, exchange_type, key in (
+                ("celeryev", kind, "worker.heartbeat"),
+                ("celery.pidbox", "fanout", ""),
+            ):
+                mailbox.send([Outgoing(body, {}, exchange, key, exchange_type, delivery_mode=1)])
+    app.publisher.publish([Outgoing(b"\xff not a task", {}, "", "celery")])
     assert app.tasks["proj.add"].delay(1, 1).get(timeout=20) == 2
+    assert app.control.ping(limit=1) == [{worker.node: {"ok": "pong"}}]
+    assert not worker.lines("Defect in the worker")
 
 
 def test_a_worker_without_remote_control_tells_all_the_same(redis_url, client, start_worker):

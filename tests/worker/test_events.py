@@ -129,6 +129,20 @@ def test_every_end_has_its_event(bench, code, note, traceback, requeued, wanted)
     assert wanted.items() <= event.items()
 
 
+def test_long_texts_are_cut(bench):
+    def work():
+        told = outcome(FAILURE, "E" * 100_000, "first" + "x" * 100_000 + "last")
+        bench.listeners[0].events.finished(item(), told, requeued=False)
+
+    bench.dispatcher.enable()
+    bench.loop.call_soon_threadsafe(bench.line.start)
+    bench.loop.call_soon_threadsafe(work)
+    [event] = all_events(wait_for(bench.listen, 5))
+    assert len(event["exception"]) == len(event["traceback"]) == 16_384 + 3
+    assert event["exception"].endswith("...")
+    assert event["traceback"].endswith("last")
+
+
 def test_a_task_that_wants_no_events_has_none(bench):
     def work():
         tasks = bench.listeners[0].events

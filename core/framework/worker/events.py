@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Events in one message, and the seconds that the first of them waits for the others.
-BATCH: Final = 250
+#: Seconds that the first event of a message waits for others.
 _GATHER: Final = 0.01
 #: Events kept while there is no connection.
 KEPT: Final = 10_000
@@ -121,7 +120,7 @@ class Dispatcher:
                 # The newest are kept: an old event is worth less than the memory of a worker.
                 waiting.popleft()
                 self._dropped += 1
-        elif len(waiting) >= BATCH:
+        elif len(waiting) >= _eventwire.BATCH:
             self.flush()
         elif not self._armed:
             self._armed = True
@@ -135,7 +134,7 @@ class Dispatcher:
         """Send what waits, as far as the broker takes it."""
         waiting = self._waiting
         while waiting:
-            events = list(islice(waiting, BATCH))
+            events = list(islice(waiting, _eventwire.BATCH))
             if not self._line.ready or not self._post(events):
                 if not self._armed:
                     self._armed = True

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from framework.worker.events import Dispatcher
 
 
+#: Characters of an exception or a traceback that are told; many events share a message.
+_TEXT_MAX: Final = 16_384
+
+
 class Event(msgspec.Struct, gc=False, tag_field="type"):
     """What every event has. Positional: made by the thousand."""
 
@@ -155,7 +159,7 @@ class TaskEvents:
         elif requeued or code in _REJECTED:
             event = Rejected(*common, requeued)
         elif code == outcomes.RETRY:
-            event = Retried(*common, note, outcome.traceback)
+            event = Retried(*common, *_told(outcome))
         elif code == outcomes.TERMINATED:
             event = Revoked(*common, True, outcome.traceback or None, False)
         elif code == outcomes.REVOKED:
@@ -163,7 +167,7 @@ class TaskEvents:
         elif code == outcomes.IGNORED:
             return
         else:
-            event = Failed(*common, note, outcome.traceback)
+            event = Failed(*common, *_told(outcome))
         self._dispatcher.add(event)
 
     def cancelled(self, item: Item) -> None:
@@ -182,6 +186,16 @@ class TaskEvents:
 
 
 _REJECTED: Final = frozenset({outcomes.REJECTED, outcomes.REQUEUED, outcomes.INVALID})
+
+
+def _told(outcome: Outcome) -> tuple[str, str]:
+    """Return the exception, and the traceback, whose end says most."""
+    note, trace = outcome.note, outcome.traceback
+    if len(note) > _TEXT_MAX:
+        note = f"{note[:_TEXT_MAX]}..."
+    if len(trace) > _TEXT_MAX:
+        trace = f"...{trace[-_TEXT_MAX:]}"
+    return note, trace
 
 
 def _headers(payload: Payload) -> _Told:

@@ -42,6 +42,10 @@ class TransportStep(Step):
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
         self._transport = loader.make_transport(run.settings)
+        if run.settings.worker.send_task_events and not self._transport.traits.fanout:
+            logger.warning(
+                "The broker %s has no fan-out: no task events are sent, whatever -E says", self._transport.display_url
+            )
         board.put("transport", self._transport)
 
     def close(self) -> None:

@@ -104,9 +104,11 @@ def _facts(model: Model, width: int) -> Text:
     for view in VIEWS:
         text.append(f" {VIEWS.index(view) + 1} {view} ", "reverse" if view == model.view else "dim")
     text.append("  online ", "dim")
-    text.append(f"{alive}", "green" if alive else "red")
+    # While the broker is away nobody knows who lives.
+    text.append("?" if model.trouble else f"{alive}", "yellow" if model.trouble else "green" if alive else "red")
     text.append(f"/{len(workers)} ")
-    for kind, label in (("received", "in"), ("succeeded", "ok"), ("failed", "failed"), ("retried", "retried")):
+    rates = [("received", "in"), ("succeeded", "ok"), ("failed", "failed")]
+    for kind, label in rates if width < _WIDE else [*rates, ("retried", "retried"), ("revoked", "revoked")]:
         rate = model.rate(f"task-{kind}")
         style = "bold red" if kind == "failed" and rate else "bold" if rate else "dim"
         text.append(f" {label} ", "dim")
@@ -196,15 +198,15 @@ def _workers(model: Model, width: int) -> RenderableType:
     )
     top, chosen = model.window([worker.hostname for worker in workers])
     for number, worker in enumerate(workers[top : top + model.height], top):
-        _add(table, _worker(worker, width), selected=number == chosen)
+        _add(table, _worker(worker, width, deaf=bool(model.trouble)), selected=number == chosen)
     return table
 
 
-def _worker(worker: Worker, width: int) -> list[str | Text]:
+def _worker(worker: Worker, width: int, *, deaf: bool) -> list[str | Text]:
     software = " ".join(part for part in (worker.sw_ident, worker.sw_ver, worker.sw_sys) if part)
     return [
         worker.hostname,
-        Text(worker.status, "green" if worker.alive else "red"),
+        Text("?", "yellow") if deaf else Text(worker.status, "green" if worker.alive else "red"),
         f"{max(0.0, time.time() - worker.heartbeat):.0f} s ago",
         "-" if worker.active is None else f"{worker.active:,}",
         "-" if worker.processed is None else f"{worker.processed:,}",
