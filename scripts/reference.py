@@ -4,7 +4,7 @@
 2. `settings`: every setting. `transport`, `pool`, `autoscaler`, `fsnotify`, `result_store`: every built-in plugin
    with its options.
    `commands`: every sub-command. `hooks`: every hook. `steps`: every built-in step of both graphs.
-   `pool_promises`: every test of the conformance suite.
+   `pool_promises`, `transport_promises`: every test of the conformance suites.
 3. `python scripts/reference.py` writes; with `--check` it only says (exit code 1) that a page is out of date.
 """
 
@@ -196,6 +196,13 @@ def pool_promises() -> str:
     return promises(PoolSuite)
 
 
+def transport_promises() -> str:
+    """Every promise of a transport."""
+    from framework.testing.transports import TransportSuite
+
+    return promises(TransportSuite)
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("configuration.md", settings),
     "transport": ("transports.md", lambda: plugins("transport")),
@@ -207,6 +214,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "hooks": ("plugins.md", hooks),
     "steps": ("bootsteps.md", steps),
     "pool_promises": ("testing-plugins.md", pool_promises),
+    "transport_promises": ("testing-plugins.md", transport_promises),
 }
 
 

@@ -25,6 +25,7 @@ from contextlib import contextmanager, suppress
 from typing import Final, Literal
 from urllib.parse import unquote
 
+from framework.api.redis_url import masked
 from framework.exceptions import ConfigError, ConnectionLost, PluginUnavailable, TransportError
 
 Synchronous = Literal["full", "normal"]
@@ -67,12 +68,14 @@ def database_path(url: str, default: str = DEFAULT_FILE) -> str:
     _, separator, rest = url.partition("://")
     if not separator or (rest and not rest.startswith("/")):
         raise ConfigError(
-            f"{url!r} names no SQLite file: write sqlite:///relative/path.db, sqlite:////absolute/path.db, "
+            f"{masked(url)!r} names no SQLite file: write sqlite:///relative/path.db, sqlite:////absolute/path.db, "
             f"or sqlite:// for {default} in the current directory"
         )
     name = unquote(rest[1:])
     if "?" in rest or name == ":memory:" or "\0" in name:
-        raise ConfigError(f"{url!r} is no plain file: write sqlite:///path.db (memory:// keeps everything in memory)")
+        raise ConfigError(
+            f"{masked(url)!r} is no plain file: write sqlite:///path.db (memory:// keeps everything in memory)"
+        )
     return os.path.abspath(name or default)
 
 

@@ -45,7 +45,8 @@ class Ticker:
                 pass
 
     def _tick(self) -> None:
-        while True:
+        # Asked after `_armed` was cleared: a close that came just before that is not slept through.
+        while not self._closed.is_set():
             self._armed.wait()
             if self._closed.wait(self._pause):
                 return

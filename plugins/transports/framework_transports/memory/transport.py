@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from framework.api.redis_url import masked
 from framework.api.transport import Queue, Transport, TransportTraits
 from framework_transports.memory.broker import Broker
 from framework_transports.memory.consumer import MemoryConsumer
@@ -35,8 +36,8 @@ class MemoryTransport(Transport):
 
     @property
     def display_url(self) -> str:
-        """The URL, which has no password."""
-        return self.url
+        """The URL; what looks like a password in it is not shown, though it is of no use here."""
+        return masked(self.url)
 
     def producer(self) -> MemoryProducer:
         """Return a producer."""
@@ -78,5 +79,5 @@ class MemoryTransport(Transport):
             "transport_options": {},
             "uri_prefix": None,
             "userid": None,
-            "virtual_host": self.url.partition("://")[2] or None,
+            "virtual_host": self.display_url.partition("://")[2] or None,
         }

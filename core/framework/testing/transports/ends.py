@@ -1,0 +1,109 @@
+"""Promises 5 and 6: what is closed says so, passwords stay secret, and nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import urlsplit
+
+import pytest
+
+from framework.exceptions import ConnectionLost, FrameworkError
+from framework.testing.survey import survey
+from framework.testing.transports.base import Bench, TransportSuiteBase, ids, needs
+from framework.testing.wait import wait_for
+
+SECRET = "s3cr3t-w0rd"
+
+
+class EndPromises(TransportSuiteBase):
+    """Closing, and what may be seen."""
+
+    def test_closed_faces_say_so(self, bench: Bench) -> None:
+        """Closing twice is harmless; a closed consumer raises ConnectionLost, and a late settlement harms nobody."""
+        queue = bench.filled(1)
+        producer, consumer = bench.producer(), bench.consumer(queue)
+        [delivery] = bench.gather(consumer, 1)
+        producer.close()
+        producer.close()
+        consumer.close(requeue=False)
+        consumer.close(requeue=True)
+        with pytest.raises(ConnectionLost):
+            consumer.fetch(1)
+        delivery.ack()
+
+    def test_transports_to_one_url_share_a_broker(self, bench: Bench) -> None:
+        """What one publishes, another sees: the broker is not in the transport."""
+        queue = bench.filled(2)
+        assert bench.another().sizes([queue]) == {queue.name: 2}
+
+    def test_making_a_transport_connects_to_nothing(self, bench: Bench) -> None:
+        """Nor does closing it."""
+        before = survey()
+        transport = bench.another()
+        assert survey().left_since(before) == []
+        transport.close()
+
+    def test_no_password_is_shown(self, bench: Bench) -> None:
+        """Neither in `display_url` nor in `info` nor in what an error says."""
+        parts = urlsplit(bench.url)
+        place = parts.netloc.rpartition("@")[2]
+        try:
+            transport = bench.another(parts._replace(netloc=f"somebody:{SECRET}@{place}").geturl())
+            shown = transport.display_url + json.dumps(transport.info())
+        except FrameworkError as error:
+            shown = str(error)
+        assert SECRET not in shown
+
+    def test_info_can_be_shown(self, bench: Bench) -> None:
+        """The connection's parameters, as JSON, with what `inspect stats` shows of every broker."""
+        info = bench.transport.info()
+        json.dumps(info)
+        assert {"hostname", "port", "transport", "virtual_host"} - info.keys() == set()
+
+    def test_ten_lives_leave_nothing_behind(self, bench: Bench) -> None:
+        """No descriptor, no thread and no child of ten workers' worth of faces."""
+        queue = bench.queue()
+        self._live(bench, queue)
+        before = survey()
+        for _ in range(10):
+            self._live(bench, queue)
+        found: list[str] = []
+
+        def nothing() -> bool:
+            found[:] = survey().left_since(before)
+            return not found
+
+        wait_for(nothing, self.patience, lambda: f"nothing to be left; there are {', '.join(found)}")
+
+    def _live(self, bench: Bench, queue: object) -> None:
+        transport = bench.another()
+        producer, consumer = transport.producer(), transport.consumer()
+        consumer.add_queue(queue)  # type: ignore[arg-type]
+        producer.publish([bench.message(0, queue)])  # type: ignore[arg-type]
+        [delivery] = bench.gather(consumer, 1)
+        delivery.ack()
+        if transport.traits.fanout:
+            transport.mailbox().close()
+        consumer.close(requeue=True)
+        producer.close()
+        transport.close()
+
+    @needs("turnstile")
+    def test_a_turnstile_gives_out_each_start_once(self, bench: Bench) -> None:
+        """Two workers ask in turn for starts of one name: they are an interval apart, whoever asked."""
+        name = bench.new("rate")
+        gates = [bench.transport.turnstile(), bench.another().turnstile()]
+        for gate in gates:
+            bench.faces.callback(gate.close)
+        waits = [gates[turn % 2].reserve(name, 10.0, 1) for turn in range(4)]
+        assert waits == sorted(waits)
+        # The clock goes on between two calls.
+        assert [round((later - waits[0]) / 10.0, 1) for later in waits] == [0.0, 1.0, 2.0, 3.0]
+        assert gates[0].reserve(bench.new("rate"), 10.0, 1) == pytest.approx(0.0, abs=0.1)
+
+    def test_one_message_for_a_new_queue(self, bench: Bench) -> None:
+        """A consumer declares its queue: what is sent to it from then on is kept for it."""
+        queue = bench.queue()
+        consumer = bench.consumer(queue)
+        bench.producer().publish([bench.message("first", queue)])
+        assert ids(bench.gather(consumer, 1)) == ["first"]

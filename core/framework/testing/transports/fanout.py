@@ -1,0 +1,129 @@
+"""Mailboxes: what is broadcast reaches everybody once, replies reach who asked, and nobody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from framework.api.transport import Exchange, Mailbox, Queue
+from framework.exceptions import ConnectionLost
+from framework.message import Outgoing
+from framework.testing.transports.base import Bench, TransportSuiteBase, needs
+
+
+def own(queue: str, exchange: Exchange, key: str = "") -> Queue:
+    """Return a queue of one mailbox's own."""
+    return Queue(name=queue, exchange=exchange, routing_key=key, durable=False, exclusive=True, auto_delete=True)
+
+
+def broadcast(text: str, exchange: Exchange) -> Outgoing:
+    """Return a message for everybody."""
+    return Outgoing(text.encode(), {}, exchange=exchange.name, exchange_type="fanout", delivery_mode=1)
+
+
+class FanoutPromises(TransportSuiteBase):
+    """Remote control's ways."""
+
+    def _control(self, bench: Bench) -> Exchange:
+        return Exchange(bench.new("control"), type="fanout", durable=False)
+
+    @needs("fanout")
+    def test_a_broadcast_reaches_every_mailbox_once(self, bench: Bench) -> None:
+        """Two subscribers, several messages, in order; one that subscribed to another exchange hears nothing."""
+        control, other = self._control(bench), self._control(bench)
+        boxes = [bench.mailbox(own(bench.new(), control)) for _ in range(2)]
+        stranger = bench.mailbox(own(bench.new(), other))
+        sender = bench.mailbox()
+        sender.send([broadcast(text, control) for text in ("one", "two", "three")])
+        sender.send([broadcast("end", control)])
+        sender.send([broadcast("end", other)])
+        for box in boxes:
+            assert bench.listen(box, 4) == [(control.name, text) for text in (b"one", b"two", b"three", b"end")]
+        assert bench.listen(stranger, 1) == [(other.name, b"end")]
+
+    @needs("fanout")
+    def test_a_producer_broadcasts_too(self, bench: Bench) -> None:
+        """What clients send; nobody listening is no error."""
+        control = self._control(bench)
+        box = bench.mailbox(own(bench.new(), control))
+        bench.producer().publish([broadcast("ping", control)])
+        assert bench.listen(box, 1) == [(control.name, b"ping")]
+
+    @needs("fanout")
+    def test_a_broadcast_wakes_who_sleeps(self, bench: Bench) -> None:
+        """The descriptor turns readable, and `receive` never waits."""
+        control = self._control(bench)
+        box, sender = bench.mailbox(own(bench.new(), control)), bench.mailbox()
+        for number in range(5):
+            while box.receive():
+                pass
+            sender.send([broadcast(str(number), control)])
+            assert bench.readable(box, self.patience), "nobody was woken"
+            assert bench.listen(box, 1) == [(control.name, str(number).encode())]
+
+    @needs("fanout")
+    def test_replies_reach_who_asked(self, bench: Bench) -> None:
+        """By the key of the reply queue, of any size; to nobody else."""
+        replies = Exchange(bench.new("reply"), durable=False)
+        asker, other = (bench.mailbox(own(bench.new(), replies, key)) for key in ("asker", "other"))
+        worker = bench.mailbox()
+        for size in (2, 1_000_000):
+            worker.send([Outgoing(b"x" * size, {}, exchange=replies.name, routing_key="asker", delivery_mode=1)])
+            assert bench.listen(asker, 1) == [(replies.name, b"x" * size)]
+        worker.send([Outgoing(b"end", {}, exchange=replies.name, routing_key="other", delivery_mode=1)])
+        assert bench.listen(other, 1) == [(replies.name, b"end")]
+
+    @needs("fanout")
+    def test_replies_to_nobody_vanish(self, bench: Bench) -> None:
+        """A client that has gone away costs nothing: the next message is delivered as ever."""
+        control = self._control(bench)
+        replies = Exchange(bench.new("reply"), durable=False)
+        bench.mailbox(own(bench.new(), replies, "known"))
+        box = bench.mailbox(own(bench.new(), control))
+        sender = bench.mailbox()
+        for number in range(3):
+            sender.send([Outgoing(b"", {}, exchange=replies.name, routing_key="gone", delivery_mode=1)])
+            sender.send([Outgoing(b"", {}, routing_key=bench.new("no-such-queue"), delivery_mode=1)])
+            sender.send([broadcast(str(number), control)])
+            assert bench.listen(box, 1) == [(control.name, str(number).encode())]
+
+    @needs("fanout")
+    def test_events_are_chosen_by_their_key(self, bench: Bench) -> None:
+        """Where events travel through a topic exchange; through a fan-out one everybody hears everything."""
+        kind = bench.traits.events_exchange
+        events = Exchange(bench.new("events"), type=kind)
+        some = bench.mailbox(own(bench.new(), events, "task.#"))
+        everything = bench.mailbox(own(bench.new(), events, "#"))
+        sender = bench.mailbox()
+        for key in ("worker.online", "task.sent", "task.end"):
+            sender.send(
+                [Outgoing(key.encode(), {}, exchange=events.name, routing_key=key, exchange_type=kind, delivery_mode=1)]
+            )
+        assert [body for _, body in bench.listen(everything, 3)] == [b"worker.online", b"task.sent", b"task.end"]
+        heard = [body for _, body in self._until(bench, some, b"task.end")]
+        assert heard == [b"task.sent", b"task.end"] if kind == "topic" else heard[-1] == b"task.end"
+
+    def _until(self, bench: Bench, mailbox: Mailbox, last: bytes) -> list[tuple[str, bytes]]:
+        found: list[tuple[str, bytes]] = []
+        while not found or found[-1][1] != last:
+            found += bench.listen(mailbox, 1)
+        return found
+
+    @needs("fanout")
+    def test_reach_counts_subscribers(self, bench: Bench) -> None:
+        """How many subscriptions have it, or None where the broker does not tell."""
+        control = self._control(bench)
+        for _ in range(2):
+            bench.mailbox(own(bench.new(), control))
+        assert bench.mailbox().reach([broadcast("ping", control)]) in (2, None)
+
+    @needs("fanout")
+    def test_a_closed_mailbox_is_out(self, bench: Bench) -> None:
+        """Closing twice is harmless; what comes later is for the others; asked again, it says ConnectionLost."""
+        control = self._control(bench)
+        gone, here = (bench.mailbox(own(bench.new(), control)) for _ in range(2))
+        gone.close()
+        gone.close()
+        bench.mailbox().send([broadcast("ping", control)])
+        assert bench.listen(here, 1) == [(control.name, b"ping")]
+        with pytest.raises(ConnectionLost):
+            gone.receive()

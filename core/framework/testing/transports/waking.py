@@ -1,0 +1,103 @@
+"""Promise 3: `fetch` never blocks, and whoever sleeps on the descriptor is woken."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from framework.testing.harness import within
+from framework.testing.transports.base import Bench, TransportSuiteBase, ids, numbers
+
+
+class WakingPromises(TransportSuiteBase):
+    """Waiting for messages."""
+
+    def test_fetch_does_not_wait(self, bench: Bench) -> None:
+        """An empty queue: nothing, at once, as often as one asks."""
+        consumer = bench.consumer(bench.queue())
+        for _ in range(20):
+            assert within(self.patience / 4, lambda: list(consumer.fetch(10)), "fetch") == []
+
+    def test_a_message_wakes_an_idle_consumer(self, bench: Bench) -> None:
+        """After a fetch that returned fewer than asked, the descriptor turns readable, and the message is there."""
+        queue = bench.queue()
+        consumer = bench.consumer(queue)
+        producer = bench.producer()
+        for number in range(5):
+            assert consumer.fetch(10) == []
+            threading.Timer(0.05, producer.publish, ([bench.message(number, queue)],)).start()
+            found: list[str] = []
+            while not found:
+                assert bench.readable(consumer, self.patience), "nobody was woken"
+                found += ids(consumer.fetch(10))
+            assert found == [str(number)]
+
+    def test_no_wake_up_is_lost_in_a_race(self, bench: Bench) -> None:
+        """Messages that come just as the consumer falls asleep: none waits for the next one."""
+        queue = bench.queue()
+        consumer = bench.consumer(queue)
+        producer = bench.producer()
+        taken = threading.Semaphore(1)
+
+        def publish() -> None:
+            for number in range(100):
+                taken.acquire()
+                producer.publish([bench.message(number, queue)])
+
+        thread = threading.Thread(target=publish, daemon=True)
+        thread.start()
+        found: list[str] = []
+        while len(found) < 100:
+            for delivery in consumer.fetch(10):
+                found += ids([delivery])
+                delivery.ack()
+                taken.release()
+            if len(found) < 100:
+                assert bench.readable(consumer, self.patience), f"nobody was woken after {len(found)} messages"
+        thread.join(self.patience)
+        assert found == numbers(100)
+
+    def test_what_another_gives_back_wakes(self, bench: Bench) -> None:
+        """A consumer sleeps; another gives a message back, and it comes."""
+        queue = bench.filled(1)
+        one = bench.consumer(queue)
+        [held] = bench.gather(one, 1)
+        two = bench.consumer(queue)
+        assert two.fetch(10) == []
+        held.reject(requeue=True)
+        one.close(requeue=True)
+        assert ids(bench.gather(two, 1)) == ["0"]
+
+    def test_the_descriptor_stays_the_same(self, bench: Bench) -> None:
+        """From the first call until `close`."""
+        queue = bench.queue()
+        consumer = bench.consumer(queue)
+        descriptor = consumer.fileno()
+        bench.producer().publish([bench.message(0, queue)])
+        [delivery] = bench.gather(consumer, 1)
+        delivery.ack()
+        consumer.flush()
+        consumer.heartbeat()
+        assert consumer.fetch(10) == []
+        assert consumer.fileno() == descriptor
+
+    def test_it_does_not_spin(self, bench: Bench) -> None:
+        """An idle consumer may be woken for nothing now and then, and not again and again."""
+        consumer = bench.consumer(bench.queue())
+        wakings = 0
+        end = time.monotonic() + 1
+        while time.monotonic() < end and bench.readable(consumer, 0.3):
+            assert consumer.fetch(10) == []
+            wakings += 1
+        assert wakings < 50, "the descriptor is readable all the time, and there is nothing"
+
+    def test_heartbeats_harm_nothing(self, bench: Bench) -> None:
+        """Whenever they come: what is on loan stays, what waits comes."""
+        queue = bench.filled(3)
+        consumer = bench.consumer(queue)
+        [first, *_] = bench.gather(consumer, 3)
+        for _ in range(5):
+            consumer.heartbeat()
+        first.ack()
+        bench.producer().publish([bench.message("more", queue)])
+        assert ids(bench.gather(consumer, 1)) == ["more"]
