@@ -45,9 +45,9 @@ def worker_steps(settings: Settings) -> list[Step]:
         TurningStep(),
         LineStep(),
         EventsStep(),
-        ConsumptionStep(),
         RosterStep(),
         ControlStep(),
         MingleStep(),
         LineUpStep(),
+        ConsumptionStep(),
     ]

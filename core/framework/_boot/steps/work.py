@@ -196,7 +196,7 @@ class ConsumptionStep(Step):
     requires = ("run", "loop", "turning", "transport", "intake", "queues", "hooks")
     #: No task must run before its events would be told; who reads that the worker is ready may steer it; and the others
     #: have been asked by then what must not run.
-    after = ("events", "control", "mingle")
+    after = ("events", "control", "mingle", "line-up")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
