@@ -92,6 +92,8 @@ def test_bad_messages_are_set_aside_and_good_ones_run(pool, broker_url, start_wo
             10,
             lambda bad=bad: f"{bad.name} in {DLQ}; the worker said: {worker.output[-3000:]}",
         )
+        # It is in its place before the worker says so.
+        wait_for(lambda task_id=task_id: complaints(worker, task_id), 10, f"a line about {task_id}")
         assert len(complaints(worker, task_id)) == 1, worker.output
     assert "Traceback" not in worker.output
     assert "x" not in ledger.read(ledger_path)

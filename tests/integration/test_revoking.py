@@ -201,6 +201,23 @@ def test_stamped_tasks_are_skipped_by_their_stamps(fleet):
     assert "headers {'mon': ['white']} flagged as revoked" in done.stdout
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_stamped_tasks_are_terminated_by_their_stamps(fleet, pool):
+    node, stamp = f"{pool}@here", f"end-{pool}"
+    headers = {"stamped_headers": ["job"], "stamps": {"job": stamp}}
+    fleet.send("proj.sleeptask", 0.5, f"spared-{pool}", queue=pool)
+    fleet.ran(f"end:spared-{pool}")
+    fleet.send("proj.sleeptask", 60, f"ended-{pool}", queue=pool, headers=headers)
+    fleet.ran(f"start:ended-{pool}")
+    unheard = fleet.tell("revoke_by_stamped_headers", {"job": ["nobody"]}, terminate=True, to=[node])
+    assert unheard == {node: {"ok": "headers {'job': ['nobody']} were not terminated"}}
+    replies = fleet.tell("revoke_by_stamped_headers", {"job": [stamp]}, terminate=True, to=[node])
+    assert replies == {node: {"ok": f"headers {{'job': ['{stamp}']}} revoked"}}
+    fleet.send("proj.record", f"next-{pool}", queue=pool)
+    fleet.ran(f"next-{pool}", timeout=20)
+    assert ledger.read(fleet.book)[f"end:ended-{pool}"] == 0
+
+
 @pytest.mark.acceptance(99)
 @pytest.mark.parametrize("kind", [list, dict, None], ids=["list", "dict", "null"])
 def test_hello_takes_what_workers_of_all_ages_send(fleet, kind):

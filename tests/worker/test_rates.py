@@ -170,9 +170,10 @@ def test_fast_limits_are_reached(bench):
     bench.rates.set("t", 2000.0)
     for _ in range(400):
         bench.task()
-    began = time.monotonic()
     bench.run(400)
-    assert 400 / (time.monotonic() - began) <= 2000 * 1.1
+    times = [when for _name, _seq, when in bench.started]
+    # What is due in ten milliseconds may go at once, and again where the loop was held up before.
+    assert times[-1] - times[0] >= (400 - 1 - 2 * 20) / 2000 - 0.001
 
 
 def test_clear_returns_what_waits(bench):
