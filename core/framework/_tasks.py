@@ -54,6 +54,14 @@ class Registry(Mapping[str, Task[..., Any]]):
             task.app = app
             self._tasks[name] = task
 
+    def copy(self) -> dict[str, Task[..., Any]]:
+        """Return the tasks as they are now, for `restore`."""
+        return dict(self._tasks)
+
+    def restore(self, tasks: Mapping[str, Task[..., Any]]) -> None:
+        """Have `tasks` and no others."""
+        self._tasks = dict(tasks)
+
     def share(self, app: App) -> None:
         """Add the shared tasks that were defined since the last call."""
         while self._shared < len(_apps.shared):

@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "config": ("framework._cli.config", "command", "Show, check and describe the configuration."),
     "plugins": ("framework._cli.plugins", "command", "List the installed plugins, or check them."),
     "report": ("framework._cli.report", "command", "Print what belongs into a bug report."),
+    "autoscale": ("framework._cli.autoscale", "command", "Try an autoscaler on a pattern of tasks."),
     "graph": ("framework._cli.graph", "command", "Draw the steps of the worker."),
 }
 GROUP: Final = "framework.commands"

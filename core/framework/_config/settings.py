@@ -189,13 +189,14 @@ class WorkerSettings(Table):
     autoreload: Annotated[
         bool,
         opt(
-            "Restart the pool when a source file changes.",
+            "Run new code when a source file of the tasks changes. For development.",
             flag=("--autoreload",),
             value=True,
-            since="autoreload",
         ),
     ] = False
-    autoreloader: Annotated[str | None, opt("Class path of another autoreloader.", "CELERYD_AUTORELOADER")] = None
+    autoreloader: Annotated[
+        str | None, opt("Class path of another autoreloader, module:Class.", "CELERYD_AUTORELOADER")
+    ] = None
     fsnotify: Annotated[
         str | None,
         opt(

@@ -8,7 +8,7 @@ Promises
    was given. It never blocks. It may name a file that has not changed, or one that is still being written, which is
    then named again; whoever asks looks at the contents.
 3. A watcher has no thread. It is asked when its descriptor (`fileno`) is readable, or, if it has none, every `interval`
-   seconds. All calls come from one thread.
+   seconds. Two calls never come at a time.
 4. `close` lets go of everything; it is harmless when repeated, or before `watch`.
 """
 

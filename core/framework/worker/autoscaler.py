@@ -36,9 +36,14 @@ logger = logging.getLogger(__name__)
 #: Seconds between two looks when nothing happens, at the most.
 PERIOD: Final = 1.0
 #: Seconds from a sign that something waits to the look: a burst that is still coming in is one change.
-_SOON: Final = 0.02
+SOON: Final = 0.02
 #: Seconds between two looks that such signs bring about: a slot that was added needs time to take work.
-_APART: Final = 0.25
+APART: Final = 0.25
+
+
+def period(keepalive: float) -> float:
+    """Return the seconds between two looks: few enough to see a short keep-alive time pass."""
+    return min(PERIOD, max(APART, keepalive / 2))
 
 
 class Surroundings(msgspec.Struct, kw_only=True):
@@ -73,8 +78,7 @@ class Autoscaler:
         #: Slots of the pool; it was started with the smallest number.
         self.processes = max(1, min_concurrency)
         self._keepalive = KeepAlive(keepalive)
-        #: Often enough to see a short keep-alive time pass.
-        self._period = min(PERIOD, max(_APART, keepalive / 2))
+        self._period = period(keepalive)
         self._loop = worker.loop
         self._running = worker.settle.running
         self._backlog = worker.intake.backlog
@@ -105,7 +109,7 @@ class Autoscaler:
         if len(self._running) + len(self._backlog) <= self.processes or self._soon is not None:
             return
         if self.processes < self.max_concurrency:
-            delay = max(_SOON, self._last_look + _APART - self._loop.time())
+            delay = max(SOON, self._last_look + APART - self._loop.time())
             self._soon = self._loop.call_later(delay, self._look_again)
 
     def _look(self) -> None:

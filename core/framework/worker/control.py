@@ -14,6 +14,7 @@ import msgspec
 
 from framework.api.pool import Pool
 from framework.api.transport import Transport
+from framework.worker.autoreload import Autoreloader
 from framework.worker.autoscaler import Autoscaler
 from framework.worker.clock import Clock
 from framework.worker.events import Dispatcher
@@ -86,3 +87,5 @@ class ControlState(msgspec.Struct, kw_only=True):
     started: float
     #: Scales the pool; None: nothing does.
     autoscaler: Autoscaler | None = None
+    #: Watches the code; None: nothing does.
+    autoreloader: Autoreloader | None = None

@@ -3,6 +3,7 @@
 1. `Reloading` imports modules that are not there, and reloads those that are: what others import comes first.
 2. Modules are named from outside, so a list of patterns says which may be.
 3. An application that was made anew by that hands its tasks to the one that the worker runs.
+4. `take_up` lets the worker know of the tasks that have come or changed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import inspect
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,9 @@ from typing import TYPE_CHECKING, Any
 from framework.exceptions import FrameworkError
 
 if TYPE_CHECKING:
+    from framework._policy import TaskPolicy
     from framework.app import App
+    from framework.worker.intake import Intake
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +98,20 @@ class Reloading:
             self._app.tasks.adopt(self._app, found.tasks)
 
 
+def policies_of(app: App) -> dict[str, TaskPolicy]:
+    """Return what the worker goes by of every task."""
+    return {name: task.policy for name, task in app.tasks.items()}
+
+
+def take_up(app: App, intake: Intake, before: Mapping[str, TaskPolicy]) -> None:
+    """Let the worker know of the tasks that have come or changed since they were as `before`."""
+    changed = {name: policy for name, policy in policies_of(app).items() if before.get(name) != policy}
+    intake.learn(changed)
+    for name, policy in changed.items():
+        if name not in before or policy.rate_limit != before[name].rate_limit:
+            intake.rates.set(name, policy.rate_limit, shared=policy.rate_limit_scope == "cluster")
+
+
 def in_order(names: Sequence[str]) -> list[str]:
     """Return the imported modules `names`, each after those of them that it imports."""
     ordered: dict[str, None] = {}
@@ -103,7 +120,7 @@ def in_order(names: Sequence[str]) -> list[str]:
     def visit(name: str) -> None:
         if name not in seen:
             seen.add(name)
-            for other in _imports(sys.modules[name]):
+            for other in imports_of(sys.modules[name]):
                 if other in wanted:
                     visit(other)
             ordered[name] = None
@@ -114,7 +131,7 @@ def in_order(names: Sequence[str]) -> list[str]:
     return list(ordered)
 
 
-def _imports(module: ModuleType) -> list[str]:
+def imports_of(module: ModuleType) -> list[str]:
     """Return what the source of `module` imports, as far as it can be read."""
     try:
         tree = ast.parse(inspect.getsource(module))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import fcntl
 import os
 import struct
+import termios
+from array import array
 from collections.abc import Iterator
 from functools import cache
 from typing import Final, NamedTuple
@@ -26,7 +29,6 @@ ONLYDIR: Final = 0x1000000
 MASK_ADD: Final = 0x20000000
 
 _HEAD: Final = struct.Struct("iIII")
-_BUFFER: Final = 64 * 1024
 _REMEDIES: Final = {
     errno.ENOSPC: "raise the system's limit fs.inotify.max_user_watches",
     errno.EMFILE: "raise the system's limit fs.inotify.max_user_instances",
@@ -76,14 +78,19 @@ def _checked(result: int, what: str) -> int:
 
 def events(fd: int) -> Iterator[Event]:
     """Yield what has happened so far."""
-    while True:
-        try:
-            data = os.read(fd, _BUFFER)
-        except BlockingIOError:
-            return
+    # Never a read that finds nothing: under eventlet it would wait.
+    while (waiting := _readable(fd)) > 0:
+        data = os.read(fd, waiting)
         offset = 0
         while offset < len(data):
             wd, mask, _cookie, length = _HEAD.unpack_from(data, offset)
             offset += _HEAD.size
             yield Event(wd, mask, os.fsdecode(data[offset : offset + length].rstrip(b"\0")))
             offset += length
+
+
+def _readable(fd: int) -> int:
+    """Return how many bytes wait."""
+    count = array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, count)
+    return count[0]

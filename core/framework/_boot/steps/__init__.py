@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from framework._boot.steps.parts import PoolStep, ResultsStep, TransportStep
+from framework._boot.steps.reloading import AutoreloadStep, FsnotifyStep
 from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, LineUpStep, MingleStep, RosterStep
 from framework._boot.steps.scaling import AutoscalerStep
 from framework._boot.steps.surroundings import HooksStep, LoggingStep, LoopStep, PidfileStep
@@ -42,6 +43,8 @@ def worker_steps(settings: Settings) -> list[Step]:
         QueuesStep(),
         RatesStep(),
         AutoscalerStep(settings),
+        FsnotifyStep(settings),
+        AutoreloadStep(),
         TurningStep(),
         LineStep(),
         EventsStep(),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from framework._boot.preload import is_patched
 from framework._plugins import catalog, loader
@@ -28,6 +29,15 @@ def origin_of(family: str, name: str) -> str:
     """Return which distribution brings the plugin `name`, for error texts and drawings."""
     found = catalog.find(family, name)
     return f"{family} {name} of {found[0].distribution} {found[0].version}" if found else f"{family} {name}"
+
+
+def class_at(path: str, setting: str) -> Any:
+    """Return what ``module:Class`` names, a value of the worker's `setting`. Raises `ConfigError`."""
+    module, _, attribute = path.rpartition(":" if ":" in path else ".")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"{setting} under [worker] is {path!r}, which cannot be imported: {error}") from error
 
 
 class TransportStep(Step):

@@ -122,7 +122,7 @@ class ControlStep(Step):
         "revokes",
         "queues",
     )
-    after = ("events", "roster", "autoscaler")
+    after = ("events", "roster", "autoscaler", "autoreload")
 
     def enabled(self, settings: Settings) -> str | None:
         if not settings.worker.enable_remote_control:
@@ -165,6 +165,7 @@ class ControlStep(Step):
             stop=lambda: run.stopper.warm(),
             started=run.began,
             autoscaler=board.find("autoscaler"),
+            autoreloader=board.find("autoreload"),
         )
         loop.call_soon_threadsafe(mailroom.start, state)
         board.put("control", mailroom)

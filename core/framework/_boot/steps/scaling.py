@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from framework._boot.steps.parts import origin_of
+from framework._boot.steps.parts import class_at, origin_of
 from framework._config.autoscale import autoscale_range
 from framework._plugins import loader
 from framework.api.autoscaler import Autoscaler as Decider
@@ -80,7 +79,7 @@ def choose(settings: Settings) -> tuple[type[Autoscaler], Decider]:
         return Autoscaler, loader.make_autoscaler(settings, name)
     if name.replace(":", ".") in [old.replace(":", ".") for old in _OLD]:
         return Autoscaler, loader.make_autoscaler(settings, DEFAULT)
-    found = _class(name)
+    found = class_at(name, "autoscaler")
     if isinstance(found, type) and issubclass(found, Autoscaler):
         return found, loader.make_autoscaler(settings, DEFAULT)
     if isinstance(found, type) and issubclass(found, Decider):
@@ -89,11 +88,3 @@ def choose(settings: Settings) -> tuple[type[Autoscaler], Decider]:
         f"autoscaler under [worker] is {name!r}, which is no subclass of framework.worker.autoscaler.Autoscaler "
         f"or framework.api.autoscaler.Autoscaler"
     )
-
-
-def _class(path: str) -> Any:
-    module, _, attribute = path.rpartition(":") if ":" in path else path.rpartition(".")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"autoscaler under [worker] is {path!r}, which cannot be imported: {error}") from error

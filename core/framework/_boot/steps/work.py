@@ -176,7 +176,7 @@ class TurningStep(Step):
 
     name = "turning"
     requires = ("loop", "pool", "intake")
-    after = ("rates", "autoscaler")
+    after = ("rates", "autoscaler", "autoreload")
 
     def start(self, board: Board) -> None:
         self._loop: Loop = board.get("loop")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from framework.exceptions import FrameworkError
 from framework.worker.panel import control_command
-from framework.worker.reloading import Reloading
+from framework.worker.reloading import Reloading, policies_of, take_up
 
 if TYPE_CHECKING:
     from framework.worker.control import ControlState
@@ -61,27 +61,16 @@ def pool_restart(
 ) -> dict[str, str]:
     """Import modules, with reload=true anew, and replace every slot of the pool after its task."""
     worker = state.settings.worker
-    if not worker.pool_restarts:
+    if not (worker.pool_restarts or worker.autoreload):
         raise FrameworkError("Pool restarts not enabled")
     if not state.pool.traits.restart:
         raise FrameworkError(f"the pool {worker.pool!r} cannot be restarted")
     reloading = Reloading(state.app, state.pool.context.recipe["app"], worker.pool_restart_modules)
-    before = _policies(state)
+    before = policies_of(state.app)
     reloading.bring(reloading.task_modules() if modules is None else modules, reload, reloader)
-    _take_up(state, before)
+    take_up(state.app, state.intake, before)
+    if state.autoreloader is not None:
+        state.autoreloader.renew()
     state.pool.restart(modules or (), fresh=reload)
     logger.info("The pool is restarted by remote%s", f"; modules: {', '.join(modules)}" if modules else "")
     return {"ok": "reload started"}
-
-
-def _policies(state: ControlState) -> dict[str, Any]:
-    return {name: task.policy for name, task in state.app.tasks.items()}
-
-
-def _take_up(state: ControlState, before: dict[str, Any]) -> None:
-    """Let the worker know of the tasks that have come or changed."""
-    changed = {name: policy for name, policy in _policies(state).items() if before.get(name) != policy}
-    state.intake.learn(changed)
-    for name, policy in changed.items():
-        if name not in before or policy.rate_limit != before[name].rate_limit:
-            state.intake.rates.set(name, policy.rate_limit, shared=policy.rate_limit_scope == "cluster")
