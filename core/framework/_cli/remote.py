@@ -37,18 +37,10 @@ def _remote_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _list_option(kind: str) -> Callable[..., Any]:
-    def show(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-        if value:
-            rows = [(command.usage, command.help) for command in _commands(kind)]
-            width = max(len(name) for name, _ in rows)
-            for name, text in rows:
-                click.echo(f"{name:<{width}}  {text}")
-            ctx.exit()
-
+def _list_option(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
-        "--list", is_flag=True, expose_value=False, is_eager=True, callback=show, help="List the commands."
-    )
+        "--list", "listing", is_flag=True, help="List the commands, those that the application brings included."
+    )(function)
 
 
 @click.command(help="Show which workers are online.")
@@ -60,40 +52,70 @@ def status(session: Session, timeout: float | None, destination: str | None, as_
 
 
 @click.command(help="Ask the workers something. `framework inspect --list` shows what.")
-@click.argument("name", metavar="COMMAND")
+@click.argument("name", metavar="COMMAND", required=False)
 @click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
-@_list_option("inspect")
+@_list_option
 @_remote_options
 @pass_session
 def inspect(
-    session: Session, name: str, words: tuple[str, ...], timeout: float | None, destination: str | None, as_json: bool
+    session: Session,
+    name: str | None,
+    words: tuple[str, ...],
+    listing: bool,
+    timeout: float | None,
+    destination: str | None,
+    as_json: bool,
 ) -> int:
     """Ask."""
+    if listing:
+        return _list(session, "inspect", as_json)
     return _run(session, "inspect", name, words, timeout, destination, as_json)
 
 
 @click.command(help="Tell the workers something. `framework control --list` shows what.")
-@click.argument("name", metavar="COMMAND")
+@click.argument("name", metavar="COMMAND", required=False)
 @click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
-@_list_option("control")
+@_list_option
 @_remote_options
 @pass_session
 def control(
-    session: Session, name: str, words: tuple[str, ...], timeout: float | None, destination: str | None, as_json: bool
+    session: Session,
+    name: str | None,
+    words: tuple[str, ...],
+    listing: bool,
+    timeout: float | None,
+    destination: str | None,
+    as_json: bool,
 ) -> int:
     """Tell."""
+    if listing:
+        return _list(session, "control", as_json)
     return _run(session, "control", name, words, timeout, destination, as_json)
+
+
+def _list(session: Session, kind: str, as_json: bool) -> int:
+    session.app()  # first: importing the application may register commands
+    commands = _commands(kind)
+    if as_json:
+        print_json([{"name": each.name, "usage": each.usage, "help": each.help} for each in commands])
+        return exitcodes.OK
+    width = max(len(each.usage) for each in commands)
+    for each in commands:
+        click.echo(f"{each.usage:<{width}}  {each.help}")
+    return exitcodes.OK
 
 
 def _run(
     session: Session,
     kind: str,
-    name: str,
+    name: str | None,
     words: Sequence[str],
     timeout: float | None,
     destination: str | None,
     as_json: bool,
 ) -> int:
+    if name is None:
+        raise click.UsageError(f"which command? framework {kind} --list shows all")
     session.app()  # first: importing the application may register commands
     command = _find(kind, name)
     try:
