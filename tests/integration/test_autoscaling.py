@@ -194,7 +194,10 @@ def test_a_class_of_the_contract_may_be_named_too(scaled, custom):
 def test_an_autoscaler_that_fails_leaves_the_pool_as_it_is(scaled, custom):
     fleet = scaled("-P", "threads", "--autoscale", "8,2", "--autoscaler", "custom_scaling:Broken", env=custom)
     fleet.worker.wait_line("The autoscaler failed; the pool stays at 2 slots")
-    assert fleet.app.tasks["proj.add"].delay(2, 2).get(timeout=20) == 4
+    for number in range(5):
+        assert fleet.app.tasks["proj.add"].delay(number, 2).get(timeout=20) == number + 2
+    fleet.worker.stop()
+    assert len(fleet.worker.lines("The autoscaler failed")) == 1
 
 
 @pytest.mark.parametrize("name", ["load", "memory"])

@@ -85,6 +85,7 @@ class Autoscaler:
         #: Since when something waits, and the pool has not grown; None: nothing does.
         self._waiting_since: float | None = None
         self._last_look = 0.0
+        self._failure = ""
         self._soon: Timer | None = None
         self._timer: Timer | None = None
         self._adjust_prefetch()
@@ -126,8 +127,14 @@ class Autoscaler:
         self._last_look = self._loop.time()
         try:
             self.maybe_scale()
-        except Exception:  # the hook-call wall: an autoscaler may be a stranger's, and the pool can stay as it is
-            logger.exception("The autoscaler failed; the pool stays at %d slots", self.processes)
+            self._failure = ""
+        except (
+            Exception
+        ) as error:  # the hook-call wall: an autoscaler may be a stranger's, and the pool can stay as it is
+            # Once, and not at every look.
+            if repr(error) != self._failure:
+                logger.exception("The autoscaler failed; the pool stays at %d slots", self.processes)
+            self._failure = repr(error)
 
     # ------------------------------------------------------------ what a subclass sees and may change
 
