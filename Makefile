@@ -12,7 +12,7 @@ JOBS   ?= 3
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench docs docs-serve clean brokers
+.PHONY: help setup demo test test-all check format bench docs pool-matrix docs-serve clean brokers
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ bench: $(READY) brokers ## Measure against Celery, side by side: make bench ARGS
 docs: $(VENV)/.docs ## Build the manual into site/
 	$(BIN)/python scripts/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+pool-matrix: $(READY) brokers ## Write the table in docs/pools.md from what the pools do
+	TEST_WRITE_DOCS=1 $(BIN)/python -m pytest tests/integration/test_pool_matrix.py
 
 docs-serve: $(VENV)/.docs ## Show the manual at http://127.0.0.1:8000, rebuilt on change
 	$(BIN)/mkdocs serve

@@ -66,13 +66,16 @@ class PoolFleet:
         wait_for(lambda: self.runs(result) >= count, 20, lambda: f"the task to run: {self.worker.output[-3000:]}")
 
     @contextlib.contextmanager
-    def holding(self, count: int | None = None) -> Iterator[list[Any]]:
-        """Keep `count` slots busy (default: all) until the block ends."""
+    def holding(self, count: int | None = None, running: int | None = None) -> Iterator[list[Any]]:
+        """Send `count` tasks (default: one a slot) that run until the block ends; enter when `running` (all) do."""
         path = self.directory / f"gate-{next(self._gates)}"
         held = [self.send(self.native("gate"), str(path)) for _ in range(self.slots if count is None else count)]
         try:
-            for result in held:
-                self.started(result)
+            wait_for(
+                lambda: sum(map(self.runs, held)) >= (len(held) if running is None else running),
+                20,
+                lambda: f"the tasks to run: {self.worker.output[-3000:]}",
+            )
             yield held
         finally:
             path.touch()

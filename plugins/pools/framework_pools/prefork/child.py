@@ -28,7 +28,7 @@ from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from framework.api.pool import TIMED_OUT, WORKER_LOST, AsyncWorkload, Job, Workload
-from framework.exceptions import SoftTimeLimitExceeded
+from framework.exceptions import NotRegistered, SoftTimeLimitExceeded
 from framework_pools.prefork import page as pages
 from framework_pools.prefork import stacks
 from framework_pools.prefork.link import CHUNK, DOORBELL, FrameReader, frame
@@ -41,6 +41,8 @@ INDEX_VARIABLE: Final = "FRAMEWORK_PROCESS_INDEX"
 _PATIENCE: Final = 2_000_000
 _BATCH: Final = 64
 _TOKEN: Final = 8
+#: In place of an outcome's code: this process does not know the task; another may, when a restart has brought it.
+UNKNOWN_HERE: Final = -1
 _PAGE_KIB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 
 _as_job: Callable[[tuple[Any, ...]], Job] = partial(tuple.__new__, Job)
@@ -155,6 +157,8 @@ class Child:
             except SoftTimeLimitExceeded:
                 # It struck outside of the task's own code; the worker knows the limit and passes the verdict.
                 outcome = (seq, TIMED_OUT, (monotonic_ns() - now) / 1e9, None, "", "")
+            except NotRegistered:
+                outcome = (seq, UNKNOWN_HERE, (monotonic_ns() - now) / 1e9, None, "", "")
             except BaseException as error:  # noqa: BLE001 - no workload lets it through but what was meant to end it
                 # The job has ended; the process, and the jobs that wait for it, need not.
                 text = f"the task ended with {type(error).__qualname__}, which no task should raise"

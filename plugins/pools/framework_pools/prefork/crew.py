@@ -42,6 +42,7 @@ class Crew:
         on_news: Callable[[Slot], object],
         on_exit: Callable[[Slot, int | None], object],
         leave: Callable[[Slot], object],
+        on_restarted: Callable[[], object],
     ) -> None:
         self._context = context
         self._loop = context.loop
@@ -49,6 +50,7 @@ class Crew:
         self._on_exit = on_exit
         self._leave = leave
         self._server, self._family = START_METHODS[context.start_method]
+        self._on_restarted = on_restarted
         self.size = max(1, context.concurrency)
         self.slots: dict[int, Slot] = {}
         self._number = 0
@@ -199,8 +201,14 @@ class Crew:
             except OSError as error:
                 logger.error("The pool cannot be restarted and goes on as it was: %s", error.strerror or error)
 
+    @property
+    def restarting(self) -> bool:
+        """What a restart asked for is not there yet, nor has it failed."""
+        return self._next is not None or (self._launcher is not None and bool(self._launcher.asked))
+
     def server_imported(self, launcher: Launcher, asked: Imports, failure: str) -> None:
         """Replace the children that are older than the imports."""
+        self._loop.call_soon(self._on_restarted)
         if failure:
             logger.error("The pool cannot be restarted and goes on as it was: %s", failure)
             return
@@ -223,6 +231,7 @@ class Crew:
                 former.retire()
                 self._former = [launcher for launcher in self._former if not launcher.ended]
                 self._former.append(former)
+            self._loop.call_soon(self._on_restarted)
         self.fill()
 
     def server_failed(self, launcher: Launcher, text: str) -> None:
@@ -231,6 +240,7 @@ class Crew:
             logger.error("The pool cannot be restarted and goes on as it was: %s", text)
             self._next = None
             launcher.end(1.0)
+            self._loop.call_soon(self._on_restarted)
         elif launcher is self._launcher and not self.closing:
             logger.error("The pool's fork server failed: %s", text)
             launcher.end(1.0)

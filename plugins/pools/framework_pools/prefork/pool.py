@@ -14,8 +14,7 @@ import logging
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any, ClassVar, Final
 
@@ -23,10 +22,9 @@ import msgspec
 
 from framework.api.loop import Timer
 from framework.api.pool import (
-    FAILURE,
     INVALID,
+    SUCCESS,
     TERMINATED,
-    TIMED_OUT,
     WORKER_LOST,
     Job,
     Outcome,
@@ -37,8 +35,10 @@ from framework.api.pool import (
 from framework.exceptions import ConfigError
 from framework_pools._costs import Costs
 from framework_pools.prefork import page as pages
+from framework_pools.prefork.child import UNKNOWN_HERE
 from framework_pools.prefork.crew import START_METHODS, Crew
 from framework_pools.prefork.deaths import OomWatch, describe
+from framework_pools.prefork.endings import as_outcome, outcome_of
 from framework_pools.prefork.figures import Figures
 from framework_pools.prefork.limits import Limits
 from framework_pools.prefork.options import PreforkOptions
@@ -56,8 +56,6 @@ _STALL: Final = 0.02
 _DEAF: Final = 0.1
 #: Seconds to wait for the loop to let go of the pool when it stops.
 _HAND_OVER: Final = 0.5
-
-_as_outcome: Callable[[tuple[Any, ...]], Outcome] = partial(tuple.__new__, Outcome)
 
 
 class PreforkPool(Pool):
@@ -84,13 +82,15 @@ class PreforkPool(Pool):
         self._loop = context.loop
         self._events = context.events
         self._costs = Costs()
-        self._crew = Crew(context, self._news, self._exited, self._leave)
+        self._crew = Crew(context, self._news, self._exited, self._leave, self._restarted)
         self._watch = Watch(
             context, self.options.stuck_after, self._crew.slots, self._settle, self._recall, self._revive
         )
         self._limits = Limits(self._loop, self._watch.stacks, self._settle, self._recall)
         #: Jobs that no child has.
         self._backlog: deque[Job] = deque()
+        #: Jobs of tasks that the children do not know yet, while a restart is under way.
+        self._held: list[Job] = []
         #: Jobs that core was told have begun, and that have not ended.
         self._reported: set[int] = set()
         self._look_timer: Timer | None = None
@@ -144,7 +144,8 @@ class PreforkPool(Pool):
     def kill(self) -> None:
         """Kill every child; what was running is TERMINATED, what was waiting is forgotten."""
         self._crew.close()
-        unclaimed = [*self._backlog]
+        unclaimed = [*self._held, *self._backlog]
+        self._held.clear()
         self._backlog.clear()
         for slot in self._crew.slots.values():
             unclaimed += [job for job, _cost in slot.take_back()]
@@ -168,6 +169,8 @@ class PreforkPool(Pool):
             # What core believes to have begun is as good as running: it stays and runs.
             taken = slot.take_back(keep=self._reported) if not slot.retired else slot.take_back()
             self._backlog.extend(job for job, _cost in taken)
+        self._backlog.extendleft(reversed(self._held))
+        self._held.clear()
         returned = [job.seq for job in self._backlog if job.seq not in self._reported]
         self._backlog = deque(job for job in self._backlog if job.seq in self._reported)
         self._dispatch()
@@ -179,7 +182,7 @@ class PreforkPool(Pool):
         """Return how many more jobs of the recent mix fit into the children."""
         if self._crew.closing:
             return 0
-        return max(0, room(self._crew.slots, self._costs) - len(self._backlog))
+        return max(0, room(self._crew.slots, self._costs) - len(self._backlog) - len(self._held))
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Give `jobs` to children."""
@@ -250,25 +253,31 @@ class PreforkPool(Pool):
             if job is None:
                 logger.critical("Process %r reported a job that it does not have: %s", slot.spec.name, seq)
                 continue
+            if record[1] == UNKNOWN_HERE and (self._crew.restarting or slot.retired):
+                # A restart has told the worker of the task before this child was replaced.
+                self._held.append(job)
+                continue
             learn(job[2], record[2])
             if seq in reported:
                 reported.discard(seq)
             else:
                 begun.append(seq)
-            if record[1] == TIMED_OUT:
-                outcomes.append(self.context.verdict(job, TIMED_OUT, f"{job.soft_limit or 0:g}", record[2]))
-            elif record[1] == WORKER_LOST:
-                outcomes.append(self.context.verdict(job, WORKER_LOST, record[4], record[2]))
-            elif record[1] == FAILURE and slot.doom is not None and slot.doom.job is job:
-                # It caught the signal that ends it, and left in its own way.
-                outcomes.append(self.context.verdict(job, slot.doom.code, slot.doom.text, record[2]))
+            if record[1] == SUCCESS:
+                outcomes.append(as_outcome(record))
             else:
-                outcomes.append(_as_outcome(record))
+                outcomes.append(outcome_of(record, job, slot.doom, self.context.verdict))
         if slot.doom is not None and slot.doom.job.seq not in slot.jobs:
             # It ended before the signal did its work; a signal may still be on its way to this child.
             slot.retire()
-        self._dispatch()
+        self._restarted()
         self._tell(begun, outcomes, slot.pid or 0)
+
+    def _restarted(self) -> None:
+        """Give out again what the former children did not know."""
+        if self._held and not self._crew.restarting:
+            self._backlog.extendleft(reversed(self._held))
+            self._held.clear()
+        self._dispatch()
 
     def _report(self, seq: int, slot: Slot) -> None:
         """Tell core that `seq` has begun, unless it knows."""
@@ -374,9 +383,9 @@ class PreforkPool(Pool):
             if seq in slot.jobs and self._limits.terminate(slot, seq, signum):
                 return True
         # On its way into a child when core was told that it begins: it is caught before it does.
-        for job in list(self._backlog):
+        for job in (*self._backlog, *self._held):
             if job.seq == seq and seq in self._reported:
-                self._backlog.remove(job)
+                (self._backlog if job in self._backlog else self._held).remove(job)
                 verdict = self.context.verdict(job, TERMINATED, signal.Signals(signum).name, 0.0)
                 self._loop.call_soon(self._tell, (), [verdict], 0)
                 return True
