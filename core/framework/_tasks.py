@@ -54,6 +54,15 @@ class Registry(Mapping[str, Task[..., Any]]):
             task.app = app
             self._tasks[name] = task
 
+    def copy(self) -> dict[str, Task[..., Any]]:
+        """Return what there is now, for `restore`."""
+        return dict(self._tasks)
+
+    def restore(self, tasks: Mapping[str, Task[..., Any]]) -> None:
+        """Have `tasks` in place of what there is, and shared tasks as many as there are (again)."""
+        self._tasks = dict(tasks)
+        self._shared = min(self._shared, len(_apps.shared))
+
     def share(self, app: App) -> None:
         """Add the shared tasks that were defined since the last call."""
         while self._shared < len(_apps.shared):
