@@ -55,12 +55,13 @@ class Registry(Mapping[str, Task[..., Any]]):
             self._tasks[name] = task
 
     def copy(self) -> dict[str, Task[..., Any]]:
-        """Return the tasks as they are now, for `restore`."""
+        """Return what there is now, for `restore`."""
         return dict(self._tasks)
 
     def restore(self, tasks: Mapping[str, Task[..., Any]]) -> None:
-        """Have `tasks` and no others."""
+        """Have `tasks` in place of what there is, and shared tasks as many as there are (again)."""
         self._tasks = dict(tasks)
+        self._shared = min(self._shared, len(_apps.shared))
 
     def share(self, app: App) -> None:
         """Add the shared tasks that were defined since the last call."""
