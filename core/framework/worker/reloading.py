@@ -85,8 +85,7 @@ class Reloading:
             del _apps.shared[shared:]
             self._app.tasks.restore(tasks)
             for module, content in contents:
-                vars(module).clear()
-                vars(module).update(content)
+                _put_back(module, content)
             for name in new:
                 sys.modules.pop(name, None)
             raise
@@ -129,6 +128,14 @@ class Reloading:
             setattr(holder, last, self._app)
             # Or what is sent without naming an application would go out by one that nobody closes.
             _apps.forget(found)
+
+
+def _put_back(module: ModuleType, content: dict[str, Any]) -> None:
+    # Never without the names that it had: tasks may be running in it.
+    now = vars(module)
+    now.update(content)
+    for name in now.keys() - content.keys():
+        del now[name]
 
 
 def _forget_compiled(module: ModuleType) -> None:
