@@ -171,7 +171,7 @@ program = Program(
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line `args`, default this process's, and return its exit code."""
-    session = Session()
+    session = Session(args)
     stdout, stderr = sys.stdout, sys.stderr
     try:
         # `main` returns what the command returned, or the code of `ctx.exit`.
@@ -225,4 +225,6 @@ def _fail(session: Session, text: str, code: int) -> int:
 
         traceback.print_exc()
     click.echo(f"framework: error: {text}", err=True)
+    if session.background is not None:
+        session.background.failed(text)
     return code

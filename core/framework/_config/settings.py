@@ -94,13 +94,15 @@ class WorkerSettings(Table):
             metavar="PATH",
         ),
     ] = None
-    uid: Annotated[str | int | None, opt("Run as this user.", flag=("--uid",), since="detaching")] = None
-    gid: Annotated[str | int | None, opt("Run as this group.", flag=("--gid",), since="detaching")] = None
-    umask: Annotated[str | int | None, opt("File mode creation mask, octal.", flag=("--umask",), since="detaching")] = (
-        None
-    )
+    uid: Annotated[str | int | None, opt("Run as this user, by name or number.", flag=("--uid",))] = None
+    gid: Annotated[
+        str | int | None, opt("Run as this group. Default: that of the user.", flag=("--gid",), metavar="GID")
+    ] = None
+    umask: Annotated[
+        str | None, opt('File mode creation mask in octal, as in "027".', flag=("--umask",), metavar="OCTAL")
+    ] = None
     executable: Annotated[
-        str | None, opt("Python to run a detached worker with.", flag=("--executable",), since="detaching")
+        str | None, opt("Python to run a detached worker with.", flag=("--executable",), metavar="PYTHON")
     ] = None
 
     # ------------------------------------------------ pool
