@@ -23,6 +23,7 @@ from framework._cli.session import Session
 COMMANDS: Final = {
     "init": ("framework._cli.init", "command", "Write a starter project: framework.toml and tasks.py."),
     "worker": ("framework._cli.worker", "command", "Start a worker."),
+    "multi": ("framework._cli.multi.command", "command", "Start and stop many workers on this machine."),
     "call": ("framework._cli.call", "command", "Send a task by name and print its id."),
     "result": ("framework._cli.result", "command", "Wait for a task's result and print it."),
     "queues": ("framework._cli.queues", "command", "Show the queues and how much waits in them."),
