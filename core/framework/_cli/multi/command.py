@@ -65,6 +65,7 @@ Options of multi itself:
   --nosplash, -q, --quiet  less output
   --verbose                print the commands that are run
   --no-color
+--app, --broker, --result-backend, --config and --workdir go to every node, and hold for multi itself too.
 
 Default files: /var/run/celery/%n.pid and /var/log/celery/%n%I.log; missing directories are made.
 Give the same options to restart as to start, and the same --pidfile to stop: nothing else is remembered.
