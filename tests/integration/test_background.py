@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 import signal
@@ -152,3 +153,19 @@ def test_an_executable_of_ones_own(place, sqlite_url):
     done = here.run("worker", "-D", "-q", "-P", "solo", f"--executable={wrapper}", "--pidfile=w.pid")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "by the wrapper\n")
     assert psutil.Process(here.pid("w.pid")).is_running()
+
+
+def test_children_follow_a_rotated_log_and_write_json(place, redis_url):
+    here = place(redis_url)
+    here.ok("worker", "-D", "-q", "-c", "1", "-l", "info", "--log-json", "--pidfile=w.pid", "-f", "w.log")
+    here.ready("w.log")
+    (here.path / "w.log").rename(here.path / "w.log.1")
+    child = int(here.ok("call", "tasks.say", "--args", '["hello"]', "--wait"))
+    wait_for(lambda: "succeeded" in here.text("w.log"), 10, lambda: here.text("w.log"))
+    lines = [json.loads(line) for line in here.text("w.log").splitlines()]
+    (said,) = [line for line in lines if line["message"] == "hello"]
+    assert (said["pid"], said["task"], said["level"]) == (child, "tasks.say", "WARNING")
+    assert said["process"].startswith("ForkPoolWorker-")
+    assert len(said["id"]) == 36
+    assert "hello" not in here.text("w.log.1")
+    assert all(line.startswith("{") for line in here.text("w.log.1").splitlines() if " ready." in line)

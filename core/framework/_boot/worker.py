@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from framework.api.loop import Loop
     from framework.api.pool import Pool
     from framework.app import App
+    from framework.worker.notify import Notifier
     from framework.worker.settle import Settle
 
 logger = logging.getLogger(__name__)
@@ -90,6 +91,8 @@ class WorkerRun:
         self._error: FrameworkError | None = None
         self._done = threading.Event()
         self._stopper: Stopper | None = None
+        #: The service manager's ear, if one listens.
+        self.notifier: Notifier | None = None
         #: Where the program was started, for starting it again.
         self._directory = directory or os.getcwd()
 
@@ -195,8 +198,12 @@ class WorkerRun:
         if error is not None:
             self._error = error
             self._end_stop(error.exit_code)
+        elif self.notifier is not None:
+            self.notifier.ready()
 
     def _begin_stop(self, how: str, exit_code: int) -> None:
+        if self.notifier is not None:
+            self.notifier.stopping(self.stopper.restarts)
         if (hook := self.app.hooks.bind("worker_shutting_down")) is not None:
             hook(hostname=self.hostname, how=how, exitcode=exit_code)
 

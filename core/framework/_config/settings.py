@@ -338,14 +338,21 @@ class WorkerSettings(Table):
     redirect_stdouts_level: Annotated[Level, opt("Level of what tasks print.", "CELERY_REDIRECT_STDOUTS_LEVEL")] = (
         "WARNING"
     )
-    log_format: Annotated[str, opt("Format of a log line.", "CELERYD_LOG_FORMAT")] = (
-        "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
-    )
+    log_format: Annotated[
+        str,
+        opt(
+            'Format of a log line. "json": one JSON object a line, whatever task_log_format says.',
+            "CELERYD_LOG_FORMAT",
+            flag=("--log-json",),
+            value="json",
+        ),
+    ] = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
     task_log_format: Annotated[str, opt("Format of a log line of a task.", "CELERYD_TASK_LOG_FORMAT")] = (
         "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
     )
     log_color: Annotated[
-        bool | None, opt("Colour the log. None: only on a terminal, without a log file.", "CELERYD_LOG_COLOR")
+        bool | None,
+        opt("Colour the log. None: only on a terminal, without a log file or NO_COLOR.", "CELERYD_LOG_COLOR"),
     ] = None
     log_datefmt: Annotated[str | None, opt("Date format of a log line.", "CELERYD_LOG_DATEFMT")] = None
     task_log_datefmt: Annotated[str | None, opt("Date format of a log line of a task.", "CELERYD_TASK_LOG_DATEFMT")] = (
