@@ -4,8 +4,9 @@
    that asks; `redis_url`, `amqp_url`, `sqlite_url` are an empty place of the test's own; `broker_url` is each in turn.
 2. `backend_url`: the result store that goes with `broker_url`.
 3. Workers: `start_worker`, `start_celery_worker` start real processes and clean up after the test.
-4. Clients: `client` is ours, `celery_client` the real Celery.
-5. A server that is not installed skips the test at home and fails it in CI.
+4. `place` makes a user's directory, for workers in the background.
+5. Clients: `client` is ours, `celery_client` the real Celery.
+6. A server that is not installed skips the test at home and fails it in CI.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import pytest
 
 from support import workers
 from support.brokers import BrokerMissing, PrivateRabbit, PrivateRedis, PrivateServer
+from support.nodes import Place
 
 Server = TypeVar("Server", bound=PrivateServer)
 StartWorker = Callable[..., workers.WorkerProcess]
@@ -131,6 +133,20 @@ def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
 def start_celery_worker(tmp_path: Path) -> Iterator[StartWorker]:
     """Start a real Celery worker, with the arguments of `start_worker`."""
     yield from _starter(workers.start_celery_worker, tmp_path)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Callable[..., Place]]:
+    """Make a directory as a user has one: `place(broker, config="")`; what runs there is killed after the test."""
+    made: list[Place] = []
+
+    def make(broker: str, config: str = "") -> Place:
+        made.append(Place(tmp_path / "place", broker, config))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 @pytest.fixture

@@ -243,7 +243,6 @@ def test_a_flag_that_turns_off_says_so(run):
 
 
 UNAVAILABLE = [option.flag[-1] for option in options().values() if option.flag and option.since] + [
-    "--detach",
     "--beat",
 ]
 

@@ -37,12 +37,14 @@ from framework.worker.machine import cpus
 from framework.worker.stopping import Stopper
 
 if TYPE_CHECKING:
+    from framework._boot.background import Background
     from framework._boot.locate import LocatedApp
     from framework._config.settings import Settings
     from framework._config.sources import Config
     from framework.api.loop import Loop
     from framework.api.pool import Pool
     from framework.app import App
+    from framework.worker.notify import Notifier
     from framework.worker.settle import Settle
 
 logger = logging.getLogger(__name__)
@@ -57,14 +59,23 @@ _NAP = 1.0
 class WorkerRun:
     """One run of a worker; the steps find what they need of it here."""
 
-    def __init__(self, located: LocatedApp, config: Config, quiet: bool = False) -> None:
-        """`quiet`: print no banner."""
+    def __init__(
+        self,
+        located: LocatedApp,
+        config: Config,
+        quiet: bool = False,
+        background: Background | None = None,
+        directory: str | None = None,
+    ) -> None:
+        """`quiet`: print no banner. `directory`: where the program was started; None: here."""
         self._quiet = quiet
+        self._background = background
         self.app: App = located.app
         self.target = located.target
         self.settings: Settings = config.settings
         self.hostname = node_name(self.settings.worker.hostname)
         self.concurrency = _concurrency(self.settings)
+        self.logfile = file_path(self.settings.worker.logfile, self.hostname) if self.settings.worker.logfile else ""
         self.pidfile = file_path(self.settings.worker.pidfile, self.hostname) if self.settings.worker.pidfile else ""
         self.statedb = file_path(self.settings.worker.state_db, self.hostname) if self.settings.worker.state_db else ""
         self.recipe: Mapping[str, Any] = {
@@ -80,8 +91,10 @@ class WorkerRun:
         self._error: FrameworkError | None = None
         self._done = threading.Event()
         self._stopper: Stopper | None = None
+        #: The service manager's ear, if one listens.
+        self.notifier: Notifier | None = None
         #: Where the program was started, for starting it again.
-        self._directory = os.getcwd()
+        self._directory = directory or os.getcwd()
 
     @property
     def stopper(self) -> Stopper:
@@ -93,12 +106,16 @@ class WorkerRun:
 
     def run(self) -> int:
         """Start, work until told to stop, stop; return the exit code. Raises `FrameworkError` when the start fails."""
+        if self._background is not None:
+            self._background.leave(self.logfile)
         signals = Signals(self._on_signal, {signal.SIGUSR1: self._show_stacks, signal.SIGUSR2: self._debug})
         signals.install()
         try:
             if not self._quiet:
                 self._announce()
             self.graph.start()
+            if self._background is not None:
+                self._background.begun(self.hostname, self.logfile)
             self._tell_of_silence()
             pool: Pool = self.graph.get("pool")
             self._stopper = Stopper(
@@ -181,8 +198,12 @@ class WorkerRun:
         if error is not None:
             self._error = error
             self._end_stop(error.exit_code)
+        elif self.notifier is not None:
+            self.notifier.ready()
 
     def _begin_stop(self, how: str, exit_code: int) -> None:
+        if self.notifier is not None:
+            self.notifier.stopping(self.stopper.restarts)
         if (hook := self.app.hooks.bind("worker_shutting_down")) is not None:
             hook(hostname=self.hostname, how=how, exitcode=exit_code)
 
@@ -230,12 +251,18 @@ def _concurrency(settings: Settings) -> int:
     return wanted
 
 
-def run_worker(located: LocatedApp, config: Config, quiet: bool = False) -> int:
+def run_worker(
+    located: LocatedApp,
+    config: Config,
+    quiet: bool = False,
+    background: Background | None = None,
+    directory: str | None = None,
+) -> int:
     """Run a worker until it is told to stop; return its exit code. Raises `FrameworkError` when it cannot start.
 
     On HUP it does not return: the process goes on as a new run of the program.
     """
-    run = WorkerRun(located, config, quiet)
+    run = WorkerRun(located, config, quiet, background, directory)
     code = run.run()
     if run.stopper.restarts:
         run.restart()

@@ -23,6 +23,7 @@ from framework._cli.session import Session
 COMMANDS: Final = {
     "init": ("framework._cli.init", "command", "Write a starter project: framework.toml and tasks.py."),
     "worker": ("framework._cli.worker", "command", "Start a worker."),
+    "multi": ("framework._cli.multi.command", "command", "Start and stop many workers on this machine."),
     "call": ("framework._cli.call", "command", "Send a task by name and print its id."),
     "result": ("framework._cli.result", "command", "Wait for a task's result and print it."),
     "queues": ("framework._cli.queues", "command", "Show the queues and how much waits in them."),
@@ -171,7 +172,7 @@ program = Program(
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line `args`, default this process's, and return its exit code."""
-    session = Session()
+    session = Session(args)
     stdout, stderr = sys.stdout, sys.stderr
     try:
         # `main` returns what the command returned, or the code of `ctx.exit`.
@@ -225,4 +226,6 @@ def _fail(session: Session, text: str, code: int) -> int:
 
         traceback.print_exc()
     click.echo(f"framework: error: {text}", err=True)
+    if session.background is not None:
+        session.background.failed(text)
     return code

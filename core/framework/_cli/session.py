@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from framework._boot.background import Background
     from framework._boot.locate import LocatedApp
     from framework._config.sources import Sources
     from framework.app import App
@@ -14,7 +17,9 @@ if TYPE_CHECKING:
 class Session:
     """One run of the command line. Reads nothing before it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        """`args`: the command line; None: this process's own."""
+        self._args = args
         self.target: str | None = None
         self.broker: str | None = None
         self.result_backend: str | None = None
@@ -25,7 +30,16 @@ class Session:
         self.show_traceback = False
         #: Options of a sub-command that are settings: flat name: (spelling, value).
         self.flags: dict[str, tuple[str, Any]] = {}
+        #: Where the program was started; None: here.
+        self.origin: str | None = None
+        #: The parent that waits for a worker in the background to begin.
+        self.background: Background | None = None
         self._sources: Sources | None = None
+
+    def again(self, executable: str | None = None) -> list[str]:
+        """Return the command that does the same once more; `executable`: default this Python."""
+        own = sys.orig_argv[1:] if self._args is None else ["-m", "framework", *self._args]
+        return [executable or sys.executable, *own]
 
     def sources(self) -> Sources:
         """Read the config file, the environment and the flags, once, and make them those of this process.
@@ -57,6 +71,7 @@ class Session:
         if self.workdir is not None:
             from framework.exceptions import ConfigError
 
+            self.origin = os.getcwd()
             try:
                 os.chdir(self.workdir)
             except OSError as error:

@@ -2,7 +2,8 @@
 
 1. Options and ``worker.key=value`` arguments become the topmost layer of the configuration.
 2. A green pool patches the interpreter before the application is imported.
-3. What this release cannot do yet is refused in words.
+3. With ``--detach`` another process runs the worker; this one waits until that has begun.
+4. What this release cannot do yet is refused in words.
 """
 
 from __future__ import annotations
@@ -72,19 +73,18 @@ def _worker_options() -> list[click.Parameter]:
                     callback=_store(option, spellings[-1]),
                 )
             )
-    for spellings, feature, help_ in (
-        (("-D", "--detach"), "detaching", "Run in the background."),
-        (("-B", "--beat"), "the scheduler", "Run the scheduler too."),
-    ):
-        found.append(
-            click.Option(
-                (*spellings, spellings[-1].strip("-")),
-                is_flag=True,
-                expose_value=False,
-                help=f"(Not available yet.) {help_}",
-                callback=_refuse(spellings[-1], feature),
-            )
+    found.append(
+        click.Option(("-D", "--detach"), is_flag=True, help="Run in the background; return once the worker has begun.")
+    )
+    found.append(
+        click.Option(
+            ("-B", "--beat"),
+            is_flag=True,
+            expose_value=False,
+            help="(Not available yet.) Run the scheduler too.",
+            callback=_refuse("--beat", "the scheduler"),
         )
+    )
     # Meant something once: prefork children always run the program that forked them.
     found.append(click.Option(("--no-execv",), is_flag=True, expose_value=False, hidden=True))
     found.append(click.Argument(("assignments",), nargs=-1, metavar="[TABLE.KEY=VALUE]..."))
@@ -103,15 +103,20 @@ def _assign(session: Session, text: str) -> None:
 
 
 @pass_session
-def _run(session: Session, assignments: tuple[str, ...]) -> int:
+def _run(session: Session, assignments: tuple[str, ...], detach: bool) -> int:
     for text in assignments:
         _assign(session, text)
+    from framework._boot import background, privileges
+    from framework._boot.preload import preload
     from framework._config.sources import resolve
 
-    pool = resolve(session.sources()).settings.worker.pool
-    from framework._boot.preload import preload
-
-    preload(pool)
+    session.background = background.join()
+    settings = resolve(session.sources()).settings.worker
+    if detach and session.background is None:
+        return background.start(session.again(settings.executable), session.origin, session.quiet)
+    privileges.mask(settings.umask)
+    privileges.become(settings.uid, settings.gid)
+    preload(settings.pool)
     located = session.locate()
     config: Config = located.app.conf.config
     _note_unavailable(config)
@@ -122,7 +127,7 @@ def _run(session: Session, assignments: tuple[str, ...]) -> int:
         _purge(session, config)
     from framework._boot.worker import run_worker
 
-    return run_worker(located, config, session.quiet)
+    return run_worker(located, config, session.quiet, session.background, session.origin)
 
 
 def _note_unavailable(config: Config) -> None:

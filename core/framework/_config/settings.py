@@ -94,13 +94,15 @@ class WorkerSettings(Table):
             metavar="PATH",
         ),
     ] = None
-    uid: Annotated[str | int | None, opt("Run as this user.", flag=("--uid",), since="detaching")] = None
-    gid: Annotated[str | int | None, opt("Run as this group.", flag=("--gid",), since="detaching")] = None
-    umask: Annotated[str | int | None, opt("File mode creation mask, octal.", flag=("--umask",), since="detaching")] = (
-        None
-    )
+    uid: Annotated[str | int | None, opt("Run as this user, by name or number.", flag=("--uid",))] = None
+    gid: Annotated[
+        str | int | None, opt("Run as this group. Default: that of the user.", flag=("--gid",), metavar="GID")
+    ] = None
+    umask: Annotated[
+        str | None, opt('File mode creation mask in octal, as in "027".', flag=("--umask",), metavar="OCTAL")
+    ] = None
     executable: Annotated[
-        str | None, opt("Python to run a detached worker with.", flag=("--executable",), since="detaching")
+        str | None, opt("Python to run a detached worker with.", flag=("--executable",), metavar="PYTHON")
     ] = None
 
     # ------------------------------------------------ pool
@@ -336,14 +338,21 @@ class WorkerSettings(Table):
     redirect_stdouts_level: Annotated[Level, opt("Level of what tasks print.", "CELERY_REDIRECT_STDOUTS_LEVEL")] = (
         "WARNING"
     )
-    log_format: Annotated[str, opt("Format of a log line.", "CELERYD_LOG_FORMAT")] = (
-        "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
-    )
+    log_format: Annotated[
+        str,
+        opt(
+            'Format of a log line. "json": one JSON object a line, whatever task_log_format says.',
+            "CELERYD_LOG_FORMAT",
+            flag=("--log-json",),
+            value="json",
+        ),
+    ] = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
     task_log_format: Annotated[str, opt("Format of a log line of a task.", "CELERYD_TASK_LOG_FORMAT")] = (
         "[%(asctime)s: %(levelname)s/%(processName)s] %(task_name)s[%(task_id)s]: %(message)s"
     )
     log_color: Annotated[
-        bool | None, opt("Colour the log. None: only on a terminal, without a log file.", "CELERYD_LOG_COLOR")
+        bool | None,
+        opt("Colour the log. None: only on a terminal, without a log file or NO_COLOR.", "CELERYD_LOG_COLOR"),
     ] = None
     log_datefmt: Annotated[str | None, opt("Date format of a log line.", "CELERYD_LOG_DATEFMT")] = None
     task_log_datefmt: Annotated[str | None, opt("Date format of a log line of a task.", "CELERYD_TASK_LOG_DATEFMT")] = (

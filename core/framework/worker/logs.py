@@ -2,46 +2,45 @@
 
 1. The format, levels and line texts are those that users of the guide grep for.
 2. A hook `setup_logging` replaces all of it.
-3. A log file is watched: a rotated one is opened anew.
+3. A log file is watched: a rotated one is opened anew, by the worker and by each of its children.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import logging.handlers
+import os
 import sys
 import threading
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from framework.exceptions import ConfigError
+from framework.worker.logformats import make_formatter
 
 if TYPE_CHECKING:
     from framework._plugins.hooks import Hooks
 
-_COLORS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "35", logging.DEBUG: "34"}
 
+class LogFile(logging.handlers.WatchedFileHandler):
+    """A log file that is opened anew once it has been moved or removed, in this process and for its descriptors.
 
-class _TaskFormatter(logging.Formatter):
-    """Adds the name and id of the task to records of `framework.task` loggers."""
+    Where standard output and error go into the file too, as in a worker in the background, they follow: what a crash or
+    a library writes there is found beside the rest.
+    """
 
-    def __init__(self, plain: str, task: str, datefmt: str | None, color: bool) -> None:
-        super().__init__(plain, datefmt)
-        self._task = logging.Formatter(task, datefmt)
-        self._color = color
-
-    def format(self, record: logging.LogRecord) -> str:
-        from framework._request import current_request
-
-        request = current_request() if record.name.startswith("framework.task") else None
-        if request is not None and request.id:
-            record.task_id = request.id
-            record.task_name = request.task
-            text = self._task.format(record)
-        else:
-            text = super().format(record)
-        color = _COLORS.get(record.levelno) if self._color else None
-        return f"\033[{color}m{text}\033[0m" if color else text
+    def reopenIfNeeded(self) -> None:  # noqa: N802 - the standard library's name
+        """Open the file anew if another one, or none, has its name."""
+        before = self.dev, self.ino
+        super().reopenIfNeeded()
+        if (self.dev, self.ino) == before or self.stream is None:
+            return
+        for standard in (1, 2):
+            with contextlib.suppress(OSError):  # closed
+                status = os.fstat(standard)
+                if (status.st_dev, status.st_ino) == before:
+                    os.dup2(self.stream.fileno(), standard)
 
 
 def setup_logging(worker: Any, hostname: str, hooks: Hooks, index: int = 0) -> None:
@@ -60,15 +59,12 @@ def setup_logging(worker: Any, hostname: str, hooks: Hooks, index: int = 0) -> N
     handler: logging.Handler
     if logfile:
         try:
-            handler = logging.handlers.WatchedFileHandler(logfile, encoding="utf-8")
+            handler = LogFile(logfile, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"the log file {logfile} cannot be opened: {error.strerror}") from error
     else:
         handler = logging.StreamHandler(sys.__stderr__)
-    color = worker.log_color
-    if color is None:
-        color = not logfile and sys.stderr.isatty()
-    handler.setFormatter(_TaskFormatter(worker.log_format, worker.task_log_format, worker.log_datefmt, color))
+    handler.setFormatter(make_formatter(worker, logfile))
     root = logging.getLogger()
     if worker.hijack_root_logger:
         for other in root.handlers[:]:

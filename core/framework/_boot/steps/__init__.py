@@ -11,7 +11,7 @@ from framework._boot.steps.parts import PoolStep, ResultsStep, TransportStep
 from framework._boot.steps.reloading import AutoreloadStep, FsnotifyStep
 from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, LineUpStep, MingleStep, RosterStep
 from framework._boot.steps.scaling import AutoscalerStep
-from framework._boot.steps.surroundings import HooksStep, LoggingStep, LoopStep, PidfileStep
+from framework._boot.steps.surroundings import HooksStep, LoggingStep, LoopStep, NotifyStep, PidfileStep
 from framework._boot.steps.work import (
     ConsumptionStep,
     IntakeStep,
@@ -46,6 +46,7 @@ def worker_steps(settings: Settings) -> list[Step]:
         FsnotifyStep(settings),
         AutoreloadStep(),
         TurningStep(),
+        NotifyStep(),
         LineStep(),
         EventsStep(),
         RosterStep(),

@@ -1,13 +1,15 @@
-"""Steps for what a worker needs around it: hooks, the log, the pidfile, the loop."""
+"""Steps for what a worker needs around it: hooks, the log, the pidfile, the loop, the service manager's ear."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from framework._plugins.hooks import Hooks
 from framework.api.step import Board, Step
 from framework.worker.logs import setup_logging
 from framework.worker.loop import Loop
+from framework.worker.notify import Notifier
 from framework.worker.pidfile import Pidfile
 
 if TYPE_CHECKING:
@@ -79,3 +81,27 @@ class LoopStep(Step):
 
     def close(self) -> None:
         self._loop.close()
+
+
+class NotifyStep(Step):
+    """Tells the service manager when the worker is ready, stops or starts again, and answers its watchdog."""
+
+    name = "notify"
+    policy = "degrade"
+    requires = ("run", "loop", "turning")
+
+    def enabled(self, settings: Settings) -> str | None:
+        return None if os.environ.get("NOTIFY_SOCKET") else "no service manager listens (NOTIFY_SOCKET)"
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        self._loop: Loop = board.get("loop")
+        #: None: nobody listens.
+        self._notifier: Notifier | None = None
+        self._notifier = run.notifier = Notifier(os.environ["NOTIFY_SOCKET"], self._loop, os.environ)
+        self._loop.call_soon_threadsafe(self._notifier.begin)
+        board.put("notify", self._notifier)
+
+    def close(self) -> None:
+        if self._notifier is not None:
+            self._notifier.close()

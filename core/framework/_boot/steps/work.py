@@ -195,8 +195,8 @@ class ConsumptionStep(Step):
     name = "consumption"
     requires = ("run", "loop", "turning", "transport", "intake", "queues", "hooks")
     #: No task must run before its events would be told; who reads that the worker is ready may steer it; and the others
-    #: have been asked by then what must not run.
-    after = ("events", "control", "mingle", "line-up")
+    #: have been asked by then what must not run. The service manager hears that the worker is ready.
+    after = ("events", "control", "mingle", "line-up", "notify")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
