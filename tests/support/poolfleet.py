@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from support import bounded, ledger, workers
+from support import ledger, proj, workers
 from support.wait import wait_for
 
 POOLS = ["prefork", "threads", "solo", "gevent", "eventlet", "asyncio"]
@@ -93,9 +93,16 @@ class PoolFleet:
 
 @contextlib.contextmanager
 def running(
-    request: Any, broker: str, pool: str, directory: Path, *options: str, concurrency: int = 2, **conf: Any
+    request: Any,
+    broker: str,
+    pool: str,
+    directory: Path,
+    *options: str,
+    concurrency: int = 2,
+    app: str = "support.bounded",
+    **conf: Any,
 ) -> Iterator[PoolFleet]:
-    """Run a worker on `pool`."""
+    """Run a worker of the application `app` on `pool`."""
     if broker == "sqlite":
         url = f"sqlite:///{directory}/broker.db"
     else:
@@ -104,10 +111,8 @@ def running(
     env = workers.app_environment(broker=url, backend=results, ledger=directory / "ledger", conf=json.dumps(conf))
     # A module that is written twice in a second would be loaded from its cached code.
     env |= {"PYTHONPATH": f"{workers.APP_DIR.parent}:{directory}", "PYTHONDONTWRITEBYTECODE": "1"}
-    worker = workers.start_worker(
-        None, "-P", pool, "-c", str(concurrency), "-n", NODE, *options, app="support.bounded", env=env
-    )
+    worker = workers.start_worker(None, "-P", pool, "-c", str(concurrency), "-n", NODE, *options, app=app, env=env)
     slots = 1 if pool == "solo" else concurrency
-    with worker, contextlib.closing(bounded.make_app(url, results)) as app:
+    with worker, contextlib.closing(proj.make_app(url, results)) as client:
         worker.wait_ready()
-        yield PoolFleet(app, worker, directory, pool, slots)
+        yield PoolFleet(client, worker, directory, pool, slots)
