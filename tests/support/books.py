@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -144,7 +145,9 @@ def main() -> int:
     pools = os.environ.get("BOOKS", "").split() or poolfleet.POOLS
     count, seed = int(os.environ.get("COUNT", "20000")), int(os.environ.get("SEED", "1"))
     good = True
-    with PrivateRedis() as server:
+    server = PrivateRedis()
+    with contextlib.closing(server):
+        server.start()
         request = SimpleNamespace(getfixturevalue=lambda name: server)
         for pool in pools:
             with (
