@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from framework.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded
+from framework.exceptions import SoftTimeLimitExceeded, TaskError, TaskRevokedError, TimeLimitExceeded, WorkerLostError
 from support import poolfleet, queues
 from support.poolfleet import POOLS
 from support.wait import wait_for
@@ -232,6 +232,17 @@ def test_time_limits_that_cannot_be(once):
     assert fleet.tell("time_limit", task_name="no.such", soft=1) == {"error": "unknown task"}
     assert "wanted seconds above 0" in fleet.tell("time_limit", task_name="bounded.wait", soft=-1)["error"]
     assert "hard is 'soon'" in fleet.tell("time_limit", task_name="bounded.wait", hard="soon")["error"]
+
+
+def test_a_time_out_of_a_green_library_is_a_failure_of_the_task(once):
+    if once.pool not in ("gevent", "eventlet"):
+        pytest.skip("what greenlets have")
+    result = once.send("bounded.times_out", once.pool)
+    with pytest.raises(TaskError, match="Timeout"):
+        result.get(timeout=15)
+    assert not isinstance(result.result, WorkerLostError)
+    assert "Timeout" in f"{type(result.result).__name__} {result.result}"
+    assert once.app.tasks["proj.add"].delay(1, 2).get(timeout=15) == 3
 
 
 # ---------------------------------------------------------------- size

@@ -7,6 +7,7 @@ between two.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import signal
 import sys
@@ -105,3 +106,10 @@ def trap(entry):
     signal.signal(signal.SIGTERM, leave)
     note(f"start:{entry}")
     rest(60)
+
+
+@app.task(name="bounded.times_out")
+def times_out(library, entry):
+    """Let out a time-out of a green library, which is no `Exception`."""
+    with importlib.import_module(library).Timeout(0.05):
+        wait(60, entry)

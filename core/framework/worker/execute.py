@@ -49,6 +49,8 @@ Handler = Callable[..., Any]
 #: The task-execution wall: what a task may raise. Of `BaseException`s only those that it may have come by innocently:
 #: the others are how a pool ends a job from outside.
 _RAISED: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
+#: Libraries whose `Timeout`, of their own making, a task may let out.
+_TIMEOUTS: Final = ("gevent", "eventlet")
 #: Characters of an exception that logs and events show.
 _ERROR_MAX: Final = 64 * 1024
 #: Their frames say nothing about a task.
@@ -129,26 +131,20 @@ class TaskWorkload:
 
     def run(self, job: Job) -> Outcome:
         """Run `job`."""
-        seq, payload, name, _id, _soft, _hard, tell = job
         began = monotonic()
         try:
-            incoming = read(payload)
-            args, kwargs, embed = decode_task(
-                incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
-            )
+            incoming, embed, plan, request, args, kwargs = self._open(job)
         except MessageError as error:
-            return Outcome(seq, outcomes.INVALID, monotonic() - began, None, f"{error.reason}: {error}")
-        plan = self._plans.get(name) or self._plan(name)
-        request = Context.from_incoming(incoming, self._app, args, kwargs, embed, self._hostname)
+            return _invalid(job, error, began)
         token = push_request(request)
         try:
             if plan.begins:
                 self._begin(plan, request, args, kwargs)
             retval = plan.call(*args, **kwargs)
-            return self._end_success(seq, plan, request, incoming, embed, retval, monotonic() - began, tell)
-        except _RAISED as error:
+            return self._end_success(job, plan, request, incoming, embed, retval, monotonic() - began)
+        except _raised() as error:
             # What a task returned may also fail to be encoded, or its callbacks to be sent: the task has then failed.
-            return self._end_raised(seq, plan, request, incoming, error, monotonic() - began)
+            return self._end_raised(job.seq, plan, request, incoming, error, monotonic() - began)
         finally:
             pop_request(token)
 
@@ -158,29 +154,34 @@ class TaskWorkload:
 
     async def arun(self, job: Job, call: Call) -> Outcome:
         """Run `job`, a coroutine, in this asyncio task."""
-        seq, payload, name, _id, _soft, _hard, tell = job
         began = monotonic()
         try:
-            incoming = read(payload)
-            args, kwargs, embed = decode_task(
-                incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
-            )
+            incoming, embed, plan, request, args, kwargs = self._open(job)
         except MessageError as error:
-            return Outcome(seq, outcomes.INVALID, monotonic() - began, None, f"{error.reason}: {error}")
-        plan = self._plans.get(name) or self._plan(name)
+            return _invalid(job, error, began)
         assert plan.acall is not None
-        request = Context.from_incoming(incoming, self._app, args, kwargs, embed, self._hostname)
         token = push_request(request)
         try:
             if plan.begins:
                 self._begin(plan, request, args, kwargs)
             retval = await call.drive(plan.acall(*args, **kwargs))
-            return self._end_success(seq, plan, request, incoming, embed, retval, monotonic() - began, tell)
+            return self._end_success(job, plan, request, incoming, embed, retval, monotonic() - began)
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the task-execution wall, as in `run`
             # Not GeneratorExit: here it means that the coroutine is being closed.
-            return self._end_raised(seq, plan, request, incoming, error, monotonic() - began)
+            return self._end_raised(job.seq, plan, request, incoming, error, monotonic() - began)
         finally:
             pop_request(token)
+
+    def _open(self, job: Job) -> tuple[Incoming, Any, Plan, Context, Any, Any]:
+        """Make a call of `job`: message, embedded followers, plan, request, arguments. Raises `MessageError`."""
+        _seq, payload, name, _id, _soft, _hard, _tell = job  # faster than asking for each by name
+        incoming = read(payload)
+        args, kwargs, embed = decode_task(
+            incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
+        )
+        plan = self._plans.get(name) or self._plan(name)
+        request = Context.from_incoming(incoming, self._app, args, kwargs, embed, self._hostname)
+        return incoming, embed, plan, request, args, kwargs
 
     def interrupt(self, thread: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
         """Have `exception` end the coroutine that `thread` runs."""
@@ -239,15 +240,7 @@ class TaskWorkload:
             plan.before_start(request.id, args, kwargs)
 
     def _end_success(
-        self,
-        seq: int,
-        plan: Plan,
-        request: Context,
-        incoming: Incoming,
-        embed: Any,
-        retval: Any,
-        runtime: float,
-        tell: bool,
+        self, job: Job, plan: Plan, request: Context, incoming: Incoming, embed: Any, retval: Any, runtime: float
     ) -> Outcome:
         if embed:
             _followups.follow_up(self._app, request, retval)
@@ -263,10 +256,10 @@ class TaskWorkload:
             if self._succeeded is not None:
                 self._succeeded(task_id=request.id, task=plan.task, result=retval, runtime=runtime)
             self._after(plan, request, SUCCESS, retval, args, kwargs, None)
-        if tell:
+        if job.tell:
             note = safe_repr(retval, plan.policy.resultrepr_maxsize)
-            return Outcome(seq, outcomes.SUCCESS, runtime, document, note)
-        return Outcome(seq, outcomes.SUCCESS, runtime, document)
+            return Outcome(job.seq, outcomes.SUCCESS, runtime, document, note)
+        return Outcome(job.seq, outcomes.SUCCESS, runtime, document)
 
     def _end_raised(
         self, seq: int, plan: Plan, request: Context, incoming: Incoming, error: BaseException, runtime: float
@@ -396,6 +389,16 @@ class TaskWorkload:
         self._app.result_store.store(
             [Record(task_id, document, STARTED, request.reply_to, request.correlation_id or task_id)]
         )
+
+
+def _invalid(job: Job, error: MessageError, began: float) -> Outcome:
+    return Outcome(job.seq, outcomes.INVALID, monotonic() - began, None, f"{error.reason}: {error}")
+
+
+def _raised() -> tuple[type[BaseException], ...]:
+    """Return what a task may raise: also the time-outs of libraries that make theirs no `Exception`."""
+    found = [getattr(sys.modules.get(library), "Timeout", None) for library in _TIMEOUTS]
+    return (*_RAISED, *(timeout for timeout in found if isinstance(timeout, type)))
 
 
 def _name(request: Context) -> str | None:
