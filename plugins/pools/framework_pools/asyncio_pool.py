@@ -63,7 +63,9 @@ class AsyncioPool(InProcessPool):
         super().__init__(context, options)
         self.size = max(1, context.concurrency)
         self._sync: SimpleQueue[Job | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        #: Beside the event loop; those that were abandoned are not among them.
+        self._threads: dict[Seat, threading.Thread] = {}
+        self._made = 0
         self._thread: threading.Thread | None = None
         self._up = threading.Event()
         #: Until when `stop` waits for coroutines, by the loop's clock.
@@ -119,12 +121,13 @@ class AsyncioPool(InProcessPool):
 
     def replace(self, seat: Seat) -> None:
         """Give the slot of an abandoned job to another."""
+        self._threads.pop(seat, None)
         if not self._aloop.is_closed():
             self._aloop.call_soon_threadsafe(self._left, not isinstance(seat, LoopSeat), True)
 
     def dismiss(self) -> None:
         """Let every thread end after its current job."""
-        for _ in self._threads:
+        for _ in range(len(self._threads)):
             self._sync.put(None)
 
     def grow(self, n: int) -> None:
@@ -186,10 +189,11 @@ class AsyncioPool(InProcessPool):
 
     def _add_thread(self) -> None:
         self._sync_seats += 1
-        seat = Seat(f"AsyncioPoolThread-{len(self._threads) + 1}")
+        self._made += 1
+        seat = Seat(f"AsyncioPoolThread-{self._made}")
         self._loop.call_soon_threadsafe(self.seats.__setitem__, seat, None)  # the worker's loop reads it
         thread = threading.Thread(target=self._serve_sync, args=(seat,), name=seat.name, daemon=True)
-        self._threads.append(thread)
+        self._threads[seat] = thread
         thread.start()
 
     def _serve_sync(self, seat: Seat) -> None:
@@ -203,7 +207,7 @@ class AsyncioPool(InProcessPool):
 
     def thread_ids(self) -> list[int]:
         """Return the ids of the event loop's thread and of those beside it."""
-        threads = (self._thread, *self._threads)
+        threads = (self._thread, *list(self._threads.values()))
         return [thread.native_id for thread in threads if thread is not None and thread.native_id is not None]
 
     # ------------------------------------------------------------ the end
@@ -214,7 +218,7 @@ class AsyncioPool(InProcessPool):
         self._deadline = deadline
         if self._thread is not None and not self._aloop.is_closed():
             self._aloop.call_soon_threadsafe(self._ended.set)
-        for thread in (*self._threads, *((self._thread,) if self._thread else ())):
+        for thread in (*list(self._threads.values()), *((self._thread,) if self._thread else ())):
             thread.join(max(0.0, deadline - monotonic()))
         self._thread = None
         self._threads.clear()
