@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from framework.exceptions import ConfigError
+from framework.worker.commands import PANEL
 from framework.worker.control import Panel, control_command, inspect_command
 from framework.worker.panel import COMMANDS, Command
 
@@ -128,3 +129,15 @@ def test_the_decorators_of_the_guide(monkeypatch):
     ]
     assert COMMANDS.get("increase").help == "Increase it."
     assert increase(None, 3) == {"ok": 3}
+
+
+def test_words_of_the_commands_about_pools():
+    def parse(name, *words):
+        return COMMANDS.get(name).parse(words)
+
+    assert PANEL is COMMANDS
+    assert parse("pool_grow", "2") == {"n": 2}
+    assert parse("terminate", "KILL", "a", "b") == {"signal": "KILL", "task_id": ["a", "b"]}
+    assert parse("time_limit", "proj.add", "1", "2.5") == {"task_name": "proj.add", "soft": 1.0, "hard": 2.5}
+    assert parse("revoke", "a", "b", "terminate=true") == {"terminate": True, "task_id": ["a", "b"]}
+    assert parse("pool_restart", "a.b", "c", "reload=true") == {"modules": ["a.b", "c"], "reload": True}

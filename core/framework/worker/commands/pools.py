@@ -55,7 +55,7 @@ def _resized(state: ControlState, n: int) -> None:
     logger.info("The pool has %d slots from now on", state.prefetch.slots)
 
 
-@control_command(signature="[modules='[\"proj.tasks\"]'] [reload=true] [reloader=PATH]")
+@control_command(signature="[MODULE ...] [reload=true] [reloader=PATH]", variadic="modules")
 def pool_restart(
     state: ControlState, modules: list[str] | None = None, reload: bool = False, reloader: str | None = None
 ) -> dict[str, str]:
