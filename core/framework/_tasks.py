@@ -59,8 +59,9 @@ class Registry(Mapping[str, Task[..., Any]]):
         return dict(self._tasks)
 
     def restore(self, tasks: Mapping[str, Task[..., Any]]) -> None:
-        """Have `tasks` and no others."""
+        """Have `tasks` and no others, but for shared ones that are defined from now on."""
         self._tasks = dict(tasks)
+        self._shared = min(self._shared, len(_apps.shared))
 
     def share(self, app: App) -> None:
         """Add the shared tasks that were defined since the last call."""

@@ -2,24 +2,28 @@
 
 1. `Reloading` imports modules that are not there, and reloads those that are: what others import comes first.
 2. Modules are named from outside, so a list of patterns says which may be.
-3. An application that was made anew by that hands its tasks to the one that the worker runs.
-4. `take_up` lets the worker know of the tasks that have come or changed.
+3. An application that was made anew by that hands its tasks to the one that the worker runs, which takes its place.
+4. All or nothing: when one module fails, modules and tasks are what they were.
+5. `take_up` lets the worker know of the tasks that have come or changed.
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import logging
+import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from framework import _apps
 from framework.exceptions import FrameworkError
 
 if TYPE_CHECKING:
@@ -56,12 +60,36 @@ class Reloading:
             self._check(name)
         again = self._function(reloader) if reloader else importlib.reload
         importlib.invalidate_caches()
-        for name in in_order([name for name in wanted if name in sys.modules]) if reload else ():
-            self._guarded(f"reload {name}", again, sys.modules[name])
-        for name in wanted:
-            if name not in sys.modules:
+        there = in_order([name for name in wanted if name in sys.modules]) if reload else []
+        new = [name for name in wanted if name not in sys.modules]
+        with self._all_or_nothing([sys.modules[name] for name in there], new):
+            for name in there:
+                _forget_compiled(sys.modules[name])
+                self._guarded(f"reload {name}", again, sys.modules[name])
+                self._adopt()
+            for name in new:
                 self._guarded(f"import {name}", importlib.import_module, name)
-        self._adopt()
+                self._adopt()
+            # Now and not at the next look: their names may be taken.
+            self._guarded("register the shared tasks", self._app.tasks.share, self._app)
+
+    @contextlib.contextmanager
+    def _all_or_nothing(self, there: Sequence[ModuleType], new: Sequence[str]) -> Iterator[None]:
+        tasks = self._app.tasks.copy()
+        shared = len(_apps.shared)
+        contents = [(module, dict(vars(module))) for module in there]
+        try:
+            yield
+        except FrameworkError:
+            # First: to look the tasks up registers those that are shared.
+            del _apps.shared[shared:]
+            self._app.tasks.restore(tasks)
+            for module, content in contents:
+                vars(module).clear()
+                vars(module).update(content)
+            for name in new:
+                sys.modules.pop(name, None)
+            raise
 
     def _check(self, name: str) -> None:
         if not all(part.isidentifier() for part in name.split(".")):
@@ -89,13 +117,18 @@ class Reloading:
             raise FrameworkError(f"cannot {what}: {error!r}{_place(error)}") from error
 
     def _adopt(self) -> None:
-        """Take the tasks of an application that was made in the place of ours."""
+        """Take the tasks of an application that was made in the place of ours, and the place."""
         module, _, attribute = self._target.partition(":")
-        found: Any = sys.modules.get(module)
-        for part in attribute.split("."):
-            found = getattr(found, part, None)
+        *way, last = attribute.split(".")
+        holder: Any = sys.modules.get(module)
+        for part in way:
+            holder = getattr(holder, part, None)
+        found = getattr(holder, last, None)
         if isinstance(found, type(self._app)) and found is not self._app:
             self._app.tasks.adopt(self._app, found.tasks)
+            setattr(holder, last, self._app)
+            # Or what is sent without naming an application would go out by one that nobody closes.
+            _apps.forget(found)
 
 
 def policies_of(app: App) -> dict[str, TaskPolicy]:
@@ -110,6 +143,14 @@ def take_up(app: App, intake: Intake, before: Mapping[str, TaskPolicy]) -> None:
     for name, policy in changed.items():
         if name not in before or policy.rate_limit != before[name].rate_limit:
             intake.rates.set(name, policy.rate_limit, shared=policy.rate_limit_scope == "cluster")
+
+
+def _forget_compiled(module: ModuleType) -> None:
+    """Have the source compiled anew: what is compiled may be older than it and not look so, within one second."""
+    cached = getattr(module, "__cached__", None)
+    if cached is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(cached)
 
 
 def in_order(names: Sequence[str]) -> list[str]:
