@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import threading
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -20,7 +21,7 @@ import msgspec
 from framework.api.coroutine import Call
 from framework.api.pool import AsyncWorkload, Job, Outcome, PoolContext, PoolTraits
 from framework_pools._costs import BUDGET
-from framework_pools._inprocess import InProcessPool, Seat
+from framework_pools._inprocess import GRACE, InProcessPool, Seat
 
 #: Seconds for the loop's thread to come up.
 _START: Final = 10.0
@@ -63,7 +64,11 @@ class AsyncioPool(InProcessPool):
         super().__init__(context, options)
         self.size = max(1, context.concurrency)
         self._sync: SimpleQueue[Job | None] = SimpleQueue()
-        self._threads: list[threading.Thread] = []
+        #: Beside the loop's; those that were given up are not among them.
+        self._threads: dict[Seat, threading.Thread] = {}
+        self._count = 0
+        #: A coroutine was given up: the event loop may not come to its end.
+        self._stubborn = False
         self._thread: threading.Thread | None = None
         self._up = threading.Event()
         #: Until when `stop` waits for coroutines, by the loop's clock.
@@ -119,6 +124,10 @@ class AsyncioPool(InProcessPool):
 
     def replace(self, seat: Seat) -> None:
         """Give the slot of an abandoned job to another."""
+        if isinstance(seat, LoopSeat):
+            self._stubborn = True
+        else:
+            self._threads.pop(seat, None)
         if not self._aloop.is_closed():
             self._aloop.call_soon_threadsafe(self._left, not isinstance(seat, LoopSeat), True)
 
@@ -186,10 +195,11 @@ class AsyncioPool(InProcessPool):
 
     def _add_thread(self) -> None:
         self._sync_seats += 1
-        seat = Seat(f"AsyncioPoolThread-{len(self._threads) + 1}")
+        self._count += 1
+        seat = Seat(f"AsyncioPoolThread-{self._count}")
         self._loop.call_soon_threadsafe(self.seats.__setitem__, seat, None)  # the worker's loop reads it
         thread = threading.Thread(target=self._serve_sync, args=(seat,), name=seat.name, daemon=True)
-        self._threads.append(thread)
+        self._threads[seat] = thread
         thread.start()
 
     def _serve_sync(self, seat: Seat) -> None:
@@ -203,7 +213,7 @@ class AsyncioPool(InProcessPool):
 
     def thread_ids(self) -> list[int]:
         """Return the ids of the event loop's thread and of those beside it."""
-        threads = (self._thread, *self._threads)
+        threads = (self._thread, *list(self._threads.values()))
         return [thread.native_id for thread in threads if thread is not None and thread.native_id is not None]
 
     # ------------------------------------------------------------ the end
@@ -214,8 +224,10 @@ class AsyncioPool(InProcessPool):
         self._deadline = deadline
         if self._thread is not None and not self._aloop.is_closed():
             self._aloop.call_soon_threadsafe(self._ended.set)
-        for thread in (*self._threads, *((self._thread,) if self._thread else ())):
+        for thread in list(self._threads.values()):
             thread.join(max(0.0, deadline - monotonic()))
+        if self._thread is not None:
+            self._thread.join(max(0.0, min(deadline - monotonic(), GRACE if self._stubborn else math.inf)))
         self._thread = None
         self._threads.clear()
         self.release()
