@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -150,16 +150,7 @@ class Autoreloader:
         modules = [sys.modules[name] for name in _with_importers(names, self._modules.values())]
         for module in modules:
             _check(module)
-        kept = [(module, dict(vars(module))) for module in modules]
-        tasks = self._app.tasks.copy()
-        try:
-            self._reloading.bring([module.__name__ for module in modules], reload=True)
-        except FrameworkError:
-            # Looking at the tasks registers those that were shared meanwhile, which then go with the rest.
-            self._app.tasks.restore(tasks)
-            for module, content in kept:
-                _put_back(module, content)
-            raise
+        self._reloading.bring([module.__name__ for module in modules], reload=True)
         take_up(self._app, self.worker.intake, before)
         self.worker.pool.restart((), fresh=True)
         self.renew()
@@ -175,7 +166,7 @@ def _with_importers(names: Iterable[str], watched: Iterable[str]) -> list[str]:
 
 
 def _check(module: ModuleType) -> None:
-    """Have the file of `module` compiled from what it contains. Raises `FrameworkError` for what is no Python."""
+    """Raise `FrameworkError` if the file of `module` is no Python."""
     path = _source(module)
     if path is None:
         return
@@ -187,18 +178,6 @@ def _check(module: ModuleType) -> None:
         line = getattr(error, "lineno", None)
         text = getattr(error, "msg", None) or error
         raise FrameworkError(f"{path}, line {line or 1}: {type(error).__name__}: {text}") from error
-    cached = getattr(module, "__cached__", None)
-    if cached:
-        # Compiled code is told from stale by the second and the size: one saved twice within a second would stay.
-        Path(cached).unlink(missing_ok=True)
-
-
-def _put_back(module: ModuleType, content: dict[str, Any]) -> None:
-    # Never without the names that it had: tasks may be running in it.
-    now = vars(module)
-    now.update(content)
-    for name in now.keys() - content.keys():
-        del now[name]
 
 
 def _source(module: ModuleType) -> str | None:

@@ -85,8 +85,7 @@ class Reloading:
             del _apps.shared[shared:]
             self._app.tasks.restore(tasks)
             for module, content in contents:
-                vars(module).clear()
-                vars(module).update(content)
+                _put_back(module, content)
             for name in new:
                 sys.modules.pop(name, None)
             raise
@@ -151,6 +150,14 @@ def _forget_compiled(module: ModuleType) -> None:
     if cached is not None:
         with contextlib.suppress(OSError):
             os.unlink(cached)
+
+
+def _put_back(module: ModuleType, content: dict[str, Any]) -> None:
+    # Never without the names that it had: tasks may be running in it.
+    now = vars(module)
+    now.update(content)
+    for name in now.keys() - content.keys():
+        del now[name]
 
 
 def in_order(names: Sequence[str]) -> list[str]:
