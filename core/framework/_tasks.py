@@ -55,11 +55,11 @@ class Registry(Mapping[str, Task[..., Any]]):
             self._tasks[name] = task
 
     def copy(self) -> dict[str, Task[..., Any]]:
-        """Return what there is now, for `restore`."""
+        """Return the tasks as they are now, for `restore`."""
         return dict(self._tasks)
 
     def restore(self, tasks: Mapping[str, Task[..., Any]]) -> None:
-        """Have `tasks` in place of what there is, and shared tasks as many as there are (again)."""
+        """Have `tasks` and no others, but for shared ones that are defined from now on."""
         self._tasks = dict(tasks)
         self._shared = min(self._shared, len(_apps.shared))
 

@@ -29,8 +29,8 @@ DUE = {
     193,
     *(225, 226, 227),
 }
-# Pools, steered from outside. 110 (no SIGUSR1) is told in docs/pools.md.
-DUE |= {*range(79, 88), 91, *range(102, 110), *range(111, 117), *range(176, 187)}
+# Pools, steered from outside.
+DUE |= {*range(79, 88), 91, *range(102, 117), 139, *range(176, 187)}
 # What the processes of a pool write and tell, and when they are replaced.
 DUE |= {19, 20, *range(42, 49), *range(126, 131), *range(201, 205)}
 

@@ -1,5 +1,5 @@
 """A pool that is resized while its tasks run (acceptance K 139), and tasks that are ended in whatever moment (F 87), on
-every pool; what its traits and its libraries mean for limits (H 110).
+every pool; what its traits mean for limits (H 110).
 """
 
 from __future__ import annotations
@@ -96,12 +96,3 @@ def test_a_limit_that_a_pool_cannot_keep_is_refused_in_words(monkeypatch):
     settings = Settings(broker=BrokerSettings(url="memory://"), task=TaskSettings(soft_time_limit=1))
     with pytest.raises(ConfigError, match=r"cannot enforce a soft time limit .* choose another with --pool"):
         check_traits(PreforkPool, settings, SimpleNamespace(tasks={}))
-
-
-@pytest.mark.parametrize("library", ["gevent", "eventlet"])
-def test_a_time_out_of_a_green_library_is_the_tasks_failure(request, tmp_path, library):
-    with steering(request, "sqlite", tmp_path, library) as worker:
-        result = worker.send("steered.gives_up", library)
-        assert "Timeout" in repr(ends(result))
-        assert result.state == "FAILURE"
-        worker.worker.wait_line(r"steered.gives_up\[.*raised unexpected: .*Timeout")

@@ -1,14 +1,12 @@
-"""Restarts of the pool by remote control (acceptance N 176-186), on every pool.
+"""Restarts of the pool by remote control (acceptance N 177-186), on every pool.
 
-One worker a pool, whose application is written by the tests and changed while it runs. It keeps the books of its own
-process, too: ten restarts leave nothing behind.
+One worker a pool, whose application is written by the tests and changed while it runs.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import psutil
@@ -18,7 +16,6 @@ from support import ledger
 from support.steering import NODE, POOLS, Steered, steering
 from support.wait import wait_for
 
-ARRANGEMENTS = [*(("redis", pool) for pool in POOLS), ("amqp", "prefork"), ("amqp", "threads")]
 OK = {"ok": "reload started"}
 SHOP = """
 import os
@@ -64,13 +61,12 @@ broken = 5
 """
 
 
-@pytest.fixture(scope="module", params=ARRANGEMENTS, ids="-".join)
+@pytest.fixture(scope="module", params=POOLS)
 def shop(request, tmp_path_factory) -> Iterator[Steered]:
-    broker, pool = request.param
     home = tmp_path_factory.mktemp("shop")
     for name, text in (("shop", SHOP), ("base", BASE), ("jobs", JOBS), ("reloading", RELOADING)):
         (home / f"{name}.py").write_text(text)
-    with steering(request, broker, home, pool, app="shop", app_dir=home) as made:
+    with steering(request, "redis", home, request.param, app="shop", app_dir=home) as made:
         yield made
 
 
@@ -200,59 +196,3 @@ def test_wrong_arguments_are_errors(shop):
         options = {"destination": [NODE], "reply": True, "timeout": 20, "limit": 1}
         [reply] = shop.client.control.broadcast("pool_restart", arguments=arguments, **options)
         assert "Expected" in reply[NODE]["error"]
-
-
-def held_by(shop: Steered) -> dict[str, int]:
-    """Return what the worker's processes hold, by kind."""
-    main = psutil.Process(shop.worker.pid)
-    children = main.children(recursive=True)
-    return {
-        "fds": main.num_fds(),
-        "threads": main.num_threads(),
-        "children": len(children),
-        "zombies": sum(child.status() == psutil.STATUS_ZOMBIE for child in children),
-        "child_fds": max((child.num_fds() for child in children), default=0),
-    }
-
-
-def test_ten_restarts_leave_nothing_behind(shop):
-    """Descriptors, threads, processes, zombies: as many as before, with tasks running all the while."""
-    sent = []
-
-    def work() -> None:
-        for _ in range(10):
-            sent.append(uuid4().hex)
-            shop.ours.send_task("jobs.value", task_id=sent[-1])
-
-    def restart(fresh: bool) -> None:
-        before = set(shop.info()["processes"])
-        work()
-        assert shop.tell("pool_restart", reload=fresh) == OK
-        work()
-        if shop.pool == "prefork":
-            wait_for(lambda: not before & set(shop.info()["processes"]), 20, "every child to be replaced")
-
-    restart(True)
-    restart(False)
-    for task_id in sent:
-        assert shop.ours.AsyncResult(task_id).get(timeout=20) == 1
-    # Whatever is made once, at a first use, has been made by now.
-    calm = wait_for(lambda: (found := held_by(shop)) == held_by(shop) and found, 20, "the worker to settle")
-    for number in range(10):
-        restart(number % 3 == 0)
-    for task_id in sent:
-        assert shop.ours.AsyncResult(task_id).get(timeout=20) == 1
-
-    def as_before() -> bool:
-        now = held_by(shop)
-        return now["zombies"] == 0 and all(now[kind] <= calm[kind] for kind in calm)
-
-    wait_for(as_before, 20, lambda: f"{calm} again, and it is {held_by(shop)}")
-
-
-@pytest.mark.acceptance(176)
-@pytest.mark.parametrize("pool", POOLS)
-def test_it_has_to_be_enabled(request, pool, tmp_path: Path):
-    with steering(request, "sqlite", tmp_path, pool) as worker:
-        assert worker.tell("pool_restart")["error"].startswith("Pool restarts not enabled")
-        worker.free()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,22 +86,6 @@ class Steered:
             for result in results:
                 result.get(timeout=LONG, propagate=False)
 
-    @contextlib.contextmanager
-    def hearing(self, kind: str) -> Iterator[list[dict[str, Any]]]:
-        """Collect the events of one type while the block runs; enter when they come in."""
-        heard: list[dict[str, Any]] = []
-        ready = threading.Event()
-        with self.ours.events.Receiver({kind: heard.append}) as receiver:
-            receiver.on_connection = lambda error: ready.set()
-            listener = threading.Thread(target=receiver.capture, kwargs={"timeout": LONG})
-            listener.start()
-            try:
-                assert ready.wait(LONG)
-                yield heard
-            finally:
-                receiver.stop()
-                listener.join(LONG)
-
     def free(self) -> None:
         """Fail unless every slot works."""
         for number in range(2 * self.slots):
@@ -129,9 +112,8 @@ def steering(
     app: str = "support.steered",
     app_dir: Path | None = None,
     env: dict[str, str] | None = None,
-    ready: bool = True,
 ) -> Iterator[Steered]:
-    """Run the worker with `pool` on `broker`; `ready`: wait for its ready line, which it logs at INFO."""
+    """Run the worker with `pool` on `broker`."""
     if broker == "sqlite":
         url = f"sqlite:///{directory}/broker.db"
     else:
@@ -155,6 +137,5 @@ def steering(
                 log=directory / "worker.log",
             )
         )
-        if ready:
-            worker.wait_ready()
+        worker.wait_ready()
         yield Steered(worker, url, directory, pool, ours, theirs)

@@ -166,7 +166,7 @@ def _with_importers(names: Iterable[str], watched: Iterable[str]) -> list[str]:
 
 
 def _check(module: ModuleType) -> None:
-    """Have the file of `module` compiled from what it contains. Raises `FrameworkError` for what is no Python."""
+    """Raise `FrameworkError` if the file of `module` is no Python."""
     path = _source(module)
     if path is None:
         return

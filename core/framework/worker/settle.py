@@ -189,7 +189,8 @@ class Settle:
             item.head,
             state,
             result,
-            ignore=item.policy.ignore_result and not item.policy.store_errors_even_if_ignored,
+            ignore=item.policy.ignores(item.head.headers.ignore_result)
+            and not item.policy.store_errors_even_if_ignored,
         )
         self._afterwards.append((item, Action.ACK, ""))
         self._on_change()
