@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import signal
 import socket
@@ -118,3 +119,13 @@ def test_nodes_go_to_the_directory_that_is_named(place, sqlite_url):
     assert (here.path / "sub" / "celery1.log").exists()
     here.ok("multi", "stopwait", *options, "-A", "tasks", env={"PYTHONPATH": str(here.path)})
     assert not alive(pid)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a worker for another group")
+def test_directories_belong_to_whom_the_node_runs_as(place, sqlite_url):
+    here = place(sqlite_url)
+    group = pwd.getpwnam("nobody").pw_gid
+    here.ok("multi", "start", "1", "-P", "solo", f"--gid={group}", *FILES)
+    assert {(here.path / name).stat().st_gid for name in ("run", "run/x", "log", "log/x")} == {group}
+    assert here.path.stat().st_gid == os.getegid()
+    here.ok("multi", "stopwait", "1", "-q", PIDFILE)

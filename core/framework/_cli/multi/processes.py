@@ -28,8 +28,8 @@ class NodeFailed(FrameworkError):
 def make_directories(node: Node) -> None:
     """Make the directories of the node's files, for the user that it will run as. Raises `NodeFailed`."""
     uid, gid = node.setting("worker_uid"), node.setting("worker_gid")
-    for key in FILES:
-        directory = Path(node.path(key) or "").absolute().parent
+    for path in filter(None, map(node.path, FILES)):
+        directory = Path(path).absolute().parent
         missing = [each for each in (directory, *directory.parents) if not each.exists()]
         try:
             directory.mkdir(parents=True, exist_ok=True)
