@@ -12,7 +12,7 @@ JOBS   ?= 3
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench docs pool-matrix books docs-serve clean brokers
+.PHONY: help setup demo test test-all check format bench docs matrices books docs-serve clean brokers
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,8 +47,8 @@ docs: $(VENV)/.docs ## Build the manual into site/
 	$(BIN)/python scripts/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-pool-matrix: $(READY) brokers ## Write the table in docs/pools.md from what the pools do
-	TEST_WRITE_DOCS=1 $(BIN)/python -m pytest tests/integration/test_pool_matrix.py
+matrices: $(READY) brokers ## Write the tables of docs/pools.md and docs/steering.md from what workers do
+	TEST_WRITE_DOCS=1 $(BIN)/python -m pytest tests/integration/test_pool_matrix.py tests/integration/test_command_matrix.py
 
 books: $(READY) brokers ## 20,000 random tasks on every pool: ledger and outcomes agree. make books BOOKS="gevent solo"
 	PYTHONPATH=tests BOOKS="$(BOOKS)" $(BIN)/python -m support.books

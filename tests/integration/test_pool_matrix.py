@@ -1,6 +1,6 @@
 """Every limit and every command on every pool: what happens is what the table in docs/pools.md says.
 
-`make pool-matrix` (TEST_WRITE_DOCS=1) writes the table from what it observes.
+`make matrices` (TEST_WRITE_DOCS=1) writes the table from what it observes.
 """
 
 from __future__ import annotations
@@ -18,4 +18,4 @@ def test_the_manual_says_what_happens(pool, request, tmp_path):
         observed = poolmatrix.observe(fleet)
     if os.environ.get("TEST_WRITE_DOCS"):
         poolmatrix.tell(pool, observed)
-    assert poolmatrix.told(pool) == observed, "run `make pool-matrix` and see what has changed"
+    assert poolmatrix.told(pool) == observed, "run `make matrices` and see what has changed"

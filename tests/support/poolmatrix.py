@@ -6,17 +6,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from framework.exceptions import TaskRevokedError, TimeLimitExceeded
+from support.doctable import DocTable
 from support.poolfleet import POOLS, PoolFleet
 from support.wait import wait_for
 
-PAGE = Path(__file__).parents[2] / "docs" / "pools.md"
-BEGIN, END = "<!-- begin matrix -->", "<!-- end matrix -->"
+TABLE = DocTable("pools.md", "matrix")
 CONF = {"worker_pool_restarts": True, "worker_prefetch_multiplier": 4}
 
 
@@ -125,22 +123,12 @@ def observe(fleet: PoolFleet) -> dict[str, str]:
     return {name: look(fleet) for name, look in COLUMNS.items()}
 
 
-def _rows() -> dict[str, list[str]]:
-    inside = PAGE.read_text().partition(BEGIN)[2].partition(END)[0]
-    lines = [line.strip().strip("|").split("|") for line in inside.splitlines() if line.startswith("| `")]
-    return {cells[0].strip(" `"): [cell.strip() for cell in cells[1:]] for cells in lines}
-
-
 def told(pool: str) -> dict[str, str]:
     """Return what the page says of `pool`."""
-    return dict(zip(COLUMNS, _rows().get(pool, []), strict=False))
+    return TABLE.read().get(pool, {})
 
 
 def tell(pool: str, observed: dict[str, str]) -> None:
     """Write what was observed of `pool` into the page."""
-    rows = _rows() | {pool: list(observed.values())}
-    head = ["pool", *COLUMNS]
-    lines = [head, ["---"] * len(head), *([f"`{name}`", *rows[name]] for name in POOLS if name in rows)]
-    table = "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
-    page = PAGE.read_text()
-    PAGE.write_text(re.sub(f"{BEGIN}.*{END}", f"{BEGIN}\n\n{table}\n\n{END}", page, flags=re.DOTALL))
+    rows = TABLE.read() | {pool: observed}
+    TABLE.write("pool", list(COLUMNS), {name: rows[name] for name in POOLS if name in rows})
