@@ -24,7 +24,7 @@ from framework._matching import matches
 from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import MessageError
 from framework.message import Outgoing, read
-from framework.serialization import decode, encode
+from framework.serialization import decode_message, encode
 
 #: Seconds since a worker was last heard of, after which nobody waits for it any more.
 _FRESH: Final = 7.0
@@ -122,7 +122,7 @@ class Request:
             incoming = read(payload)
             if incoming.headers.get("ticket") != self._ticket:
                 return False
-            body = decode(incoming.body, incoming.content_type, incoming.content_encoding, None, accept=accept)
+            body = decode_message(incoming, accept=accept)
         except MessageError:
             return False  # not ours, or nonsense: either way no reply
         if not isinstance(body, dict):

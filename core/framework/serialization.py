@@ -226,6 +226,25 @@ def _decode_by_registry(body: bytes, content_type: str, content_encoding: str) -
         raise MessageUndecodable(f"the body is not {content_type}: {error}") from error
 
 
+def decode_message(
+    incoming: Incoming,
+    *,
+    accept: Iterable[str] | None = None,
+    max_size: int | None = None,
+    max_nesting: int = MAX_NESTING,
+) -> Any:
+    """Decode the body of `incoming`; see `decode`."""
+    return decode(
+        incoming.body,
+        incoming.content_type,
+        incoming.content_encoding,
+        incoming.headers.get("compression"),
+        accept=accept,
+        max_size=max_size,
+        max_nesting=max_nesting,
+    )
+
+
 def decode_result(document: bytes, serializer: str = "json", accept: Iterable[str] | None = None) -> dict[str, Any]:
     """Decode a result document, compressed or not. Raises `MessageUndecodable` or `ContentRefused`."""
     compression = None
@@ -258,15 +277,7 @@ def decode_task(
     Raises `MessageError`.
     """
     headers = incoming.headers
-    body = decode(
-        incoming.body,
-        incoming.content_type,
-        incoming.content_encoding,
-        headers.get("compression"),
-        accept=accept,
-        max_size=max_size,
-        max_nesting=max_nesting,
-    )
+    body = decode_message(incoming, accept=accept, max_size=max_size, max_nesting=max_nesting)
     if "task" in headers:
         if isinstance(body, (list, tuple)):
             if len(body) != 3:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import gc
 import threading
-from pathlib import Path
 
 import psutil
 import pytest
 
 from framework.api.pool import SUCCESS
 from framework_pools.prefork import PreforkPool
-from support.pool_harness import Harness
+from support.pool_harness import TESTS, Harness
 from support.wait import wait_for
 
-TESTS = str(Path(__file__).resolve().parents[1])
 ROUNDS = 10
 
 

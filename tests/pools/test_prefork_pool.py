@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -21,33 +20,8 @@ from framework.exitcodes import CONFIG
 from framework_pools.prefork import PreforkPool
 from framework_pools.prefork import page as pages
 from support import ledger
-from support.pool_harness import Harness
+from support.pool_harness import TESTS, Harness, both
 from support.wait import wait_for
-
-TESTS = str(Path(__file__).resolve().parents[1])
-both = pytest.mark.parametrize("start_method", ["fork", "spawn"])
-
-
-@pytest.fixture
-def start_method():
-    """How children are made; tests marked `both` run once with each."""
-    return "fork"
-
-
-@pytest.fixture
-def make(tmp_path, start_method):
-    made = []
-
-    def make(concurrency=2, recipe=None, **context):
-        base = {"path": [TESTS], "ledger": str(tmp_path / "ledger"), "stamp": str(tmp_path / "stamp")}
-        harness = Harness(PreforkPool, concurrency, base | (recipe or {}), start_method=start_method, **context)
-        made.append(harness)
-        return harness.start()
-
-    yield make
-    for harness in made:
-        harness.stop()
-        harness.check()
 
 
 def ready(pool: Harness, count: int = 2) -> list[int]:

@@ -5,41 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from pathlib import Path
 
 import psutil
 import pytest
 
 from framework.api.pool import SUCCESS
-from framework_pools.prefork import PreforkPool
 from support import ledger
-from support.pool_harness import Harness
+from support.pool_harness import Harness, both
 from support.wait import wait_for
-
-TESTS = str(Path(__file__).resolve().parents[1])
-both = pytest.mark.parametrize("start_method", ["fork", "spawn"])
-
-
-@pytest.fixture
-def start_method():
-    """How children are made; tests marked `both` run once with each."""
-    return "fork"
-
-
-@pytest.fixture
-def make(tmp_path, start_method):
-    made = []
-
-    def make(concurrency=2, recipe=None, **context):
-        base = {"path": [TESTS, str(tmp_path)], "ledger": str(tmp_path / "ledger")}
-        harness = Harness(PreforkPool, concurrency, base | (recipe or {}), start_method=start_method, **context)
-        made.append(harness)
-        return harness.start()
-
-    yield make
-    for harness in made:
-        harness.stop()
-        harness.check()
 
 
 @pytest.fixture

@@ -7,43 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
 
 from framework.api.pool import SUCCESS, TERMINATED, TIMED_OUT
-from framework_pools.prefork import PreforkPool, stacks
-from framework_pools.prefork.options import PreforkOptions
+from framework_pools.prefork import stacks
 from support import ledger
-from support.pool_harness import Harness
+from support.pool_harness import Harness, both
 from support.wait import wait_for
-
-TESTS = str(Path(__file__).resolve().parents[1])
-both = pytest.mark.parametrize("start_method", ["fork", "spawn"])
-
-
-@pytest.fixture
-def start_method():
-    """How children are made; tests marked `both` run once with each."""
-    return "fork"
-
-
-@pytest.fixture
-def make(tmp_path, start_method, monkeypatch):
-    made = []
-
-    def make(concurrency=2, stuck_after=3600.0, **context):
-        recipe = {"path": [TESTS], "ledger": str(tmp_path / "ledger")}
-        monkeypatch.setattr(PreforkPool, "options_type", lambda: PreforkOptions(stuck_after=stuck_after))
-        harness = Harness(PreforkPool, concurrency, recipe, start_method=start_method, **context)
-        made.append(harness)
-        return harness.start()
-
-    yield make
-    for harness in made:
-        harness.stop()
-        harness.check()
 
 
 @pytest.fixture

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from framework.api.pool import Pool
 from framework.testing import harness
+
+#: What a recipe's path needs for `support`.
+TESTS = str(Path(__file__).resolve().parents[1])
+#: Runs a test once with each way in which the pool of processes makes its children.
+both = pytest.mark.parametrize("start_method", ["fork", "spawn"])
 
 
 class Harness(harness.Harness):

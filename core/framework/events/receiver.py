@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final
 from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import ConfigError, MessageError, TransportError
 from framework.message import Payload, read
-from framework.serialization import decode
+from framework.serialization import decode_message
 
 if TYPE_CHECKING:
     from framework.app import App
@@ -184,14 +184,7 @@ class Receiver:
     def read(self, payload: Payload) -> Iterator[dict[str, Any]]:
         """Yield the events of one message; one that is none is logged, and skipped."""
         try:
-            incoming = read(payload)
-            body = decode(
-                incoming.body,
-                incoming.content_type,
-                incoming.content_encoding,
-                incoming.headers.get("compression"),
-                accept=["json", self._app.conf.settings.event.serializer],
-            )
+            body = decode_message(read(payload), accept=["json", self._app.conf.settings.event.serializer])
         except MessageError as error:
             logger.warning("A message among the events cannot be read and is skipped: %s", error)
             return

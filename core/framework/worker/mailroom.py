@@ -21,7 +21,7 @@ from framework._matching import matches
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import MessageError
 from framework.message import Outgoing, Payload, read
-from framework.serialization import decode, encode
+from framework.serialization import decode_message, encode
 from framework.worker.line import Line
 from framework.worker.panel import Panel
 
@@ -93,14 +93,7 @@ class Mailroom:
         try:
             incoming = read(payload)
             self._clock.adjust(incoming.headers.get("clock"))
-            body = decode(
-                incoming.body,
-                incoming.content_type,
-                incoming.content_encoding,
-                incoming.headers.get("compression"),
-                accept=self._accept,
-            )
-            request = msgspec.convert(body, Request)
+            request = msgspec.convert(decode_message(incoming, accept=self._accept), Request)
         except (MessageError, msgspec.ValidationError) as error:
             logger.error("A control request cannot be read and is dropped: %s", error)
             return None

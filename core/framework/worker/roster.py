@@ -17,7 +17,7 @@ from framework.api.loop import Loop
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import MessageError
 from framework.message import Payload, read
-from framework.serialization import decode
+from framework.serialization import decode_message
 from framework.worker.line import Line
 
 logger = logging.getLogger(__name__)
@@ -80,14 +80,7 @@ class Roster:
     def hear(self, payload: Payload) -> None:
         """Take in one event; what cannot be read is no worker's."""
         try:
-            incoming = read(payload)
-            event = decode(
-                incoming.body,
-                incoming.content_type,
-                incoming.content_encoding,
-                incoming.headers.get("compression"),
-                accept=self._accept,
-            )
+            event = decode_message(read(payload), accept=self._accept)
         except MessageError as error:
             logger.debug("An event cannot be read and is dropped: %s", error)
             return
