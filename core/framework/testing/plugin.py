@@ -42,7 +42,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> object:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> object:
     """Have tests of a pool that patches the interpreter run in another one."""
     suite = getattr(item, "cls", None)
     subject = getattr(suite, "pool", None) or getattr(suite, "transport", None)
@@ -61,6 +61,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> object:
         return None
     elsewhere = item.session.stash.setdefault(_elsewhere, Elsewhere(item.session))
     elsewhere.run(item, library)
+    # What the test before had set up was kept for this one: it ends here unless the next one wants it.
+    item.session._setupstate.teardown_exact(nextitem)
     return True
 
 
