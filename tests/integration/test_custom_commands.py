@@ -1,4 +1,4 @@
-"""Commands of one's own (acceptance R 218-220, 222), and stopping workers from afar (Q 209, 210)."""
+"""Commands of one's own (acceptance R 218-220, 222), and stopping workers from afar (Q 209-211)."""
 
 from __future__ import annotations
 
@@ -102,6 +102,24 @@ def test_commands_without_a_method_are_reached_by_broadcast(place, start_worker,
     app = client(url)
     assert app.control.broadcast("heartbeat") is None
     assert app.control.broadcast("heartbeat", reply=True, timeout=10) == [{"w@here": None}]
+
+
+@pytest.mark.acceptance(211)
+@pytest.mark.parametrize(("place", "pool"), PLACES, indirect=["place"])
+def test_ping_as_in_the_guide(place, pool, start_worker, client):
+    url, _ = place
+    start_worker("-P", pool, "-n", "w@here", broker=url)
+    # The time-out is a second of the guide's; what counts is the answer.
+    assert client(url).control.ping(timeout=5, limit=1) == [{"w@here": {"ok": "pong"}}]
+
+
+@pytest.mark.acceptance(191)
+@pytest.mark.parametrize("place", ["redis"], indirect=True)
+def test_scheduled_holds_no_periodic_tasks(place, start_worker, client):
+    url, _ = place
+    schedule = {"often": {"task": "proj.add", "schedule": 1.0, "args": [1, 2]}}
+    start_worker("-P", "solo", "-n", "w@here", broker=url, conf={"beat_schedule": schedule})
+    assert client(url).control.inspect(timeout=10).scheduled() == {"w@here": []}
 
 
 @pytest.mark.acceptance(209)

@@ -22,7 +22,7 @@ def stats(here, node):
     return here.ok("inspect", "stats", "-d", node)
 
 
-@pytest.mark.acceptance(34, 35, 36, 50)
+@pytest.mark.acceptance(34, 35, 36, 50, 96)
 def test_nodes_are_started_restarted_and_stopped(place, redis_url):
     here = place(redis_url)
     options = ("2", "-A", "tasks", "-l", "info", "-c4", "-c:2", "1", *FILES, "--statedb=state/%n.state")

@@ -98,6 +98,24 @@ def test_quit_stops_at_once_and_gives_late_acked_tasks_back(
     assert ledger.read(ledger_path)["start:early"] == len(names) - 1
 
 
+@pytest.mark.acceptance(17)
+def test_kill_loses_the_task_that_was_acknowledged_early_and_runs(redis_url, start_worker, client, ledger_path):
+    app = client(redis_url, redis_url)
+    worker = start_worker("-c", "1", broker=redis_url, backend=redis_url, ledger=ledger_path)
+    result = app.tasks["proj.sleeptask"].delay(60, "x")
+    wait_started(ledger_path)
+    active = app.control.inspect([worker.node], timeout=10).active()
+    assert [task["acknowledged"] for task in active[worker.node]] == [True]
+    worker.kill()
+    assert result.state in ("PENDING", "STARTED")
+    assert queues.waiting(redis_url) == 0
+    # Another worker has nothing of it: neither now nor when what was on loan comes back.
+    other = start_worker("-c", "1", broker=redis_url, backend=redis_url, ledger=ledger_path)
+    assert app.tasks["proj.add"].delay(1, 1).get(timeout=10) == 2
+    assert other.running
+    assert started(ledger_path) == 1
+
+
 @pytest.mark.acceptance(29)
 @pytest.mark.parametrize("pool", POOLS)
 def test_ctrl_c_twice_is_warm_then_cold(pool, redis_url, start_worker, client, ledger_path):
