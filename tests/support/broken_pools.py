@@ -37,6 +37,13 @@ class Unbroken(ThreadsPool):
         self.told.vacancy()
 
 
+class Greedy(Unbroken):
+    """Takes ten jobs, however long they are: something waits in it on any machine."""
+
+    def capacity(self):
+        return max(0, 10 - len(self._jobs))
+
+
 # ---------------------------------------------------------------- jobs
 
 
@@ -142,20 +149,11 @@ class RunsOneAtATime(Unbroken):
     def __init__(self, context, options):
         super().__init__(context, options)
         self.turn = threading.Lock()
-        make = context.workload
+        self.context = _but(context, workload=_around(context.workload, self._one_at_a_time))
 
-        def workload():
-            made = make()
-            run = made.run
-
-            def one_at_a_time(job):
-                with self.turn:
-                    return run(job)
-
-            made.run = one_at_a_time
-            return made
-
-        self.context = _but(context, workload=workload)
+    def _one_at_a_time(self, run, job):
+        with self.turn:
+            return run(job)
 
 
 class HasASlotTooMany(Unbroken):
@@ -163,7 +161,7 @@ class HasASlotTooMany(Unbroken):
         super().__init__(_but(context, concurrency=context.concurrency + 1), options)
 
 
-class HoldsJobsUp(Unbroken):
+class HoldsJobsUp(Greedy):
     """A batch waits until the one before it has ended."""
 
     def __init__(self, context, options):
@@ -171,7 +169,7 @@ class HoldsJobsUp(Unbroken):
         self.waiting = []
 
     def capacity(self):
-        return max(0, 10 - len(self._jobs) - len(self.waiting))
+        return max(0, super().capacity() - len(self.waiting))
 
     def submit(self, jobs):
         self.waiting.extend(jobs)
@@ -244,7 +242,7 @@ class TerminatesItsNeighbour(Unbroken):
         for seat in self.seats:
             if seat.job is not None and seat.job.seq != seq:
                 return super().terminate(seat.job.seq, signum)
-        return super().terminate(seq, signum)
+        return False
 
 
 class SaysItTerminatedWhatItDoesNotRun(Unbroken):
@@ -259,18 +257,24 @@ class OnlySaysThatItTerminates(Unbroken):
 
 
 class StrikesTooLate(Unbroken):
-    """An interruption hits whatever runs in the thread a little later."""
+    """An interruption hits the job that comes after the one that it was meant for, too."""
+
+    def __init__(self, context, options):
+        super().__init__(context, options)
+        self.struck = 0
+        self.context = _but(context, workload=_around(context.workload, self._strike))
+
+    def _strike(self, run, job):
+        if 0 < self.struck < job.seq:
+            self.struck = 0
+            raise Interrupt
+        return run(job)
 
     def terminate(self, seq, signum=15):
-        for seat in self.seats:
-            if seat.job is not None and seat.job.seq == seq:
-                self._loop.call_later(0.005, self._strike, seat)
-                return True
-        return False
-
-    def _strike(self, seat):
-        if seat.job is not None:
-            seat.interrupt(seat.job.seq, Interrupt)
+        found = super().terminate(seq, signum)
+        if found:
+            self.struck = seq
+        return found
 
 
 # ---------------------------------------------------------------- slots
@@ -322,7 +326,7 @@ class NamesWhatDoesNotLive(Unbroken):
         return super().info() | {"processes": [2**22 + 1, 2**22 + 2]}
 
 
-class LosesJobsInARestart(Unbroken):
+class LosesJobsInARestart(Greedy):
     def restart(self, imports=(), fresh=False):
         self._empty_queue()
         super().restart(imports, fresh)
@@ -363,7 +367,7 @@ class TakesRunningJobsBack(Unbroken):
         return [*super().quiesce(), *(seat.job.seq for seat in self.seats if seat.job is not None)]
 
 
-class RunsWhatItGaveBack(Unbroken):
+class RunsWhatItGaveBack(Greedy):
     def __init__(self, context, options):
         super().__init__(context, options)
         self.given_back = set()
@@ -374,7 +378,7 @@ class RunsWhatItGaveBack(Unbroken):
         return waiting
 
 
-class DropsWhatItTakesBack(Unbroken):
+class DropsWhatItTakesBack(Greedy):
     def quiesce(self):
         super().quiesce()
         return []
@@ -386,7 +390,7 @@ class KillsWithoutAWord(Unbroken):
         super().kill()
 
 
-class RunsWhatWaitedWhenItIsKilled(Unbroken):
+class RunsWhatWaitedWhenItIsKilled(Greedy):
     def _empty_queue(self):
         pass
 
@@ -450,6 +454,18 @@ class LeaksADescriptorByForce(Unbroken):
     def _condemn(self, seat, job, code, text):
         os.open(os.devnull, os.O_RDONLY)
         return super()._condemn(seat, job, code, text)
+
+
+def _around(make: Any, wrap: Any) -> Any:
+    """Return a maker of workloads like `make`'s, in which `wrap` is called with the real `run` and the job."""
+
+    def workload():
+        made = make()
+        run = made.run
+        made.run = lambda job: wrap(run, job)
+        return made
+
+    return workload
 
 
 def _but(context: Any, **changes: Any) -> Any:

@@ -25,11 +25,13 @@ class WakingPromises(TransportSuiteBase):
         producer = bench.producer()
         for number in range(5):
             assert consumer.fetch(10) == []
-            threading.Timer(0.05, producer.publish, ([bench.message(number, queue)],)).start()
+            publisher = threading.Timer(0.05, producer.publish, ([bench.message(number, queue)],))
+            publisher.start()
             found: list[str] = []
             while not found:
                 assert bench.readable(consumer, self.patience), "nobody was woken"
                 found += ids(consumer.fetch(10))
+            publisher.join(self.patience)
             assert found == [str(number)]
 
     def test_no_wake_up_is_lost_in_a_race(self, bench: Bench) -> None:
