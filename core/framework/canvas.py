@@ -126,9 +126,11 @@ class Signature(dict[str, Any], Generic[R]):
         """Return the signature that `document` describes, of the class its ``subtask_type`` says."""
         if isinstance(document, Signature) and (app is None or document._app is app):
             return document
-        if not isinstance(document, Mapping) or "task" not in document:
+        name = document.get("task") if isinstance(document, Mapping) else None
+        if not name or not isinstance(name, str):
             raise FrameworkError(
-                f"not a signature: it must be a mapping with task, args, kwargs and options, and is {document!r:.200}"
+                "not a signature: it must be a mapping with task (a name), args, kwargs and options, "
+                f"and is {document!r:.200}"
             )
         kind = _KINDS.get(document.get("subtask_type") or "", Signature)
         made: Signature[Any] = kind.__new__(kind)

@@ -9,7 +9,10 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import subprocess
+import sys
 import zlib
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, settings
@@ -177,7 +180,16 @@ def _bytes(number: int, made: tuple[Any, ...]) -> bytes:
 
 
 def messages(count: int) -> list[bytes]:
-    """Return `count` of them."""
+    """Return `count` of them.
+
+    Made in an interpreter of their own: hypothesis takes values from the source of whatever happens to be imported.
+    """
+    command = [sys.executable, "-m", "support.hostile", str(count)]
+    made = subprocess.run(command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, check=True, timeout=60)
+    return made.stdout.splitlines()
+
+
+def _make(count: int) -> list[bytes]:
     made: list[bytes] = []
 
     @settings(
@@ -194,3 +206,8 @@ def messages(count: int) -> list[bytes]:
 
     collect()
     return made[:count]
+
+
+if __name__ == "__main__":
+    # One a line: JSON has no line breaks in it.
+    sys.stdout.buffer.write(b"\n".join(_make(int(sys.argv[1]))))
