@@ -12,7 +12,7 @@ JOBS   ?= 3
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all check format bench docs matrices books docs-serve clean brokers
+.PHONY: help setup demo test again test-all check format bench docs matrices books docs-serve clean brokers
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ demo: $(VENV)/.demo ## Run the main job on the embedded broker: worker, a few hu
 
 test: check brokers ## Everything CI runs: all checks, then all tests against private Redis and RabbitMQ servers
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+again: $(READY) brokers ## The tests that failed in the last run, one after another, with the machine to themselves
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS)
 
 test-all: brokers ## The tests on every Python from 3.11 to 3.13 that this machine has
 	@sh scripts/test-all.sh -n $(JOBS) --dist loadfile $(ARGS)
