@@ -10,6 +10,7 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -224,6 +225,44 @@ def test_flower_lists_our_worker_and_its_tasks(place, run_tool, start_worker, ce
     wait_for(lambda: running.state == "REVOKED", 20, "the long task to be ended")
     tell(f"/worker/shutdown/{node}")
     assert worker.wait() == 0
+
+
+@pytest.mark.acceptance(217)
+def test_an_exporter_made_for_celery_measures_our_worker(place, run_tool, start_worker, celery_app):
+    """It counts workers with `ping` and tasks by their events, which it switches on by itself."""
+    worker = start_worker("-c", "2", broker=place.url, backend=place.results)
+    port = free_port()
+    run_tool(
+        str(Path(sys.executable).parent / "celery-prometheus-exporter"),
+        f"--broker={place.url}",
+        f"--addr=127.0.0.1:{port}",
+        "--enable-events",
+    )
+
+    def metrics() -> str:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as page:
+            return str(page.read(), "utf-8")
+        return ""
+
+    wait_for(lambda: worker.lines("Task events are sent"), 30, "the exporter to switch events on")
+    wanted = (
+        "celery_workers 1.0",
+        'celery_tasks{state="SUCCESS"} ',
+        'celery_tasks{state="FAILURE"} ',
+        'celery_tasks_by_name{name="proj.add",state="SUCCESS"} ',
+        'celery_tasks_by_name{name="proj.fail",state="FAILURE"} ',
+        'celery_tasks_runtime_seconds_count{name="proj.add"} ',
+        "celery_task_latency_count ",
+    )
+
+    def measured() -> bool:
+        # It asks for events before it listens, so the first tasks may be lost on it.
+        celery_app.tasks["proj.add"].delay(1, 1)
+        celery_app.tasks["proj.fail"].delay("on purpose")
+        found = metrics()
+        return all(line in found and f"{line}0.0" not in found for line in wanted)
+
+    wait_for(measured, 40, metrics)
 
 
 def test_our_dump_shows_the_tasks_of_a_celery_worker(place, run_tool, start_celery_worker, client):
