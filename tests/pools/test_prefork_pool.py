@@ -21,6 +21,7 @@ from framework_pools.prefork import PreforkPool
 from framework_pools.prefork import page as pages
 from support import ledger
 from support.pool_harness import TESTS, Harness, both
+from support.processes import alive
 from support.wait import wait_for
 
 
@@ -277,6 +278,22 @@ def test_failed_import_fails_the_start(start_method):
         harness.pool.start()
     assert caught.value.exit_code == CONFIG
     harness.loop.close()
+
+
+def test_the_server_that_was_started_early_is_the_one_that_is_used(make):
+    before = set(psutil.Process().children())
+    PreforkPool.preload("fork", ("json",))
+    (early,) = set(psutil.Process().children()) - before
+    assert {outcome.code for outcome in make().run(b"noop")} == {SUCCESS}
+    assert set(psutil.Process().children()) - before == {early}
+
+
+def test_a_server_that_nobody_claims_ends_with_its_process():
+    program = "from framework_pools.prefork import PreforkPool; import psutil; PreforkPool.preload('fork', ());" + (
+        "print(psutil.Process().children()[0].pid)"
+    )
+    told = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    wait_for(lambda: not alive(int(told.stdout)), 20, "the server's end")
 
 
 def test_unknown_start_method_is_refused():

@@ -9,7 +9,7 @@ from framework._boot.preload import preload
 
 if __name__ == "__main__":
     os.environ["TEST_GREEN_POOL"] = sys.argv[1]
-    preload(sys.argv[1])
+    preload(sys.argv[1], "fork")
     import pytest  # only now: everything must find the patched standard library
 
     # The project was imported before pytest, to patch; pytest would rather have come first.

@@ -2,17 +2,23 @@
 
 1. `preload` patches the standard library for a green pool, before the application, or even a transport, imports it.
    The pool's name is known from flags, environment and file by then; its trait `patch` names the library.
-2. `is_patched` says whether that has been done: a pool that is chosen later, in code, is refused.
+2. It lets a pool of processes begin with what needs no application.
+3. `is_patched` says whether that has been done: a pool that is chosen later, in code, is refused.
 """
 
 from __future__ import annotations
 
 from framework._plugins import loader
 
+#: What a process imports that runs tasks, besides the application.
+_EXECUTION = ("framework.worker.execute", "framework.app", "framework._boot.locate", "framework._config.nodename")
 
-def preload(pool: str) -> None:
-    """Patch the interpreter if the pool called `pool` is a green one. Raises `PluginError` when it cannot be used."""
-    preload_library(loader.load("pool", pool).traits.patch)
+
+def preload(pool: str, start_method: str) -> None:
+    """Do for the pool called `pool` what must come first. Raises `PluginError` when it cannot be used."""
+    plugin = loader.load("pool", pool)
+    preload_library(plugin.traits.patch)
+    plugin.preload(start_method, _EXECUTION)
 
 
 def preload_library(library: str | None) -> None:

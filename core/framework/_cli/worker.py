@@ -116,7 +116,7 @@ def _run(session: Session, assignments: tuple[str, ...], detach: bool) -> int:
         return background.start(session.again(settings.executable), session.origin, session.quiet)
     privileges.mask(settings.umask)
     privileges.become(settings.uid, settings.gid)
-    preload(settings.pool)
+    preload(settings.pool, settings.pool_start_method)
     located = session.locate()
     config: Config = located.app.conf.config
     _note_unavailable(config)

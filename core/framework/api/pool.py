@@ -194,6 +194,15 @@ class Pool(Plugin, ABC):
         self.context = context
         self.options: Any = options
 
+    @classmethod
+    def preload(cls, start_method: str, modules: Sequence[str]) -> None:
+        """Called in the main thread once the pool is chosen, before the application is imported.
+
+        A pool of processes may start one here by `start_method`, to have it import `modules`, which every process that
+        runs jobs needs besides the application. Nothing else of the worker is known yet, and another pool may still be
+        chosen in code: what is not claimed by `prestart` must end with this process.
+        """
+
     def prestart(self) -> None:
         """Called in the main thread before any other thread exists (start a fork server here)."""
 

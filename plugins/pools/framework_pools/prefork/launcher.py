@@ -1,6 +1,7 @@
 """The worker's side of one fork server.
 
-1. Starts the server: a fresh interpreter with this one's flags, in a process group of its own.
+1. Starts the server: a fresh interpreter with this one's flags, in a process group of its own. `warm` starts the
+   interpreter of the first one early, so that it comes up while the worker itself is still being imported.
 2. Asks it for children, handing over their descriptors, and passes on what it reports: ready, failed, pids, ends.
 3. Has it import more modules, for the children that it forks from then on.
 4. Says when the server itself is gone.
@@ -54,6 +55,48 @@ class Imports(NamedTuple):
     youngest: int
 
 
+class _Interpreter(NamedTuple):
+    """A server's process, and the worker's end of its socket."""
+
+    process: subprocess.Popen[bytes]
+    socket: socket.socket
+
+
+#: Servers that nobody has claimed, by module. One that stays unclaimed ends with this process.
+_warm: dict[str, _Interpreter] = {}
+
+
+def warm(server: str, modules: Sequence[str]) -> None:
+    """Start an interpreter for the first `Launcher` of `server`; it imports `modules` and waits for the recipe."""
+    if server not in _warm:
+        _warm[server] = _start_interpreter(server, modules)
+
+
+def _start_interpreter(server: str, modules: Sequence[str] = ()) -> _Interpreter:
+    ours, theirs = socket.socketpair()
+    try:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
+                "-m",
+                server,
+                str(theirs.fileno()),
+                *modules,
+            ],
+            pass_fds=(theirs.fileno(),),
+            stdin=subprocess.DEVNULL,
+            # A signal for the worker's group, such as Ctrl-C, is for the worker alone to act on.
+            process_group=0,
+        )
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return _Interpreter(process, ours)
+
+
 class Launcher:
     """One fork server. `start` may be called in any thread; everything else in the loop, or before it turns."""
 
@@ -97,28 +140,9 @@ class Launcher:
 
     def start(self) -> None:
         """Start the server and give it the recipe; it imports while we go on."""
-        ours, theirs = socket.socketpair()
-        try:
-            self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    *subprocess._args_from_interpreter_flags(),  # type: ignore[attr-defined]
-                    "-m",
-                    self._server,
-                    str(theirs.fileno()),
-                ],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                # A signal for the worker's group, such as Ctrl-C, is for the worker alone to act on.
-                process_group=0,
-            )
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._socket = ours
-        ours.sendall(frame(marshal.dumps((self._title, dict(self._recipe), self.imports), VERSION)))
+        interpreter = _warm.pop(self._server) if self._server in _warm else _start_interpreter(self._server)
+        self._process, self._socket = interpreter
+        interpreter.socket.sendall(frame(marshal.dumps((self._title, dict(self._recipe), self.imports), VERSION)))
 
     def wait_ready(self, timeout: float) -> bool:
         """Wait for the server's first word; False: it is still importing. Raises `ConfigError` if it failed."""

@@ -40,6 +40,7 @@ from framework_pools.prefork.crew import START_METHODS, Crew
 from framework_pools.prefork.deaths import OomWatch, describe
 from framework_pools.prefork.endings import as_outcome, outcome_of
 from framework_pools.prefork.figures import Figures
+from framework_pools.prefork.launcher import warm
 from framework_pools.prefork.limits import Limits
 from framework_pools.prefork.options import PreforkOptions
 from framework_pools.prefork.slot import Slot, portable
@@ -100,6 +101,12 @@ class PreforkPool(Pool):
         self._started = False
 
     # ------------------------------------------------------------ life
+
+    @classmethod
+    def preload(cls, start_method: str, modules: Sequence[str]) -> None:
+        """Start the fork server's interpreter, which imports `modules`."""
+        if start_method == "fork":
+            warm(START_METHODS["fork"][0], modules)
 
     def prestart(self) -> None:
         """Start the fork server, which imports the application while the worker goes on starting."""

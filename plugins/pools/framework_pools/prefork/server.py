@@ -1,7 +1,7 @@
-"""The fork server: `python -m framework_pools.prefork.server <descriptor>`, started by the worker.
+"""The fork server: `python -m framework_pools.prefork.server <descriptor> [<module> ...]`, started by the worker.
 
-1. Reads one frame, the recipe and the modules to import besides, and builds the workload: this imports the
-   application, once.
+1. Imports the modules, then reads one frame, the recipe and what to import besides, and builds the workload: this
+   imports the application, once.
 2. Freezes what it has, so that the garbage collector of no child writes to memory that all share.
 3. Forks a child for each request, which comes with the child's descriptors, and reports its pid.
 4. Imports more modules when asked to; the children that it forks from then on have them.
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import marshal
 import os
 import select
@@ -231,7 +232,10 @@ def _noop(_signum: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the server on the socket that the command line names."""
-    ForkServer(socket.socket(fileno=int(sys.argv[1]))).main()
+    server = ForkServer(socket.socket(fileno=int(sys.argv[1])))
+    for module in sys.argv[2:]:
+        importlib.import_module(module)
+    server.main()
 
 
 if __name__ == "__main__":
