@@ -10,6 +10,8 @@ OK: Final = 0
 INTERRUPTED: Final = 1
 #: The command line itself is wrong: unknown option, missing argument.
 USAGE: Final = 2
+#: A worker answered with an error: it did not do what was asked.
+REFUSED: Final = 65
 #: An input file cannot be read.
 NO_INPUT: Final = 66
 #: The broker or the result store cannot be reached.

@@ -162,7 +162,7 @@ def flags(monkeypatch, run):
         pass
 
     def flags(*args):
-        def stop(_pool):
+        def stop(_pool, _start_method):
             raise Stopped
 
         monkeypatch.setattr(preload, "preload", stop)

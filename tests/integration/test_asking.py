@@ -99,6 +99,16 @@ def test_the_command_line_tells_none_some_and_no_broker_apart(url, start_worker)
 
 
 @pytest.mark.parametrize("broker", ["redis"])
+def test_the_command_line_says_that_a_worker_refused(url, start_worker):
+    start_worker("-P", "solo", "-n", "well@here", broker=url)
+    env = workers.app_environment(broker=url)
+    done = workers.run_command("-A", "proj", "control", "rate_limit", "proj.nothing", "1/s", env=env)
+    assert done.returncode == exitcodes.REFUSED
+    assert "well@here: ERROR" in done.stdout
+    assert "unknown task" in done.stdout
+
+
+@pytest.mark.parametrize("broker", ["redis"])
 def test_replies_go_to_reply_queues_only(url, client, start_worker):
     app = client(url)
     worker = start_worker("-P", "solo", "-n", "w@here", broker=url)

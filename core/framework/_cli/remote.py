@@ -2,7 +2,8 @@
 
 1. A command's words become its arguments as its registration says: converted ones first, the rest to the variadic one.
 2. Every reply is ``->  node: OK`` (or ERROR) and its content, indented; ``--json`` prints one object by node.
-3. Nobody answered, or some that are there did not: a sentence on stderr, and an exit code of its own.
+3. Nobody answered, some that are there did not, or one refused: each has an exit code of its own, the first two a
+   sentence on stderr.
 """
 
 from __future__ import annotations
@@ -174,7 +175,14 @@ def _ask(
         return exitcodes.UNAVAILABLE
     if count and not as_json and not session.quiet:
         click.echo(f"\n{len(merged)} {'node' if len(merged) == 1 else 'nodes'} online.")
-    return exitcodes.INCOMPLETE if _print_missing(replies) else exitcodes.OK
+    missing = _print_missing(replies)
+    if any(map(_is_error, merged.values())):
+        return exitcodes.REFUSED
+    return exitcodes.INCOMPLETE if missing else exitcodes.OK
+
+
+def _is_error(answer: Any) -> bool:
+    return isinstance(answer, dict) and "error" in answer
 
 
 def _print_missing(replies: Replies) -> bool:
@@ -188,7 +196,7 @@ def _print_missing(replies: Replies) -> bool:
 
 
 def _print_reply(node: str, answer: Any, body: bool) -> None:
-    failed = isinstance(answer, dict) and "error" in answer
+    failed = _is_error(answer)
     click.echo(f"->  {node}: {click.style('ERROR', fg='red') if failed else click.style('OK', fg='green')}")
     if not body and not failed:
         return
