@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "result": ("framework._cli.result", "command", "Wait for a task's result and print it."),
     "queues": ("framework._cli.queues", "command", "Show the queues and how much waits in them."),
     "purge": ("framework._cli.purge", "command", "Drop all waiting messages."),
+    "dlq": ("framework._cli.dlq", "command", "Look at dead letters; send them again or drop them."),
     "status": ("framework._cli.remote", "status", "Show which workers are online."),
     "inspect": ("framework._cli.remote", "inspect", "Ask the workers something."),
     "control": ("framework._cli.remote", "control", "Tell the workers something."),

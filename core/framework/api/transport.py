@@ -162,7 +162,7 @@ class Consumer(ABC):
         """Return the descriptor that turns readable when `fetch` may have something; the same until `close`."""
 
     def prefetch(self, limit: int) -> None:
-        """Learn that at most `limit` deliveries will be on loan at a time (a broker that pushes needs to know)."""
+        """Learn that at most `limit` deliveries (0: any number) will be on loan; a broker that pushes needs to know."""
 
     def heartbeat(self) -> None:
         """Renew leases, send heartbeats; core calls it every `heartbeat_interval` seconds, whatever tasks do."""

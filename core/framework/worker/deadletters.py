@@ -7,18 +7,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 
-from framework._saferepr import safe_repr
+from framework._letters import enclose
 from framework.api.transport import Delivery, Producer, Queue
 from framework.exceptions import TransportError
-from framework.message import Outgoing, Payload, as_envelope
 
 logger = logging.getLogger(__name__)
-
-#: What the body of a dead letter is: one message envelope, as it was.
-CONTENT_TYPE = "application/x-framework-envelope"
 
 
 class DeadLetters:
@@ -59,25 +54,7 @@ class DeadLetters:
                 delivery.ack()
             return True
         name = self.queue_for(delivery.queue)
-        letter = Outgoing(
-            body=_envelope(delivery.payload),
-            headers={
-                "dead_letter": {
-                    "reason": reason,
-                    "text": text,
-                    "queue": delivery.queue,
-                    "time": time.time(),
-                    "deliveries": delivery.deliveries + 1,
-                },
-                # Not `task`: a worker that consumes this queue by mistake must not run the letter.
-                "dead_task": task,
-                "id": task_id,
-            },
-            routing_key=name,
-            content_type=CONTENT_TYPE,
-            content_encoding="binary",
-            correlation_id=task_id,
-        )
+        letter = enclose(delivery, name, reason, text, task, task_id)
         try:
             producer = self._producer = self._producer or self._make_producer()
             if name not in self._declared:
@@ -110,14 +87,3 @@ class DeadLetters:
             self._producer.close()
             self._producer = None
             self._declared.clear()
-
-
-def _envelope(payload: Payload) -> bytes:
-    """Return `payload` as an envelope; what JSON cannot hold of it (AMQP can carry more) is kept as text."""
-    try:
-        return as_envelope(payload)
-    except (TypeError, ValueError, OverflowError, RecursionError):
-        headers, properties, content_type, content_encoding, body = payload
-        plain = ({name: safe_repr(value) for name, value in part.items()} for part in (headers, properties))  # type: ignore[union-attr]
-        raw = body if isinstance(body, bytes) else safe_repr(body).encode(errors="backslashreplace")
-        return as_envelope((*plain, str(content_type), str(content_encoding), raw))  # type: ignore[arg-type]
