@@ -70,7 +70,7 @@ def test_a_start_that_fails_is_told_at_once(options, code, text, place, sqlite_u
     assert done.returncode == code
     assert done.stderr.count("framework: error: ") == 1, done.stderr
     assert text in done.stderr
-    assert here.alive() == []
+    wait_for(lambda: here.alive() == [], 20, lambda: str(here.alive()))
 
 
 def test_a_worker_that_is_killed_as_it_starts_is_told_of(place, sqlite_url):

@@ -24,6 +24,8 @@ def test_each_learns_what_the_other_knows(request, broker, start_worker, start_c
     control.revoke("told to ours", destination=["ours@here"], reply=True, timeout=10)
     late = start_celery_worker("-P", "solo", "-n", "late@here", "--without-gossip", broker=url)
     late.wait_line("mingle: sync with 2 nodes", timeout=20)
+    # It listens only a moment after it has said so.
+    wait_for(lambda: revoked("late@here"), 30, lambda: late.output[-2000:])
     assert set(revoked("late@here")) == {"told to theirs", "told to ours"}
     assert theirs.running
     for worker in (ours, theirs, late):
