@@ -86,6 +86,17 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
             time.sleep(0.01)
         return os.getpid()
 
+    @app.task(name="proj.hold_late", ignore_result=True, acks_late=True)
+    def hold_late(gate, entry):
+        """Write `start:<entry>`, run until the file `gate` exists, write `end:<entry>`."""
+        note(f"start:{entry}")
+        hold(gate)
+        note(f"end:{entry}")
+
+    @app.task(name="proj.hold_early", ignore_result=True)
+    def hold_early(gate, entry):
+        return hold_late(gate, entry)
+
     @app.task(name="proj.limited", rate_limit="1000/s")
     def limited(value=None):
         return value

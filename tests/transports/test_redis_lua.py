@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from framework_transports.redis.scripts import script
+from support.brokers import PrivateRedis
 
 LISTS = ["q", "low"]
 HASH, DEADLINES = "lease:me", "leases"
@@ -158,6 +159,69 @@ def test_restore_puts_back_only_what_has_lapsed(server: redis.Redis) -> None:
     assert run(server, "restore", keys, "me", "1:0", "A", "2:0", "B") == 1
     assert server.lrange("q", 0, -1) == [b"c", b"B", b"A"]
     assert server.exists(HASH, DEADLINES) == 0
+
+
+def adopt(server: redis.Redis, *fields: str) -> Any:
+    return run(server, "adopt", [HASH, "lease:you", DEADLINES, *LISTS], "me", "you", 30_000, *fields)
+
+
+def test_adopt_moves_what_is_wanted_and_gives_the_rest_back_in_order(server: redis.Redis) -> None:
+    server.lpush("q", *range(20))
+    server.lpush("low", "x", "y")
+    reserve(server, 22)
+    server.lpush("q", "new")
+    assert adopt(server, "3:0", "22:1", "99:0") == [b"3:0", b"22:1"]
+    assert server.hgetall("lease:you") == {b"3:0": b"2", b"22:1": b"y"}
+    assert [int(value) for value in reversed(server.lrange("q", 1, -1))] == [n for n in range(20) if n != 2]
+    assert server.lindex("q", 0) == b"new"
+    assert server.lrange("low", 0, -1) == [b"x"]
+    assert server.exists(HASH) == 0
+    assert server.zscore(DEADLINES, "me") is None
+    assert abs(server.zscore(DEADLINES, "you") - (time.time() + 30) * 1000) < 5_000
+
+
+def test_adopt_of_nothing_leaves_no_trace(server: redis.Redis) -> None:
+    assert adopt(server, "1:0") == []
+    assert server.keys() == []
+
+
+def test_adopt_twice_moves_once(server: redis.Redis) -> None:
+    server.lpush("q", "a", "b")
+    reserve(server, 2)
+    assert adopt(server, "1:0") == [b"1:0"]
+    assert adopt(server, "1:0") == []
+    assert server.hgetall("lease:you") == {b"1:0": b"a"}
+    assert server.lrange("q", 0, -1) == [b"b"]
+
+
+@pytest.mark.parametrize("name", ["reserve", "renew", "adopt", "requeue", "release", "restore"])
+def test_a_full_server_can_be_emptied(name: str, request: pytest.FixtureRequest) -> None:
+    own = PrivateRedis()
+    request.addfinalizer(own.close)
+    own.start()
+    with own.client() as server:
+        server.lpush("q", "a", "b")
+        if name != "reserve":
+            assert reserve(server, 2) == [[0, 0, b"a", b"b"]]
+        if name in ("renew", "restore"):
+            lease_lapsed(server)
+        server.config_set("maxmemory", "1mb")
+        with pytest.raises(redis.ResponseError, match="maxmemory"):
+            server.lpush("q", "c")
+        if name == "reserve":
+            assert reserve(server, 2) == [[0, 0, b"a", b"b"]]
+        elif name == "renew":
+            assert run(server, "renew", [HASH, DEADLINES], "me", 30_000) == [[]]
+            assert server.zscore(DEADLINES, "me") > time.time() * 1000
+        elif name == "adopt":
+            assert adopt(server, "1:0") == [b"1:0"]
+            assert (server.hlen("lease:you"), server.llen("q")) == (1, 1)
+        elif name == "requeue":
+            assert run(server, "requeue", [HASH, *LISTS], "1:0", "", "2:0", "B") == 2
+        elif name == "release":
+            assert run(server, "release", [HASH, DEADLINES, *LISTS], "me") == 2
+        else:
+            assert run(server, "restore", [HASH, DEADLINES, *LISTS], "me", "1:0", "A", "2:0", "B") == 2
 
 
 def test_takeover_needs_an_overdue_tag(server: redis.Redis) -> None:

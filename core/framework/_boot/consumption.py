@@ -1,8 +1,9 @@
 """Consumption: keeps the consumer graph up while there is a broker.
 
-1. Starts the consumer's blueprint in the loop: connection, subscriptions, feeding, leases.
-2. When the connection is lost it tears that down and builds it anew, with back-off; running tasks go on.
-3. Says each of these once, and says it is ready when it consumes for the first time.
+1. Starts the consumer's blueprint in the loop: connection, adoption, subscriptions, feeding, leases.
+2. When the connection is lost it tears that down and builds it anew, with back-off; running tasks go on, and the new
+   connection takes over what they have on loan.
+3. Says each reason of an outage once, however often it tries, and that it is ready when it consumes for the first time.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from framework._boot.parts import blueprint
 from framework.api.loop import Loop, Timer
 from framework.api.step import Board, Step
 from framework.api.transport import Consumer, Transport
-from framework.exceptions import ConnectionLost, FrameworkError
-from framework.worker.backoff import Backoff
+from framework.exceptions import ConnectionLost, FrameworkError, TransportError
+from framework.worker.adoption import Adoption
+from framework.worker.backoff import PAUSE_MAX, Backoff
 from framework.worker.intake import Intake
 from framework.worker.subscriptions import Subscriptions
 
@@ -27,8 +29,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two attempts, at the most: a worker consumes again soon after its broker is back.
-_PAUSE_MAX: Final = 2.0
+#: A connection that lasted so long (s) was good: its loss is news, and the first attempt after it follows at once.
+_GOOD: Final = 5.0
+#: So many in a row that were not are told; the next ones only if they have another reason.
+_TOLD_MAX: Final = 2
 
 
 class ConnectionStep(Step):
@@ -36,15 +40,29 @@ class ConnectionStep(Step):
 
     name = "connection"
     graph = "consumer"
-    requires = ("transport",)
+    requires = ("transport", "loans")
 
     def start(self, board: Board) -> None:
+        self._loans: Adoption = board.get("loans")
         self._consumer: Consumer = board.get("transport").consumer()
         board.put("connection", self._consumer)
 
     def close(self) -> None:
         if hasattr(self, "_consumer"):
-            self._consumer.close(requeue=True)
+            self._loans.leave(self._consumer)
+
+
+class AdoptionStep(Step):
+    """Takes over what the lost connection had on loan."""
+
+    name = "adoption"
+    graph = "consumer"
+    requires = ("connection", "loans")
+
+    def start(self, board: Board) -> None:
+        loans: Adoption = board.get("loans")
+        loans.pass_on(board.get("connection"))
+        board.put("adoption", True)
 
 
 class SubscriptionsStep(Step):
@@ -52,7 +70,7 @@ class SubscriptionsStep(Step):
 
     name = "subscriptions"
     graph = "consumer"
-    requires = ("connection", "queues")
+    requires = ("connection", "adoption", "queues")
 
     def start(self, board: Board) -> None:
         self._queues: Subscriptions = board.get("queues")
@@ -89,7 +107,7 @@ class LeasesStep(Step):
     def start(self, board: Board) -> None:
         self._consumer: Consumer = board.get("connection")
         self._loop: Loop = board.get("loop")
-        self._lost: Callable[[ConnectionLost], object] = board.get("lost")
+        self._lost: Callable[[TransportError], object] = board.get("lost")
         self._timer: Timer | None = None
         self._arm()
         board.put("leases", True)
@@ -101,7 +119,7 @@ class LeasesStep(Step):
     def _beat(self) -> None:
         try:
             self._consumer.heartbeat()
-        except ConnectionLost as error:
+        except TransportError as error:
             self._lost(error)
             return
         self._arm()
@@ -113,7 +131,7 @@ class LeasesStep(Step):
 
 def consumer_steps() -> list[Step]:
     """Return the built-in steps of the consumer's graph."""
-    return [ConnectionStep(), SubscriptionsStep(), FeedingStep(), LeasesStep()]
+    return [ConnectionStep(), AdoptionStep(), SubscriptionsStep(), FeedingStep(), LeasesStep()]
 
 
 class Consumption:
@@ -124,6 +142,7 @@ class Consumption:
         loop: Loop,
         transport: Transport,
         intake: Intake,
+        loans: Adoption,
         queues: Subscriptions,
         settings: Settings,
         hostname: str,
@@ -133,14 +152,21 @@ class Consumption:
         self._loop = loop
         self._transport = transport
         self._intake = intake
+        self._loans = loans
         self._queues = queues
         self._settings = settings
         self._hostname = hostname
         self._verdict = on_fatal
-        self._backoff = Backoff(maximum=_PAUSE_MAX)
+        self._backoff = Backoff(maximum=PAUSE_MAX)
         self._blueprint: Blueprint | None = None
         self._closed = False
         self._was_ready = False
+        #: The loop's time at which the latest connection began to consume.
+        self._since = 0.0
+        #: Connections in a row that did not last.
+        self._short = 0
+        #: The reason that was told last.
+        self._told = ""
         self.on_ready: Callable[[], object] | None = None
 
     def start(self) -> None:
@@ -151,6 +177,7 @@ class Consumption:
             "loop": self._loop,
             "transport": self._transport,
             "intake": self._intake,
+            "loans": self._loans,
             "queues": self._queues,
             "lost": self._lost,
         }
@@ -162,15 +189,18 @@ class Consumption:
             return
         except FrameworkError as error:
             # The broker answered and said no: trying again changes nothing before somebody does something.
-            logger.error("consumer: %s", error)
+            if not self._was_ready:
+                logger.error("consumer: %s", error)
             if self._was_ready:
                 self._try_again(error)
             else:
                 self._verdict(error)
             return
         self._blueprint = graph
-        self._backoff.reset()
-        logger.info("Connected to %s", self._transport.display_url)
+        self._since = self._loop.time()
+        logger.log(
+            logging.DEBUG if self._short > _TOLD_MAX else logging.INFO, "Connected to %s", self._transport.display_url
+        )
         if not self._was_ready:
             self._was_ready = True
             if self.on_ready is not None:
@@ -189,7 +219,9 @@ class Consumption:
             self._verdict(error)
             return
         delay = self._backoff.next()
-        logger.error(
+        # Trying goes on, telling does not: a reason is told once, until another comes or the broker is back.
+        logger.log(
+            self._level(error, logging.ERROR),
             "consumer: Cannot connect to %s: %s. Trying again in %.2f seconds... (%s/%s)",
             self._transport.display_url,
             # Transports name the URL too, for those who hear nothing but the error.
@@ -200,12 +232,34 @@ class Consumption:
         )
         self._loop.call_later(delay, self.start)
 
-    def _lost(self, error: ConnectionLost) -> None:
+    def _level(self, error: FrameworkError, level: int) -> int:
+        reason = str(error)
+        if reason == self._told:
+            return logging.DEBUG
+        self._told = reason
+        return level
+
+    def _lost(self, error: TransportError) -> None:
         if self._blueprint is None:
             return
-        logger.warning("consumer: Connection to broker lost. Trying to re-establish the connection... (%s)", error)
+        if self._loop.time() - self._since >= _GOOD:
+            self._backoff.reset()
+            self._short = 0
+        else:
+            self._short += 1
+        if self._short <= _TOLD_MAX:
+            self._told = ""
+        logger.log(
+            self._level(error, logging.WARNING),
+            "consumer: Connection to broker lost. Trying to re-establish the connection... (%s)",
+            error,
+        )
         self._take_down()
-        self.start()
+        if self._short <= 1:
+            self.start()
+        else:
+            # Lost as soon as it was there, again: what is wrong is not over yet.
+            self._loop.call_later(self._backoff.next(), self.start)
 
     def _take_down(self) -> None:
         graph, self._blueprint = self._blueprint, None
@@ -215,4 +269,5 @@ class Consumption:
     def close(self) -> None:
         """Stop consuming for good: everything still on loan goes back to the broker."""
         self._closed = True
+        self._loans.end()
         self._take_down()

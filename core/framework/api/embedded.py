@@ -107,6 +107,8 @@ class Database:
         self._file: tuple[int, int] | None = None
         self._pid = 0
         self._closed = False
+        #: Another file was found in the place of the one that was opened: what is known of that is not true of this.
+        self.replaced = False
 
     # ------------------------------------------------------------ use
 
@@ -192,6 +194,7 @@ class Database:
         if found is None or (found.st_dev, found.st_ino) != self._file:
             # Going on would write into a file that nobody else will ever see.
             self._disconnect()
+            self.replaced = True
             raise ConnectionLost(f"{self.path} was removed or replaced while it was in use")
         return connection
 

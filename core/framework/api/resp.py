@@ -37,6 +37,8 @@ Packer: TypeAlias = Callable[[tuple[Argument, ...]], bytes]
 
 #: Replies of a server that cannot serve now but may soon, or of which another one may.
 _AWAY: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
+#: Replies of a server that serves, but does not take a write.
+_PASSING: Final = ("OOM", "MISCONF")
 _CHUNK: Final = 1 << 16
 
 
@@ -53,7 +55,9 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerError(TransportError):
-    """The server refused a command."""
+    """The server refused a command. `passing`: for now; it is full, or cannot write to its disk."""
+
+    passing = False
 
 
 class Script:
@@ -369,7 +373,9 @@ class Link:
         if text.startswith(_AWAY):
             self.close()
             raise ConnectionLost(f"{self.address.display} cannot serve now: {text}")
-        raise ServerError(f"{self.address.display} refused a command: {text}")
+        refused = ServerError(f"{self.address.display} refused a command: {text}")
+        refused.passing = text.startswith(_PASSING)
+        raise refused
 
     def is_error(self, reply: object) -> bool:
         """Whether `reply` is an error of the server."""

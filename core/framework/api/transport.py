@@ -14,15 +14,15 @@ Promises
 3. `fetch` never blocks longer than a round trip. When it returns fewer than asked, it has armed the wake-up:
    `fileno()` turns readable as soon as there may be more. It may also turn readable for nothing.
 4. A delivery settles itself: `ack`, `reject`. Settlements are sent by the next `fetch` or `flush`, in order.
-5. A lost connection is `ConnectionLost`, and only that, from every method. After it the face is dead: core calls
-   `close` and asks the transport for a new one.
+5. A lost connection is `ConnectionLost`, and only that, from every method. After it the face is dead: core asks the
+   transport for a new one and calls `close`; a new consumer may take over what the old one had on loan (`adopt`).
 6. Passwords never show in `display_url` or in an exception's text.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import msgspec
@@ -166,6 +166,16 @@ class Consumer(ABC):
 
     def heartbeat(self) -> None:
         """Renew leases, send heartbeats; core calls it every `heartbeat_interval` seconds, whatever tasks do."""
+
+    def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
+        """Take over what `lost`, a consumer of the same transport, had on loan when its connection was lost.
+
+        Core calls it before the first `add_queue`, and closes `lost` afterwards. Returns those of `deliveries` that are
+        on loan to this consumer now; they are settled as before, through it. Settlements that `lost` could not send are
+        sent, and everything else that it had on loan goes back uncounted. As here, none: this broker has taken them
+        back. When this raises `ConnectionLost`, the next consumer is asked to adopt from `lost` and from this one.
+        """
+        return ()
 
     #: Seconds between two calls of `heartbeat`; None: never.
     heartbeat_interval: float | None = None

@@ -6,6 +6,10 @@ Exponential with full jitter on the upper half, so that a fleet that lost its br
 from __future__ import annotations
 
 import random
+from typing import Final
+
+#: Seconds between two attempts to reach the broker, at the most: a worker is back soon after it.
+PAUSE_MAX: Final = 2.0
 
 
 class Backoff:

@@ -1,6 +1,6 @@
 """Dispatch: decides what becomes of a message that was just fetched.
 
-1. Reads its head; what cannot be read is a dead letter.
+1. Reads its head; what cannot be read is a dead letter. What runs here already is left to the task that runs.
 2. Unknown task: a stored failure and a dead letter. Handed out too often: a dead letter.
 3. Revoked or expired: settled as such, never run.
 4. `eta` ahead: held until then. Everything else: an `Item` that may run now.
@@ -20,6 +20,7 @@ from framework.api.transport import Delivery
 from framework.exceptions import ConnectionLost, MessageError, MessageUndecodable, NotRegistered, TaskRevokedError
 from framework.message import Head, Incoming, Payload, read, read_head
 from framework.serialization import decode_task, encode
+from framework.worker.adoption import Adoption
 from framework.worker.deadletters import DeadLetters
 from framework.worker.item import Item
 from framework.worker.revokes import Revokes
@@ -48,12 +49,15 @@ class Dispatch:
         revokes: Revokes,
         settings: Settings,
         hooks: Hooks,
+        adoption: Adoption,
     ) -> None:
         self._policies = dict(policies)
         self._settle = settle
         self._schedule = schedule
         self._deadletters = deadletters
         self._revokes = revokes
+        self._adoption = adoption
+        self._orphans = adoption.orphans
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
@@ -104,6 +108,8 @@ class Dispatch:
         task_id = head.headers.id or head.properties.correlation_id
         if not name or not task_id:
             raise MessageUndecodable("not a task message: it has no task name or no id")
+        if self._orphans and self._adoption.recognises(delivery, head, task_id):
+            return None
         policy = self._policies.get(name)
         if policy is None:
             self._reject_unknown(delivery, head, name, task_id)

@@ -4,7 +4,7 @@
 2. Everything that changes how much fits (an end, a new slot, a wake-up of the broker) only asks for a `tick`; however
    many ask, one tick follows. A tick stores results, sends acks with the next fetch, and feeds the pool.
 3. `quiet` stops fetching and gives back what has not started, in order; `resume` starts again.
-4. A lost connection is reported once, through `on_lost`.
+4. A connection that is lost, or refuses to serve, is reported once, through `on_lost`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from framework.api.loop import Loop
 from framework.api.pool import Pool
 from framework.api.transport import Consumer
-from framework.exceptions import ConnectionLost
+from framework.exceptions import TransportError
 from framework.worker.dispatch import Dispatch, job_of
 from framework.worker.item import Item
 from framework.worker.prefetch import Prefetch
@@ -59,7 +59,7 @@ class Intake:
         self._consumer: Consumer | None = None
         #: Its descriptor; a consumer whose connection is lost does not tell it any more.
         self._fd = -1
-        self._on_lost: Callable[[ConnectionLost], object] | None = None
+        self._on_lost: Callable[[TransportError], object] | None = None
         self._told = 0
         self._asked = False
         self._paused = False
@@ -93,7 +93,7 @@ class Intake:
 
     # ------------------------------------------------------------ the consumer's coming and going
 
-    def attach(self, consumer: Consumer, on_lost: Callable[[ConnectionLost], object]) -> None:
+    def attach(self, consumer: Consumer, on_lost: Callable[[TransportError], object]) -> None:
         """Fetch from `consumer` from now on."""
         self._consumer = consumer
         self._on_lost = on_lost
@@ -101,10 +101,14 @@ class Intake:
         self._paused = False
         self._fd = consumer.fileno()
         self._loop.add_reader(self._fd, self._readable)
+        self._settle.hurry()
         self.ask()
 
     def detach(self) -> None:
-        """Forget the consumer, and with it what it had on loan and has not started: the broker gives that out again."""
+        """Forget the consumer, and with it what it had on loan and has not started: the broker gives that out again.
+
+        What runs goes on; see `Adoption` for its messages.
+        """
         if self._consumer is None:
             return
         self._loop.remove_reader(self._fd)
@@ -172,7 +176,7 @@ class Intake:
         if consumer is not None:
             try:
                 self._exchange(consumer)
-            except ConnectionLost as error:
+            except TransportError as error:
                 self._lose(error)
         self._feed()
         if self.on_feed is not None:
@@ -269,7 +273,7 @@ class Intake:
         for item in self.waiting():
             item.policy = policies.get(item.name, item.policy)
 
-    def _lose(self, error: ConnectionLost) -> None:
+    def _lose(self, error: TransportError) -> None:
         on_lost, self._on_lost = self._on_lost, None
         if on_lost is not None:
             on_lost(error)
@@ -294,7 +298,7 @@ class Intake:
                     given_back += 1
             if self._consumer is not None:
                 self._consumer.flush()
-        except ConnectionLost as error:
+        except TransportError as error:
             self._lose(error)
         if given_back:
             logger.info("Gave back %d messages that had not started", given_back)
@@ -305,7 +309,7 @@ class Intake:
         self.fetching = True
         try:
             self._queues.resume()
-        except ConnectionLost as error:
+        except TransportError as error:
             self._lose(error)
         self.ask()
 

@@ -15,7 +15,7 @@ from framework.api.loop import Loop
 from framework.api.transport import Mailbox, Queue, Transport
 from framework.exceptions import TransportError
 from framework.message import Outgoing, Payload
-from framework.worker.backoff import Backoff
+from framework.worker.backoff import PAUSE_MAX, Backoff
 from framework.worker.clock import Clock
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Line:
         self._mailbox: Mailbox | None = None
         #: Its descriptor; a mailbox whose connection is lost does not tell it any more.
         self._fd = -1
-        self._backoff = Backoff()
+        self._backoff = Backoff(maximum=PAUSE_MAX)
         self._closed = False
         self._connected: list[Callable[[], object]] = []
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import enum
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from framework._documents import FAILURE, REVOKED, SUCCESS, Documents
 from framework.api import pool as outcomes
-from framework.api.loop import Loop
+from framework.api.loop import Loop, Timer
 from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStore
 from framework.exceptions import ConnectionLost
@@ -103,6 +103,7 @@ class Settle:
         self._records: list[Record] = []
         self._afterwards: list[tuple[Item, Action, str]] = []
         self._retry_in = 0.0
+        self._retry_timer: Timer | None = None
 
     # ------------------------------------------------------------ what the pool tells
 
@@ -222,6 +223,11 @@ class Settle:
 
     # ------------------------------------------------------------ carrying out
 
+    def unsettled(self) -> Iterator[Item]:
+        """Yield what runs, and what has ended and is not settled yet."""
+        yield from self.running.values()
+        yield from (item for item, _action, _note in self._afterwards)
+
     @property
     def idle(self) -> bool:
         """Nothing runs and nothing waits to be stored."""
@@ -260,9 +266,16 @@ class Settle:
         if not self._retry_in:
             logger.error("Results cannot be stored and are kept until they can: %s", error)
         self._retry_in = min(self._retry_in * 2, _RETRY_MAX) or _RETRY_FIRST
-        self._loop.call_later(self._retry_in, self._retry)
+        self._retry_timer = self._loop.call_later(self._retry_in, self._retry)
+
+    def hurry(self) -> None:
+        """Try at once to store what could not be stored: the broker is back, and the store may be the same server."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry()
 
     def _retry(self) -> None:
+        self._retry_timer = None
         try:
             self._store.store(self._records)
         except ConnectionLost as error:

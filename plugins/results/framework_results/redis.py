@@ -150,6 +150,9 @@ class RedisStore(ResultStore):
             with self._link as link:
                 return link.run(commands)
         except ServerError as error:
+            if error.passing:
+                # Whoever stores keeps the results until the server takes them.
+                raise ConnectionLost(str(error)) from error
             raise BackendError(str(error)) from error
 
     # ------------------------------------------------------------ waiting

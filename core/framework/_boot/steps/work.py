@@ -16,6 +16,7 @@ from framework.api.step import Board, Step
 from framework.api.transport import Queue, Transport
 from framework.exceptions import ConfigError
 from framework.routing import Queues, select_queues
+from framework.worker.adoption import Adoption
 from framework.worker.deadletters import DeadLetters
 from framework.worker.dispatch import Dispatch
 from framework.worker.intake import Intake
@@ -97,7 +98,7 @@ class IntakeStep(Step):
 
     name = "intake"
     requires = ("run", "loop", "pool", "settle", "prefetch", "deadletters", "queues", "revokes", "ticker", "hooks")
-    provides = ("dispatch",)
+    provides = ("dispatch", "adoption")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
@@ -108,6 +109,7 @@ class IntakeStep(Step):
             board.get("loop"), board.get("pool"), settle, board.get("prefetch"), board.get("queues"), limits
         )
         policies = {name: task.policy for name, task in run.app.tasks.items()}
+        adoption = Adoption(settle.unsettled)
         dispatch = Dispatch(
             policies,
             settle,
@@ -116,8 +118,10 @@ class IntakeStep(Step):
             board.get("revokes"),
             settings,
             board.get("hooks"),
+            adoption,
         )
         intake.bind(dispatch)
+        board.put("adoption", adoption)
         ticker: Ticker = board.get("ticker")
         ticker.ask = intake.ask
         board.put("intake", intake)
@@ -193,7 +197,7 @@ class ConsumptionStep(Step):
     """Consumes: keeps the consumer graph up while there is a broker."""
 
     name = "consumption"
-    requires = ("run", "loop", "turning", "transport", "intake", "queues", "hooks")
+    requires = ("run", "loop", "turning", "transport", "intake", "adoption", "queues", "hooks")
     #: No task must run before its events would be told; who reads that the worker is ready may steer it; and the others
     #: have been asked by then what must not run. The service manager hears that the worker is ready.
     after = ("events", "control", "mingle", "line-up", "notify")
@@ -205,6 +209,7 @@ class ConsumptionStep(Step):
             loop,
             board.get("transport"),
             board.get("intake"),
+            board.get("adoption"),
             board.get("queues"),
             run.settings,
             run.hostname,

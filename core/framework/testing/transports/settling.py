@@ -116,6 +116,30 @@ class SettlingPromises(TransportSuiteBase):
         found = bench.gather(bench.consumer(queue), 3)
         assert sorted(ids(found)) == wanted
 
+    def test_what_is_adopted_stays_on_loan(self, bench: Bench) -> None:
+        """A connection is given up, and the next one asked to adopt: what it does not take over comes back, once."""
+        queue = bench.filled(6)
+        lost = bench.consumer(queue)
+        first, second, done, *_others = bench.gather(lost, 6)
+        wanted = {delivery: ids([delivery])[0] for delivery in (first, second)}
+        settled = ids([done])[0]
+        done.ack()
+        consumer = bench.transport.consumer()
+        bench.faces.callback(consumer.close, requeue=False)
+        consumer.prefetch(10_000)
+        adopted = {wanted[delivery]: delivery for delivery in consumer.adopt(lost, list(wanted))}
+        lost.close(requeue=False)
+        consumer.add_queue(queue)
+        expected = sorted({*numbers(6)} - {settled} - {*adopted})
+        found = bench.gather(consumer, len(expected))
+        assert sorted(ids(found)) == expected
+        consumer.heartbeat()
+        for delivery in [*found, *adopted.values()]:
+            delivery.ack()
+        consumer.flush()
+        consumer.close(requeue=True)
+        assert bench.drain(bench.consumer(queue), queue) == []
+
     @needs("shared")
     def test_what_a_killed_process_had_comes_back(self, bench: Bench) -> None:
         """A process takes messages and dies without a word: every one comes to somebody else, once."""

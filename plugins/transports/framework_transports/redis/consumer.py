@@ -6,7 +6,9 @@
    message pushes one wake-up down the connection, which makes `fileno` readable. Until then `fetch` asks for nothing.
 3. `heartbeat` renews the leases, brings back what dead workers left, and asks the server for a sign of life.
 4. A queue on a fan-out exchange is a subscription; its messages come down the same connection.
-5. A server without pushes (older than Redis 6) is asked again every `poll_interval`.
+5. `adopt` moves what a lost connection had on loan to this one, each queue's in one step. A command that the lost one
+   sent and that comes late finds nothing; what it still takes comes back when the old lease lapses.
+6. A server without pushes (older than Redis 6) is asked again every `poll_interval`.
 
 Where a push has been swallowed while reading something else, `Link.ring` makes the descriptor readable again.
 """
@@ -15,15 +17,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from framework.api.redis_url import Address
-from framework.api.resp import Call, Command, Link, LinkSettings, Push, packer
+from framework.api.resp import Call, Command, Link, LinkSettings, Push, ServerError, packer
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
 from framework_transports.redis.keys import Keys
@@ -38,9 +41,14 @@ logger = logging.getLogger(__name__)
 
 #: How often one `fetch` looks again because somebody else changed the queues while it looked.
 _LOOKS: Final = 3
-_SCRIPTS: Final = ("reserve", "requeue", "release", "renew", "restore", "takeover")
+_SCRIPTS: Final = ("reserve", "requeue", "release", "renew", "restore", "takeover", "adopt")
 #: Seconds between two looks for what Celery workers left behind.
 _TAKE_OVER_EVERY: Final = 60.0
+#: Seconds for which leases that lapsed are left alone after the server was away: nobody could renew them, and who is
+#: alive comes back within this time.
+_GRACE: Final = 5.0
+
+_UPTIME: Final = re.compile(r"uptime_in_seconds:(\d+)")
 
 
 class RedisConsumer(Consumer):
@@ -68,18 +76,61 @@ class RedisConsumer(Consumer):
         #: The last fetch found fewer than it wanted: the next one probably will too.
         self._short = True
         self._next_take_over = monotonic()
+        self._reap_from = 0.0
         self._router = Router(keys)
         self._pack = packer()
         self._link = Link(addresses, settings, self._on_push)
         self._ticker: Ticker | None = None
         try:
             self._link.load([script(name) for name in _SCRIPTS])
+            self._reap_from = monotonic() + _GRACE - min(_GRACE, self._uptime())
             if not self._link.watch_keys():
                 key = f"framework.tick.{self._id}"
                 self._ticker = Ticker(addresses, settings, key, options.poll_interval)
         except TransportError:
             self._link.close()
             raise
+
+    def _uptime(self) -> float:
+        """Return for how many seconds the server has been up."""
+        try:
+            found = _UPTIME.search(_text(self._link.call("INFO", "server")))
+        except ServerError:  # forbidden to this user
+            found = None
+        return int(found[1]) if found is not None else _GRACE
+
+    def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
+        """Take over what `lost` had on loan."""
+        if not isinstance(lost, RedisConsumer):
+            return ()
+        self._sequence = max(self._sequence, lost._sequence)
+        self._reap_from = monotonic() + _GRACE
+        wanted: dict[tuple[str, bytes], Delivery] = {}
+        adopted: list[Delivery] = []
+        for delivery in deliveries:
+            if isinstance(delivery, RedisDelivery):
+                wanted[delivery.queue, delivery.field.encode()] = delivery
+            elif isinstance(delivery, BroadcastDelivery):
+                delivery.give_back = self._give_back
+                adopted.append(delivery)
+        lanes = [*lost._lanes.values(), *lost._retired.values()]
+        commands: list[Command] = []
+        calls: list[int] = []
+        for lane in lanes:
+            lane.lease = self._keys.lease(lane.name, lost._id)
+            new_lease = self._keys.lease(lane.name, self._id)
+            fields = [field for queue, field in wanted if queue == lane.name]
+            lane.hand_over(commands, new_lease, (lost._id, self._id, self._lease, *fields))
+            calls.append(len(commands) - 1)
+            lane.lease = new_lease
+            # Until the queue is added, if it is.
+            self._retired[lane.name] = lane
+        replies = self._run(commands) if commands else []
+        for lane, call in zip(lanes, calls, strict=True):
+            adopted += [wanted[lane.name, field] for field in replies[call]]
+        # What it had is ours: its end must not settle it again.
+        lost._lanes, lost._retired = {}, {}
+        return adopted
 
     # ------------------------------------------------------------ queues
 
@@ -91,12 +142,21 @@ class RedisConsumer(Consumer):
         if queue.exchange.type == "fanout" and queue.exchange.name:
             self._subscribe(queue)
             return
-        commands = self._router.declare([queue])
-        if commands:
-            self._link.run(commands)
+        self._declare(queue)
         self._lanes[name] = self._retired.pop(name) if name in self._retired else Lane(name, self._keys, self._id)
         self._arrange()
         self.heartbeat()
+
+    def _declare(self, queue: Queue) -> None:
+        commands = self._router.declare([queue])
+        try:
+            if commands:
+                self._link.run(commands)
+        except ServerError as error:
+            # A full server binds nothing. A queue that is bound already can be consumed from: that makes room.
+            bound = ("SISMEMBER", self._keys.bindings(queue.exchange.name), self._keys.member(queue))
+            if not (error.passing and self._link.call(*bound)):
+                self._refused(error)
 
     def _subscribe(self, queue: Queue) -> None:
         if self._ticker is not None:
@@ -145,7 +205,7 @@ class RedisConsumer(Consumer):
             self._link.drain()
             commands = self._settlements()
             if commands:
-                self._link.run(commands)
+                self._run(commands)
         found: list[Delivery] = []
         self._hand_out(found, limit)
         if not self._quiet and self._order and len(found) < limit:
@@ -168,7 +228,7 @@ class RedisConsumer(Consumer):
             if watch:
                 commands.append(self._watched)
             self._pushed = False
-            replies = self._link.run(commands)
+            replies = self._run(commands)
             self._lend(replies[-2] if watch else replies[-1], found)
             self._short = len(found) < limit
             if not self._short or self._ticker is not None:
@@ -217,6 +277,9 @@ class RedisConsumer(Consumer):
 
     def _settlements(self) -> list[Command]:
         commands: list[Command] = []
+        if self._link.closed:
+            # Left where it is, for who adopts it.
+            raise ConnectionLost(f"the connection to {self._link.address.display} is closed")
         for lane in self._lanes.values():
             if lane.requeues:
                 # The server pushes what others change, not what this connection puts back, and forgets the watch.
@@ -227,6 +290,19 @@ class RedisConsumer(Consumer):
             lane.settlements(commands)
         return commands
 
+    def _run(self, commands: list[Command]) -> list[Any]:
+        try:
+            return self._link.run(commands)
+        except ServerError as error:
+            self._refused(error)
+
+    def _refused(self, error: ServerError) -> NoReturn:
+        if error.passing:
+            # Nothing to do but to come again: what it refused to settle is settled then.
+            self._link.close()
+            raise ConnectionLost(str(error)) from error
+        raise error
+
     def flush(self) -> None:
         """Send settlements now."""
         self._pushed = False
@@ -236,7 +312,7 @@ class RedisConsumer(Consumer):
         """Run `commands` outside of `fetch`: a wake-up that comes in meanwhile is passed on."""
         replies: list[Any] = []
         if commands:
-            replies = self._link.run(commands)
+            replies = self._run(commands)
         else:
             # Whatever made the descriptor readable must not make the loop spin.
             self._link.drain()
@@ -261,7 +337,7 @@ class RedisConsumer(Consumer):
         lapsed = self._aside([Call(script("renew"), names, (self._id, self._lease))])[0]
         back = 0
         for lane, consumers in zip(lanes, lapsed, strict=True):
-            for consumer in consumers:
+            for consumer in consumers if monotonic() >= self._reap_from else ():
                 back += reap(self._link, self._keys, lane, consumer.decode())
         timeout = self._options.visibility_timeout
         if timeout and monotonic() >= self._next_take_over:
@@ -292,3 +368,7 @@ class RedisConsumer(Consumer):
             self._link.close()
             if self._ticker is not None:
                 self._ticker.close()
+
+
+def _text(reply: str | bytes) -> str:
+    return reply if isinstance(reply, str) else reply.decode(errors="replace")

@@ -1,6 +1,6 @@
 """One consumed queue, and the messages taken from it.
 
-1. `Lane` names the keys of a queue and collects settlements until the next round trip.
+1. `Lane` names the keys of a queue, collects settlements until the next round trip, and keeps them until the one after.
 2. `RedisDelivery` is a leased message; settling it notes its field in the lane. Settling twice is harmless: the server
    only acts on what is still on loan.
 3. `BroadcastDelivery` came through a channel: nobody else has it, so there is nothing to acknowledge.
@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from framework.api.resp import Argument, Call, Command
 from framework.api.transport import Delivery
@@ -22,7 +22,7 @@ _COUNT_HEADER = b'"deliveries":'
 class Lane:
     """A queue that is, or was, consumed from."""
 
-    __slots__ = ("acks", "lease", "leases", "lists", "name", "requeues")
+    __slots__ = ("acks", "lease", "leases", "lists", "name", "requeues", "sent_acks", "sent_requeues")
 
     def __init__(self, name: str, keys: Keys, consumer: str) -> None:
         self.name = name
@@ -33,58 +33,79 @@ class Lane:
         self.acks: list[Argument] = []
         #: The same to put back, each followed by the new payload, or nothing for the one it has.
         self.requeues: list[Argument] = []
+        #: What went out last: it may not have been answered when the connection is lost.
+        self.sent_acks: list[Argument] = []
+        self.sent_requeues: list[Argument] = []
 
     def settlements(self, commands: list[Command]) -> None:
         """Move what is to be settled into `commands`."""
         if self.acks:
             commands.append(("HDEL", self.lease, *self.acks))
+            self.sent_acks = self.acks
             self.acks = []
         if self.requeues:
             commands.append(Call(script("requeue"), (self.lease, *self.lists), self.requeues))
+            self.sent_requeues = self.requeues
             self.requeues = []
+
+    def hand_over(self, commands: list[Command], new_lease: str, names: Sequence[Argument]) -> None:
+        """Add to `commands` what settles, once more, and then moves what is on loan to the lease hash `new_lease`.
+
+        `names`: the lost consumer, the new one, the lease in ms, and the fields to keep. All of it may be repeated, on
+        the next connection: fields are never used twice, and what is settled already is not on loan any more.
+        """
+        self.acks = [*self.sent_acks, *self.acks]
+        self.requeues = [*self.sent_requeues, *self.requeues]
+        self.sent_acks, self.sent_requeues = [], []
+        old_lease = self.lease
+        if self.acks:
+            commands.append(("HDEL", old_lease, *self.acks))
+        if self.requeues:
+            commands.append(Call(script("requeue"), (old_lease, *self.lists), self.requeues))
+        commands.append(Call(script("adopt"), (old_lease, new_lease, self.leases, *self.lists), names))
 
 
 class RedisDelivery(Delivery):
     """A message on loan."""
 
-    __slots__ = ("_field", "_lane")
+    __slots__ = ("field", "lane")
 
     def __init__(self, payload: bytes, lane: Lane, field: str) -> None:
         self.payload = payload
         self.queue = lane.name
         # Decoding costs more than everything else here, and few messages come back.
         self.deliveries = delivery_count(payload) if _COUNT_HEADER in payload else 0
-        self._lane = lane
-        self._field = field
+        self.lane = lane
+        self.field = field
 
     def ack(self) -> None:
         """Have the message dropped with the next round trip."""
-        self._lane.acks.append(self._field)
+        self.lane.acks.append(self.field)
 
     def reject(self, *, requeue: bool) -> None:
         """Put the message back to the front, with the count raised, or drop it."""
         if requeue:
             payload = self.payload
             assert isinstance(payload, bytes)
-            self._lane.requeues += (self._field, mark_redelivered(payload, self.deliveries + 1))
+            self.lane.requeues += (self.field, mark_redelivered(payload, self.deliveries + 1))
         else:
-            self._lane.acks.append(self._field)
+            self.lane.acks.append(self.field)
 
     def release(self) -> None:
         """Put the message back to the front as it was."""
-        self._lane.requeues += (self._field, b"")
+        self.lane.requeues += (self.field, b"")
 
 
 class BroadcastDelivery(Delivery):
     """A message that every subscriber got a copy of."""
 
-    __slots__ = ("_give_back",)
+    __slots__ = ("give_back",)
 
     def __init__(self, payload: bytes, queue: str, give_back: Callable[[BroadcastDelivery], object]) -> None:
         self.payload = payload
         self.queue = queue
         self.deliveries = 0
-        self._give_back = give_back
+        self.give_back = give_back
 
     def ack(self) -> None:
         """Do nothing: the broker has forgotten the message already."""
@@ -92,4 +113,4 @@ class BroadcastDelivery(Delivery):
     def reject(self, *, requeue: bool) -> None:
         """Have this consumer, the only one with this copy, fetch it again; or drop it."""
         if requeue:
-            self._give_back(self)
+            self.give_back(self)

@@ -3,7 +3,7 @@
 1. Register under a lease, and renew it; put back what dead consumers hold.
 2. Fetch: settle what is due and reserve more, in one transaction.
 3. Sleep: arm the doorbell before the last look at an empty queue.
-4. On closing, settle, give back, and leave no trace.
+4. On closing, settle, give back, and leave no trace; or leave it to the consumer that adopts what is on loan.
 
 A consumer whose process has died is noticed by its doorbell, which refuses to ring, within about a second;
 one that cannot be told so (it hangs, it is stopped, its socket lives on in a child) by its lease.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -110,6 +110,32 @@ class SqliteConsumer(Consumer):
         self._renew()
         self._reap()
         self._ringer.sweep()
+
+    def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
+        """Take over what `lost` had on loan, unless its file is another one now or others have put that back."""
+        if not isinstance(lost, SqliteConsumer) or lost._database.replaced:
+            return ()
+        wanted = {delivery._id: delivery for delivery in deliveries if isinstance(delivery, SqliteDelivery)}
+        with self._database.write() as connection:
+            # The token too: in a file that has replaced the old one the number may be somebody else's.
+            if not connection.execute(
+                "SELECT 1 FROM framework_consumers WHERE id = ? AND bell = ?", (lost._id, lost._bell.token)
+            ).fetchone():
+                return ()
+            lost._settle(connection)
+            rows = connection.execute(
+                "UPDATE framework_messages SET owner = ? "
+                "WHERE owner = ? AND id IN (SELECT value FROM json_each(?)) RETURNING id",
+                (self._id, lost._id, _ids(list(wanted)).decode()),
+            ).fetchall()
+            connection.execute("UPDATE framework_messages SET owner = NULL WHERE owner = ?", (lost._id,))
+            unregister(connection, lost._id)
+        lost._forget_settled()
+        self._ringer.ring_all(CONSUMER_BELL)
+        adopted = [wanted[row_id] for (row_id,) in rows]
+        for delivery in adopted:
+            delivery._consumer = self
+        return adopted
 
     # ------------------------------------------------------------ queues
 
@@ -283,7 +309,7 @@ class SqliteConsumer(Consumer):
 
     def close(self, *, requeue: bool) -> None:
         """Settle what is due, give back what is on loan, unregister. After a fork the parent's loans are left alone."""
-        if self._pid == os.getpid():
+        if self._pid == os.getpid() and not self._database.replaced:
             # Closed already, or the file is out of reach: then the lease sees to the loans.
             with suppress(ConnectionLost):
                 self._leave(requeue)
@@ -298,7 +324,10 @@ class SqliteConsumer(Consumer):
                 put_back(connection, (self._id,))
             # Without `requeue` the loans stay ours until the lease is over, as if we hung.
             unregister(connection, self._id)
+        self._forget_settled()
+        self._ringer.ring_all(CONSUMER_BELL)
+
+    def _forget_settled(self) -> None:
         self.done.clear()
         self.back.clear()
         self.unused.clear()
-        self._ringer.ring_all(CONSUMER_BELL)

@@ -6,6 +6,8 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local lapsed = {}
 for index = 1, #KEYS, 2 do
   if redis.call('EXISTS', KEYS[index]) == 1 then
+    -- Lets a full server take the next write: see reserve.lua.
+    redis.call('ZREM', KEYS[index + 1], '')
     redis.call('ZADD', KEYS[index + 1], string.format('%.0f', now + ARGV[2]), ARGV[1])
   else
     redis.call('ZREM', KEYS[index + 1], ARGV[1])

@@ -10,6 +10,9 @@ local taken, touched = {}, {}
 
 local function take(queue, list, count)
   local base = queue * width
+  -- A server that is out of memory refuses a script's first write if that may need memory, and takes all others. What is moved here needs
+  -- none, and a full server must be emptied: so the first write is one that is never refused for that.
+  redis.call('HDEL', KEYS[base + lists + 1], '')
   local key = KEYS[base + list]
   local values = redis.call('LRANGE', key, -count, -1)
   local group, fields = {queue, list - 1}, {}
@@ -27,7 +30,7 @@ local function take(queue, list, count)
   if #fields > 0 then
     redis.call('HSET', KEYS[base + lists + 1], unpack(fields))
   end
-  -- Only now: a server that is out of memory refuses the write above, and then nothing may be gone.
+  -- Only now: if the write above is refused, nothing may be gone.
   redis.call('LTRIM', key, 0, -count - 1)
   taken[#taken + 1] = group
   touched[queue] = true
