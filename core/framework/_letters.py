@@ -22,14 +22,10 @@ import msgspec
 from framework._saferepr import safe_repr
 from framework.api.transport import Consumer, Delivery, Producer, Queue, Transport
 from framework.exceptions import MessageUndecodable
-from framework.message import Incoming, Outgoing, Payload, as_envelope, read
+from framework.message import Incoming, Outgoing, Payload, again, as_envelope, read
 
 #: What the body of a dead letter is: one message envelope, as it was.
 CONTENT_TYPE: Final = "application/x-framework-envelope"
-#: Headers that belong to the deliveries a message has had, not to the message.
-_WORN: Final = frozenset({"deliveries", "redelivered", "x-delivery-count", "x-death"})
-#: Properties that publishing sets anew.
-_TRANSPORTS_OWN: Final = frozenset({"body_encoding", "delivery_info", "delivery_tag", "delivery_mode"})
 #: Seconds without a message after which a box believes to have all there are.
 _SILENCE: Final = 2.0
 _BATCH: Final = 256
@@ -94,16 +90,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
 
     def replayed(self, queue: str) -> Outgoing:
         """Return the message, to be published to `queue` as if it had never been tried. Raises `MessageUndecodable`."""
-        message = self.message()
-        known = message.properties
-        return Outgoing(
-            body=message.body,
-            headers={name: value for name, value in message.headers.items() if name not in _WORN},
-            routing_key=queue,
-            content_type=message.content_type,
-            content_encoding=message.content_encoding,
-            properties={name: value for name, value in known.items() if name not in _TRANSPORTS_OWN},
-        )
+        return again(self.envelope, queue)
 
 
 def open_letter(delivery: Delivery) -> Letter:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 
+from framework._ends import Ends, resolve_ends
 from framework.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -23,10 +24,8 @@ class TaskPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """How a task is delivered, limited and recorded; times are in seconds."""
 
     acks_late: bool
-    acks_on_failure: bool
-    acks_on_timeout: bool
-    reject_on_worker_lost: bool
-    retry_on_worker_lost: bool
+    #: What becomes of the message when the task ends other than well.
+    ends: Ends
     #: How often the message may be handed out; None: no limit.
     max_deliveries: int | None
     ignore_result: bool
@@ -40,6 +39,8 @@ class TaskPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     rate_limit_scope: Scope = "worker"
     #: None: retried for ever.
     max_retries: int | None
+    #: Before a retry that somebody else than the task asks for.
+    retry_delay: float
     send_events: bool
     resultrepr_maxsize: int
 
@@ -56,16 +57,10 @@ def resolve(task: Any, settings: TaskSettings) -> TaskPolicy:
         return default if value is None else value
 
     acks_late = bool(own("acks_late", settings.acks_late))
-    umbrella = own("acks_on_failure_or_timeout", settings.acks_on_failure_or_timeout)
-    on_failure = own("acks_on_failure", settings.acks_on_failure)
-    on_timeout = own("acks_on_timeout", settings.acks_on_timeout)
     deliveries = own("max_deliveries", settings.max_deliveries)
     return TaskPolicy(
         acks_late=acks_late,
-        acks_on_failure=bool(umbrella if on_failure is None else on_failure),
-        acks_on_timeout=bool(umbrella if on_timeout is None else on_timeout),
-        reject_on_worker_lost=bool(own("reject_on_worker_lost", settings.reject_on_worker_lost)),
-        retry_on_worker_lost=bool(own("retry_on_worker_lost", settings.retry_on_worker_lost)),
+        ends=resolve_ends(task, settings, acks_late),
         max_deliveries=DEFAULT_MAX_DELIVERIES if deliveries is None and acks_late else deliveries,
         ignore_result=bool(own("ignore_result", settings.ignore_result)),
         store_errors_even_if_ignored=bool(own("store_errors_even_if_ignored", settings.store_errors_even_if_ignored)),
@@ -75,6 +70,7 @@ def resolve(task: Any, settings: TaskSettings) -> TaskPolicy:
         rate_limit=_rate_of(task, own("rate_limit", settings.default_rate_limit)),
         rate_limit_scope=_scope_of(task, own("rate_limit_scope", settings.rate_limit_scope)),
         max_retries=task.max_retries,
+        retry_delay=float(task.default_retry_delay),
         send_events=bool(task.send_events),
         resultrepr_maxsize=task.resultrepr_maxsize,
     )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -195,6 +196,29 @@ def as_envelope(payload: Payload) -> bytes:
             "headers": headers,
             "properties": {**properties, "body_encoding": "base64"},  # type: ignore[dict-item]
         },
+    )
+
+
+#: Headers that belong to the deliveries a message has had, not to the message.
+_WORN: Final = frozenset({"deliveries", "redelivered", "x-delivery-count", "x-death"})
+#: Properties that publishing sets anew.
+_TRANSPORTS_OWN: Final = frozenset({"body_encoding", "delivery_info", "delivery_tag", "delivery_mode"})
+
+
+def again(payload: Payload, queue: str, changes: Mapping[str, Any] | None = None) -> Outgoing:
+    """Return the message in `payload` as one for `queue` that was never delivered, `changes` made to its headers.
+
+    Raises `MessageUndecodable`.
+    """
+    found = read(payload)
+    headers = {name: value for name, value in found.headers.items() if name not in _WORN}
+    return Outgoing(
+        body=found.body,
+        headers={**headers, **(changes or {})},
+        routing_key=queue,
+        content_type=found.content_type,
+        content_encoding=found.content_encoding,
+        properties={name: value for name, value in found.properties.items() if name not in _TRANSPORTS_OWN},
     )
 
 

@@ -59,6 +59,9 @@ class Task(Generic[P, R]):
     acks_on_failure_or_timeout: bool | None = None
     reject_on_worker_lost: bool | None = None
     retry_on_worker_lost: bool | None = None
+    #: What follows each end: failure, soft_timeout, hard_timeout, worker_lost, shutdown to ack, requeue, retry or
+    #: dead-letter; wins over the names above.
+    ends: Mapping[str, str] | None = None
     max_deliveries: int | None = None
 
     # ------------------------------------------------ limits

@@ -77,9 +77,7 @@ class Held:
         self.gates = [directory / f"gate{number}" for number in range(self.slots)]
         self.conf = {"broker_transport_options": broker.options}
         self.app = client(broker.url, **self.conf)
-        self.worker = start_worker(
-            "-P", pool, "-c", str(self.slots), broker=broker.url, ledger=book, conf=self.conf
-        )
+        self.worker = start_worker("-P", pool, "-c", str(self.slots), broker=broker.url, ledger=book, conf=self.conf)
         self.held = [f"held{number}" for number in range(self.slots)]
         for number, (gate, entry) in enumerate(zip(self.gates, self.held, strict=True)):
             name = "proj.hold_late" if number < 3 else "proj.hold_early"

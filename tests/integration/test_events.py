@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import threading
 import time
-from collections import Counter
-from types import SimpleNamespace
 
 import psutil
 import pytest
 
 from framework.message import Outgoing
 from support.brokers import PrivateRedis
+from support.listening import listening
 from support.wait import wait_for
 
 POOLS = ["prefork", "threads", "solo", "gevent", "eventlet", "asyncio"]
@@ -43,37 +41,6 @@ def url(request, broker):
 @pytest.fixture
 def backend(url):
     return "rpc://" if url.startswith("amqp") else url
-
-
-@contextlib.contextmanager
-def listening(app):
-    """Keep what an app hears: `events`, and `of(type)`, `types()`, while the block runs."""
-    events: list[dict] = []
-    receiver = app.events.Receiver({"*": events.append})
-    ready = threading.Event()
-    connections: list[object] = []
-
-    def connected(error):
-        connections.append(error)
-        if error is None:
-            ready.set()
-
-    receiver.on_connection = connected
-    thread = threading.Thread(target=receiver.capture)
-    thread.start()
-    try:
-        assert ready.wait(20)
-        yield SimpleNamespace(
-            events=events,
-            connections=connections,
-            of=lambda kind: [event for event in list(events) if event["type"] == kind],
-            types=lambda: Counter(event["type"] for event in list(events)),
-        )
-    finally:
-        receiver.stop()
-        thread.join(10)
-        receiver.close()
-    assert not thread.is_alive()
 
 
 def on_each_broker(*, pools=POOLS):

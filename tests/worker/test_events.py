@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from framework._config.settings import EventSettings
+from framework._ends import Action
 from framework.api.pool import FAILURE, IGNORED, INVALID, RETRY, SUCCESS, TERMINATED, Outcome
 from framework.api.transport import Exchange, Queue
 from framework.message import read
@@ -70,7 +71,7 @@ def test_task_events_of_one_turn_travel_together(bench):
         tasks = bench.listeners[0].events
         for number in range(3):
             tasks.started(item(f"t{number}"))
-            tasks.finished(item(f"t{number}"), outcome(SUCCESS, "42"), requeued=False)
+            tasks.finished(item(f"t{number}"), outcome(SUCCESS, "42"), Action.ACK)
 
     bench.dispatcher.enable()
     bench.loop.call_soon_threadsafe(bench.line.start)
@@ -102,25 +103,25 @@ def test_a_single_event_has_its_own_routing_key_and_comes_after_what_waits(bench
 
 
 @pytest.mark.parametrize(
-    ("code", "note", "traceback", "requeued", "wanted"),
+    ("code", "note", "traceback", "action", "wanted"),
     [
-        (SUCCESS, "1", "", False, {"type": "task-succeeded", "result": "1"}),
-        (FAILURE, "E()", "tb", False, {"type": "task-failed", "exception": "E()", "traceback": "tb"}),
-        (RETRY, "E()", "tb", False, {"type": "task-retried", "exception": "E()", "traceback": "tb"}),
-        (FAILURE, "E()", "tb", True, {"type": "task-rejected", "requeue": True}),
-        (INVALID, "x", "", False, {"type": "task-rejected", "requeue": False}),
+        (SUCCESS, "1", "", Action.ACK, {"type": "task-succeeded", "result": "1"}),
+        (FAILURE, "E()", "tb", Action.ACK, {"type": "task-failed", "exception": "E()", "traceback": "tb"}),
+        (RETRY, "E()", "tb", Action.ACK, {"type": "task-retried", "exception": "E()", "traceback": "tb"}),
+        (FAILURE, "E()", "tb", Action.REQUEUE, {"type": "task-rejected", "requeue": True}),
+        (INVALID, "x", "", Action.ACK, {"type": "task-rejected", "requeue": False}),
         (
             TERMINATED,
             "",
             "SIGKILL",
-            False,
+            Action.ACK,
             {"type": "task-revoked", "terminated": True, "signum": "SIGKILL", "expired": False},
         ),
     ],
 )
-def test_every_end_has_its_event(bench, code, note, traceback, requeued, wanted):
+def test_every_end_has_its_event(bench, code, note, traceback, action, wanted):
     def work():
-        bench.listeners[0].events.finished(item(), outcome(code, note, traceback), requeued=requeued)
+        bench.listeners[0].events.finished(item(), outcome(code, note, traceback), action)
 
     bench.dispatcher.enable()
     bench.loop.call_soon_threadsafe(bench.line.start)
@@ -132,7 +133,7 @@ def test_every_end_has_its_event(bench, code, note, traceback, requeued, wanted)
 def test_long_texts_are_cut(bench):
     def work():
         told = outcome(FAILURE, "E" * 100_000, "first" + "x" * 100_000 + "last")
-        bench.listeners[0].events.finished(item(), told, requeued=False)
+        bench.listeners[0].events.finished(item(), told, Action.ACK)
 
     bench.dispatcher.enable()
     bench.loop.call_soon_threadsafe(bench.line.start)
@@ -148,10 +149,10 @@ def test_a_task_that_wants_no_events_has_none(bench):
         tasks = bench.listeners[0].events
         quiet = item("quiet", send_events=False)
         tasks.started(quiet)
-        tasks.finished(quiet, outcome(SUCCESS), requeued=False)
+        tasks.finished(quiet, outcome(SUCCESS), Action.ACK)
         tasks.discarded(quiet, expired=True)
         tasks.cancelled(quiet)
-        tasks.finished(item("ignored"), outcome(IGNORED), requeued=False)
+        tasks.finished(item("ignored"), outcome(IGNORED), Action.ACK)
         tasks.discarded(item("told"), expired=True)
 
     bench.dispatcher.enable()
@@ -177,7 +178,7 @@ def test_an_event_that_cannot_be_encoded_does_not_take_others_along(bench, caplo
     def work():
         tasks = bench.listeners[0].events
         tasks.started(item("good"))
-        tasks.finished(item("bad"), outcome(FAILURE, "E()", "half a pair: \ud800"), requeued=False)
+        tasks.finished(item("bad"), outcome(FAILURE, "E()", "half a pair: \ud800"), Action.ACK)
         tasks.started(item("good too"))
 
     bench.dispatcher.enable()

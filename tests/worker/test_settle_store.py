@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from framework import App
 from framework._documents import Documents
 from framework.api import pool
 from framework.api.pool import Outcome
@@ -17,9 +18,9 @@ from framework.message import Head
 from framework.worker.deadletters import DeadLetters
 from framework.worker.item import Item
 from framework.worker.loop import Loop
+from framework.worker.outbox import Outbox
 from framework.worker.prefetch import Prefetch
 from framework.worker.settle import Settle
-from worker.test_settle import policy
 
 
 class Attic:
@@ -55,10 +56,13 @@ def settled(troubles: dict[str, list[Exception]]) -> tuple[Settle, Attic, list[L
     """Return what is there after tasks `1`, `2` and `3` have ended with a result, and its loop."""
     loop, attic = Loop(), Attic(troubles)
     store: Any = attic
-    settle = Settle(loop, store, Documents(), DeadLetters(lambda: None, None), Prefetch(4, 1), lambda: None)
+    outbox = Outbox(lambda: None)
+    settle = Settle(loop, store, Documents(), DeadLetters(outbox, None), outbox, Prefetch(4, 1), lambda: None)
+    app = App("t", broker="memory://settled")
+    policy = app.task(name="t", acks_late=True)(lambda: None).policy
     loans = [Loan() for _ in range(3)]
     for seq, loan in enumerate(loans, 1):
-        settle.running[seq] = Item(seq, loan, Head(), "t", str(seq), policy())
+        settle.running[seq] = Item(seq, loan, Head(), "t", str(seq), policy)
     settle.finished([Outcome(seq, pool.SUCCESS, 0.0, b"{}") for seq in (1, 2, 3)])
     settle.flush()
     return settle, attic, loans, loop

@@ -450,6 +450,13 @@ class TaskSettings(Table):
     retry_on_worker_lost: Annotated[bool, opt("Retry a task whose process died.", "CELERY_RETRY_ON_WORKER_LOST")] = (
         False
     )
+    ends: Annotated[
+        dict[str, str] | None,
+        opt(
+            "What follows each end of a task: {failure, soft_timeout, hard_timeout, worker_lost, shutdown} to ack, "
+            "requeue, retry or dead-letter. Wins over the settings above."
+        ),
+    ] = None
     max_deliveries: Annotated[
         Count | None,
         opt("How often a message is handed out before it is a dead letter. None: 3 when the task acks late."),

@@ -67,6 +67,8 @@ INVALID: Final = 7
 TIMED_OUT: Final = 8
 WORKER_LOST: Final = 9
 TERMINATED: Final = 10
+#: A failure that is the soft time limit's `SoftTimeLimitExceeded`, which the task let pass.
+SOFT_TIMED_OUT: Final = 11
 
 
 class Outcome(NamedTuple):

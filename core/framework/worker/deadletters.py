@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 
 from framework._letters import enclose
-from framework.api.transport import Delivery, Producer, Queue
+from framework.api.transport import Delivery
 from framework.exceptions import TransportError
+from framework.worker.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
@@ -19,15 +19,13 @@ logger = logging.getLogger(__name__)
 class DeadLetters:
     """Buries messages."""
 
-    def __init__(self, producer: Callable[[], Producer], template: str | None) -> None:
-        """`producer` makes the producer when the first message is buried.
+    def __init__(self, outbox: Outbox, template: str | None) -> None:
+        """`outbox` publishes the letters.
 
         `template` names the queue, e.g. ``{queue}.dlq``; None: what should be buried is dropped, with a log line.
         """
-        self._make_producer = producer
+        self._outbox = outbox
         self._template = template
-        self._producer: Producer | None = None
-        self._declared: set[str] = set()
         self.buried = 0
 
     def queue_for(self, queue: str) -> str:
@@ -56,15 +54,10 @@ class DeadLetters:
         name = self.queue_for(delivery.queue)
         letter = enclose(delivery, name, reason, text, task, task_id)
         try:
-            producer = self._producer = self._producer or self._make_producer()
-            if name not in self._declared:
-                producer.declare([Queue(name=name, routing_key=name)])
-                self._declared.add(name)
-            producer.publish([letter])
+            self._outbox.publish(letter, declare=True)
         except TransportError as error:
             if acknowledged:
                 logger.critical("Message %s is lost, it could not be put into %s: %s", task_id, name, error)
-                self.close()
                 return False
             logger.error(
                 "Message %s could not be moved to %s and stays in %s: %s",
@@ -73,17 +66,9 @@ class DeadLetters:
                 delivery.queue,
                 error,
             )
-            self.close()
             delivery.reject(requeue=True)
             return False
         self.buried += 1
         if not acknowledged:
             delivery.ack()
         return True
-
-    def close(self) -> None:
-        """Disconnect; the next message connects again."""
-        if self._producer is not None:
-            self._producer.close()
-            self._producer = None
-            self._declared.clear()

@@ -25,13 +25,14 @@ import msgspec
 
 from framework import _followups
 from framework._documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
+from framework._ends import Action
 from framework._policy import TaskPolicy
 from framework._request import Context, pop_request, push_request
 from framework._saferepr import safe_repr
 from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
 from framework.api.result_store import Record
-from framework.exceptions import Ignore, MessageError, Reject, Retry
+from framework.exceptions import Ignore, MessageError, Reject, Retry, SoftTimeLimitExceeded
 from framework.message import Incoming, read
 from framework.serialization import decode_task
 from framework.task import Task
@@ -277,7 +278,18 @@ class TaskWorkload:
             return Outcome(seq, outcomes.REJECTED, runtime, document, note)
         if isinstance(error, Retry):
             return Outcome(seq, outcomes.RETRY, runtime, *self._end_retry(plan, request, incoming, error))
-        return Outcome(seq, outcomes.FAILURE, runtime, *self._end_failure(plan, request, incoming, error))
+        soft = isinstance(error, SoftTimeLimitExceeded)
+        action = plan.policy.ends.soft_timeout if soft else plan.policy.ends.failure
+        if action is Action.REQUEUE:
+            logger.warning("Task %s[%s] is given back: %s", _name(request), request.id, _told(error))
+            return Outcome(seq, outcomes.REQUEUED, runtime, None, safe_repr(error, _ERROR_MAX))
+        if action is Action.RETRY:
+            last = _retry(plan.task, error)
+            if isinstance(last, Retry | Reject):
+                return self._end_raised(seq, plan, request, incoming, last, runtime)
+            error = last
+        code = outcomes.SOFT_TIMED_OUT if soft else outcomes.FAILURE
+        return Outcome(seq, code, runtime, *self._end_failure(plan, request, incoming, error))
 
     def _end_retry(
         self, plan: Plan, request: Context, incoming: Incoming, error: Retry
@@ -404,6 +416,15 @@ def _raised() -> tuple[type[BaseException], ...]:
 def _name(request: Context) -> str | None:
     """Return the name that logs show."""
     return request.shadow or request.task
+
+
+def _retry(task: Task[..., Any], error: BaseException) -> BaseException:
+    """Have the running call retried because of `error`; return how it ends: `Retry`, or `error` after too many."""
+    try:
+        task.retry(exc=error)
+    except BaseException as end:  # noqa: BLE001 - it is how `retry` answers, with `error` too, whatever that is
+        return end
+    return error
 
 
 def _told(error: object) -> str:

@@ -8,25 +8,25 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from framework._documents import FAILURE, REVOKED, SUCCESS, Documents
+from framework._documents import FAILURE, RETRY, REVOKED, SUCCESS, Documents
+from framework._ends import Action, decide
 from framework.api import pool as outcomes
 from framework.api.loop import Loop, Timer
 from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStore
-from framework.exceptions import ConnectionLost
+from framework.exceptions import ConnectionLost, MessageError, TransportError
 from framework.message import Head
 from framework.worker.deadletters import DeadLetters
 from framework.worker.item import Item
+from framework.worker.outbox import Outbox
 from framework.worker.prefetch import Prefetch
 
 if TYPE_CHECKING:
-    from framework._policy import TaskPolicy
     from framework.worker.taskevents import TaskEvents
 
 logger = logging.getLogger(__name__)
@@ -37,40 +37,28 @@ _RETRY_FIRST: Final = 0.5
 _RETRY_MAX: Final = 10.0
 
 
-class Action(enum.Enum):
-    """What to do with a message."""
-
-    ACK = enum.auto()
-    REQUEUE = enum.auto()
-    DEAD_LETTER = enum.auto()
-
-
 #: States by outcome code, for records whose document the process that ran the task has built.
 STATES: Final = {
     outcomes.SUCCESS: SUCCESS,
     outcomes.FAILURE: FAILURE,
-    outcomes.RETRY: "RETRY",
+    outcomes.RETRY: RETRY,
     outcomes.REVOKED: REVOKED,
     outcomes.TIMED_OUT: FAILURE,
     outcomes.WORKER_LOST: FAILURE,
     outcomes.TERMINATED: REVOKED,
     outcomes.REJECTED: FAILURE,
+    outcomes.SOFT_TIMED_OUT: FAILURE,
 }
 
 
-def decide(code: int, policy: TaskPolicy) -> Action:
-    """Return what becomes of a message that is still on loan when its task has ended with `code`."""
-    if code == outcomes.FAILURE:
-        return Action.ACK if policy.acks_on_failure else Action.DEAD_LETTER
-    if code == outcomes.TIMED_OUT:
-        return Action.ACK if policy.acks_on_timeout else Action.REQUEUE
-    if code == outcomes.WORKER_LOST:
-        return Action.REQUEUE if policy.reject_on_worker_lost else Action.ACK
-    if code == outcomes.REQUEUED:
-        return Action.REQUEUE
-    if code in (outcomes.REJECTED, outcomes.INVALID):
-        return Action.DEAD_LETTER
-    return Action.ACK
+#: Words for the letter of a message that is buried after its end, by outcome code.
+_REASONS: Final = {
+    outcomes.REJECTED: "rejected",
+    outcomes.TIMED_OUT: "timed-out",
+    outcomes.SOFT_TIMED_OUT: "timed-out",
+    outcomes.WORKER_LOST: "worker-lost",
+    outcomes.TERMINATED: "shutdown",
+}
 
 
 class Settle:
@@ -82,6 +70,7 @@ class Settle:
         store: ResultStore,
         documents: Documents,
         deadletters: DeadLetters,
+        outbox: Outbox,
         prefetch: Prefetch,
         on_change: Callable[[], object],
     ) -> None:
@@ -90,6 +79,7 @@ class Settle:
         self._stores = store.traits.stores
         self._documents = documents
         self._deadletters = deadletters
+        self._outbox = outbox
         self._prefetch = prefetch
         self._on_change = on_change
         #: Everything handed to the pool and not yet ended.
@@ -142,30 +132,27 @@ class Settle:
             runtime += took
             count += 1
             action = Action.ACK
-            if code == _INVALID:
-                # Found out where it was to run, after an early ack: a dead letter all the same.
-                action = Action.DEAD_LETTER
-            elif not item.acknowledged:
-                if self.cold and code == _TERMINATED:
-                    if events is not None:
-                        events.cancelled(item)
+            state = SUCCESS
+            if code != _SUCCESS:
+                action = self.follows(item, code)
+                if self._stays_on_loan(item, code, action):
                     continue
-                # Early ack means at most once, also when its beginning was not reported before its end.
-                if item.policy.acks_late:
-                    action = decide(code, item.policy)
-                    if action is Action.DEAD_LETTER:
-                        note = f"{'rejected' if code == _REJECTED else 'failed'}: {note}"
-                if code == _WORKER_LOST and action is Action.REQUEUE:
+                state = STATES.get(code, SUCCESS)
+                if action is Action.DEAD_LETTER and code != _INVALID:  # that one brings its reason along
+                    note = f"{_REASONS.get(code, 'failed')}: {note or 'the worker stopped before its end'}"
+                elif action is Action.RETRY:
+                    state = RETRY
+                elif action is Action.REQUEUE and code == _WORKER_LOST:
                     document = None  # it will run again: no failure to tell
             if events is not None:
-                events.finished(item, outcome, requeued=action is Action.REQUEUE)
+                events.finished(item, outcome, action)
             if document is not None and self._stores:
                 properties = item.head.properties
                 self._records.append(
                     Record(
                         item.task_id,
                         document,
-                        STATES.get(code, SUCCESS),
+                        state,
                         properties.reply_to,
                         properties.correlation_id or item.task_id,
                     )
@@ -176,6 +163,26 @@ class Settle:
         if count:
             self._prefetch.learn(runtime, count)
         self._on_change()
+
+    def follows(self, item: Item, code: int) -> Action:
+        """Return what becomes of the message of `item`, whose task has ended with `code`."""
+        policy = item.policy
+        if code == _TERMINATED and self.cold:
+            action = policy.ends.shutdown
+        else:
+            action = decide(code, policy.ends, item.head.headers.retries or 0, policy.max_retries)
+        # Early ack means at most once, also when its beginning was not reported before its end.
+        return Action.ACK if action is Action.REQUEUE and (item.acknowledged or not policy.acks_late) else action
+
+    def _stays_on_loan(self, item: Item, code: int, action: Action) -> bool:
+        """Say whether a cold stop leaves the message of `item` to go back when the worker leaves."""
+        if code != _TERMINATED or not self.cold or item.acknowledged:
+            return False
+        if action is Action.REQUEUE or not item.policy.acks_late:
+            if self.events is not None:
+                self.events.cancelled(item)
+            return True
+        return False
 
     def vacancy(self) -> None:
         """The pool can take more."""
@@ -320,6 +327,8 @@ class Settle:
             if buried:
                 place = self._deadletters.queue_for(item.delivery.queue)
                 logger.error("Task %r was moved to %s: %s", item, place, text)
+        elif action is Action.RETRY:
+            self._retry_item(item)
         elif item.acknowledged:
             return
         elif action is Action.ACK:
@@ -328,8 +337,22 @@ class Settle:
             item.acknowledged = True
             item.delivery.reject(requeue=True)
 
+    def _retry_item(self, item: Item) -> None:
+        try:
+            self._outbox.retry(item)
+        except (TransportError, MessageError) as error:
+            if item.acknowledged:
+                logger.critical("Task %r is lost, it could not be sent again: %s", item, error)
+                return
+            logger.error("Task %r could not be sent again and stays in %s: %s", item, item.delivery.queue, error)
+            item.acknowledged = True
+            item.delivery.reject(requeue=True)
+        else:
+            logger.info("Task %r retry: in %g s", item, item.policy.retry_delay)
+            item.acknowledge()
 
+
+_SUCCESS: Final = outcomes.SUCCESS
 _TERMINATED: Final = outcomes.TERMINATED
 _WORKER_LOST: Final = outcomes.WORKER_LOST
 _INVALID: Final = outcomes.INVALID
-_REJECTED: Final = outcomes.REJECTED

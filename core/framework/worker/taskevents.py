@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from framework._ends import Action
 from framework.api import pool as outcomes
 from framework.api.pool import Outcome
 from framework.message import Payload
@@ -147,8 +148,8 @@ class TaskEvents:
         if item.policy.send_events:
             self._dispatcher.add(Started(*self._common(item.task_id, item.started)))
 
-    def finished(self, item: Item, outcome: Outcome, *, requeued: bool) -> None:
-        """It has ended; `requeued`: its message goes back to its queue, to be run again."""
+    def finished(self, item: Item, outcome: Outcome, action: Action) -> None:
+        """It has ended, and `action` follows."""
         if not item.policy.send_events:
             return
         common = self._common(item.task_id)
@@ -156,9 +157,9 @@ class TaskEvents:
         event: Event
         if code == outcomes.SUCCESS:
             event = Succeeded(*common, note, outcome.runtime)
-        elif requeued or code in _REJECTED:
-            event = Rejected(*common, requeued)
-        elif code == outcomes.RETRY:
+        elif action is Action.REQUEUE or code in _REJECTED:
+            event = Rejected(*common, action is Action.REQUEUE)
+        elif code == outcomes.RETRY or action is Action.RETRY:
             event = Retried(*common, *_told(outcome))
         elif code == outcomes.TERMINATED:
             event = Revoked(*common, True, outcome.traceback or None, False)

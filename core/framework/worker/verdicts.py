@@ -10,7 +10,8 @@ import signal
 from typing import TYPE_CHECKING
 
 from framework import _followups
-from framework._documents import FAILURE, REVOKED, Documents
+from framework._documents import FAILURE, RETRY, REVOKED, Documents
+from framework._ends import Action
 from framework._request import Context
 from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
@@ -63,6 +64,9 @@ class Verdicts:
             signum = getattr(signal, text, None)
             self._on_revoked(task_id=job.id, name=job.task, terminated=True, signum=signum, expired=False)
         item = self._settle.running.get(job.seq)
+        action = Action.ACK if item is None else self._settle.follows(item, code)
+        if action is Action.RETRY:
+            state = RETRY
         document = None
         headers = {}
         try:
@@ -75,13 +79,8 @@ class Verdicts:
                 state, error, job.id, group_id=headers.get("group"), parent_id=headers.get("parent_id")
             )
         if state == FAILURE:
-            # Whether the message will run again is decided when it is settled: then there is no failure to tell.
-            runs_again = (
-                item is not None
-                and not item.acknowledged
-                and code == outcomes.WORKER_LOST
-                and item.policy.reject_on_worker_lost
-            )
+            # What will run again has no failure to tell; not so after a time limit, as with Celery.
+            runs_again = action is Action.REQUEUE and code == outcomes.WORKER_LOST
             if not runs_again and incoming is not None:
                 self._tell(job, error, Context.from_incoming(incoming, self._app))
         return Outcome(job.seq, code, runtime, document, repr(error), text if code == outcomes.TERMINATED else "")

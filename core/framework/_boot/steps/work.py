@@ -21,6 +21,7 @@ from framework.worker.deadletters import DeadLetters
 from framework.worker.dispatch import Dispatch
 from framework.worker.intake import Intake
 from framework.worker.loop import Loop
+from framework.worker.outbox import Outbox
 from framework.worker.prefetch import Prefetch
 from framework.worker.rates import limits_of
 from framework.worker.revokes import Revokes
@@ -48,18 +49,19 @@ class SettleStep(Step):
         settings = run.settings
         transport: Transport = board.get("transport")
         store: ResultStore = board.get("results")
-        self._deadletters = DeadLetters(transport.producer, settings.task.dead_letter_queue)
+        self._outbox = Outbox(transport.producer)
+        deadletters = DeadLetters(self._outbox, settings.task.dead_letter_queue)
         prefetch = Prefetch(settings.worker.prefetch_multiplier, run.concurrency)
         ticker = Ticker()
         documents = Documents(settings.result.serializer, settings.result.compression)
-        settle = Settle(board.get("loop"), store, documents, self._deadletters, prefetch, ticker)
+        settle = Settle(board.get("loop"), store, documents, deadletters, self._outbox, prefetch, ticker)
         board.put("settle", settle)
         board.put("prefetch", prefetch)
-        board.put("deadletters", self._deadletters)
+        board.put("deadletters", deadletters)
         board.put("ticker", ticker)
 
     def close(self) -> None:
-        self._deadletters.close()
+        self._outbox.close()
 
 
 class Ticker:

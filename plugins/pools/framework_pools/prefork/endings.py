@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from framework.api.pool import FAILURE, TIMED_OUT, WORKER_LOST, Job, Outcome, Verdict
+from framework.api.pool import FAILURE, SOFT_TIMED_OUT, TIMED_OUT, WORKER_LOST, Job, Outcome, Verdict
 from framework_pools.prefork.child import UNKNOWN_HERE
 from framework_pools.prefork.slot import Doom
 
@@ -23,7 +23,7 @@ def outcome_of(record: tuple[Any, ...], job: Job, doom: Doom | None, verdict: Ve
     if code == UNKNOWN_HERE:
         text = f"the processes of the pool do not know the task {job.task}, which a restart should have brought"
         return verdict(job, WORKER_LOST, text, runtime)
-    if code == FAILURE and doom is not None and doom.job is job:
+    if code in (FAILURE, SOFT_TIMED_OUT) and doom is not None and doom.job is job:
         # It caught the signal that ends it, and left in its own way.
         return verdict(job, doom.code, doom.text, runtime)
     return as_outcome(record)
