@@ -12,7 +12,7 @@ JOBS   ?= 3
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again test-all check format bench docs matrices books docs-serve clean brokers
+.PHONY: help setup demo test again test-all check format bench docs matrices books signals docs-serve clean brokers
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ matrices: $(READY) brokers ## Write the tables of docs/pools.md and docs/steerin
 
 books: $(READY) brokers ## 20,000 random tasks on every pool: ledger and outcomes agree. make books BOOKS="gevent solo"
 	PYTHONPATH=tests BOOKS="$(BOOKS)" $(BIN)/python -m support.books
+
+signals: $(READY) brokers ## 200 volleys of random signals at workers: none hangs, no task is lost. make signals SIGNALS_SEED=7
+	SIGNALS_SEED="$(SIGNALS_SEED)" SIGNALS="$(SIGNALS)" PYTHONPATH=tests $(BIN)/python -m support.volleys
 
 docs-serve: $(VENV)/.docs ## Show the manual at http://127.0.0.1:8000, rebuilt on change
 	$(BIN)/mkdocs serve

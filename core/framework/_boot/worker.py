@@ -104,12 +104,11 @@ class WorkerRun:
 
     # ------------------------------------------------------------ the main thread
 
-    def run(self) -> int:
+    def run(self, signals: Signals) -> int:
         """Start, work until told to stop, stop; return the exit code. Raises `FrameworkError` when the start fails."""
         if self._background is not None:
             self._background.leave(self.logfile)
-        signals = Signals(self._on_signal, {signal.SIGUSR1: self._show_stacks, signal.SIGUSR2: self._debug})
-        signals.install()
+        signals.install(self._on_signal, {signal.SIGUSR1: self._show_stacks, signal.SIGUSR2: self._debug})
         try:
             if not self._quiet:
                 self._announce()
@@ -135,7 +134,6 @@ class WorkerRun:
                 pass
         finally:
             self.graph.stop(time.monotonic() + _WIND_DOWN)
-            signals.restore()
         if self._error is not None:
             raise self._error
         return self.exit_code
@@ -254,16 +252,27 @@ def _concurrency(settings: Settings) -> int:
 def run_worker(
     located: LocatedApp,
     config: Config,
+    signals: Signals,
     quiet: bool = False,
     background: Background | None = None,
     directory: str | None = None,
 ) -> int:
     """Run a worker until it is told to stop; return its exit code. Raises `FrameworkError` when it cannot start.
 
-    On HUP it does not return: the process goes on as a new run of the program.
+    On HUP it does not return: the process goes on as a new run of the program. `signals` are held already.
     """
     run = WorkerRun(located, config, quiet, background, directory)
-    code = run.run()
-    if run.stopper.restarts:
+    code = exitcodes.SOFTWARE
+    restarts = False
+    try:
+        code = run.run(signals)
+        restarts = run.stopper.restarts and signals.may_restart()
+    except FrameworkError as error:
+        code = error.exit_code
+        raise
+    finally:
+        if not restarts:
+            signals.leave(code)
+    if restarts:
         run.restart()
     return code

@@ -8,16 +8,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from framework import exitcodes
 from framework._cli.output import pass_session
 from framework._cli.session import Session
 from framework._config.options import Option, choices, did_you_mean, options
 from framework._config.sources import Config
 from framework.exceptions import ConfigError
+
+if TYPE_CHECKING:
+    from framework._boot.locate import LocatedApp
 
 
 def _store(option: Option, spelling: str) -> Any:
@@ -116,18 +120,36 @@ def _run(session: Session, assignments: tuple[str, ...], detach: bool) -> int:
         return background.start(session.again(settings.executable), session.origin, session.quiet)
     privileges.mask(settings.umask)
     privileges.become(settings.uid, settings.gid)
-    preload(settings.pool, settings.pool_start_method)
+    from framework._boot.signals import Signals
+
+    signals = Signals()
+    signals.hold()
+    try:
+        preload(settings.pool, settings.pool_start_method)
+        located, config = _get_ready(session)
+    except Exception:  # whatever it is, it is told where it arrives
+        signals.restore()
+        raise
+    except BaseException:
+        # On its way out, which no other signal is to change.
+        signals.leave(exitcodes.INTERRUPTED)
+        raise
+    from framework._boot.worker import run_worker
+
+    return run_worker(located, config, signals, session.quiet, session.background, session.origin)
+
+
+def _get_ready(session: Session) -> tuple[LocatedApp, Config]:
+    """Import the application, and do what was asked for before the worker begins."""
+    from framework._boot.locate import import_modules
+
     located = session.locate()
     config: Config = located.app.conf.config
     _note_unavailable(config)
-    from framework._boot.locate import import_modules
-
     import_modules(located.app)
     if config.settings.worker.purge:
         _purge(session, config)
-    from framework._boot.worker import run_worker
-
-    return run_worker(located, config, session.quiet, session.background, session.origin)
+    return located, config
 
 
 def _note_unavailable(config: Config) -> None:
