@@ -4,7 +4,7 @@
 2. `settings`: every setting. `transport`, `pool`, `autoscaler`, `fsnotify`, `result_store`: every built-in plugin
    with its options.
    `commands`: every sub-command. `hooks`: every hook. `steps`: every built-in step of both graphs.
-   `pool_promises`, `transport_promises`: every test of the conformance suites.
+   `pool_promises`, `transport_promises`, `fsnotify_promises`: every test of the conformance suites.
 3. `python scripts/reference.py` writes; with `--check` it only says (exit code 1) that a page is out of date.
 """
 
@@ -203,6 +203,13 @@ def transport_promises() -> str:
     return promises(TransportSuite)
 
 
+def fsnotify_promises() -> str:
+    """Every promise of a file watcher."""
+    from framework.testing.fsnotify import FsnotifySuite
+
+    return promises(FsnotifySuite)
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("configuration.md", settings),
     "transport": ("transports.md", lambda: plugins("transport")),
@@ -215,6 +222,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "steps": ("bootsteps.md", steps),
     "pool_promises": ("testing-plugins.md", pool_promises),
     "transport_promises": ("testing-plugins.md", transport_promises),
+    "fsnotify_promises": ("testing-plugins.md", fsnotify_promises),
 }
 
 

@@ -8,8 +8,9 @@ Promises
    was given. It never blocks. It may name a file that has not changed, or one that is still being written, which is
    then named again; whoever asks looks at the contents.
 3. A watcher has no thread. It is asked when its descriptor (`fileno`) is readable, or, if it has none, every `interval`
-   seconds. Two calls never come at a time.
-4. `close` lets go of everything; it is harmless when repeated, or before `watch`.
+   seconds. Two calls never come at a time. The descriptor stays the same until `close`, and is not readable for long
+   when there is nothing to tell.
+4. `close` lets go of everything; it is harmless when repeated, or before `watch`. Once closed, a watcher tells nothing.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ import pytest
 # Only what pytest needs is imported here: this module is part of every run of pytest in the environment.
 pytest.register_assert_rewrite("framework.testing")
 
+#: The attribute in which a suite names its plugin.
+FAMILIES = ("pool", "transport", "fsnotify")
 #: What says, on an item, which plugin it tests.
 SUBJECT = "framework plugin"
 MISSING = "missing trait"
@@ -45,7 +47,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> object:
     """Have tests of a pool that patches the interpreter run in another one."""
     suite = getattr(item, "cls", None)
-    subject = getattr(suite, "pool", None) or getattr(suite, "transport", None)
+    subject = next(filter(None, (getattr(suite, family, None) for family in FAMILIES)), None)
     if subject is None or not hasattr(suite, "patience"):
         return None
     name = subject if isinstance(subject, str) else subject.__name__
