@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 
 from framework import App
 from support import workers
+from support.processes import alive, members
 from support.wait import wait_for
 
+SERVER = "framework_pools.prefork.server"
 POOLS = ["prefork", "threads", "solo", "gevent", "eventlet", "asyncio"]
 
 APP = """
@@ -231,6 +234,26 @@ def test_a_module_that_comes_by_pool_restart_is_watched(chosen):
     late.write_text(source.format(value="second"))
     chosen.worker.wait_line(r"Detected modified modules: \['live_late'\]")
     wait_for(lambda: result() == "second", 15, lambda: chosen.worker.output)
+
+
+def test_what_gets_ready_for_new_code_may_be_killed_and_is_not_left_behind(redis_url, tmp_path):
+    with live(redis_url, tmp_path, "prefork") as fleet:
+
+        def ready() -> list[psutil.Process]:
+            # The servers at work have other titles.
+            return [process for process in members(fleet.worker.pid) if SERVER in process.cmdline()]
+
+        fleet.tasks.touch()
+        wait_for(ready, 20, lambda: fleet.worker.output)
+        [idle] = ready()
+        idle.kill()
+        wait_for(lambda: not alive(idle.pid), 20)
+        fleet.tasks.write_text(TASKS.format(value="without it"))
+        fleet.runs("without it")
+        fleet.tasks.touch()
+        wait_for(ready, 20, lambda: fleet.worker.output)
+        assert fleet.worker.stop() == 0
+        assert members(fleet.worker.pid) == []
 
 
 @pytest.mark.acceptance(173)

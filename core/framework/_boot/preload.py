@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from framework._plugins import loader
+from framework.api.pool import Pool
 
 #: What a process imports that runs tasks, besides the application.
 _EXECUTION = ("framework.worker.execute", "framework.app", "framework._boot.locate", "framework._config.nodename")
@@ -18,7 +19,12 @@ def preload(pool: str, start_method: str) -> None:
     """Do for the pool called `pool` what must come first. Raises `PluginError` when it cannot be used."""
     plugin = loader.load("pool", pool)
     preload_library(plugin.traits.patch)
-    plugin.preload(start_method, _EXECUTION)
+    prepare(plugin, start_method)
+
+
+def prepare(pool: type[Pool], start_method: str) -> None:
+    """Let `pool` begin with what needs no application: it is about to be loaded, for the first time or anew."""
+    pool.preload(start_method, _EXECUTION)
 
 
 def preload_library(library: str | None) -> None:

@@ -203,6 +203,8 @@ class Pool(Plugin, ABC):
         A pool of processes may start one here by `start_method`, to have it import `modules`, which every process that
         runs jobs needs besides the application. Nothing else of the worker is known yet, and another pool may still be
         chosen in code: what is not claimed by `prestart` must end with this process.
+
+        Called again, in the loop, when a fresh `restart` is likely to follow soon.
         """
 
     def prestart(self) -> None:

@@ -1,7 +1,8 @@
 """Autoreload: runs new code when a source file of the tasks has changed. For development.
 
 1. Watches the files of the modules that tasks come from, and of those in `imports` and `include` (`fsnotify` tells).
-2. Waits until a burst of saves is over, and looks at the contents: a file that was only touched has not changed.
+2. Waits until a burst of saves is over, and looks at the contents: a file that was only touched has not changed. The
+   pool gets ready meanwhile.
 3. Reloads the modules that changed and those of the watched ones that import them, each after what it imports, in the
    worker's process; then has the pool replace its slots, each after its task. prefork starts a server that imports all
    code anew.
@@ -17,7 +18,7 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import Final
@@ -52,6 +53,8 @@ class Surroundings(msgspec.Struct, kw_only=True):
     watcher_name: str
     pool: Pool
     intake: Intake
+    #: Lets the pool begin with what needs none of the new code.
+    prepare: Callable[[], object]
 
 
 class Autoreloader:
@@ -113,6 +116,7 @@ class Autoreloader:
         now = self._loop.time()
         if not self._told:
             self._first_told = now
+            self.worker.prepare()
         self._told |= news
         if self._timer is not None:
             self._timer.cancel()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from framework._boot.preload import prepare
 from framework._boot.steps.parts import class_at, origin_of
 from framework._plugins import loader
 from framework.api.fsnotify import Watcher
@@ -72,6 +74,7 @@ class AutoreloadStep(Step):
                 watcher_name=type(watcher).__module__.rpartition(".")[2],
                 pool=pool,
                 intake=board.get("intake"),
+                prepare=partial(prepare, type(pool), run.settings.worker.pool_start_method),
             )
         )
         # The loop does not turn yet: see what `turning` comes after.

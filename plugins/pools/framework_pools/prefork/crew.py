@@ -19,7 +19,7 @@ from typing import Final
 from framework.api.loop import Timer
 from framework.api.pool import PoolContext
 from framework_pools.prefork.child import ChildSpec
-from framework_pools.prefork.launcher import Imports, Launcher
+from framework_pools.prefork.launcher import Imports, Launcher, let_cool
 from framework_pools.prefork.slot import Slot
 
 logger = logging.getLogger(__name__)
@@ -318,6 +318,7 @@ class Crew:
                 # Alive a moment longer, it waits for its dead children: nobody else may.
                 launcher.wait(1.0)
             launcher.end(0)
+        let_cool(self._server)
         for slot in self.slots.values():
             with contextlib.suppress(OSError):
                 slot.close()

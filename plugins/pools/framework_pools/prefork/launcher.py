@@ -1,7 +1,8 @@
 """The worker's side of one fork server.
 
 1. Starts the server: a fresh interpreter with this one's flags, in a process group of its own. `warm` starts the
-   interpreter of the first one early, so that it comes up while the worker itself is still being imported.
+   interpreter of the next one early, so that it comes up while the worker itself is still being imported, or while
+   files are still being saved.
 2. Asks it for children, handing over their descriptors, and passes on what it reports: ready, failed, pids, ends.
 3. Has it import more modules, for the children that it forks from then on.
 4. Says when the server itself is gone.
@@ -62,14 +63,22 @@ class _Interpreter(NamedTuple):
     socket: socket.socket
 
 
-#: Servers that nobody has claimed, by module. One that stays unclaimed ends with this process.
+#: Servers that nobody has claimed, by module. One that stays unclaimed ends with the pool, or with this process.
 _warm: dict[str, _Interpreter] = {}
 
 
 def warm(server: str, modules: Sequence[str]) -> None:
-    """Start an interpreter for the first `Launcher` of `server`; it imports `modules` and waits for the recipe."""
+    """Start an interpreter for the next `Launcher` of `server`; it imports `modules` and waits for the recipe."""
     if server not in _warm:
         _warm[server] = _start_interpreter(server, modules)
+
+
+def let_cool(server: str) -> None:
+    """End the interpreter that was started early for `server`, if nobody has claimed it."""
+    if (interpreter := _warm.pop(server, None)) is not None:
+        interpreter.socket.close()
+        interpreter.process.kill()
+        interpreter.process.wait()
 
 
 def _start_interpreter(server: str, modules: Sequence[str] = ()) -> _Interpreter:
@@ -140,7 +149,12 @@ class Launcher:
 
     def start(self) -> None:
         """Start the server and give it the recipe; it imports while we go on."""
-        interpreter = _warm.pop(self._server) if self._server in _warm else _start_interpreter(self._server)
+        interpreter = _warm.pop(self._server, None)
+        if interpreter is not None and interpreter.process.poll() is not None:
+            interpreter.socket.close()
+            interpreter = None  # somebody has ended it while it was idle
+        if interpreter is None:
+            interpreter = _start_interpreter(self._server)
         self._process, self._socket = interpreter
         interpreter.socket.sendall(frame(marshal.dumps((self._title, dict(self._recipe), self.imports), VERSION)))
 
