@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from framework._identity import new_id
+from framework._replacing import ReplacedHere
 from framework._request import Context, current_request, pop_request, push_request
 from framework.exceptions import Ignore, Reject, Retry
 from framework.results import EagerResult
@@ -46,6 +47,8 @@ def run_eagerly(
             headers, list(args), kwargs, embed, properties, app=task.app, called_directly=False, is_eager=True
         )
         state, value, text = _run(task, request, task_id, args, kwargs)
+        if isinstance(value, ReplacedHere):
+            return value.result
         if state == "RETRY" and isinstance(value, Retry) and value.sig is not None:
             args, kwargs, retries = value.sig.args, value.sig.kwargs, retries + 1
             continue
@@ -81,6 +84,9 @@ def _run(
         except Retry as error:
             value, state, text = error, "RETRY", traceback.format_exc()
             task.on_retry(error.exc or error, task_id, args, kwargs, text)
+        except ReplacedHere as error:
+            value, state = error, "REPLACED"
+            return state, value, None
         except Ignore as error:
             value, state = error, "IGNORED"
         except Reject as error:

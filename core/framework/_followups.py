@@ -3,7 +3,7 @@
 1. `send_callbacks` and `send_chain` after a success, before its result is stored; what they raise makes the task
    fail.
 2. `call_errbacks` after a failure: called here if the task is known and takes more than the id, else sent.
-3. `doomed` names the rest of a chain that will never run: their results are this failure.
+3. `fail_rest`: the rest of a chain that will never run has this failure as its result.
 
 Source: task protocol 2, embed, as published by Celery 5.
 """
@@ -12,26 +12,17 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from framework._identity import new_id
 from framework._request import pop_request, push_request
-from framework.exceptions import FrameworkError
 
 if TYPE_CHECKING:
     from framework._request import Context
     from framework.app import App
 
 logger = logging.getLogger(__name__)
-
-
-class Doomed(NamedTuple):
-    """A task that was to run later and never will."""
-
-    task_id: str
-    group_id: str | None
-    reply_to: str | None
 
 
 def follow_up(app: App, request: Context, retval: Any) -> None:
@@ -121,23 +112,10 @@ def _takes_more_than_an_id(task: Any, errback: Mapping[str, Any]) -> bool:
     return count > 1
 
 
-def doomed(request: Context) -> list[Doomed]:
-    """Return the tasks of the chain of `request`, next first, that will not run because it failed."""
-    found: list[Doomed] = []
-    for element in reversed(request.chain or []):
-        found.extend(_ids_of(element))
-    return found
+def fail_rest(app: App, request: Context, error: BaseException, trace: str | None = None) -> None:
+    """Store `error` for the tasks of the chain of `request`, which will not run, next first; tell their chords."""
+    if request.chain:
+        from framework import _chords
 
-
-def _ids_of(element: Any, depth: int = 0) -> Iterator[Doomed]:
-    if not isinstance(element, Mapping):
-        raise FrameworkError(f"not a signature in a chain: {element!r:.200}")
-    options = element.get("options") or {}
-    members = (
-        (element.get("kwargs") or {}).get("tasks") or () if element.get("subtask_type") in ("group", "chain") else ()
-    )
-    if members and depth < 100:
-        for member in members:
-            yield from _ids_of(member, depth + 1)
-    elif task_id := options.get("task_id"):
-        yield Doomed(str(task_id), options.get("group_id"), options.get("reply_to"))
+        for element in reversed(request.chain):
+            _chords.fail_all(app, _chords.doomed(element), error, trace)

@@ -236,7 +236,7 @@ class Sender:
             origin=get("origin") or origin(),
             replaced_task_nesting=get("replaced_task_nesting") or 0,
             stamped_headers=get("stamped_headers"),
-            stamps=get("stamps") or {},
+            stamps=_stamps(given) if given.get("stamped_headers") else get("stamps") or {},
         )
         if (ignore := get("ignore_result")) is not None:
             headers["ignore_result"] = ignore
@@ -322,7 +322,7 @@ class Sender:
             "stamps": request.stamps,
         }
         if not _ROUTING & options.keys():
-            kept |= self._where_it_came_from(info)
+            kept |= self.place_of(request)
         call = {**kept, **options}
         args, kwargs = call.pop("args", None), call.pop("kwargs", None)
         args = request.args if args is None else args
@@ -330,7 +330,9 @@ class Sender:
         task_id = str(call.pop("task_id", None) or request.id)
         return self.build(self.plan(task.name, task), task_id, args, kwargs, call, None)
 
-    def _where_it_came_from(self, info: Mapping[str, Any]) -> dict[str, Any]:
+    def place_of(self, request: Context) -> dict[str, Any]:
+        """Return the options that send a message where that of `request` came from."""
+        info = request.delivery_info
         exchange, key = info.get("exchange"), info.get("routing_key")
         if not exchange:
             return {"queue": key} if key else {}
@@ -374,6 +376,12 @@ def _links(links: Any) -> list[Any] | None:
     if links is None or links == []:
         return None
     return list(links) if isinstance(links, (list, tuple)) else [links]
+
+
+def _stamps(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stamps: options under names of their own, or what came in another message."""
+    own = options.get("stamps") or {}
+    return {name: options[name] if name in options else own.get(name) for name in options["stamped_headers"]}
 
 
 def _or(value: Any, default: Any) -> Any:

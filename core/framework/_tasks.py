@@ -30,6 +30,7 @@ class Registry(Mapping[str, Task[..., Any]]):
     def __init__(self) -> None:
         self._tasks: dict[str, Task[..., Any]] = {}
         self._shared = 0
+        self._built_in = False
 
     def add(self, task: Task[..., Any]) -> Task[..., Any]:
         """Add `task`, or return the one that was made of the same function before.
@@ -64,7 +65,13 @@ class Registry(Mapping[str, Task[..., Any]]):
         self._shared = min(self._shared, len(_apps.shared))
 
     def share(self, app: App) -> None:
-        """Add the shared tasks that were defined since the last call."""
+        """Add the shared tasks that were defined since the last call, and at the first those that every worker has."""
+        if not self._built_in:
+            from framework._builtins import make_builtins
+
+            self._built_in = True
+            for task in make_builtins(app):
+                self._tasks.setdefault(task.name, task)
         while self._shared < len(_apps.shared):
             function, options = _apps.shared[self._shared]
             self._shared += 1

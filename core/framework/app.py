@@ -16,12 +16,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from framework import _apps
+from framework._calloptions import KNOWN, check
 from framework._config.conf import Conf
 from framework._identity import new_id, new_ids
 from framework._publishing import Publisher
 from framework._request import Context, current_request, parent_request
 from framework._tasks import Registry, make_task
-from framework.results import AsyncResult, GroupResult, ResultSet
+from framework.results import AsyncResult, ResultSet
+from framework.results.sets import Groups
 from framework.task import Task
 
 if TYPE_CHECKING:
@@ -312,6 +314,8 @@ class App:
             address = plan.address
             assert address is not None
         else:
+            if not KNOWN.issuperset(options):
+                check(options, parent is not None)
             task_id = options.get("task_id") or new_id()
             message, address = sender.build(plan, task_id, args, kwargs, options, parent)
         ignored = self._ignored(task, message)
@@ -336,6 +340,8 @@ class App:
         """
         parent = parent_request()
         results: list[AsyncResult[Any]] = []
+        if not KNOWN.issuperset(options):
+            check(options, parent is not None)
         if isinstance(calls, tuple) and len(calls) == 2 and isinstance(calls[0], Task):
             calls, arguments = calls
         pairs: Iterator[tuple[Task[..., Any] | None, str, Any, Any, dict[str, Any]]]
@@ -429,9 +435,9 @@ class App:
         return partial(ResultSet, app=self)
 
     @property
-    def GroupResult(self) -> Callable[..., GroupResult]:  # noqa: N802 - Celery's name
-        """``app.GroupResult(id, results)``: the results of a group."""
-        return partial(GroupResult, app=self)
+    def GroupResult(self) -> Groups:  # noqa: N802 - Celery's name
+        """``app.GroupResult(id, results)``: the results of a group; ``app.GroupResult.restore(id)``: a saved one."""
+        return Groups(self)
 
     def signature(self, task: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Signature[Any]:
         """Return a signature of `task`, a name, a task, or a mapping that describes one."""

@@ -247,6 +247,14 @@ def decode_message(
 
 def decode_result(document: bytes, serializer: str = "json", accept: Iterable[str] | None = None) -> dict[str, Any]:
     """Decode a result document, compressed or not. Raises `MessageUndecodable` or `ContentRefused`."""
+    found = decode_stored(document, serializer, accept)
+    if not isinstance(found, dict):
+        raise MessageUndecodable(f"a result document must be a mapping, and is {type(found).__name__}")
+    return found
+
+
+def decode_stored(document: bytes, serializer: str = "json", accept: Iterable[str] | None = None) -> Any:
+    """Decode anything that is kept in a result store, compressed or not. Raises as `decode_result`."""
     compression = None
     if document.startswith(COMPRESSED_MARK):
         mime, separator, document = document[len(COMPRESSED_MARK) :].partition(b"\x00")
@@ -255,10 +263,7 @@ def decode_result(document: bytes, serializer: str = "json", accept: Iterable[st
         compression = mime.decode("ascii", "replace")
     kind = _CONTENT_TYPES.get(serializer) or _registered_type(serializer) or serializer
     encoding = UTF8 if kind in (JSON, "application/x-yaml") else "binary"
-    found = decode(document, kind, encoding, compression, accept=accept if accept is not None else (serializer,))
-    if not isinstance(found, dict):
-        raise MessageUndecodable(f"a result document must be a mapping, and is {type(found).__name__}")
-    return found
+    return decode(document, kind, encoding, compression, accept=accept if accept is not None else (serializer,))
 
 
 # ---------------------------------------------------------------- tasks

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, Par
 from framework._policy import TaskPolicy, resolve
 from framework._request import Context, current_request, parent_request, pop_request, push_request
 from framework.exceptions import (
-    FrameworkError,
     Ignore,
     MaxRetriesExceededError,
     Reject,
@@ -241,6 +240,24 @@ class Task(Generic[P, R]):
 
     subtask = signature
 
+    def map(self, it: Iterable[Any]) -> Signature[list[R]]:
+        """Return a signature that calls it with each item, in one message."""
+        from framework.canvas import xmap
+
+        return xmap(self, it, app=self.app)
+
+    def starmap(self, it: Iterable[Any]) -> Signature[list[R]]:
+        """As `map`, with each item taken apart: ``add.starmap([(1, 2), (3, 4)])``."""
+        from framework.canvas import xstarmap
+
+        return xstarmap(self, it, app=self.app)
+
+    def chunks(self, it: Iterable[Any], n: int) -> Signature[Any]:
+        """Return a signature of `starmap`s of `n` items each, sent as a group."""
+        from framework.canvas import chunks
+
+        return chunks(self, it, n, app=self.app)
+
     # ------------------------------------------------ here and now
 
     def apply(
@@ -320,39 +337,23 @@ class Task(Generic[P, R]):
             request.add_child(AsyncResult(request.id, app=self.app))
 
     def replace(self, sig: Signature[Any]) -> NoReturn:
-        """Have `sig` run instead of the running call: it takes over its id, callbacks and place in a chain or group.
+        """Have `sig` run instead of the running call: it takes over its id, callbacks and place in a workflow.
 
+        The result of a group is the list of its results, which takes a result store that keeps chords.
         Raises `Ignore`, which ends this run without a result.
         """
-        from framework.canvas import Signature, chain, group
+        from framework._replacing import replace
 
-        request = self.request
-        if request.called_directly and not request.is_eager:
-            raise FrameworkError(f"{self.name}.replace() works only in a running task, and this is a plain call")
-        if isinstance(sig, group):
-            raise FrameworkError(
-                "a task cannot be replaced by a group in this release: send the group, and return its id"
-            )
-        new = Signature.from_dict(sig, self.app).clone()
-        for name, links in (("link", request.callbacks), ("link_error", request.errbacks)):
-            for link in links or ():
-                new.link(link) if name == "link" else new.link_error(link)
-        if isinstance(new, chain):
-            for task in new["kwargs"]["tasks"]:
-                task.set(replaced_task_nesting=request.replaced_task_nesting + 1)
-        own = {
-            "task_id": request.id,
-            "root_id": request.root_id or request.id,
-            "parent_id": request.parent_id,
-            "group_id": request.group,
-            "group_index": request.group_index,
-            "chord": request.chord,
-            "chain": request.chain or None,
-            "reply_to": request.reply_to,
-            "replaced_task_nesting": request.replaced_task_nesting + 1,
-        }
-        new.apply_async(**{name: value for name, value in own.items() if value is not None})
-        raise Ignore("Replaced by new task")
+        replace(self, self.request, sig)
+
+    def add_to_chord(self, sig: Signature[Any], lazy: bool = False) -> Any:
+        """Have `sig` be one more task of the header that the running call belongs to; send it, unless `lazy`.
+
+        Returns its result, or with `lazy` the signature. Raises `ValueError` outside of a header.
+        """
+        from framework._replacing import add_to_chord
+
+        return add_to_chord(self, self.request, sig, lazy)
 
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **_more: Any

@@ -11,7 +11,7 @@ import pytest
 
 from framework import App, Task, chain, chord, group, shared_task
 from framework._request import Context, pop_request, push_request
-from framework.exceptions import AlreadyRegistered, FrameworkError, MaxRetriesExceededError, NotRegistered, Retry
+from framework.exceptions import AlreadyRegistered, MaxRetriesExceededError, NotRegistered, Retry
 from framework.results import AsyncResult, GroupResult, result_from_tuple
 
 
@@ -239,18 +239,20 @@ def test_what_a_task_sends_is_its_child(app):
     assert context.children_as_tuples() == [[[result.id, None], None]]
 
 
-def test_chains_and_groups_run_eagerly_and_chords_are_refused(app):
+def test_chains_groups_and_chords_run_eagerly(app):
     @app.task
     def add(x, y):
         return x + y
 
+    @app.task
+    def total(numbers):
+        return sum(numbers)
+
     assert (add.s(1, 2) | add.s(3)).apply().get() == 6
     assert chain(add.s(1, 2), add.s(3), add.si(1, 1)).apply().get() == 2
     assert group(add.s(n, n) for n in range(3)).apply().get() == [0, 2, 4]
-    with pytest.raises(FrameworkError, match="chords"):
-        group(add.s(1, 1)) | add.s(1)
-    with pytest.raises(FrameworkError, match="chords"):
-        chord([add.s(1, 1)])
+    assert (group(add.s(n, n) for n in range(3)) | total.s() | add.s(1)).apply().get() == 7
+    assert chord([add.s(1, 1), group(add.s(2, 2), add.s(3, 3))], total.s()).apply().get() == 12
 
 
 def test_results_survive_the_trip_through_tuples():

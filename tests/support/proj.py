@@ -176,6 +176,28 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
             raise KeyError("first")
         return self.request.retries
 
+    @app.task(name="proj.body", bind=True)
+    def body(self, results, entry):
+        """The body of a chord: writes `body:<entry>`."""
+        note(f"body:{entry}")
+        return results
+
+    @app.task(name="proj.swap", bind=True)
+    def swap(self, numbers, how="group"):
+        """Is replaced by a group, a chord, or a chain."""
+        from framework import chord, group
+
+        doubles = [add.s(number, number) for number in numbers]
+        if how == "group":
+            raise self.replace(group(doubles))
+        raise self.replace(chord(doubles, xsum.s()) if how == "chord" else doubles[0] | add.s(1))
+
+    @app.task(name="proj.grow", bind=True)
+    def grow(self, number):
+        """Add one more task to the header that it runs in."""
+        self.add_to_chord(add.s(number, number))
+        return number
+
     return app
 
 

@@ -296,6 +296,7 @@ def make_result_store(settings: Any, transport: Transport, oid: str = "") -> Res
         ResultStoreContext(
             expires=result.expires,
             failure_expires=result.failure_expires,
+            chord_expires=result.chord_expires,
             persistent=bool(result.persistent),
             serializer=result.serializer,
             use_ssl=settings.redis.backend_use_ssl,

@@ -6,18 +6,22 @@ Promises
    for its ``status`` where promise 1 wants that.
 3. `wait` does not poll where the store can push.
 4. A lost connection is `ConnectionLost`, and only that. Every method may be called from any thread.
+5. A store whose trait `chords` is set counts the parts of a chord, each task once, whatever runs twice; and of all who
+   return parts at the same time it gives exactly one the turn to send the body.
 """
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import msgspec
 
 from framework.api.plugin import Plugin
 from framework.api.transport import ConsumerFactory, ProducerFactory
+from framework.exceptions import ConfigError
 
 
 class Record(msgspec.Struct, gc=False):
@@ -33,6 +37,30 @@ class Record(msgspec.Struct, gc=False):
     correlation_id: str | None = None
 
 
+class ChordPart(msgspec.Struct, gc=False):
+    """What one task of a chord's header came to."""
+
+    group_id: str
+    task_id: str
+    #: Its place in the header; None: behind all others.
+    index: float | None
+    #: The encoded list ``[1, task id, state, result]``.
+    value: bytes
+
+
+class Turn(enum.Enum):
+    """What returning a part of a chord led to."""
+
+    #: Other parts are missing.
+    WAIT = enum.auto()
+    #: All parts are there, and it is for the caller to send the body.
+    MINE = enum.auto()
+    #: All parts are there, and somebody else is about to send the body.
+    TAKEN = enum.auto()
+    #: There is no such chord: its body was sent, or has failed, or it has expired.
+    OVER = enum.auto()
+
+
 class ResultStoreTraits(msgspec.Struct, frozen=True, kw_only=True):
     """What a result store can do."""
 
@@ -40,6 +68,8 @@ class ResultStoreTraits(msgspec.Struct, frozen=True, kw_only=True):
     stores: bool = True
     #: Any process can read a result, any number of times.
     shared: bool = True
+    #: Counts the parts of chords, and keeps saved groups.
+    chords: bool = False
 
 
 class ResultStoreContext(msgspec.Struct, kw_only=True, frozen=True):
@@ -49,6 +79,8 @@ class ResultStoreContext(msgspec.Struct, kw_only=True, frozen=True):
     expires: float = 86_400.0
     #: The same for failures; None: as `expires`.
     failure_expires: float | None = None
+    #: How long the parts of a chord are kept; None: as `expires`.
+    chord_expires: float | None = None
     #: Results sent as messages survive a restart of the broker.
     persistent: bool = False
     #: Name of the serializer that documents are encoded with.
@@ -106,6 +138,62 @@ class ResultStore(Plugin, ABC):
     @abstractmethod
     def forget(self, task_ids: Sequence[str]) -> None:
         """Drop the documents."""
+
+    # ------------------------------------------------------------ chords and groups, for those with the trait `chords`
+
+    def _without_chords(self) -> NoReturn:
+        raise ConfigError(
+            f"the result store {self.display_url} can keep neither chords nor saved groups: set backend under "
+            '[result] to one that can, for example backend = "redis://localhost:6379/0" or "sqlite:///results.db"'
+        )
+
+    def begin_chord(self, group_id: str, size: int) -> None:
+        """Expect `size` parts, and forget that the chord has been over. Raises `ConfigError` without the trait."""
+        self._without_chords()
+
+    def grow_chord(self, group_id: str, count: int = 1) -> None:
+        """Expect `count` parts more."""
+        self._without_chords()
+
+    def return_part(self, part: ChordPart, token: str, claim: float) -> Turn:
+        """Keep `part`, if it is not kept yet, and say whose turn it is.
+
+        The turn is kept for whoever brings the same `token`, and lapses after `claim` seconds.
+        """
+        self._without_chords()
+
+    def chord_parts(self, group_id: str) -> list[bytes]:
+        """Return the values of all parts that are kept, in the order of the header."""
+        self._without_chords()
+
+    def hold_turn(self, group_id: str, token: str, claim: float) -> bool:
+        """Keep the turn for `claim` seconds from now; return whether it is still the caller's."""
+        self._without_chords()
+
+    def end_chord(self, group_id: str, token: str, remember: float) -> bool:
+        """Drop the chord of which the caller has sent the body, and remember for `remember` seconds that it is over.
+
+        Return False, and leave it, if the turn is not the caller's any more.
+        """
+        self._without_chords()
+
+    def fail_chord(self, group_id: str) -> None:
+        """Have the chord be over, because its body has failed."""
+        self._without_chords()
+
+    def save_group(self, group_id: str, document: bytes) -> None:
+        """Keep what a group consists of."""
+        self._without_chords()
+
+    def fetch_group(self, group_id: str) -> bytes | None:
+        """Return what was saved of a group."""
+        self._without_chords()
+
+    def forget_group(self, group_id: str) -> None:
+        """Drop what was saved of a group."""
+        self._without_chords()
+
+    # ------------------------------------------------------------ life
 
     def prepare(self, task_ids: Sequence[str]) -> None:
         """Called before tasks are sent whose results this client will wait for."""

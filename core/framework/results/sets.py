@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from framework.results._documents import (
@@ -13,16 +13,18 @@ from framework.results._documents import (
     store_of,
 )
 from framework.results.single import AsyncResult, EagerResult
+from framework.serialization import decode_stored, encode
 
 if TYPE_CHECKING:
     from framework.app import App
 
 
 class ResultSet:
-    """Results that are waited for together."""
+    """Results that are waited for together; sets among them count with all of theirs."""
 
     def __init__(self, results: Iterable[AsyncResult[Any]] = (), app: App | None = None) -> None:
-        self.results: list[AsyncResult[Any]] = list(results)
+        #: `AsyncResult`s, and sets of them.
+        self.results: list[Any] = list(results)
         self._app = app
 
     @property
@@ -68,20 +70,29 @@ class ResultSet:
         return iter(self.results)
 
     def __getitem__(self, index: int) -> AsyncResult[Any]:
-        return self.results[index]
+        found: AsyncResult[Any] = self.results[index]
+        return found
+
+    def _leaves(self) -> Iterator[AsyncResult[Any]]:
+        """Yield the results of single tasks, those of sets inside this one too."""
+        for result in self.results:
+            if isinstance(result, ResultSet):
+                yield from result._leaves()
+            else:
+                yield result
 
     # ------------------------------------------------ how far they are
 
     def _refresh(self) -> None:
         """Read all documents that are not final, in one go."""
-        open_ = {result.id: result for result in self.results if result._document is None}
+        open_ = {result.id: result for result in self._leaves() if result._document is None}
         if open_:
             for task_id, raw in store_of(self.app).fetch(list(open_)).items():
                 open_[task_id]._take(raw)
 
     def _final(self) -> list[str | None]:
         self._refresh()
-        return [None if result._document is None else result._document.get("status") for result in self.results]
+        return [None if result._document is None else result._document.get("status") for result in self._leaves()]
 
     def completed_count(self) -> int:
         """Return how many have succeeded."""
@@ -123,7 +134,7 @@ class ResultSet:
         """
         refuse_inside_a_task(disable_sync_subtasks)
         open_: dict[str, AsyncResult[Any]] = {}
-        for result in self.results:
+        for result in self._leaves():
             if result._ignored:
                 continue
             if result._document is None:
@@ -160,14 +171,21 @@ class ResultSet:
             values[result.id] = value
             if callback is not None:
                 callback(result.id, value)
-        return [values.get(result.id) for result in self.results]
+        return self._shaped(values)
 
     get = join_native = join
 
+    def _shaped(self, values: Mapping[str, Any]) -> list[Any]:
+        return [
+            result._shaped(values) if isinstance(result, ResultSet) else values.get(result.id)
+            for result in self.results
+        ]
+
     def forget(self) -> None:
         """Drop the results from the store."""
-        ids = [result.id for result in self.results if not isinstance(result, EagerResult)]
-        for result in self.results:
+        leaves = list(self._leaves())
+        ids = [result.id for result in leaves if not isinstance(result, EagerResult)]
+        for result in leaves:
             if not isinstance(result, EagerResult):
                 result._document = None
         if ids:
@@ -182,7 +200,7 @@ class ResultSet:
         **options: Any,
     ) -> Any:
         """Have workers skip the tasks, by one message; arguments as in `AsyncResult.revoke`."""
-        ids = [result.id for result in self.results]
+        ids = [result.id for result in self._leaves()]
         return revoke(self.app, ids, terminate, signal, wait, timeout, options)
 
     def __repr__(self) -> str:
@@ -209,6 +227,49 @@ class GroupResult(ResultSet):
         """The results of its tasks."""
         return self.results
 
+    # ------------------------------------------------ kept in the result store
+
+    def save(self) -> None:
+        """Keep in the result store which tasks it consists of, as long as results are kept; see `restore`.
+
+        Raises `ConfigError` when the result store keeps no groups.
+        """
+        settings = self.app.conf.settings.result
+        store_of(self.app).save_group(self.id, encode({"result": self.as_tuple()}, settings.serializer)[2])
+
+    def delete(self) -> None:
+        """Drop what `save` has kept. The results of the tasks stay."""
+        store_of(self.app).forget_group(self.id)
+
+    @classmethod
+    def restore(cls, id: str, app: App | None = None) -> GroupResult | None:  # noqa: A002 - Celery's name
+        """Return the group that was saved under `id`; None: there is none."""
+        if app is None:
+            from framework._apps import current_app
+
+            app = current_app()
+        raw = store_of(app).fetch_group(id)
+        if raw is None:
+            return None
+        settings = app.conf.settings
+        document = decode_stored(
+            raw, settings.result.serializer, settings.result.accept_content or settings.accept_content
+        )
+        found: GroupResult = result_from_tuple(document["result"], app)
+        return found
+
+    def forget(self) -> None:
+        """Drop the results, and those of its parents, from the store."""
+        super().forget()
+        if self.parent is not None:
+            self.parent.forget()
+
+    def as_list(self) -> list[str]:
+        """Return its id and those of its parents."""
+        return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
+
+    # ------------------------------------------------ identity
+
     def as_tuple(self) -> Any:
         """Return ``((id, parent), [result tuples])``."""
         parent = self.parent.as_tuple() if self.parent is not None else None
@@ -223,6 +284,21 @@ class GroupResult(ResultSet):
 
     def __hash__(self) -> int:
         return hash(self.id)
+
+
+class Groups:
+    """``app.GroupResult``: makes and restores groups of one application."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def __call__(self, *args: Any, **kwargs: Any) -> GroupResult:
+        """Return a `GroupResult`."""
+        return GroupResult(*args, **{"app": self._app, **kwargs})
+
+    def restore(self, id: str) -> GroupResult | None:  # noqa: A002 - Celery's name
+        """Return the group that was saved under `id`; None: there is none."""
+        return GroupResult.restore(id, self._app)
 
 
 def result_from_tuple(value: Any, app: App | None = None) -> Any:

@@ -207,7 +207,7 @@ class Dispatch:
             self._on_unknown(task_id=task_id, name=name)
         if self.events is not None:
             self.events.failed(task_id, f"NotRegistered({name!r})")
-        self._settle.record_unknown(task_id, head, FAILURE, NotRegistered(name))
+        self._settle.record_unknown(task_id, head, FAILURE, NotRegistered(name), delivery)
         self._deadletters.bury(delivery, "unregistered", f"no task named {name!r}", name, task_id)
 
     def _bury(self, delivery: Delivery, error: MessageError) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from framework import _followups
+from framework import _chords, _followups
 from framework._documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
 from framework._ends import Action
 from framework._policy import TaskPolicy
@@ -243,11 +243,14 @@ class TaskWorkload:
     def _end_success(
         self, job: Job, plan: Plan, request: Context, incoming: Incoming, embed: Any, retval: Any, runtime: float
     ) -> Outcome:
-        if embed:
+        follows = embed and any(embed.values())
+        if follows:
             _followups.follow_up(self._app, request, retval)
         document = None
         if not plan.policy.ignores(request.ignore_result):
             document = self._document(SUCCESS, retval, request, incoming)
+        if follows:
+            document = self._count(plan, request, SUCCESS, retval, document)
         if plan.ends:
             args, kwargs = request.args, request.kwargs
             if plan.on_success is not None:
@@ -275,7 +278,8 @@ class TaskWorkload:
             if error.requeue:
                 return Outcome(seq, outcomes.REQUEUED, runtime, None, note)
             document = self._document(FAILURE, error, request, incoming)
-            return Outcome(seq, outcomes.REJECTED, runtime, document, note)
+            left = self._count(plan, request, FAILURE, error, document)
+            return Outcome(seq, outcomes.REJECTED, runtime, left, note)
         if isinstance(error, Retry):
             return Outcome(seq, outcomes.RETRY, runtime, *self._end_retry(plan, request, incoming, error))
         soft = isinstance(error, SoftTimeLimitExceeded)
@@ -327,32 +331,28 @@ class TaskWorkload:
                 traceback=trace,
             )
         self._after(plan, request, FAILURE, error, request.args, request.kwargs, trace)
+        document: bytes | None = None
+        if not plan.policy.ignores(request.ignore_result) or plan.policy.store_errors_even_if_ignored:
+            document = self._document(FAILURE, error, request, incoming, trace)
         try:
-            self._tell_others(request, error, trace)
+            document = self._count(plan, request, FAILURE, error, document)
+            _followups.fail_rest(self._app, request, error, trace)
+            if request.errbacks:
+                _followups.call_errbacks(self._app, request, error, trace)
         except Exception as failed:  # noqa: BLE001 - what follows comes from the message, and may be anything
             logger.error("What follows the failure of %s[%s] was not done: %s", _name(request), request.id, failed)
-        ignored = plan.policy.ignores(request.ignore_result)
-        if ignored and not plan.policy.store_errors_even_if_ignored:
-            return None, told, trace
-        return self._document(FAILURE, error, request, incoming, trace), told, trace
+        return document, told, trace
 
-    def _tell_others(self, request: Context, error: BaseException, trace: str) -> None:
-        """Call error callbacks, and fail the rest of the chain, which will never run."""
-        if request.errbacks:
-            _followups.call_errbacks(self._app, request, error, trace)
-        if request.chain and self._app.result_store.traits.stores:
-            self._app.result_store.store(
-                [
-                    Record(
-                        task_id,
-                        self._documents.build(FAILURE, error, task_id, traceback=trace, group_id=group_id),
-                        FAILURE,
-                        reply_to,
-                        task_id,
-                    )
-                    for task_id, group_id, reply_to in _followups.doomed(request)
-                ]
-            )
+    def _count(self, plan: Plan, request: Context, state: str, value: Any, document: bytes | None) -> bytes | None:
+        """Store and count the result here if the task belongs to a chord; return what is left to be stored."""
+        if not request.chord or (member := _chords.Member.of(request)) is None:
+            return document
+        record = None
+        if document is not None:
+            record = Record(member.task_id, document, state, request.reply_to, request.correlation_id or member.task_id)
+        # Waiting would hold up all coroutines of this thread.
+        _chords.conclude(self._app, member, state, value, record, patient=plan.acall is None)
+        return None
 
     def _after(
         self, plan: Plan, request: Context, state: str, value: Any, args: Any, kwargs: Any, trace: str | None

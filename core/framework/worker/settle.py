@@ -27,7 +27,11 @@ from framework.worker.outbox import Outbox
 from framework.worker.prefetch import Prefetch
 
 if TYPE_CHECKING:
+    from framework.api.transport import Delivery
+    from framework.message import Payload
     from framework.worker.taskevents import TaskEvents
+
+    Consequences = Callable[[Payload, str, BaseException], Callable[[], object] | None]
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +94,9 @@ class Settle:
         self.cold = False
         #: Told of tasks while task events are wanted.
         self.events: TaskEvents | None = None
+        #: Says what else is to be done once the result of a task that did not end by itself is stored.
+        self.consequences: Consequences | None = None
+        self._consequences: list[Callable[[], object]] = []
         self._records: list[Record] = []
         self._afterwards: list[tuple[Item, Action, str]] = []
         self._retry_in = 0.0
@@ -200,12 +207,14 @@ class Settle:
             ignore=item.policy.ignores(item.head.headers.ignore_result)
             and not item.policy.store_errors_even_if_ignored,
         )
+        self._follow(item.delivery, state, result)
         self._afterwards.append((item, Action.ACK, ""))
         self._on_change()
 
-    def record_unknown(self, task_id: str, head: Head, state: str, result: BaseException) -> None:
+    def record_unknown(self, task_id: str, head: Head, state: str, result: BaseException, delivery: Delivery) -> None:
         """Store `result` for a message that has no task here."""
         self._record(task_id, head, state, result, ignore=bool(head.headers.ignore_result))
+        self._follow(delivery, state, result)
         self._on_change()
 
     def give_up(self, item: Item, reason: str, text: str) -> None:
@@ -217,8 +226,17 @@ class Settle:
         if self.events is not None:
             self.events.failed(item.task_id, repr(error))
         self._record(item.task_id, item.head, FAILURE, error, ignore=False)
+        self._follow(item.delivery, FAILURE, error)
         item.acknowledged = self._deadletters.bury(item.delivery, reason, text, item.name, item.task_id)
         self._on_change()
+
+    def _follow(self, delivery: Delivery, state: str, result: BaseException) -> None:
+        if self.consequences is not None and (follow := self.consequences(delivery.payload, state, result)):
+            self._consequences.append(follow)
+
+    def afterwards(self, follow: Callable[[], object]) -> None:
+        """Have `follow` called once the results of this burst are stored; it may raise `ConnectionLost`."""
+        self._consequences.append(follow)
 
     def _record(self, task_id: str, head: Head, state: str, result: BaseException, *, ignore: bool) -> None:
         if ignore or not self._stores:
@@ -238,7 +256,7 @@ class Settle:
     @property
     def idle(self) -> bool:
         """Nothing runs and nothing waits to be stored."""
-        return not (self.running or self._records or self._afterwards)
+        return not (self.running or self._records or self._afterwards or self._consequences)
 
     @property
     def unstored(self) -> int:
@@ -252,7 +270,7 @@ class Settle:
 
     def flush(self) -> None:
         """Store the results of this burst, then settle their messages."""
-        if self._retry_in and self._records:
+        if self._retry_in and (self._records or self._consequences):
             return
         if self._records:
             try:
@@ -264,10 +282,25 @@ class Settle:
                 if not self._store_one_by_one(error):
                     return
             self._records = []
+        if self._consequences and not self._carry_on():
+            return
         if self._afterwards:
             afterwards, self._afterwards = self._afterwards, []
             for item, action, note in afterwards:
                 self._act(item, action, note)
+
+    def _carry_on(self) -> bool:
+        """Do what follows the results that are stored now; return False, and keep the rest, if that has to wait."""
+        while self._consequences:
+            try:
+                self._consequences[0]()
+            except ConnectionLost as error:
+                self._store_is_away(error)
+                return False
+            except Exception as error:  # noqa: BLE001 - it comes from a message, and may be anything
+                logger.error("What follows a task that did not end by itself was not done: %s", error)
+            del self._consequences[0]
+        return True
 
     def _store_is_away(self, error: ConnectionLost) -> None:
         if not self._retry_in:
@@ -284,7 +317,8 @@ class Settle:
     def _retry(self) -> None:
         self._retry_timer = None
         try:
-            self._store.store(self._records)
+            if self._records:
+                self._store.store(self._records)
         except ConnectionLost as error:
             self._store_is_away(error)
             return

@@ -22,6 +22,7 @@ from framework.exceptions import (
     WorkerLostError,
 )
 from framework.message import read
+from framework.worker.consequences import Consequences
 from framework.worker.settle import Settle
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Verdicts:
     def __init__(self, settle: Settle, app: App, settings: Settings) -> None:
         self._settle = settle
         self._app = app
+        self._consequences = Consequences(app)
         self._documents = Documents(settings.result.serializer, settings.result.compression)
         self._on_failure = app.hooks.bind("task_failure")
         self._on_revoked = app.hooks.bind("task_revoked")
@@ -83,6 +85,10 @@ class Verdicts:
             runs_again = action is Action.REQUEUE and code == outcomes.WORKER_LOST
             if not runs_again and incoming is not None:
                 self._tell(job, error, Context.from_incoming(incoming, self._app))
+        if action not in (Action.REQUEUE, Action.RETRY) and (
+            follow := self._consequences(job.payload, state, error, errbacks=False)
+        ):
+            self._settle.afterwards(follow)
         return Outcome(job.seq, code, runtime, document, repr(error), text if code == outcomes.TERMINATED else "")
 
     @staticmethod

@@ -5,6 +5,7 @@
 2. `wait` looks once, subscribes to what is not there yet, looks again, and then sleeps until something is published.
    Every waiting thread has a subscription of its own, kept for the next one when it is done.
 3. `fetch` and `forget` are one command each.
+4. Chords and saved groups: see `framework_results.redis_chords`.
 
 Source: Celery's Redis result backend, section 4 of the wire protocol.
 """
@@ -21,9 +22,10 @@ import msgspec
 
 from framework.api.redis_url import parse
 from framework.api.resp import Call, Link, LinkSettings, Script, ServerError, SharedLink, packer
-from framework.api.result_store import Record, ResultStore, ResultStoreContext
+from framework.api.result_store import Record, ResultStoreContext, ResultStoreTraits
 from framework.exceptions import BackendError, ConnectionLost
 from framework.exceptions import TimeoutError as ResultTimeout
+from framework_results.redis_chords import RedisChords
 
 _PREFIX: Final = "celery-task-meta-"
 #: Keys in one command.
@@ -70,15 +72,23 @@ class RedisStoreOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
         5.0
     )
     socket_keepalive: Annotated[bool, msgspec.Meta(description="Have the system probe idle connections.")] = True
+    result_chord_ordered: Annotated[
+        bool,
+        msgspec.Meta(
+            description="Give a chord's body the results in the order of its header; false: as they come. "
+            "The same for all that share a chord, Celery's workers included."
+        ),
+    ] = True
     use_ssl: Annotated[
         bool | dict[str, Any], msgspec.Meta(description="TLS: true, or a table of ssl_ca_certs, ssl_certfile, ….")
     ] = False
 
 
-class RedisStore(ResultStore):
+class RedisStore(RedisChords):
     """Keeps results in Redis. Any thread may call, and any process after a fork."""
 
     options_type: ClassVar[type[msgspec.Struct]] = RedisStoreOptions
+    traits = ResultStoreTraits(chords=True)
 
     def __init__(self, url: str, options: msgspec.Struct, context: ResultStoreContext) -> None:
         """Raises `ConfigError` when the URL is none of Redis."""
@@ -95,6 +105,7 @@ class RedisStore(ResultStore):
             keepalive=own.socket_keepalive,
             use_ssl=own.use_ssl or context.use_ssl,
         )
+        self._begin_chords(prefix, own.result_chord_ordered)
         self._expires = int(context.expires)
         self._failure_expires = self._expires if context.failure_expires is None else int(context.failure_expires)
         self._link = SharedLink(self._addresses, self._link_settings)

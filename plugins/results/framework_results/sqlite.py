@@ -3,6 +3,7 @@
 1. Keep one document a task, with its expiry; a stored SUCCESS is never replaced.
 2. Wait without polling: arm a doorbell, look, sleep until a writer rings; then look only at what is new.
 3. Drop what has expired, now and then, while storing.
+4. Chords and saved groups: see `framework_results.sqlite_chords`.
 
 `sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite://` for ``framework.db`` in the current
 directory; it may be the file of the embedded broker too: the tables do not meet.
@@ -19,8 +20,9 @@ import msgspec
 
 from framework.api.doorbell import Doorbell, Ringer
 from framework.api.embedded import Database, Synchronous, database_path
-from framework.api.result_store import Record, ResultStore, ResultStoreContext, ResultStoreTraits
+from framework.api.result_store import Record, ResultStoreContext, ResultStoreTraits
 from framework.exceptions import TimeoutError  # noqa: A004 - the one that the contract names
+from framework_results.sqlite_chords import SqliteChords
 
 _BELL: Final = "r"
 #: Seconds between two looks without a call: a writer that dies between its commit and its call rings nobody.
@@ -63,16 +65,17 @@ class SqliteStoreOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=Tru
     ] = 10.0
 
 
-class SqliteStore(ResultStore):
+class SqliteStore(SqliteChords):
     """Results in tables. Any thread may call; it survives a fork on both sides."""
 
     options_type = SqliteStoreOptions
-    traits = ResultStoreTraits(stores=True, shared=True)
+    traits = ResultStoreTraits(chords=True)
 
     def __init__(self, url: str, options: msgspec.Struct, context: ResultStoreContext) -> None:
         super().__init__(url, options, context)
         self.path = database_path(url)
         self._database = self._open()
+        self._chords = self._open_chords()
         self._ringer: Ringer | None = None
         self._sweep_at = 0.0
 
@@ -213,8 +216,10 @@ class SqliteStore(ResultStore):
 
     def close(self) -> None:
         """Disconnect; it connects again when it is used again."""
-        database, self._database = self._database, self._open()
-        database.close()
+        former = (self._database, self._chords)
+        self._database, self._chords = self._open(), self._open_chords()
+        for database in former:
+            database.close()
         ringer, self._ringer = self._ringer, None
         if ringer is not None:
             ringer.close()

@@ -17,6 +17,7 @@ from framework.api.transport import Queue, Transport
 from framework.exceptions import ConfigError
 from framework.routing import Queues, select_queues
 from framework.worker.adoption import Adoption
+from framework.worker.consequences import Consequences
 from framework.worker.deadletters import DeadLetters
 from framework.worker.dispatch import Dispatch
 from framework.worker.intake import Intake
@@ -55,6 +56,7 @@ class SettleStep(Step):
         ticker = Ticker()
         documents = Documents(settings.result.serializer, settings.result.compression)
         settle = Settle(board.get("loop"), store, documents, deadletters, self._outbox, prefetch, ticker)
+        settle.consequences = Consequences(run.app)
         board.put("settle", settle)
         board.put("prefetch", prefetch)
         board.put("deadletters", deadletters)

@@ -1,0 +1,185 @@
+"""Chords and saved groups in Redis: the keys, the counter and the claim of Celery 5.7, so that both can share a chord.
+
+All keys are ``celery-taskset-meta-<group id>`` and a suffix: ``.s`` how many parts, ``.t`` how many more, ``.j`` the
+parts, ``.d`` whose parts are there, ``.c`` whose turn it is to send the body, and then ``done``.
+
+Source: section 6 of the wire protocol.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Final
+
+from framework.api.resp import Call, Script
+from framework.api.result_store import ChordPart, ResultStore, Turn
+
+_PREFIX: Final = "celery-taskset-meta-"
+
+_BEGIN: Final = Script("""
+-- KEYS: size, claim. ARGV: how many parts, lifetime in seconds (0: no end).
+redis.call('DEL', KEYS[2])
+if tonumber(ARGV[2]) > 0 then
+  redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+else
+  redis.call('SET', KEYS[1], ARGV[1])
+end
+""")
+
+_RETURN: Final = Script("""
+-- Keeps a part. KEYS: parts, more, size, whose, claim, group.
+-- ARGV: task id, score, value, 1 for a sorted set and 0 for a list, lifetimes of chord and group (0: no end),
+-- token, lifetime of the claim.
+-- Returns 0: others are missing; 1: the caller's turn; 2: somebody else's; 3: no such chord.
+local parts, more, size, whose, claim, group = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local holder = redis.call('GET', claim)
+if holder == 'done' then
+  return 3
+end
+local ordered = ARGV[4] == '1'
+-- One that ran twice counts once. The score belongs to it: one task may stand twice in a header.
+if redis.call('SADD', whose, ARGV[1] .. ':' .. ARGV[2]) == 1 then
+  if ordered then
+    redis.call('ZADD', parts, ARGV[2], ARGV[3])
+  else
+    redis.call('RPUSH', parts, ARGV[3])
+  end
+end
+if tonumber(ARGV[5]) > 0 then
+  for _, key in ipairs({parts, more, size, whose}) do
+    redis.call('EXPIRE', key, ARGV[5])
+  end
+  if tonumber(ARGV[6]) > 0 then
+    redis.call('EXPIRE', group, ARGV[6])
+  end
+end
+local wanted = redis.call('GET', size)
+if not wanted then
+  return 3
+end
+local kept = redis.call(ordered and 'ZCARD' or 'LLEN', parts)
+if kept ~= tonumber(wanted) + tonumber(redis.call('GET', more) or 0) then
+  return 0
+end
+if holder == ARGV[7] then
+  redis.call('EXPIRE', claim, ARGV[8])
+  return 1
+end
+if holder then
+  return 2
+end
+redis.call('SET', claim, ARGV[7], 'EX', ARGV[8])
+return 1
+""")
+
+_HOLD: Final = Script("""
+-- KEYS: claim, size. ARGV: token, lifetime. Also takes back a claim that has lapsed, while the chord is there.
+local holder = redis.call('GET', KEYS[1])
+if holder == ARGV[1] or (not holder and redis.call('EXISTS', KEYS[2]) == 1) then
+  redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
+  return 1
+end
+return 0
+""")
+
+_END: Final = Script("""
+-- KEYS: claim, and all others. ARGV: token, seconds to remember.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return 0
+end
+redis.call('DEL', unpack(KEYS, 2))
+redis.call('SET', KEYS[1], 'done', 'EX', ARGV[2])
+return 1
+""")
+
+_TURNS: Final = (Turn.WAIT, Turn.MINE, Turn.TAKEN, Turn.OVER)
+
+
+class RedisChords(ResultStore):
+    """The part of `RedisStore` that keeps chords."""
+
+    _group_prefix: str
+    _ordered: bool
+    _chord_expires: int
+    _expires: int
+
+    @abstractmethod
+    def _run(self, commands: Sequence[Any]) -> list[Any]: ...
+
+    def _begin_chords(self, prefix: str, ordered: bool) -> None:
+        self._group_prefix = prefix + _PREFIX
+        self._ordered = ordered
+        own = self.context.chord_expires
+        self._chord_expires = int(self.context.expires if own is None else own)
+
+    def _keys(self, group_id: str, suffixes: str) -> list[str]:
+        return [f"{self._group_prefix}{group_id}.{suffix}" for suffix in suffixes]
+
+    def begin_chord(self, group_id: str, size: int) -> None:
+        """Expect `size` parts."""
+        self._run([Call(_BEGIN, self._keys(group_id, "sc"), (size, self._chord_expires))])
+
+    def grow_chord(self, group_id: str, count: int = 1) -> None:
+        """Expect `count` parts more."""
+        (more,) = self._keys(group_id, "t")
+        commands: list[tuple[str, ...]] = [("INCRBY", more, str(count))]
+        if self._chord_expires:
+            commands.append(("EXPIRE", more, str(self._chord_expires)))
+        self._run(commands)
+
+    def return_part(self, part: ChordPart, token: str, claim: float) -> Turn:
+        """Keep `part` and say whose turn it is."""
+        both = (self._chord_expires, self._expires)
+        (turn,) = self._run(
+            [
+                Call(
+                    _RETURN,
+                    [*self._keys(part.group_id, "jtsdc"), self._group_prefix + part.group_id],
+                    (
+                        part.task_id,
+                        "+inf" if part.index is None else f"{part.index:.17g}",
+                        part.value,
+                        int(self._ordered),
+                        self._chord_expires,
+                        max(both) if all(both) else 0,
+                        token,
+                        max(1, int(claim)),
+                    ),
+                )
+            ]
+        )
+        return _TURNS[turn]
+
+    def chord_parts(self, group_id: str) -> list[bytes]:
+        """Return the parts, in the order of the header."""
+        (parts,) = self._keys(group_id, "j")
+        (found,) = self._run([("ZRANGE" if self._ordered else "LRANGE", parts, "0", "-1")])
+        return list(found)
+
+    def hold_turn(self, group_id: str, token: str, claim: float) -> bool:
+        """Keep the turn."""
+        return bool(self._run([Call(_HOLD, self._keys(group_id, "cs"), (token, max(1, int(claim))))])[0])
+
+    def end_chord(self, group_id: str, token: str, remember: float) -> bool:
+        """Drop the chord."""
+        return bool(self._run([Call(_END, self._keys(group_id, "cjtsd"), (token, max(1, int(remember))))])[0])
+
+    def fail_chord(self, group_id: str) -> None:
+        """Have it be over: without a size no part counts."""
+        self._run([("DEL", *self._keys(group_id, "s"))])
+
+    def save_group(self, group_id: str, document: bytes) -> None:
+        """Keep and publish the members, as long as results are kept."""
+        key = self._group_prefix + group_id
+        lifetime = ("EX", str(self._expires)) if self._expires else ()
+        self._run([("SET", key, document, *lifetime), ("PUBLISH", key, document)])
+
+    def fetch_group(self, group_id: str) -> bytes | None:
+        """Return what was saved."""
+        (document,) = self._run([("GET", self._group_prefix + group_id)])
+        return None if document is None else bytes(document)
+
+    def forget_group(self, group_id: str) -> None:
+        """Drop what was saved."""
+        self._run([("DEL", self._group_prefix + group_id)])

@@ -1,0 +1,170 @@
+"""Chords and saved groups in a SQLite file.
+
+One row a chord, one a part; a part is kept, counted and the turn taken in one write transaction, so that whatever runs
+at the same time, one caller gets the turn. What has expired is dropped while chords begin.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Final
+
+from framework.api.embedded import Database
+from framework.api.result_store import ChordPart, ResultStore, Turn
+
+_SCHEMA: Final = """
+CREATE TABLE framework_chords (
+    group_id TEXT PRIMARY KEY, size INTEGER, more INTEGER NOT NULL DEFAULT 0, token TEXT, held_until REAL,
+    over_until REAL, expires REAL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE framework_chord_parts (
+    group_id TEXT NOT NULL, task_id TEXT NOT NULL, place REAL NOT NULL, value BLOB NOT NULL,
+    PRIMARY KEY (group_id, task_id, place)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE framework_groups (group_id TEXT PRIMARY KEY, document BLOB NOT NULL, expires REAL) STRICT, WITHOUT ROWID;
+CREATE INDEX framework_chords_expires ON framework_chords (expires) WHERE expires IS NOT NULL;
+CREATE INDEX framework_groups_expires ON framework_groups (expires) WHERE expires IS NOT NULL"""
+
+_PLACE_OF_THE_LAST: Final = math.inf
+
+
+class SqliteChords(ResultStore):
+    """The part of `SqliteStore` that keeps chords, over a connection of its own that is opened by the first one."""
+
+    path: str
+    _chords: Database
+
+    def _open_chords(self) -> Database:
+        return Database(
+            self.path,
+            part="chords",
+            version=1,
+            schema=_SCHEMA,
+            synchronous=self.options.synchronous,
+            busy_timeout=self.options.busy_timeout,
+        )
+
+    def _until(self, seconds: float | None, now: float) -> float | None:
+        kept = self.context.expires if seconds is None else seconds
+        return now + kept if kept > 0 else None
+
+    def begin_chord(self, group_id: str, size: int) -> None:
+        """Expect `size` parts."""
+        now = time.time()
+        with self._chords.write() as connection:
+            connection.execute(
+                "DELETE FROM framework_chord_parts WHERE group_id IN "
+                "(SELECT group_id FROM framework_chords WHERE expires <= ?)",
+                (now,),
+            )
+            connection.execute("DELETE FROM framework_chords WHERE expires <= ?", (now,))
+            connection.execute("DELETE FROM framework_groups WHERE expires <= ?", (now,))
+            connection.execute(
+                "INSERT INTO framework_chords (group_id, size, expires) VALUES (?, ?, ?) "
+                "ON CONFLICT (group_id) DO UPDATE SET size = excluded.size, token = NULL, held_until = NULL, "
+                "over_until = NULL, expires = excluded.expires",
+                (group_id, size, self._until(self.context.chord_expires, now)),
+            )
+
+    def grow_chord(self, group_id: str, count: int = 1) -> None:
+        """Expect `count` parts more."""
+        with self._chords.write() as connection:
+            connection.execute(
+                "INSERT INTO framework_chords (group_id, more, expires) VALUES (?, ?, ?) "
+                "ON CONFLICT (group_id) DO UPDATE SET more = more + excluded.more",
+                (group_id, count, self._until(self.context.chord_expires, time.time())),
+            )
+
+    def return_part(self, part: ChordPart, token: str, claim: float) -> Turn:
+        """Keep `part` and say whose turn it is."""
+        now = time.time()
+        with self._chords.write() as connection:
+            row = connection.execute(
+                "SELECT size + more, token, held_until, over_until FROM framework_chords "
+                "WHERE group_id = ? AND (expires IS NULL OR expires > ?)",
+                (part.group_id, now),
+            ).fetchone()
+            if row is None:
+                return Turn.OVER
+            wanted, holder, held_until, over_until = row
+            if over_until is not None and over_until > now:
+                return Turn.OVER
+            connection.execute(
+                "INSERT OR IGNORE INTO framework_chord_parts VALUES (?, ?, ?, ?)",
+                (part.group_id, part.task_id, _PLACE_OF_THE_LAST if part.index is None else part.index, part.value),
+            )
+            if wanted is None:
+                return Turn.OVER
+            (kept,) = connection.execute(
+                "SELECT count(*) FROM framework_chord_parts WHERE group_id = ?", (part.group_id,)
+            ).fetchone()
+            if kept != wanted:
+                return Turn.WAIT
+            if holder not in (None, token) and held_until > now:
+                return Turn.TAKEN
+            connection.execute(
+                "UPDATE framework_chords SET token = ?, held_until = ? WHERE group_id = ?",
+                (token, now + claim, part.group_id),
+            )
+            return Turn.MINE
+
+    def chord_parts(self, group_id: str) -> list[bytes]:
+        """Return the parts, in the order of the header."""
+        with self._chords.read() as connection:
+            rows = connection.execute(
+                "SELECT value FROM framework_chord_parts WHERE group_id = ? ORDER BY place, value", (group_id,)
+            ).fetchall()
+        return [value for (value,) in rows]
+
+    def hold_turn(self, group_id: str, token: str, claim: float) -> bool:
+        """Keep the turn."""
+        now = time.time()
+        with self._chords.write() as connection:
+            changed = connection.execute(
+                "UPDATE framework_chords SET token = ?, held_until = ? WHERE group_id = ? AND size IS NOT NULL "
+                "AND over_until IS NULL AND (token = ? OR token IS NULL OR held_until <= ?)",
+                (token, now + claim, group_id, token, now),
+            )
+            return changed.rowcount == 1
+
+    def end_chord(self, group_id: str, token: str, remember: float) -> bool:
+        """Drop the chord."""
+        until = time.time() + remember
+        with self._chords.write() as connection:
+            changed = connection.execute(
+                "UPDATE framework_chords SET size = NULL, more = 0, token = NULL, held_until = NULL, over_until = ?, "
+                "expires = ? WHERE group_id = ? AND token = ?",
+                (until, until, group_id, token),
+            )
+            if changed.rowcount != 1:
+                return False
+            connection.execute("DELETE FROM framework_chord_parts WHERE group_id = ?", (group_id,))
+            return True
+
+    def fail_chord(self, group_id: str) -> None:
+        """Have it be over: without a size no part counts."""
+        with self._chords.write() as connection:
+            connection.execute("UPDATE framework_chords SET size = NULL WHERE group_id = ?", (group_id,))
+
+    def save_group(self, group_id: str, document: bytes) -> None:
+        """Keep the members, as long as results are kept."""
+        with self._chords.write() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO framework_groups VALUES (?, ?, ?)",
+                (group_id, document, self._until(None, time.time())),
+            )
+
+    def fetch_group(self, group_id: str) -> bytes | None:
+        """Return what was saved."""
+        with self._chords.read() as connection:
+            row = connection.execute(
+                "SELECT document FROM framework_groups WHERE group_id = ? AND (expires IS NULL OR expires > ?)",
+                (group_id, time.time()),
+            ).fetchone()
+        return None if row is None else row[0]
+
+    def forget_group(self, group_id: str) -> None:
+        """Drop what was saved."""
+        with self._chords.write() as connection:
+            connection.execute("DELETE FROM framework_groups WHERE group_id = ?", (group_id,))
