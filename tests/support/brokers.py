@@ -85,6 +85,10 @@ class PrivateServer:
             else:
                 return
 
+    def begin(self) -> None:
+        """Start on the port used before, and wait for nothing."""
+        self._process = self.launch()
+
     def _start_once(self) -> None:
         self._process = process = self.launch()
 
@@ -176,15 +180,15 @@ class PrivateRedis(PrivateServer):
         if program is None:
             raise BrokerMissing("redis-server is not installed (Debian: apt install redis-server)")
         super().__init__(directory)
-        self._program = program
+        self.program = program
         self._persist = persist
-        self._options = options
+        self.options = options
         self._next_db = 0
 
     def launch(self) -> subprocess.Popen[bytes]:
         durable = ("--appendonly", "yes", "--appendfsync", "always") if self._persist else ("--appendonly", "no")
-        argv = [self._program, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.directory)]
-        argv += ["--daemonize", "no", "--save", "", "--databases", str(self.DATABASES), *durable, *self._options]
+        argv = [self.program, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.directory)]
+        argv += ["--daemonize", "no", "--save", "", "--databases", str(self.DATABASES), *durable, *self.options]
         return spawn(argv, log=self.log)
 
     def answers(self) -> bool:

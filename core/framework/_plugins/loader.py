@@ -15,7 +15,7 @@ import inspect
 import logging
 from collections.abc import Mapping
 from importlib import import_module, metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -231,13 +231,17 @@ def _loose_options(name: str, plugin: type[Plugin], given: Mapping[str, Any]) ->
     return {key: value for key, value in given.items() if key in known}
 
 
+#: Schemes that are configured as another one.
+_TABLES: Final = {"rediss": "redis", "sentinel": "redis", "amqps": "amqp"}
+
+
 def _family_table(name: str) -> str:
     """Return the config table of a driver.
 
-    ``rediss`` and ``redis+socket`` are configured as ``redis``, ``amqps`` as ``amqp``.
+    ``rediss``, ``redis+socket`` and ``sentinel`` are configured as ``redis``, ``amqps`` as ``amqp``.
     """
     base = name.partition("+")[0]
-    return base[:-1] if base in ("rediss", "amqps") else base
+    return _TABLES.get(base, base)
 
 
 def load_pool(settings: Any) -> tuple[type[Pool], msgspec.Struct]:

@@ -2,6 +2,7 @@
 
 1. `parse` reads ``redis://[user:password@]host[:port][/db]``, ``rediss://`` (TLS) and
    ``redis+socket:///path[?virtual_host=db]``; several servers may be given, separated by ``;``, tried in turn.
+   ``sentinel://host[:port][/db]`` names Sentinels, who know where the server is; user and password are the server's.
 2. `masked` is the URL for people.
 3. `tls_context` turns the URL's ``ssl_…`` parameters, or the setting ``use_ssl``, into an `ssl.SSLContext`.
 
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     import ssl
 
 DEFAULT_PORT: Final = 6379
-SCHEMES: Final = frozenset({"redis", "rediss", "redis+socket"})
+SENTINEL_PORT: Final = 26379
+SCHEMES: Final = frozenset({"redis", "rediss", "redis+socket", "sentinel"})
 _PASSWORD: Final = re.compile(r"(?P<user>//[^/@:;]*):[^/@;]*(?:/[^@;]*)?@")
 _VERIFY: Final = {
     "required": True,
@@ -52,6 +54,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     def tls(self) -> bool:
         """Whether the URL itself asks for TLS."""
         return self.scheme == "rediss"
+
+    @property
+    def sentinel(self) -> bool:
+        """Whether this is a Sentinel, which tells where the server is."""
+        return self.scheme == "sentinel"
 
     @property
     def display(self) -> str:
@@ -111,7 +118,7 @@ def _parse_one(url: str) -> Address:
     return Address(
         scheme=found.scheme,
         host=found.hostname or "localhost",
-        port=port or DEFAULT_PORT,
+        port=port or (SENTINEL_PORT if found.scheme == "sentinel" else DEFAULT_PORT),
         path=path,
         db=db,
         username=unquote(found.username) if found.username else None,

@@ -50,6 +50,9 @@ class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float | None = 30.0
     keepalive: bool = True
     use_ssl: bool | Mapping[str, Any] | None = None
+    #: What Sentinels call the server; and the user name, password and TLS to ask them with.
+    master_name: str | None = None
+    sentinel: Mapping[str, Any] | None = None
     #: Shown by ``CLIENT LIST``.
     name: str = "framework"
 
@@ -93,6 +96,7 @@ def packer() -> Packer:
 class Link:
     """One connection to the first of `addresses` that answers. Raises `ConnectionLost` when none does.
 
+    Where they are Sentinels, to the master that they name.
     With `on_push` the link asks for RESP3; `resp3` tells whether the server agreed.
     """
 
@@ -115,6 +119,9 @@ class Link:
         self.resp3 = False
         self.pid = os.getpid()
         self._socket: socket.socket
+        if addresses[0].sentinel:
+            self._connect_to_master(addresses)
+            return
         for address in addresses:
             self.address = address
             try:
@@ -127,6 +134,14 @@ class Link:
                 return
 
     # ------------------------------------------------------------ connecting
+
+    def _connect_to_master(self, addresses: Sequence[Address]) -> None:
+        # It needs links itself, and few need it.
+        from framework.api.redis_sentinel import locate, must_be_master
+
+        self.address = locate(addresses, self._settings)
+        self._connect(self.address)
+        must_be_master(self)
 
     def _connect(self, address: Address) -> None:
         context = tls_context(address, self._settings.use_ssl)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Final
 from framework.api.loop import Loop
 from framework.api.pool import Pool
 from framework.api.transport import Consumer
-from framework.exceptions import TransportError
+from framework.exceptions import ConnectionLost, TransportError
 from framework.worker.dispatch import Dispatch, job_of
 from framework.worker.item import Item
+from framework.worker.polling import hung_up
 from framework.worker.prefetch import Prefetch
 from framework.worker.rates import HOLD_MAX, Rates
 from framework.worker.schedule import Schedule
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: Seconds between two looks whether a broker that is not read from, for want of room, is still there.
+_LOOK: Final = 1.0
 #: Seconds between two steps of making room for what may be behind tasks that are limited.
 _PAUSE: Final = 0.02
 
@@ -63,6 +66,7 @@ class Intake:
         self._told = 0
         self._asked = False
         self._paused = False
+        self._looking = False
         #: So many of those that wait for their turn take no room from others.
         self._spared = 0
         self._sparing = False
@@ -153,6 +157,20 @@ class Intake:
             # There may be messages and there is no room for them: until there is, do not wake up for them again.
             self._loop.remove_reader(self._fd)
             self._paused = True
+            if not self._looking:
+                self._looking = True
+                self._loop.call_later(_LOOK, self._look)
+
+    def _look(self) -> None:
+        """Find out that the connection is lost while nothing is read from it."""
+        self._looking = False
+        if not self._paused or self._consumer is None:
+            return
+        if hung_up(self._fd):
+            self._lose(ConnectionLost("the broker closed the connection"))
+        else:
+            self._looking = True
+            self._loop.call_later(_LOOK, self._look)
 
     def _room(self) -> int:
         """Return how many messages fit."""

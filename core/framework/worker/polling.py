@@ -4,6 +4,7 @@
 2. `GreenPoll` is for that case. The libraries take `epoll` away and leave a `select` that is rebuilt at every call and
    ends at descriptor 1024; here the kernel's own epoll watches the descriptors, and the greenlet waits, by way of the
    patched `select`, for that one descriptor to have something to tell.
+3. `hung_up` looks whether the other side of a socket is gone, however much there is to read before its end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any, Final, NamedTuple, Protocol
 #: Ready to read, ready to write, as the kernel has them; the patched `select` of eventlet has lost the names.
 _IN: Final = 0x001
 _OUT: Final = 0x004
+#: The other side has closed its end.
+_RDHUP: Final = 0x2000
 
 
 class Ready(NamedTuple):
@@ -105,3 +108,17 @@ def make_selector() -> Selector:
     """Return the best selector for this interpreter."""
     epoll = _original_epoll()
     return GreenPoll(epoll()) if epoll is not None else selectors.DefaultSelector()
+
+
+def hung_up(fd: int) -> bool:
+    """Say whether the other side of the socket `fd` is gone; False also where the kernel cannot tell."""
+    make = _original_epoll() or getattr(select, "epoll", None)
+    if make is None:
+        return False
+    try:
+        with make() as epoll:
+            # An error and the end of both directions are told without being asked for.
+            epoll.register(fd, _RDHUP)
+            return bool(epoll.poll(0))
+    except OSError:
+        return False

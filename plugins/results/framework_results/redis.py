@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 
+from framework.api.redis_sentinel import check
 from framework.api.redis_url import parse
 from framework.api.resp import Call, Link, LinkSettings, Script, ServerError, SharedLink, packer
 from framework.api.result_store import Record, ResultStoreContext, ResultStoreTraits
@@ -79,6 +80,13 @@ class RedisStoreOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
             "The same for all that share a chord, Celery's workers included."
         ),
     ] = True
+    master_name: Annotated[
+        str | None, msgspec.Meta(description="What the Sentinels of a sentinel:// URL call the server.")
+    ] = None
+    sentinel_kwargs: Annotated[
+        dict[str, Any],
+        msgspec.Meta(description="How to ask the Sentinels: username, password, ssl (true, or a table as in use_ssl)."),
+    ] = msgspec.field(default_factory=dict)
     use_ssl: Annotated[
         bool | dict[str, Any], msgspec.Meta(description="TLS: true, or a table of ssl_ca_certs, ssl_certfile, ….")
     ] = False
@@ -104,8 +112,11 @@ class RedisStore(RedisChords):
             timeout=own.socket_timeout,
             keepalive=own.socket_keepalive,
             use_ssl=own.use_ssl or context.use_ssl,
+            master_name=own.master_name,
+            sentinel=own.sentinel_kwargs,
         )
         self._begin_chords(prefix, own.result_chord_ordered)
+        check(self._addresses, own.master_name)
         self._expires = int(context.expires)
         self._failure_expires = self._expires if context.failure_expires is None else int(context.failure_expires)
         self._link = SharedLink(self._addresses, self._link_settings)

@@ -54,6 +54,10 @@ class RedisOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     max_connections: Annotated[
         PositiveInt | None, _doc("Accepted for compatibility: a process holds one connection for each of its uses.")
     ] = None
+    master_name: Annotated[str | None, _doc("What the Sentinels of a sentinel:// URL call the server.")] = None
+    sentinel_kwargs: Annotated[
+        dict[str, Any], _doc("How to ask the Sentinels: username, password, ssl (true, or a table as in use_ssl).")
+    ] = msgspec.field(default_factory=dict)
     poll_interval: Annotated[
         Seconds,
         _doc("Seconds (rounded up) between two looks into empty queues, on servers older than Redis 6."),

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from framework.api.redis_sentinel import check
 from framework.api.redis_url import Address, parse
 from framework.api.resp import Command, Link, LinkSettings
 from framework.api.transport import Queue, Transport, TransportTraits
@@ -33,7 +34,7 @@ class RedisTransport(Transport):
     options_type: ClassVar[type[msgspec.Struct]] = RedisOptions
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
-        """Raises `ConfigError` when the URL is none of Redis."""
+        """Raises `ConfigError` when the URL is none of Redis, or lacks what Sentinels must be asked for."""
         super().__init__(url, options, settings)
         own = options if isinstance(options, RedisOptions) else RedisOptions()
         self.options: RedisOptions = own
@@ -43,7 +44,10 @@ class RedisTransport(Transport):
             timeout=own.socket_timeout,
             keepalive=own.socket_keepalive,
             use_ssl=settings.get("use_ssl"),
+            master_name=own.master_name,
+            sentinel=own.sentinel_kwargs,
         )
+        check(self._addresses, own.master_name)
         self._keys = Keys(own, self._addresses[0].db)
 
     @property
@@ -109,7 +113,8 @@ class RedisTransport(Transport):
             "ssl": bool(first.tls or self.settings.get("use_ssl")),
             "transport": "redis",
             "connect_timeout": self._link_settings.connect_timeout,
-            "transport_options": msgspec.to_builtins(self.options),
+            # Without what may hold a password.
+            "transport_options": msgspec.to_builtins(msgspec.structs.replace(self.options, sentinel_kwargs={})),
             "login_method": self.settings.get("login_method"),
             "uri_prefix": "redis" if first.path else None,
             "heartbeat": self.settings.get("heartbeat") or 0,

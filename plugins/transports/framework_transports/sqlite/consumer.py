@@ -50,6 +50,10 @@ _READY_IN_ONE = (
 )
 
 
+#: Seconds for which others' leases are left alone after an outage: who is alive comes back within this time.
+_GRACE = 5.0
+
+
 class SqliteDelivery(Delivery):
     """A message on loan."""
 
@@ -107,14 +111,16 @@ class SqliteConsumer(Consumer):
         self._bell = Doorbell(database.path, CONSUMER_BELL, armed=False)
         self._id = 0
         self._renew_at = 0.0
+        self._reap_from = 0.0
         self._renew()
-        self._reap()
         self._ringer.sweep()
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
         """Take over what `lost` had on loan, unless its file is another one now or others have put that back."""
         if not isinstance(lost, SqliteConsumer) or lost._database.replaced:
             return ()
+        # Whoever kept us from renewing our lease kept the others from renewing theirs.
+        self._reap_from = time.monotonic() + _GRACE
         wanted = {delivery._id: delivery for delivery in deliveries if isinstance(delivery, SqliteDelivery)}
         with self._database.write() as connection:
             # The token too: in a file that has replaced the old one the number may be somebody else's.
@@ -146,6 +152,7 @@ class SqliteConsumer(Consumer):
             connection.execute("INSERT OR IGNORE INTO framework_subscriptions VALUES (?, ?)", (self._id, queue_id))
         self._queues[queue_id] = queue.name
         self._choose()
+        self._reap()
         # Arms the bell again by the next `fetch`, and causes that fetch.
         self._wake_self()
 
@@ -304,7 +311,7 @@ class SqliteConsumer(Consumer):
         self._renew_at = now + self._lease / 3
 
     def _reap(self) -> None:
-        if reap(self._database, self._ringer):
+        if time.monotonic() >= self._reap_from and reap(self._database, self._ringer):
             self._ringer.ring_all(CONSUMER_BELL)
 
     def close(self, *, requeue: bool) -> None:

@@ -1,0 +1,85 @@
+"""Finding the master through Sentinel: for `Link`, which asks anew for every connection.
+
+1. Asks the Sentinels that the URL names, in turn, where the master of the set ``master_name`` is.
+2. `must_be_master` asks that server itself: during a failover a Sentinel may still name the old one.
+
+Source: the documentation of Sentinel's clients at redis.io.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from framework.api.redis_url import Address
+from framework.api.resp import Link, LinkSettings
+from framework.exceptions import ConfigError, ConnectionLost, TransportError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds that a Sentinel has to answer: there are others, and the loop waits.
+_PATIENCE: Final = 2.0
+
+
+def check(addresses: Sequence[Address], master_name: str | None) -> None:
+    """Raise `ConfigError` for a Sentinel URL without the name of a master, and for a mixture of schemes."""
+    through = [address.sentinel for address in addresses]
+    if any(through) and not all(through):
+        raise ConfigError(f"{addresses[0].display} and the others must all be sentinel:// URLs, or none of them")
+    if any(through) and not (master_name or addresses[0].parameters.get("master_name")):
+        raise ConfigError(
+            f"{addresses[0].display} does not say which master: set the option master_name to the name that the "
+            "Sentinels know it by"
+        )
+
+
+def locate(addresses: Sequence[Address], settings: LinkSettings) -> Address:
+    """Return the address of the master. Raises `ConnectionLost` when no Sentinel knows one."""
+    first = addresses[0]
+    name = settings.master_name or first.parameters.get("master_name") or ""
+    errors = []
+    for address in addresses:
+        try:
+            found = _ask(address, name, settings)
+        except TransportError as error:
+            errors.append(str(error))
+            continue
+        if found is not None:
+            host, port = found
+            return Address(
+                scheme="redis", host=host, port=port, db=first.db, username=first.username, password=first.password
+            )
+        errors.append(f"{address.display} knows no master {name!r}")
+    raise ConnectionLost("; ".join(errors))
+
+
+def _ask(address: Address, name: str, settings: LinkSettings) -> tuple[str, int] | None:
+    own: Mapping[str, Any] = settings.sentinel or {}
+    limits = [seconds for seconds in (settings.connect_timeout, _PATIENCE) if seconds]
+    sentinel = msgspec.structs.replace(
+        address, scheme="redis", db=0, username=own.get("username"), password=own.get("password"), parameters={}
+    )
+    use_ssl = own.get("use_ssl", own.get("ssl"))
+    link = Link(
+        [sentinel],
+        LinkSettings(connect_timeout=min(limits), timeout=_PATIENCE, use_ssl=use_ssl, name=settings.name),
+    )
+    try:
+        found = link.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+    finally:
+        link.close()
+    if found is None:
+        return None
+    host, port = (part.decode() if isinstance(part, bytes) else str(part) for part in found)
+    return host, int(port)
+
+
+def must_be_master(link: Link) -> None:
+    """Raise `ConnectionLost` unless `link` leads to a master."""
+    role = link.call("ROLE")[0]
+    if role not in (b"master", "master"):
+        link.close()
+        raise ConnectionLost(f"{link.address.display} is no master any more, and the Sentinels know no other one yet")
