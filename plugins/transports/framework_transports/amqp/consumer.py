@@ -7,20 +7,22 @@
 4. Anything that came in while we waited for the answer to a declaration is announced by asking the broker for another
    answer (`Link.nudge`), so that the loop wakes up.
 5. Sends heartbeats, and notices when the broker's stay away.
+6. After a lost connection the broker hands out again what it has not heard to be acknowledged; see `Acknowledged`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from struct import Struct
 from time import monotonic
 from typing import Final, NoReturn
 
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
-from framework.message import JSON, UTF8, Payload
+from framework.message import JSON, UTF8
+from framework_transports.amqp.acknowledged import Acknowledged
 from framework_transports.amqp.codec import (
     MALFORMED,
     ContentHeader,
@@ -30,6 +32,7 @@ from framework_transports.amqp.codec import (
     write_table,
 )
 from framework_transports.amqp.connection import LOST, ChannelClosed, Delivered, Link, lost
+from framework_transports.amqp.delivery import AmqpDelivery
 from framework_transports.amqp.settlements import Settlements
 from framework_transports.amqp.topology import Declarer, counts_on_queue, explained
 from framework_transports.amqp.tries import Tries
@@ -51,52 +54,6 @@ class QosMode:
     def __init__(self) -> None:
         #: The broker refused a limit for a whole channel.
         self.per_consumer = False
-
-
-class AmqpDelivery(Delivery):
-    """One message on loan."""
-
-    __slots__ = ("_settlements", "_tag", "_tries")
-
-    def __init__(
-        self,
-        payload: Payload,
-        queue: str,
-        deliveries: int,
-        settlements: Settlements | None,
-        tag: int,
-        tries: Tries,
-    ) -> None:
-        self.payload = payload
-        self.queue = queue
-        self.deliveries = deliveries
-        #: None once it is settled, or when it never was on loan.
-        self._settlements = settlements
-        self._tag = tag
-        self._tries = tries
-
-    def ack(self) -> None:
-        """The message is done with."""
-        settlements = self._settlements
-        if settlements is not None:
-            self._settlements = None
-            settlements.ack(self._tag)
-
-    def reject(self, *, requeue: bool) -> None:
-        """Give the message back, or drop it (to the queue's own dead-letter exchange where it has one)."""
-        settlements = self._settlements
-        if settlements is not None:
-            self._settlements = None
-            if requeue:
-                self._tries.note(self.payload, self.deliveries + 1)
-            settlements.reject(self._tag, requeue)
-
-    def release(self) -> None:
-        """Give the message back as if it had never been fetched."""
-        settlements = self._settlements
-        if settlements is not None:
-            self._settlements = None
-            settlements.reject(self._tag, True)
 
 
 class _Source:
@@ -122,6 +79,7 @@ class AmqpConsumer(Consumer):
         #: The connection itself is gone: nobody to say goodbye to.
         self._broken = False
         self._settlements = Settlements()
+        self._acknowledged = Acknowledged()
         self._ready: deque[Delivered] = deque()
         #: By consumer tag, ended ones too: what they pushed may still arrive.
         self._sources: dict[bytes, _Source] = {}
@@ -233,8 +191,26 @@ class AmqpConsumer(Consumer):
                 self._settle()
         except (*LOST, ChannelClosed) as error:
             self._fail(error)
+        if self._acknowledged:
+            return self._fetch_new(limit)
         count = min(limit, len(ready))
         return [self._delivery(ready.popleft()) for _ in range(count)]
+
+    def _fetch_new(self, limit: int) -> list[Delivery]:
+        found: list[Delivery] = []
+        while self._ready and len(found) < limit:
+            delivery = self._delivery(self._ready.popleft())
+            if self._acknowledged.covers(delivery):
+                delivery.ack()
+            else:
+                found.append(delivery)
+        return found
+
+    def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
+        """Learn what `lost` has acknowledged; the broker has taken all else back, and hands it out again."""
+        if isinstance(lost, AmqpConsumer):
+            self._acknowledged.learn(lost._acknowledged, lost._settlements.recent)
+        return ()
 
     def _delivery(self, item: Delivered) -> AmqpDelivery:
         consumer_tag, tag, redelivered, exchange, routing_key, raw, body = item

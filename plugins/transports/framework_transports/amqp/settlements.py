@@ -11,14 +11,18 @@ still on loan; and rejects must go out before it, or it would acknowledge what w
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
 
 from framework_transports.amqp.codec import reject_frame, settle_frame
+
+#: So many acks may be on their way when the connection breaks.
+_RECENT: Final = 2048
 
 
 class Settlements:
     """The loan book of one channel."""
 
-    __slots__ = ("_acked", "_loans", "_rejected", "_settled")
+    __slots__ = ("_acked", "_loans", "_rejected", "_settled", "recent")
 
     def __init__(self) -> None:
         #: Tags not known to be settled, oldest first; those settled out of order stay until the older ones are.
@@ -27,6 +31,8 @@ class Settlements:
         self._settled: set[int] = set()
         self._acked: list[int] = []
         self._rejected: list[tuple[int, bool]] = []
+        #: Headers of what was acknowledged last; the broker may not have heard of it.
+        self.recent: deque[object] = deque(maxlen=_RECENT)
 
     def __len__(self) -> int:
         """Return how many messages are on loan."""
