@@ -31,8 +31,6 @@ from framework._config.autoscale import autoscale_range
 from framework._config.nodename import file_path, node_name
 from framework._plugins import loader
 from framework.exceptions import FrameworkError
-from framework.routing import select_queues
-from framework.worker.banner import banner, task_list
 from framework.worker.machine import cpus
 from framework.worker.stopping import Stopper
 
@@ -68,7 +66,7 @@ class WorkerRun:
         directory: str | None = None,
     ) -> None:
         """`quiet`: print no banner. `directory`: where the program was started; None: here."""
-        self._quiet = quiet
+        self.quiet = quiet
         self._background = background
         self.app: App = located.app
         self.target = located.target
@@ -110,8 +108,6 @@ class WorkerRun:
             self._background.leave(self.logfile)
         signals.install(self._on_signal, {signal.SIGUSR1: self._show_stacks, signal.SIGUSR2: self._debug})
         try:
-            if not self._quiet:
-                self._announce()
             self.graph.start()
             if self._background is not None:
                 self._background.begun(self.hostname, self.logfile)
@@ -142,28 +138,6 @@ class WorkerRun:
         """Say once that nobody can steer this worker, if somebody might think so."""
         if self.settings.worker.enable_remote_control and (reason := without_fanout(self.settings)):
             logger.warning("This worker works without remote control: %s", reason)
-
-    def _announce(self) -> None:
-        settings = self.settings
-        worker = settings.worker
-        transport = loader.make_transport(settings)
-        store = loader.make_result_store(settings, transport)
-        queues = select_queues(settings, worker.queues, worker.exclude_queues)
-        sys.stdout.write(
-            banner(
-                settings,
-                self.hostname,
-                self.target,
-                self.concurrency,
-                transport.display_url,
-                store.display_url,
-                queues,
-            )
-        )
-        if worker.loglevel in ("DEBUG", "INFO"):
-            sys.stdout.write("\n" + task_list(self.app.tasks, builtins=worker.loglevel == "DEBUG"))
-        sys.stdout.write("\n")
-        sys.stdout.flush()
 
     # ------------------------------------------------------------ signals and the loop's word
 

@@ -11,7 +11,7 @@ from framework._boot.steps.parts import PoolStep, ResultsStep, TransportStep
 from framework._boot.steps.reloading import AutoreloadStep, FsnotifyStep
 from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, LineUpStep, MingleStep, RosterStep
 from framework._boot.steps.scaling import AutoscalerStep
-from framework._boot.steps.surroundings import HooksStep, LoggingStep, LoopStep, NotifyStep, PidfileStep
+from framework._boot.steps.surroundings import BannerStep, HooksStep, LoggingStep, LoopStep, NotifyStep, PidfileStep
 from framework._boot.steps.work import (
     ConsumptionStep,
     IntakeStep,
@@ -36,11 +36,12 @@ def worker_steps(settings: Settings) -> list[Step]:
         LoopStep(),
         TransportStep(settings),
         ResultsStep(settings),
+        QueuesStep(),
+        BannerStep(),
         SettleStep(),
         PoolStep(settings),
         RevokesStep(),
         IntakeStep(),
-        QueuesStep(),
         RatesStep(),
         AutoscalerStep(settings),
         FsnotifyStep(settings),

@@ -1,12 +1,14 @@
-"""Steps for what a worker needs around it: hooks, the log, the pidfile, the loop, the service manager's ear."""
+"""Steps for what is around a worker: hooks, the log, the pidfile, the loop, the banner, the service manager's ear."""
 
 from __future__ import annotations
 
 import os
+import sys
 from typing import TYPE_CHECKING
 
 from framework._plugins.hooks import Hooks
 from framework.api.step import Board, Step
+from framework.worker.banner import banner, task_list
 from framework.worker.logs import setup_logging
 from framework.worker.loop import Loop
 from framework.worker.notify import Notifier
@@ -15,6 +17,9 @@ from framework.worker.pidfile import Pidfile
 if TYPE_CHECKING:
     from framework._boot.worker import WorkerRun
     from framework._config.settings import Settings
+    from framework.api.result_store import ResultStore
+    from framework.api.transport import Transport
+    from framework.worker.subscriptions import Subscriptions
 
 
 class HooksStep(Step):
@@ -81,6 +86,28 @@ class LoopStep(Step):
 
     def close(self) -> None:
         self._loop.close()
+
+
+class BannerStep(Step):
+    """Prints what the worker is about to do: the application, the broker, the queues, the tasks."""
+
+    name = "banner"
+    requires = ("run", "transport", "results", "queues")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        transport: Transport = board.get("transport")
+        store: ResultStore = board.get("results")
+        queues: Subscriptions = board.get("queues")
+        if run.quiet:
+            return
+        urls = (transport.display_url, store.display_url)
+        text = banner(run.settings, run.hostname, run.target, run.concurrency, *urls, list(queues))
+        level = run.settings.worker.loglevel
+        if level in ("DEBUG", "INFO"):
+            text += "\n" + task_list(run.app.tasks, builtins=level == "DEBUG")
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
 
 class NotifyStep(Step):
