@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +17,8 @@ from framework.exceptions import FrameworkError
 
 logger = logging.getLogger(__name__)
 
+#: Which of the fields of `_stat` is the time at which the process began.
+_START_TIME: Final = 19
 #: Seconds by which the kernel's idea of when a process began may be off.
 _CLOCK_SLACK: Final = 2.0
 
@@ -74,6 +77,15 @@ def holder(path: str | os.PathLike[str]) -> int | None:
     return pid
 
 
+def watch(pid: int) -> Callable[[], bool]:
+    """Return what says whether the process that is `pid` now is still there.
+
+    The pidfile goes a moment before its process, and the number may be given to another one.
+    """
+    since = _stat(pid)[_START_TIME:][:1]
+    return lambda: _is_alive(pid) and _stat(pid)[_START_TIME:][:1] == since
+
+
 def _read(path: Path) -> int | None:
     try:
         return int(path.read_text().strip())
@@ -109,7 +121,7 @@ def _is_stranger(pid: int, path: Path) -> bool:
         booted = next(
             float(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime ")
         )
-        began = booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        began = booted + int(fields[_START_TIME]) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, StopIteration):
         return False
     # Both: the clock may have been set since, and a worker may have been given another title.

@@ -25,6 +25,7 @@ from framework._cli.multi.words import Word, Words, read
 from framework._cli.output import pass_session, print_json, print_table
 from framework._cli.session import Session
 from framework.exceptions import FrameworkError
+from framework.worker.pidfile import watch
 
 #: Seconds between two looks whether processes have ended, and between two dots that say that we still wait.
 _GLANCE: Final = 0.1
@@ -177,11 +178,12 @@ class Multi:
     def wait(self, running: list[tuple[Node, int]], then: Callable[[Node], object]) -> None:
         """Wait until the processes of `running` are gone; `then` hears of each node as it goes."""
         left = running
+        runs = {pid: watch(pid) for _, pid in running}
         while left:
             count = f"{len(left)} {'node' if len(left) == 1 else 'nodes'}"
             self.say(f"> Waiting for {count} -> {', '.join(str(pid) for _, pid in left)}", newline=False)
             dot = time.monotonic()
-            while not (gone := [node for node, pid in left if processes.find(node) != pid]):
+            while not (gone := [node for node, pid in left if not runs[pid]()]):
                 if time.monotonic() >= dot:
                     self.say(".", newline=False)
                     sys.stdout.flush()
