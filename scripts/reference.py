@@ -4,7 +4,8 @@
 2. `settings`: every setting. `transport`, `pool`, `autoscaler`, `fsnotify`, `result_store`: every built-in plugin
    with its options.
    `commands`: every sub-command. `hooks`: every hook. `steps`: every built-in step of both graphs.
-   `pool_promises`, `transport_promises`, `fsnotify_promises`: every test of the conformance suites.
+   `pool_promises`, `transport_promises`, `fsnotify_promises`, `autoscaler_promises`: every test of the
+   conformance suites.
 3. `python scripts/reference.py` writes; with `--check` it only says (exit code 1) that a page is out of date.
 """
 
@@ -210,6 +211,13 @@ def fsnotify_promises() -> str:
     return promises(FsnotifySuite)
 
 
+def autoscaler_promises() -> str:
+    """Every promise of an autoscaler."""
+    from framework.testing.autoscalers import AutoscalerSuite
+
+    return promises(AutoscalerSuite)
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("configuration.md", settings),
     "transport": ("transports.md", lambda: plugins("transport")),
@@ -222,6 +230,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "steps": ("bootsteps.md", steps),
     "pool_promises": ("testing-plugins.md", pool_promises),
     "transport_promises": ("testing-plugins.md", transport_promises),
+    "autoscaler_promises": ("testing-plugins.md", autoscaler_promises),
     "fsnotify_promises": ("testing-plugins.md", fsnotify_promises),
 }
 

@@ -1,0 +1,219 @@
+"""The conformance suite of autoscalers: every promise of `framework.api.autoscaler` is a test.
+
+In the plugin's own repository one class is enough::
+
+    from framework.testing.autoscalers import AutoscalerSuite
+
+    class TestAcmeAutoscaler(AutoscalerSuite):
+        autoscaler = "acme"
+
+1. The autoscaler is shown thousands of situations, drawn from a seed, and those at the edges: nothing runs, everything
+   waits, nothing is known, no memory is left.
+2. What it decides must depend on nothing else: it is asked again in another order, at another time, and a second one.
+3. It scales a simulated pool; what comes of that is between the bounds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any, ClassVar
+
+import pytest
+
+from framework._config.autoscale import Range
+from framework._plugins import loader
+from framework.api.autoscaler import Autoscaler, Machine, Observation
+from framework.testing.survey import survey
+from framework.worker.simulation import Job, Simulation, burst, steady
+
+#: Audit events of Python for what an autoscaler has no business with.
+_OUTSIDE = ("open", "os.listdir", "os.scandir", "os.system", "socket.", "subprocess.", "urllib.")
+_CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns")
+
+
+class Bench:
+    """Makes autoscalers and shows them things."""
+
+    def __init__(self, suite: AutoscalerSuite) -> None:
+        self.suite = suite
+        named = suite.autoscaler
+        self.name = named if isinstance(named, str) else named.__name__
+        self.kind: type[Autoscaler] = loader.load("autoscaler", named) if isinstance(named, str) else named
+        assert self.kind.basis in ("queue", "machine"), f"the basis is {self.kind.basis!r}; wanted queue or machine"
+
+    def make(self) -> Autoscaler:
+        """Return an autoscaler."""
+        return self.kind(loader.options("autoscaler", self.name, self.kind, self.suite.options))
+
+    def observation(self, rng: random.Random) -> Observation:
+        """Return a situation in which core may ask."""
+        largest = rng.choice((1, 2, 10, 500, 10_000))
+        smallest = rng.randint(0, largest)
+        size = rng.randint(max(1, smallest), largest)
+        waiting = rng.choice((0, 0, 1, rng.randrange(100), rng.randrange(1_000_000)))
+        total = rng.choice((256, 8_192, 1_000_000))
+        machine = Machine(
+            load=rng.choice((0.0, rng.random(), 1.0, 1000 * rng.random())),
+            memory_free=rng.choice((0, total, rng.randint(0, total))),
+            memory_total=total,
+        )
+        return Observation(
+            size=size,
+            smallest=smallest,
+            largest=largest,
+            # More than there are slots: some have yet to go.
+            running=rng.choice((0, size, rng.randint(0, size), size + rng.randrange(10))),
+            waiting=waiting,
+            runtime=rng.choice((None, 0.0, rng.random(), 10_000 * rng.random())),
+            backed_up=rng.choice((0.0, rng.random(), 10_000 * rng.random())) if waiting else 0.0,
+            machine=machine if self.kind.basis == "machine" else None,
+        )
+
+    def observations(self, count: int = 2_000) -> list[Observation]:
+        """Return many of them, the same ones every time."""
+        rng = random.Random(1)
+        return [self.observation(rng) for _ in range(count)]
+
+    def simulate(self, jobs: list[Job], bounds: Range) -> list[int]:
+        """Return the sizes that a simulated pool had while it ran `jobs`."""
+        report = Simulation(self.make(), bounds, 30.0).run(jobs)
+        assert report.tasks == len(jobs)
+        return [sample.size for sample in report.samples]
+
+
+class AutoscalerSuite:
+    """Every promise of an autoscaler. Subclass it, name the class ``Test…``, and set `autoscaler`."""
+
+    #: The autoscaler's name, as in the setting `autoscaler` under ``[worker]``, or its class.
+    autoscaler: ClassVar[str | type[Autoscaler]]
+    #: Its options, as in its table of the config file.
+    options: ClassVar[Mapping[str, Any]] = {}
+    #: Seconds after which a test gives up on an answer.
+    patience: ClassVar[float] = 20.0
+
+    @pytest.fixture
+    def bench(self) -> Bench:
+        """Make autoscalers."""
+        return Bench(self)
+
+    def test_every_answer_is_a_number(self, bench: Bench) -> None:
+        """Whatever core may show it, an integer comes of it: when nothing runs, nothing is known or nothing is left."""
+        autoscaler = bench.make()
+        for seen in bench.observations():
+            size = autoscaler.decide(seen)
+            assert isinstance(size, int), f"{size!r} for {seen}"
+            assert not isinstance(size, bool), f"{size!r} for {seen}"
+
+    def test_the_same_observation_gives_the_same_size(self, bench: Bench) -> None:
+        """Asked again, in any order: an autoscaler remembers nothing."""
+        autoscaler = bench.make()
+        observations = bench.observations()
+        first = [autoscaler.decide(seen) for seen in observations]
+        order = list(range(len(observations)))
+        random.Random(2).shuffle(order)
+        for number in order:
+            assert autoscaler.decide(observations[number]) == first[number], observations[number]
+
+    def test_two_of_them_agree(self, bench: Bench) -> None:
+        """With the same options they decide the same, whatever the other one was asked before."""
+        one, other = bench.make(), bench.make()
+        for seen in bench.observations():
+            assert one.decide(seen) == other.decide(seen), seen
+
+    def test_it_looks_at_no_clock(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Hours that pass between two questions change nothing."""
+        autoscaler = bench.make()
+        observations = bench.observations(500)
+        before = [autoscaler.decide(seen) for seen in observations]
+        for name in _CLOCKS:
+            hour = 3_600 * (1_000_000_000 if name.endswith("_ns") else 1)
+            ticks = itertools.count(getattr(time, name)(), hour)
+            monkeypatch.setattr(time, name, lambda ticks=ticks: next(ticks))
+        after = [autoscaler.decide(seen) for seen in observations]
+        monkeypatch.undo()
+        assert after == before
+
+    def test_it_looks_at_nothing_else(self, bench: Bench) -> None:
+        """No file, no network, no other program: everything that counts is in the observation."""
+        autoscaler = bench.make()
+        observations = bench.observations(500)
+        for seen in observations:
+            autoscaler.decide(seen)  # what it imports when it is first asked is read from files
+        with _watching() as touched:
+            for seen in observations:
+                autoscaler.decide(seen)
+        assert touched == []
+
+    def test_it_answers_without_waiting(self, bench: Bench) -> None:
+        """It is asked in the loop, which has other things to do."""
+        answers: SimpleQueue[int | BaseException] = SimpleQueue()
+
+        def ask() -> None:
+            try:
+                autoscaler = bench.make()
+                for seen in bench.observations(200):
+                    size = autoscaler.decide(seen)
+                answers.put(size)
+            except BaseException as error:  # noqa: BLE001 - it is raised where the test waits for it
+                answers.put(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            answer = answers.get(timeout=self.patience)
+        except Empty:
+            pytest.fail(f"the autoscaler {bench.name!r} has not answered after {self.patience:g} s")
+        if isinstance(answer, BaseException):
+            raise answer
+
+    def test_making_one_starts_nothing(self, bench: Bench) -> None:
+        """No descriptor, no thread, no process, also when it has been asked."""
+        seen = bench.observations(1)[0]
+        bench.make().decide(seen)
+        before = survey()
+        kept = [bench.make() for _ in range(10)]
+        for autoscaler in kept:
+            autoscaler.decide(seen)
+        assert survey().left_since(before) == []
+
+    @pytest.mark.parametrize("pattern", [burst, steady], ids=["burst", "steady"])
+    @pytest.mark.parametrize("bounds", [Range(10, 1), Range(4, 4), Range(50, 0)], ids=["10,1", "4,4", "50,0"])
+    def test_a_simulated_pool_stays_between_its_bounds(self, bench: Bench, pattern: Any, bounds: Range) -> None:
+        """Every task of a burst and of a steady stream ends, and the pool is never too large or too small."""
+        sizes = bench.simulate(pattern(random.Random(3)), bounds)
+        assert min(sizes) >= max(1, bounds.smallest)
+        assert max(sizes) <= bounds.largest
+
+
+# ---------------------------------------------------------------- what it touches
+
+_watchers: list[tuple[int, list[str]]] = []
+_hooked = False
+
+
+@contextmanager
+def _watching() -> Iterator[list[str]]:
+    """Collect what this thread asks the system for."""
+    global _hooked
+    if not _hooked:
+        _hooked = True
+        sys.addaudithook(_heard)  # for good: there is no way to take it away
+    touched: list[str] = []
+    watcher = (threading.get_ident(), touched)
+    _watchers.append(watcher)
+    try:
+        yield touched
+    finally:
+        _watchers.remove(watcher)
+
+
+def _heard(event: str, arguments: tuple[object, ...]) -> None:
+    for ident, touched in _watchers:
+        if event.startswith(_OUTSIDE) and ident == threading.get_ident():
+            touched.append(f"{event} {arguments[:1]}")
