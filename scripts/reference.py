@@ -4,8 +4,8 @@
 2. `settings`: every setting. `transport`, `pool`, `autoscaler`, `fsnotify`, `result_store`: every built-in plugin
    with its options.
    `commands`: every sub-command. `hooks`: every hook. `steps`: every built-in step of both graphs.
-   `pool_promises`, `transport_promises`, `fsnotify_promises`, `autoscaler_promises`: every test of the
-   conformance suites.
+   `pool_promises`, `transport_promises`, `fsnotify_promises`, `autoscaler_promises`,
+   `result_store_promises`: every test of the conformance suites.
 3. `python scripts/reference.py` writes; with `--check` it only says (exit code 1) that a page is out of date.
 """
 
@@ -218,6 +218,13 @@ def autoscaler_promises() -> str:
     return promises(AutoscalerSuite)
 
 
+def result_store_promises() -> str:
+    """Every promise of a result store."""
+    from framework.testing.result_stores import ResultStoreSuite
+
+    return promises(ResultStoreSuite)
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("configuration.md", settings),
     "transport": ("transports.md", lambda: plugins("transport")),
@@ -231,6 +238,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "pool_promises": ("testing-plugins.md", pool_promises),
     "transport_promises": ("testing-plugins.md", transport_promises),
     "autoscaler_promises": ("testing-plugins.md", autoscaler_promises),
+    "result_store_promises": ("testing-plugins.md", result_store_promises),
     "fsnotify_promises": ("testing-plugins.md", fsnotify_promises),
 }
 

@@ -16,7 +16,7 @@ import pytest
 pytest.register_assert_rewrite("framework.testing")
 
 #: The attribute in which a suite names its plugin.
-FAMILIES = ("pool", "transport", "fsnotify", "autoscaler")
+FAMILIES = ("pool", "transport", "fsnotify", "autoscaler", "result_store")
 #: What says, on an item, which plugin it tests.
 SUBJECT = "framework plugin"
 MISSING = "missing trait"

@@ -1,0 +1,36 @@
+"""The suite for result stores is strict: each of many broken ones fails it, at the test meant for its defect."""
+
+from __future__ import annotations
+
+import pytest
+
+from support import suites
+from support.broken_stores import MEANT
+
+FILE = "tests/support/broken_stores.py"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    tests = [f"{FILE}::Test{kind.__name__}::{meant}" for kind, meant in MEANT.items()]
+    # They spend their time waiting for what does not come: side by side.
+    return suites.run_all([[f"{FILE}::TestUnbroken", *tests[::2]], tests[1::2]], tmp_path_factory.mktemp("broken"))
+
+
+def test_the_unbroken_store_passes_everything(results):
+    own = {name: result for name, result in results.items() if name.startswith("TestUnbroken::")}
+    assert len(own) > 20
+    assert {name: result for name, result in own.items() if result != "passed"} == {}
+
+
+@pytest.mark.parametrize("kind", MEANT, ids=lambda kind: kind.__name__)
+def test_a_broken_store_is_found_out(results, kind):
+    result = results[f"Test{kind.__name__}::{MEANT[kind]}"]
+    assert result not in ("passed", "skipped")
+    # For what it did, not for what the broken store itself tripped over.
+    for defect in ("AttributeError", "NameError", "TypeError"):
+        assert defect not in result
+
+
+def test_dozens_of_them():
+    assert len(MEANT) >= 36
