@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from framework.api.result_store import ResultStore, ResultStoreTraits
+from framework.api.result_store import ChordPart, ResultStore, ResultStoreTraits, Turn
 from framework.exceptions import FrameworkError, TimeoutError  # noqa: A004 - the contract's
 from framework.testing.result_stores import ResultStoreSuite
 from framework_results.none import NoneStore
@@ -31,6 +31,19 @@ class Place:
         self.news = threading.Condition()
         #: By id: when it ends, its state, the document.
         self.kept: dict[str, tuple[float, str, bytes]] = {}
+        self.chords: dict[str, Chord] = {}
+        self.groups: dict[str, tuple[float, bytes]] = {}
+
+
+class Chord:
+    """The parts of one, and who has the turn until when."""
+
+    def __init__(self, size, ends):
+        self.size = size
+        self.ends = ends
+        self.parts: dict[str, ChordPart] = {}
+        self.holder = ("", 0.0)
+        self.over = False
 
 
 PLACES: defaultdict[str, Place] = defaultdict(Place)
@@ -38,6 +51,8 @@ PLACES: defaultdict[str, Place] = defaultdict(Place)
 
 class Unbroken(ResultStore):
     """What the broken ones are made from."""
+
+    traits = ResultStoreTraits(chords=True)
 
     def __init__(self, url, options, context):
         super().__init__(url, options, context)
@@ -96,6 +111,79 @@ class Unbroken(ResultStore):
         with self.place.news:
             for task_id in task_ids:
                 self.place.kept.pop(task_id, None)
+
+    def chord(self, group_id):
+        """Return a chord that is not over; None: there is none."""
+        found = self.place.chords.get(group_id)
+        return found if found is not None and not found.over and found.ends > time.monotonic() else None
+
+    def begin_chord(self, group_id, size):
+        seconds = self.context.expires if self.context.chord_expires is None else self.context.chord_expires
+        with self.place.news:
+            if self.chord(group_id) is None:
+                self.place.chords[group_id] = Chord(size, time.monotonic() + seconds if seconds else float("inf"))
+
+    def grow_chord(self, group_id, count=1):
+        with self.place.news:
+            self.place.chords[group_id].size += count
+
+    def return_part(self, part, token, claim):
+        with self.place.news:
+            chord = self.chord(part.group_id)
+            if chord is None:
+                return Turn.OVER
+            self.count(chord, part)
+            if len(chord.parts) < chord.size:
+                return Turn.WAIT
+            return Turn.MINE if self.take(chord, token, claim) else Turn.TAKEN
+
+    def count(self, chord, part):
+        chord.parts.setdefault(part.task_id, part)
+
+    def take(self, chord, token, claim):
+        holder, until = chord.holder
+        if holder not in ("", token) and until > time.monotonic():
+            return False
+        chord.holder = (token, time.monotonic() + claim)
+        return True
+
+    def holds(self, group_id, token):
+        chord = self.chord(group_id)
+        return chord is not None and chord.holder[0] == token and chord.holder[1] > time.monotonic()
+
+    def chord_parts(self, group_id):
+        chord = self.chord(group_id)
+        if chord is None:
+            return []
+        return [each.value for each in sorted(chord.parts.values(), key=self.place_of)]
+
+    def place_of(self, part):
+        return float("inf") if part.index is None else part.index
+
+    def hold_turn(self, group_id, token, claim):
+        with self.place.news:
+            return self.holds(group_id, token) and self.take(self.chord(group_id), token, claim)
+
+    def end_chord(self, group_id, token, remember):
+        with self.place.news:
+            if not self.holds(group_id, token):
+                return False
+            self.fail_chord(group_id)
+            return True
+
+    def fail_chord(self, group_id):
+        self.place.chords[group_id].over = True
+
+    def save_group(self, group_id, document):
+        seconds = self.context.expires
+        self.place.groups[group_id] = (time.monotonic() + seconds if seconds else float("inf"), document)
+
+    def fetch_group(self, group_id):
+        ends, document = self.place.groups.get(group_id, (0.0, None))
+        return document if ends > time.monotonic() else None
+
+    def forget_group(self, group_id):
+        self.place.groups.pop(group_id, None)
 
 
 # ---------------------------------------------------------------- keeping
@@ -240,6 +328,102 @@ class SaysThatItKeepsNothing(Unbroken):
     traits = ResultStoreTraits(stores=False, shared=False)
 
 
+# ---------------------------------------------------------------- chords
+
+
+class KeepsPartsAsTheyCome(Unbroken):
+    def place_of(self, part):
+        return 0
+
+
+class CountsEachReturn(Unbroken):
+    def count(self, chord, part):
+        super().count(chord, part)
+        chord.size = min(chord.size, chord.size - 1 if part.value == b"another value" else chord.size)
+
+
+class TakesTheLaterPart(Unbroken):
+    def count(self, chord, part):
+        chord.parts[part.task_id] = part
+
+
+class GivesTheTurnToAll(Unbroken):
+    def take(self, chord, token, claim):
+        super().take(chord, token, claim)
+        return True
+
+
+class GivesTheTurnForGood(Unbroken):
+    def take(self, chord, token, claim):
+        return super().take(chord, token, 3600.0)
+
+
+class LetsAnybodyEndIt(Unbroken):
+    def end_chord(self, group_id, token, remember):
+        self.fail_chord(group_id)
+        return True
+
+
+class NeverEnds(Unbroken):
+    def end_chord(self, group_id, token, remember):
+        return self.holds(group_id, token)
+
+
+class MakesChordsUp(Unbroken):
+    def return_part(self, part, token, claim):
+        self.begin_chord(part.group_id, 2)
+        return super().return_part(part, token, claim)
+
+
+class DoesNotGrow(Unbroken):
+    def grow_chord(self, group_id, count=1):
+        pass
+
+
+class BeginsOnce(Unbroken):
+    def begin_chord(self, group_id, size):
+        if group_id not in self.place.chords:
+            super().begin_chord(group_id, size)
+
+
+class GivesTheTurnInARace(Unbroken):
+    """It looks, and then it takes."""
+
+    def return_part(self, part, token, claim):
+        with self.place.news:
+            chord = self.chord(part.group_id)
+            if chord is None:
+                return Turn.OVER
+            self.count(chord, part)
+            complete, free = len(chord.parts) >= chord.size, chord.holder[0] in ("", token)
+        time.sleep(0.1)
+        if not complete:
+            return Turn.WAIT
+        chord.holder = (token, time.monotonic() + claim)
+        return Turn.MINE if free else Turn.TAKEN
+
+
+class KeepsGroupsToItself(Unbroken):
+    def __init__(self, url, options, context):
+        super().__init__(url, options, context)
+        self._groups = {}
+
+    def save_group(self, group_id, document):
+        self._groups[group_id] = document
+
+    def fetch_group(self, group_id):
+        return self._groups.get(group_id)
+
+
+class KeepsChordsForEver(Unbroken):
+    def begin_chord(self, group_id, size):
+        self.place.chords[group_id] = Chord(size, float("inf"))
+
+
+class CountsWithoutSayingSo(Unbroken):
+    traits = ResultStoreTraits(chords=False)
+
+
 # ---------------------------------------------------------------- waiting
 
 
@@ -382,6 +566,20 @@ MEANT: dict[type[ResultStore], str] = {
     LeaksAThread: "test_ten_lives_leave_nothing_behind",
     KeepsNothingInSilence: "test_a_store_that_keeps_nothing_says_so",
     SaysThatItKeepsNothing: "test_a_store_that_keeps_nothing_says_so",
+    KeepsPartsAsTheyCome: "test_the_last_part_gets_the_turn_and_all_parts_in_order",
+    NeverEnds: "test_the_last_part_gets_the_turn_and_all_parts_in_order",
+    CountsEachReturn: "test_a_task_that_runs_twice_counts_once",
+    TakesTheLaterPart: "test_a_task_that_runs_twice_counts_once",
+    GivesTheTurnToAll: "test_the_turn_belongs_to_one_until_it_lapses",
+    GivesTheTurnForGood: "test_the_turn_belongs_to_one_until_it_lapses",
+    LetsAnybodyEndIt: "test_the_turn_belongs_to_one_until_it_lapses",
+    MakesChordsUp: "test_parts_without_a_chord_get_no_turn",
+    DoesNotGrow: "test_a_chord_may_grow_and_begin_again",
+    BeginsOnce: "test_a_chord_may_grow_and_begin_again",
+    GivesTheTurnInARace: "test_one_of_many_at_once_gets_the_turn",
+    KeepsGroupsToItself: "test_groups_are_kept_until_they_are_dropped",
+    KeepsChordsForEver: "test_chords_and_groups_end_when_their_time_is_over",
+    CountsWithoutSayingSo: "test_a_store_that_cannot_count_says_so",
     LooksOnlyForNews: "test_what_is_there_is_yielded_at_once",
     WaitsForNothing: "test_no_ids_are_no_wait",
     YieldsTwice: "test_a_result_reaches_whoever_asked",
