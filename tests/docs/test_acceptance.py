@@ -8,8 +8,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent.parent
 MARKER = re.compile(r"\bacceptance\(([\d,\s]+)\)")
 
-#: All but chords, which are not built yet.
-DUE = {*range(1, 231)} - {224, 228}
+DUE = {*range(1, 231)}
 
 
 def covered() -> set[int]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery import Celery
+from celery.result import AsyncResult
 
 from support import ledger
 
@@ -142,6 +143,10 @@ def closing(app: Celery) -> Iterator[Celery]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
+        # A result that nobody has asked for says goodbye to its server when it goes: long after the server, then.
+        for each in gc.get_objects():
+            if issubclass(type(each), AsyncResult) and each.app is app:
+                each.backend = None
 
 
 app = make_app(

@@ -1,0 +1,129 @@
+"""Workflows between ours and Celery's: clients and workers of both kinds, and chords that both work on (S 224, 228)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import celery
+import celery.exceptions
+import pytest
+
+import framework
+from framework.exceptions import ChordError
+from support import celeryproj, ledger, proj, workers
+from support.wait import wait_for
+from support.workflows import CASES, FAILING, Tasks
+
+LONG = 40
+QUIET = ("--without-gossip", "--without-mingle")
+
+
+@contextlib.contextmanager
+def running(request, tmp_path_factory, theirs: bool, *workers_: tuple[bool, str]) -> Iterator[SimpleNamespace]:
+    """A client, Celery's if `theirs`, and workers: whether Celery's, and the pool."""
+    server = request.getfixturevalue("redis_server")
+    url, results = server.fresh_url(), server.fresh_url()
+    book = tmp_path_factory.mktemp("fleet") / "ledger"
+    env = workers.app_environment(broker=url, backend=results, ledger=book)
+    with contextlib.ExitStack() as stack:
+        app = stack.enter_context(
+            celeryproj.closing(celeryproj.make_app(url, results))
+            if theirs
+            else contextlib.closing(proj.make_app(url, results))
+        )
+        started = []
+        for celerys, pool in workers_:
+            start, quiet = (workers.start_celery_worker, QUIET) if celerys else (workers.start_worker, ())
+            started.append(stack.enter_context(start(None, "-P", pool, "-c", "2", *quiet, env=env)))
+        for worker in started:
+            worker.wait_ready()
+        yield SimpleNamespace(
+            app=app,
+            canvas=celery if theirs else framework,
+            t=Tasks.of(app.tasks),
+            tasks=app.tasks,
+            ledger=book,
+            workers=started,
+        )
+
+
+FLEETS = {
+    "celery-client-our-worker": (True, (False, "prefork")),
+    "our-client-celery-worker": (False, (True, "threads")),
+    "our-client-both-workers": (False, (False, "threads"), (True, "threads")),
+    "celery-client-both-workers": (True, (False, "asyncio"), (True, "threads")),
+}
+
+
+@pytest.fixture(scope="module", params=FLEETS.values(), ids=FLEETS)
+def fleet(request, tmp_path_factory) -> Iterator[SimpleNamespace]:
+    with running(request, tmp_path_factory, *request.param) as made:
+        yield made
+
+
+@pytest.mark.acceptance(224, 226)
+@pytest.mark.parametrize("name", CASES)
+def test_workflow(fleet, name):
+    make, value = CASES[name]
+    assert make(fleet.canvas, fleet.t).apply_async().get(timeout=LONG) == value
+
+
+@pytest.mark.acceptance(224)
+def test_a_chord_with_a_failure_fails(fleet):
+    result = FAILING["a member fails"](fleet.canvas, fleet.t).apply_async()
+    # Celery's client raises what the header has raised, if it has by the time that it asks.
+    with pytest.raises((ChordError, celery.exceptions.ChordError, ValueError), match="x"):
+        result.get(timeout=LONG)
+
+
+@pytest.mark.acceptance(228)
+def test_every_body_of_a_mixed_fleet_runs_exactly_once(request, tmp_path_factory):
+    """200 chords, half from each client, with Celery's workers and ours at one queue."""
+    both = ((False, "prefork"), (True, "threads"))
+    with running(request, tmp_path_factory, False, *both) as fleet:
+        url, results = fleet.app.conf.settings.broker.url, fleet.app.conf.settings.result.backend
+        with celeryproj.closing(celeryproj.make_app(url, results)) as other:
+            sent = []
+            for number in range(100):
+                for canvas, tasks in ((framework, fleet.tasks), (celery, other.tasks)):
+                    add, body = tasks["proj.add"], tasks["proj.body"]
+                    header = [add.s(number, each) for each in range(5)]
+                    entry = f"{canvas.__name__}-{number}"
+                    sent.append((number, entry, canvas.chord(header, body.s(entry)).apply_async()))
+            for number, _entry, result in sent:
+                assert result.get(timeout=LONG) == [number + each for each in range(5)]
+        told = [worker.output for worker in fleet.workers]
+        ran = ledger.read(fleet.ledger)
+    assert {entry: ran[f"body:{entry}"] for _, entry, _ in sent} == {entry: 1 for _, entry, _ in sent}
+    # A test of sharing: both have had a part in it.
+    assert all("proj.add" in output for output in told)
+
+
+@pytest.mark.acceptance(228)
+@pytest.mark.parametrize("last", ["ours", "celerys"])
+def test_whoever_finishes_last_sends_the_body(last, request, tmp_path_factory):
+    """A header of two tasks in two queues, each served by one kind of worker, of which one waits for the other."""
+    server = request.getfixturevalue("redis_server")
+    url, results = server.fresh_url(), server.fresh_url()
+    place = tmp_path_factory.mktemp("fleet")
+    env = workers.app_environment(broker=url, backend=results, ledger=place / "ledger")
+    with (
+        contextlib.closing(proj.make_app(url, results)) as app,
+        workers.start_worker(None, "-P", "threads", "-c", "2", "-Q", "ours", env=env) as ours,
+        workers.start_celery_worker(None, "-P", "threads", "-c", "2", "-Q", "celerys", *QUIET, env=env) as theirs,
+    ):
+        ours.wait_ready()
+        theirs.wait_ready()
+        first = "celerys" if last == "ours" else "ours"
+        gate = place / "gate"
+        t = app.tasks
+        body = t["proj.body"].s("once").set(queue="ours")
+        header = [t["proj.add"].s(1, 1).set(queue=first), t["proj.hold"].s(str(gate)).set(queue=last)]
+        result = framework.chord(header, body).apply_async()
+        assert result.parent.results[0].get(timeout=LONG) == 2
+        assert not result.ready()
+        gate.touch()
+        assert result.get(timeout=LONG)[0] == 2
+        wait_for(lambda: ledger.read(place / "ledger")["body:once"] == 1, LONG)
