@@ -72,6 +72,11 @@ def compare(url, apps, call):
     assert [list(our["headers"]) for _, our in ours] == [list(their["headers"]) for _, their in theirs]
 
 
+def stamped(signature):
+    signature.stamp(mon="abc")
+    return signature
+
+
 CALLS = {
     "plain": lambda app: app.tasks["proj.add"].apply_async((1, 2), task_id=ID),
     "list and keywords": lambda app: app.tasks["proj.echo"].apply_async([1, "a"], {"b": None}, task_id=ID),
@@ -102,6 +107,10 @@ CALLS = {
     "transient": lambda app: app.tasks["proj.add"].apply_async((1, 2), task_id=ID, delivery_mode=1),
     "retry-like": lambda app: app.tasks["proj.add"].apply_async(
         (1, 2), task_id=ID, retries=2, root_id="r", parent_id="p"
+    ),
+    "stamped": lambda app: stamped(app.tasks["proj.add"].s(1, 2)).apply_async(task_id=ID),
+    "stamped by options": lambda app: app.tasks["proj.add"].apply_async(
+        (1, 2), task_id=ID, stamped_headers=["mon"], mon="abc"
     ),
     "group member": lambda app: app.tasks["proj.add"].apply_async((1, 2), task_id=ID, group_id="g", group_index=1),
 }

@@ -133,6 +133,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         app = work.app
         if app.conf.settings.task.always_eager:
             return cast("AsyncResult[R]", self.apply(args, kwargs, **options))
+        work._owned_body()
         _chords.check(app)
         own = {**work.options, **options}
         to_parent = own.pop("add_to_parent", True)

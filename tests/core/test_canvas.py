@@ -1,0 +1,311 @@
+"""Workflows before anything is sent: how they are put together, frozen, stamped, run eagerly, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from framework import App, chain, chord, group, signature
+from framework._request import Context, pop_request, push_request
+from framework.canvas import Signature, StampingVisitor, chunks, xmap
+from framework.exceptions import ChordError, ConfigError, FrameworkError
+from framework.message import read
+
+
+@pytest.fixture
+def app():
+    app = App("proj", broker="memory://", backend="none://")
+
+    @app.task(name="add")
+    def add(x, y):
+        return x + y
+
+    @app.task(name="total")
+    def total(numbers):
+        return sum(numbers)
+
+    @app.task(name="fail")
+    def fail(*_args):
+        raise ValueError("broken")
+
+    @app.task(name="swap", bind=True)
+    def swap(self, numbers):
+        raise self.replace(group(add.s(number, number) for number in numbers) | total.s())
+
+    sent(app)  # what other tests have left
+    yield app
+    app.close()
+
+
+@pytest.fixture
+def add(app):
+    return app.tasks["add"]
+
+
+@pytest.fixture
+def total(app):
+    return app.tasks["total"]
+
+
+def sent(app):
+    """Return the headers of all messages that were sent, oldest first."""
+    queue = app.queue_for("celery")
+    consumer = app.transport.consumer()
+    try:
+        consumer.add_queue(queue)
+        deliveries = consumer.fetch(100)
+        for delivery in deliveries:
+            delivery.ack()
+        return [read(delivery.payload).headers for delivery in deliveries]
+    finally:
+        consumer.close(requeue=True)
+
+
+# ---------------------------------------------------------------- putting together
+
+
+def test_what_follows_a_group_is_its_body(add, total):
+    made = group(add.s(1, 1), add.s(2, 2)) | total.s()
+    assert isinstance(made, chord)
+    longer = made | add.s(1) | add.s(2)
+    assert isinstance(longer, chord)
+    assert repr(longer) == "[add(1, 1), add(2, 2)] | total() | add(1) | add(2)"
+    assert repr(made) == "[add(1, 1), add(2, 2)] | total()", "the first is as it was"
+    (only,) = chain(group(add.s(1, 1)), total.s(), add.s(1)).tasks
+    assert repr(only) == "[add(1, 1)] | total() | add(1)"
+    first, second = (add.s(1, 1) | group(add.s(1), add.s(2)) | total.s() | add.s(3)).tasks
+    assert (first.task, repr(second)) == ("add", "[add(1), add(2)] | total() | add(3)")
+    assert repr(group(add.s(1, 1)) | group(total.s(), total.s()) | total.s()) == (
+        "[add(1, 1)] | [total(), total()] | total()"
+    )
+
+
+def test_a_workflow_comes_back_from_its_document(app, add, total):
+    made = add.s(1, 1) | group(add.s(1), chord([add.s(2)], total.s())) | total.s()
+    made.freeze()
+    again = signature(json.loads(json.dumps(made)), app=app)
+    assert isinstance(again, chain)
+    assert repr(again) == repr(made)
+    assert again.freeze().as_tuple() == made.freeze().as_tuple()
+
+
+def test_a_header_comes_to_one_result_each(add, total):
+    made = chord(
+        [
+            group(add.s(1, 1), group(add.s(2, 2))),
+            add.s(1, 1) | group(add.s(2), add.s(3)),
+            chord([add.s(1, 1)], total.s()),
+        ],
+        total.s(),
+    )
+    made.freeze()
+    kinds = [task.subtask_type for task in made.tasks]
+    assert kinds == [None, None, "chain", "chord"]
+    collecting = made.tasks[2].tasks[-1]
+    assert (collecting.subtask_type, collecting.body.task) == ("chord", "celery.accumulate")
+
+
+def test_what_collects_goes_where_its_group_goes(add, total):
+    made = chord([add.s(1, 1) | group(add.s(2).set(queue="media"), add.s(3))], total.s())
+    made.freeze()
+    assert made.tasks[0].tasks[-1].body.options["queue"] == "media"
+
+
+def test_options_of_a_group_go_to_its_tasks(add, total):
+    made = group([add.s(1, 1), add.s(2, 2).set(queue="own")]).set(queue="media") | total.s()
+    assert [task.options["queue"] for task in made.tasks] == ["media", "own"]
+
+
+def test_callbacks_of_a_chord_are_those_of_its_body(add, total):
+    made = chord([add.s(1, 1)], total.s())
+    made.link(add.s(1))
+    made.on_error(add.s(2))
+    assert [link.args for link in made.body.options["link"]] == [(1,)]
+    assert [link.args for link in made.body.options["link_error"]] == [(2,)]
+    assert "link_error" not in made.tasks[0].options
+    made.app.conf.update(task_allow_error_cb_on_chord_header=True)
+    made.link_error(add.s(3))
+    assert [link.args for link in made.tasks[0].options["link_error"]] == [(3,)]
+
+
+def test_the_result_of_a_chord_has_its_header_above_it(add, total):
+    result = (add.s(1, 1) | group(add.s(1), add.s(2)) | total.s() | add.s(1)).freeze()
+    names = []
+    node = result
+    while node is not None:
+        names.append(type(node).__name__)
+        node = node.parent
+    assert names == ["AsyncResult", "AsyncResult", "GroupResult", "AsyncResult"]
+
+
+def test_skew_delays_one_after_the_other(add):
+    made = group(add.s(n, n) for n in range(4)).skew(1, 3)
+    assert [task.options["countdown"] for task in made.tasks] == [1, 2, 3, 3]
+
+
+def test_mapped_calls_go_where_the_task_goes(app):
+    @app.task(queue="media", name="resize")
+    def resize(size):
+        return size
+
+    app.conf.update(task_routes={"routed": {"queue": "elsewhere"}})
+
+    @app.task(name="routed")
+    def routed(size):
+        return size
+
+    assert resize.map([1, 2]).options == {"queue": "media"}
+    assert routed.starmap([(1,), (2,)]).options == {"queue": "elsewhere"}
+    assert resize.map(iter([1, 2])).kwargs["it"] == [1, 2]
+    assert isinstance(resize.map([1]), xmap)
+    parts = resize.chunks(zip(range(5), strict=False), 2)
+    assert isinstance(parts, chunks)
+    assert [part.kwargs["it"] for part in parts.group().tasks] == [[(0,), (1,)], [(2,), (3,)], [(4,)]]
+    with pytest.raises(ValueError, match="at least one"):
+        resize.chunks([1], 0)
+    with pytest.raises(TypeError, match="group"):
+        (resize.s(1) | parts).freeze()
+
+
+# ---------------------------------------------------------------- refusing
+
+
+def test_without_a_store_that_counts_chords_are_refused_before_anything_is_sent(app, add, total):
+    for made in (chord([add.s(1, 1)], total.s()), group(add.s(1, 1)) | total.s()):
+        with pytest.raises(ConfigError, match=r"disabled:// can keep neither chords .*sqlite:///results\.db"):
+            made.apply_async()
+    assert app.transport.sizes([app.queue_for("celery")])["celery"] in (0, None)
+
+
+def test_a_chord_without_a_body_is_refused(add):
+    with pytest.raises(FrameworkError, match="needs a body"):
+        chord([add.s(1, 1)]).apply_async()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("countdwon", "countdown"), ("prioritiy", "priority"), ("routing_keys", "routing_key"), ("expire", "expires")],
+)
+def test_a_misspelt_option_is_refused(app, add, name, meant):
+    for call in (
+        lambda: add.apply_async((1, 1), **{name: 1}),
+        lambda: add.s(1, 1).apply_async(**{name: 1}),
+        lambda: app.send_task("add", (1, 1), **{name: 1}),
+        lambda: app.send_many([add.s(1, 1)], **{name: 1}),
+    ):
+        with pytest.raises(TypeError, match=f"no option '{name}' .* did you mean {meant}"):
+            call()
+
+
+def test_other_options_are_let_through(app, add):
+    add.apply_async((1, 1), trace_id="T", tenant=3, correlation_id="C", stamped_headers=["expire"], expire="never")
+    (headers,) = sent(app)
+    assert headers["stamps"] == {"expire": "never"}
+
+
+def test_inside_a_task_a_misspelt_option_is_logged_once(app, add, caplog):
+    token = push_request(Context({"id": "T", "task": "add"}, called_directly=False))
+    try:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                add.apply_async((1, 1), ignore_resultt=True)
+    finally:
+        pop_request(token)
+    assert [record.message for record in caplog.records].count(
+        "tasks have no option 'ignore_resultt' when they are called; did you mean ignore_result?"
+    ) == 1
+
+
+# ---------------------------------------------------------------- eager
+
+
+def test_eager_chords_fail_as_real_ones_do(app, add, total):
+    seen = []
+
+    @app.task(name="note")
+    def note(ident):
+        seen.append(ident)
+
+    made = chord([add.s(1, 1), app.tasks["fail"].s()], total.s())
+    made.link_error(note.s())
+    result = made.apply()
+    assert result.state == "FAILURE"
+    with pytest.raises(ChordError, match="ValueError"):
+        result.get()
+    assert seen == [result.id]
+    assert [each.state for each in result.parent] == ["SUCCESS", "FAILURE"]
+
+
+def test_always_eager_runs_whole_workflows(app, add, total):
+    app.conf.update(task_always_eager=True)
+    assert (add.s(1, 1) | add.s(2) | add.s(3)).delay().get() == 7
+    assert (add.s(1, 1) | group(add.s(1), add.s(2)) | total.s() | add.s(1)).apply_async().get() == 8
+    assert group(add.s(1, 1), chain(add.s(1, 1), add.s(1)))().get() == [2, 3]
+    assert chord([add.s(1, 1)])(total.s()).get() == 2
+    assert app.tasks["swap"].delay([1, 2]).get() == 6
+    assert total.map([[1, 2], [3]]).apply_async().get() == [3, 3]
+    assert add.chunks([(1, 1), (2, 2), (3, 3)], 2)().get() == [[2, 4], [6]]
+
+
+# ---------------------------------------------------------------- stamps
+
+
+def test_stamps_are_on_every_part(add, total):
+    made = add.s(1, 1).set(link=add.s(5)) | group(add.s(1), add.s(2)) | total.s()
+    made.stamp(monitor="abc")
+    made.freeze()
+    header = made.tasks[1]
+    parts = [made, made.tasks[0], *listed(made.tasks[0], "link"), header, *header.tasks, header.body]
+    assert [part.options["monitor"] for part in parts] == ["abc"] * 7
+    assert all(part.options["stamped_headers"] == ["monitor"] for part in parts)
+
+
+def listed(sig, name):
+    return [Signature.from_dict(each) for each in sig.options[name]]
+
+
+def test_a_visitor_stamps_each_part_as_it_likes(add, total):
+    class Numbering(StampingVisitor):
+        def __init__(self):
+            self.seen = []
+
+        def on_signature(self, sig, **headers):
+            self.seen.append(sig.task)
+            return {"number": len(self.seen), "note": "no stamp", "stamped_headers": ["number"]}
+
+        def on_group_start(self, sig, **headers):
+            return {"grouped": True}
+
+        def on_chord_header_start(self, sig, **headers):
+            return {"part": "header"}
+
+        def on_chord_body(self, sig, **headers):
+            return {"part": "body"}
+
+    made = group(add.s(1, 1), chord([add.s(2, 2)], total.s()))
+    made.stamp(Numbering())
+    first, second = made.tasks
+    assert (first.options["number"], first.options["grouped"], "note" in first.options) == (1, True, False)
+    assert [second.tasks[0].options["part"], second.body.options["part"]] == ["header", "body"]
+
+
+def test_stamps_are_replaced_or_gathered(add):
+    made = add.s(1, 1)
+    made.stamp(colour="red")
+    made.stamp(colour="blue")
+    assert made.options["colour"] == "blue"
+    made.stamp(append_stamps=True, colour="red", size=3)
+    assert (made.options["colour"], made.options["size"]) == (["blue", "red"], 3)
+    assert made.options["stamped_headers"] == ["colour", "size"]
+
+
+def test_stamps_travel_in_headers_and_stay_when_others_come(app, add):
+    made = add.s(1, 1)
+    made.stamp(colour="red")
+    made.apply_async(stamped_headers=["colour", "size"], colour="blue", size=3)
+    group(made, add.s(2, 2)).apply_async()
+    single, first, second = sent(app)
+    assert (single["stamped_headers"], single["stamps"]) == (["colour", "size"], {"colour": "red", "size": 3})
+    assert (first["stamps"], second["stamps"]) == ({"colour": "red"}, {})
