@@ -62,6 +62,7 @@ class Registry(Mapping[str, Task[..., Any]]):
     def restore(self, tasks: Mapping[str, Task[..., Any]]) -> None:
         """Have `tasks` and no others, but for shared ones that are defined from now on."""
         self._tasks = dict(tasks)
+        self._built_in = "celery.accumulate" in self._tasks
         self._shared = min(self._shared, len(_apps.shared))
 
     def share(self, app: App) -> None:
@@ -152,6 +153,13 @@ def make_task(app: App, function: Callable[..., Any], options: dict[str, Any]) -
     if autoretry:
         _retry_automatically(task, autoretry, retrying)
     return task
+
+
+def retry_as_its_class_says(task: Task[..., Any]) -> None:
+    """Have a class-based task retried for the exceptions in its attribute `autoretry_for`."""
+    errors = tuple(getattr(task, "autoretry_for", None) or ())
+    if errors and "run" not in vars(task):  # once
+        _retry_automatically(task, errors, {key: getattr(task, key, None) for key in _RETRY_OPTIONS})
 
 
 def _retry_automatically(task: Task[..., Any], errors: tuple[type[BaseException], ...], how: Mapping[str, Any]) -> None:

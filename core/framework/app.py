@@ -21,7 +21,7 @@ from framework._config.conf import Conf
 from framework._identity import new_id, new_ids
 from framework._publishing import Publisher
 from framework._request import Context, current_request, parent_request
-from framework._tasks import Registry, make_task
+from framework._tasks import Registry, make_task, retry_as_its_class_says
 from framework.results import AsyncResult, ResultSet
 from framework.results.sets import Groups
 from framework.task import Task
@@ -145,6 +145,7 @@ class App:
         if not made.name:
             made.name = self.gen_task_name(type(made).__name__, type(made).__module__)
         made.app = self
+        retry_as_its_class_says(made)
         return cast("Task[P, R]", self._registry.add(made))
 
     @property

@@ -140,6 +140,14 @@ def test_the_result_of_a_chord_has_its_header_above_it(add, total):
     assert names == ["AsyncResult", "AsyncResult", "GroupResult", "AsyncResult"]
 
 
+def test_what_is_immutable_takes_nothing_from_a_task_before_it(add, total):
+    for made in (group(add.s(1, 1)), chain(add.s(1, 1), add.s(1)), chord([add.s(1, 1)], total.s())):
+        made.set(immutable=True)
+        assert made.clone((5,), {"z": 1}).tasks[0].args == (1, 1)
+        made.set(immutable=False)
+        assert made.clone((5,)).tasks[0].args == (5, 1, 1)
+
+
 def test_skew_delays_one_after_the_other(add):
     made = group(add.s(n, n) for n in range(4)).skew(1, 3)
     assert [task.options["countdown"] for task in made.tasks] == [1, 2, 3, 3]

@@ -122,6 +122,26 @@ def test_autoretry_retries_what_it_lists(app):
     assert len(tries) == 3
 
 
+def test_autoretry_of_a_class_based_task(app):
+    class Flaky(Task):
+        name = "flaky"
+        autoretry_for = (KeyError,)
+        max_retries = 2
+        retry_backoff = 5
+        retry_jitter = False
+
+        def run(self):
+            waits.append(self.request.retries)
+            raise KeyError("k")
+
+    waits = []
+    task = app.register_task(Flaky)
+    assert app.register_task(task) is task
+    with pytest.raises(KeyError):
+        task.apply().get()
+    assert waits == [0, 1, 2]
+
+
 def test_a_backoff_of_a_fraction_still_waits_a_second(app):
     @app.task(bind=True, autoretry_for=(ValueError,), retry_backoff=0.1, retry_jitter=False)
     def flaky(self):

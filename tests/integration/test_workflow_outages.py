@@ -39,7 +39,7 @@ def scene(private, redis_url, client, start_worker, ledger_path):
     return make
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio"])
+@pytest.mark.parametrize("pool", ["prefork", "asyncio"])
 def test_results_are_counted_when_the_store_is_back(pool, scene, private, ledger_path):
     app, _t, worker = scene(pool, "backend")
     gate = ledger_path.with_name("gate")
@@ -54,7 +54,7 @@ def test_results_are_counted_when_the_store_is_back(pool, scene, private, ledger
     assert ledger.read(ledger_path)["body:late"] == 1
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["threads"])
 def test_the_body_is_sent_when_the_broker_is_back(pool, scene, private, ledger_path):
     app, t, worker = scene(pool, "broker")
     gate = ledger_path.with_name("gate")

@@ -59,6 +59,12 @@ def test_a_chord_with_a_failure_fails(fleet, name):
         result.get(timeout=LONG)
 
 
+def test_a_member_that_no_worker_knows_fails_the_chord(fleet):
+    result = chord([framework.signature("proj.nowhere", app=fleet.app), fleet.t.add.s(1, 1)], fleet.t.xsum.s())
+    with pytest.raises(ChordError, match=r"raised proj\.nowhere"):
+        result.apply_async().get(timeout=LONG)
+
+
 def test_parents_are_the_header_and_what_came_before_it(fleet):
     t = fleet.t
     result = (t.add.s(1, 1) | group(t.add.s(1), t.add.s(2)) | t.xsum.s()).apply_async()

@@ -36,7 +36,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
         """Return a copy; `args` go to its first task."""
         made = cast("chain[R]", super().clone((), None, **options))
         tasks = [task.clone() for task in self.tasks]
-        if tasks and (args or kwargs):
+        if tasks and (args or kwargs) and not self.immutable:
             tasks[0] = tasks[0].clone(args, kwargs)
         made["kwargs"] = {"tasks": tasks}
         return made

@@ -65,7 +65,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         made = cast("chord[R]", super().clone((), None, **options))
         named = dict(kwargs or {})
         body = named.pop("body", None) or self.kwargs.get("body")
-        given = () if self.immutable else (*args, *self.args)
+        given, named = ((), {}) if self.immutable else ((*args, *self.args), named)
         made["args"] = ()
         made._with(
             [task.clone(given, named) for task in self.tasks],

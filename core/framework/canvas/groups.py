@@ -39,7 +39,7 @@ class group(Several[R]):  # noqa: N801 - called like a function
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
         """Return a copy; `args` go to each of its tasks."""
         made = cast("group[R]", super().clone((), None, **options))
-        args = tuple(args)
+        args, kwargs = ((), None) if self.immutable else (tuple(args), kwargs)
         made["kwargs"] = {"tasks": [task.clone(args, kwargs) for task in self.tasks]}
         return made
 

@@ -96,6 +96,10 @@ class SqliteChords(ResultStore):
             )
             if wanted is None:
                 return Turn.OVER
+            connection.execute(
+                "UPDATE framework_chords SET expires = ? WHERE group_id = ?",
+                (self._until(self.context.chord_expires, now), part.group_id),
+            )
             (kept,) = connection.execute(
                 "SELECT count(*) FROM framework_chord_parts WHERE group_id = ?", (part.group_id,)
             ).fetchone()
