@@ -1,4 +1,4 @@
-"""Servers that are Redis in another shape: with TLS, and watched by Sentinels."""
+"""Servers that are Redis in another shape: with TLS, watched by Sentinels, a cluster."""
 
 from __future__ import annotations
 
@@ -98,3 +98,68 @@ class PrivateSentinel(PrivateServer):
             return int(fields.get("num-slaves", fields.get(b"num-slaves", 0))) >= 1
 
         wait_for(known, 40, "the Sentinel to find the replica")
+
+
+class _Node(PrivateRedis):
+    """A node of a cluster; its bus has a port of its own, and is no higher than ports go."""
+
+    def choose_ports(self) -> None:
+        super().choose_ports()
+        self.bus = free_port()
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        self.options = (
+            *("--cluster-enabled", "yes", "--cluster-port", str(self.bus), "--cluster-node-timeout", "2000"),
+            *("--cluster-config-file", "nodes.conf"),
+        )
+        return super().launch()
+
+
+class PrivateCluster:
+    """Three masters that share the slots. Each keeps its data when it is started again."""
+
+    def __init__(self) -> None:
+        self.nodes = [_Node(persist=True) for _ in range(3)]
+
+    def start(self) -> None:
+        for node in self.nodes:
+            node.start()
+        first, *others = self.nodes
+        edges = [16384 * number // 3 for number in range(4)]
+        for node, start, end in zip(self.nodes, edges, edges[1:], strict=False):
+            with node.client() as client:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", start, end - 1)
+        for node in others:
+            with node.client() as client:
+                client.execute_command("CLUSTER", "MEET", "127.0.0.1", first.port, first.bus)
+        self.wait_whole()
+
+    def wait_whole(self) -> None:
+        """Wait until every node knows who serves every slot."""
+        wait_for(lambda: all(map(_is_whole, self.nodes)), 60, "the cluster to be whole")
+
+    @property
+    def url(self) -> str:
+        """Behind a node that is not there."""
+        return f"redis-cluster://127.0.0.1:{free_port()}/0;redis-cluster://127.0.0.1:{self.nodes[0].port}/0"
+
+    def client(self) -> redis.RedisCluster:
+        return redis.RedisCluster(host="127.0.0.1", port=self.nodes[0].port)
+
+    def serving(self, key: str) -> _Node:
+        """Return the node that serves `key`."""
+        with self.client() as client:
+            port = client.get_node_from_key(key).port
+        return next(node for node in self.nodes if node.port == port)
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.close()
+
+
+def _is_whole(node: _Node) -> bool:
+    with node.client() as client:
+        state: Any = client.execute_command("CLUSTER", "INFO")
+        slots: Any = client.execute_command("CLUSTER", "SLOTS")
+    text = state.decode() if isinstance(state, bytes) else str(state)
+    return ("cluster_state:ok" in text or "'cluster_state': 'ok'" in text) and len(slots) >= 3

@@ -232,13 +232,19 @@ def _loose_options(name: str, plugin: type[Plugin], given: Mapping[str, Any]) ->
 
 
 #: Schemes that are configured as another one.
-_TABLES: Final = {"rediss": "redis", "sentinel": "redis", "amqps": "amqp"}
+_TABLES: Final = {
+    "rediss": "redis",
+    "redis-cluster": "redis",
+    "rediss-cluster": "redis",
+    "sentinel": "redis",
+    "amqps": "amqp",
+}
 
 
 def _family_table(name: str) -> str:
     """Return the config table of a driver.
 
-    ``rediss``, ``redis+socket`` and ``sentinel`` are configured as ``redis``, ``amqps`` as ``amqp``.
+    ``rediss``, ``redis+socket``, ``redis-cluster`` and ``sentinel`` are configured as ``redis``, ``amqps`` as ``amqp``.
     """
     base = name.partition("+")[0]
     return _TABLES.get(base, base)

@@ -2,6 +2,7 @@
 
 1. `parse` reads ``redis://[user:password@]host[:port][/db]``, ``rediss://`` (TLS) and
    ``redis+socket:///path[?virtual_host=db]``; several servers may be given, separated by ``;``, tried in turn.
+   ``redis-cluster://`` and ``rediss-cluster://`` name nodes of a cluster.
    ``sentinel://host[:port][/db]`` names Sentinels, who know where the server is; user and password are the server's.
 2. `masked` is the URL for people.
 3. `tls_context` turns the URL's ``ssl_…`` parameters, or the setting ``use_ssl``, into an `ssl.SSLContext`.
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
-SCHEMES: Final = frozenset({"redis", "rediss", "redis+socket", "sentinel"})
+SCHEMES: Final = frozenset({"redis", "rediss", "redis+socket", "sentinel", "redis-cluster", "rediss-cluster"})
 _PASSWORD: Final = re.compile(r"(?P<user>//[^/@:;]*):[^/@;]*(?:/[^@;]*)?@")
 _VERIFY: Final = {
     "required": True,
@@ -53,7 +54,12 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def tls(self) -> bool:
         """Whether the URL itself asks for TLS."""
-        return self.scheme == "rediss"
+        return self.scheme in ("rediss", "rediss-cluster")
+
+    @property
+    def cluster(self) -> bool:
+        """Whether this is a node of a cluster."""
+        return self.scheme in ("redis-cluster", "rediss-cluster")
 
     @property
     def sentinel(self) -> bool:
@@ -115,6 +121,8 @@ def _parse_one(url: str) -> Address:
         raise ConfigError(
             f"{shown!r} names the database {number!r}: it must be a number, as in redis://host:6379/0"
         ) from None
+    if db and found.scheme.endswith("-cluster"):
+        raise ConfigError(f"{shown!r} names the database {db}: a cluster has number 0 only")
     return Address(
         scheme=found.scheme,
         host=found.hostname or "localhost",

@@ -21,12 +21,17 @@ import select
 import socket
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, cast
+from functools import lru_cache
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias, cast
 
 import msgspec
 
 from framework.api.redis_url import Address, tls_context
 from framework.exceptions import ConnectionLost, TransportError
+
+if TYPE_CHECKING:
+    from framework.api.redis_cluster import ClusterLink
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +41,12 @@ Push: TypeAlias = Sequence[Any]
 Packer: TypeAlias = Callable[[tuple[Argument, ...]], bytes]
 
 #: Replies of a server that cannot serve now but may soon, or of which another one may.
-_AWAY: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS")
+_AWAY: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MOVED", "ASK")
 #: Replies of a server that serves, but does not take a write.
 _PASSING: Final = ("OOM", "MISCONF")
 _CHUNK: Final = 1 << 16
+#: Seconds until it is told again that a server is passed over.
+_TELL_EVERY: Final = 300.0
 
 
 class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,6 +90,12 @@ class Call(NamedTuple):
 
 
 Command: TypeAlias = Call | tuple[Argument, ...]
+
+
+@lru_cache(maxsize=16)
+def _tell(text: str, _when: int) -> None:
+    """Log, once in a while, that a server was passed over: connections are many where it stays away."""
+    logger.warning("%s; trying the next server", text)
 
 
 def packer() -> Packer:
@@ -129,7 +142,7 @@ class Link:
             except ConnectionLost as error:
                 if address is addresses[-1]:
                     raise
-                logger.warning("%s; trying the next server", error)
+                _tell(str(error), int(monotonic() / _TELL_EVERY))
             else:
                 return
 
@@ -410,6 +423,16 @@ class _More:
 _MORE: Final = _More()
 
 
+def connect(addresses: Sequence[Address], settings: LinkSettings) -> Link | ClusterLink:
+    """Connect to the server, or to the cluster, that `addresses` name. Raises `ConnectionLost`."""
+    if addresses[0].cluster:
+        # It needs links itself, and few need it.
+        from framework.api.redis_cluster import ClusterLink
+
+        return ClusterLink(addresses, settings)
+    return Link(addresses, settings)
+
+
 class SharedLink:
     """One link that several threads take turns with; connects when first used, and again after a fork or an idle loss.
 
@@ -421,10 +444,10 @@ class SharedLink:
         self._settings = settings
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._link: Link | None = None
+        self._link: Link | ClusterLink | None = None
         self._closed = False
 
-    def __enter__(self) -> Link:
+    def __enter__(self) -> Link | ClusterLink:
         """Take the link. Raises `ConnectionLost`."""
         if self._pid != os.getpid():
             # Another thread of the parent may have held the lock while this process was forked.
@@ -437,7 +460,7 @@ class SharedLink:
                 raise ConnectionLost(f"the connection to {self._addresses[0].display} has been closed")
             link = self._link
             if link is None or link.stale():
-                self._link = link = Link(self._addresses, self._settings)
+                self._link = link = connect(self._addresses, self._settings)
             return link
         except BaseException:  # undone and raised again
             self._lock.release()

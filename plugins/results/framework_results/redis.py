@@ -107,6 +107,8 @@ class RedisStore(RedisChords):
             prefix += "_"
         self._prefix = prefix + _PREFIX
         self._addresses = parse(url)
+        # In a cluster every key has a place of its own.
+        self._group = 1 if self._addresses[0].cluster else _GROUP
         self._link_settings = LinkSettings(
             connect_timeout=own.socket_connect_timeout,
             timeout=own.socket_timeout,
@@ -140,8 +142,8 @@ class RedisStore(RedisChords):
                     f"Redis takes at most {_LARGEST}"
                 )
         calls = []
-        for start in range(0, len(records), _GROUP):
-            group = records[start : start + _GROUP]
+        for start in range(0, len(records), self._group):
+            group = records[start : start + self._group]
             args: list[bytes | int] = []
             for record in group:
                 args.append(record.document)
@@ -151,7 +153,7 @@ class RedisStore(RedisChords):
 
     def fetch(self, task_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the documents that exist."""
-        groups = [task_ids[start : start + _GROUP] for start in range(0, len(task_ids), _GROUP)]
+        groups = [task_ids[start : start + self._group] for start in range(0, len(task_ids), self._group)]
         replies = self._run([("MGET", *(self._prefix + task_id for task_id in group)) for group in groups])
         return {
             task_id: document
@@ -163,7 +165,8 @@ class RedisStore(RedisChords):
     def forget(self, task_ids: Sequence[str]) -> None:
         """Drop the documents."""
         if task_ids:
-            self._run([("DEL", *(self._prefix + task_id for task_id in task_ids))])
+            groups = [task_ids[start : start + self._group] for start in range(0, len(task_ids), self._group)]
+            self._run([("DEL", *(self._prefix + task_id for task_id in group)) for group in groups])
 
     def _run(self, commands: Sequence[Any]) -> list[Any]:
         if not commands:

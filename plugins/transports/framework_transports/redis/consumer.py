@@ -166,7 +166,7 @@ class RedisConsumer(Consumer):
             )
         pattern = self._keys.subscription(queue)
         self._subscriptions.setdefault(pattern.encode(), []).append(queue.name)
-        self._link.run(self._router.declare([queue]))
+        self._declare(queue)
         # The confirmation is a push; the answer to what follows it is proof enough.
         self._link.send(self._pack(("PSUBSCRIBE", pattern)))
         self._link.call("PING")

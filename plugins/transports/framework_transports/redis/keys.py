@@ -25,9 +25,13 @@ class Binding(NamedTuple):
 
 
 class Keys:
-    """Names keys by the options; `db` is the database's number."""
+    """Names keys by the options; `db` is the database's number.
 
-    def __init__(self, options: RedisOptions, db: int) -> None:
+    With `cluster` a queue's lists carry its name as hash tag, but for the main one where it is in that slot anyway.
+    """
+
+    def __init__(self, options: RedisOptions, db: int, *, cluster: bool = False) -> None:
+        self.cluster = cluster
         self._prefix = options.global_keyprefix
         self._separator = options.sep
         self._steps = sorted(set(options.priority_steps))
@@ -53,11 +57,16 @@ class Keys:
 
     def list_for(self, queue: str, priority: int | None) -> str:
         """Return the list that a message of `priority` goes to."""
-        return self._prefix + queue + self._by_priority[min(max(priority or 0, 0), 9)]
+        return self._list(queue, self._by_priority[min(max(priority or 0, 0), 9)])
 
     def lists(self, queue: str) -> list[str]:
         """Return the queue's lists, first served first."""
-        return [f"{self._prefix}{queue}{suffix}" for suffix in self._suffixes]
+        return [self._list(queue, suffix) for suffix in self._suffixes]
+
+    def _list(self, queue: str, suffix: str) -> str:
+        if self.cluster and (suffix or self._prefix):
+            queue = _tag(queue)
+        return self._prefix + queue + suffix
 
     def lease(self, queue: str, consumer: str) -> str:
         """Return the hash of what `consumer` has on loan from `queue`."""

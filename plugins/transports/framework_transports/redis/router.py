@@ -16,6 +16,7 @@ from itertools import count
 from time import monotonic
 from typing import Final
 
+from framework.api.redis_cluster import ClusterLink
 from framework.api.resp import Argument, Call, Command, Link
 from framework.api.transport import Queue
 from framework.exceptions import PublishRefused
@@ -50,7 +51,7 @@ class Router:
 
     # ------------------------------------------------------------ publishing
 
-    def commands(self, link: Link, messages: Sequence[Outgoing], *, refuse: bool) -> list[Command]:
+    def commands(self, link: Link | ClusterLink, messages: Sequence[Outgoing], *, refuse: bool) -> list[Command]:
         """Return the commands that publish `messages`, each queue's in their order.
 
         With `refuse`, a message that no binding takes raises `PublishRefused` before anything is sent; without, it is
@@ -93,7 +94,7 @@ class Router:
         commands.extend(("PEXPIRE", key, milliseconds) for key, milliseconds in expiries.items())
         return commands
 
-    def _route(self, link: Link, exchange: str, routing_key: str) -> list[str]:
+    def _route(self, link: Link | ClusterLink, exchange: str, routing_key: str) -> list[str]:
         found = self._known.get(exchange)
         now = monotonic()
         if found is not None and found[0] > now:
@@ -119,7 +120,10 @@ class Router:
             self._known.pop(exchange, None)
             member = self._keys.member(queue)
             bindings = self._keys.bindings(exchange)
-            if milliseconds:
+            if milliseconds and self._keys.cluster:
+                # The deadlines of all exchanges are one key, in another slot; kombu, whose they are, knows no clusters.
+                commands.append(("SADD", bindings, member))
+            elif milliseconds:
                 life = max(2 * milliseconds, _BINDING_LIFE)
                 commands.append(
                     Call(script("bind"), (bindings, self._keys.binding_deadlines), (member, exchange, life))

@@ -13,8 +13,9 @@ import msgspec
 
 from framework.api.redis_sentinel import check
 from framework.api.redis_url import Address, parse
-from framework.api.resp import Command, Link, LinkSettings
-from framework.api.transport import Queue, Transport, TransportTraits
+from framework.api.resp import Command, LinkSettings, connect
+from framework.api.transport import Consumer, Queue, Transport, TransportTraits
+from framework_transports.redis.cluster import ClusterConsumer, ClusterMailbox
 from framework_transports.redis.consumer import RedisConsumer
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.mailbox import RedisMailbox
@@ -48,7 +49,8 @@ class RedisTransport(Transport):
             sentinel=own.sentinel_kwargs,
         )
         check(self._addresses, own.master_name)
-        self._keys = Keys(own, self._addresses[0].db)
+        self._cluster = self._addresses[0].cluster
+        self._keys = Keys(own, self._addresses[0].db, cluster=self._cluster)
 
     @property
     def display_url(self) -> str:
@@ -59,12 +61,16 @@ class RedisTransport(Transport):
         """Connect and return a producer."""
         return RedisProducer(self._addresses, self._link_settings, self._keys)
 
-    def consumer(self) -> RedisConsumer:
+    def consumer(self) -> Consumer:
         """Connect and return a consumer."""
+        if self._cluster:
+            return ClusterConsumer(self._addresses, self._link_settings, self._keys, self.options)
         return RedisConsumer(self._addresses, self._link_settings, self._keys, self.options)
 
     def mailbox(self) -> RedisMailbox:
         """Connect and return a mailbox."""
+        if self._cluster:
+            return ClusterMailbox(self._addresses, self._link_settings, self._keys)
         return RedisMailbox(self._addresses, self._link_settings, self._keys)
 
     def turnstile(self) -> RedisTurnstile:
@@ -79,7 +85,7 @@ class RedisTransport(Transport):
         lists = [self._keys.lists(queue.name) for queue in wanted]
         commands: list[Command] = [("LLEN", key) for keys in lists for key in keys]
         commands += [("SMEMBERS", self._keys.bindings(queue.exchange.name)) for queue in wanted]
-        link = Link(self._addresses, self._link_settings)
+        link = connect(self._addresses, self._link_settings)
         try:
             replies = iter(link.run(commands))
             counts = [sum(next(replies) for _ in keys) for keys in lists]
@@ -94,7 +100,7 @@ class RedisTransport(Transport):
     def purge(self, queue: Queue) -> int:
         """Drop what waits and return how much that was."""
         lists = self._keys.lists(queue.name)
-        link = Link(self._addresses, self._link_settings)
+        link = connect(self._addresses, self._link_settings)
         try:
             replies = link.run([("MULTI",), *(("LLEN", key) for key in lists), ("DEL", *lists), ("EXEC",)])
         finally:

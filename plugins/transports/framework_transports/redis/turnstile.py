@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from framework.api.redis_url import Address
-from framework.api.resp import Call, Link, LinkSettings
+from framework.api.resp import Call, LinkSettings, connect
 from framework.api.transport import Turnstile
 from framework.exceptions import TransportError
 from framework_transports.redis.keys import Keys
@@ -17,7 +17,7 @@ class RedisTurnstile(Turnstile):
 
     def __init__(self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys) -> None:
         self._keys = keys
-        self._link = Link(addresses, settings)
+        self._link = connect(addresses, settings)
         try:
             self._link.load([script("turn")])
         except TransportError:

@@ -1,0 +1,119 @@
+"""Redis Cluster: three nodes, queues on each; tasks, results, control, and a node that is away for a while."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+
+from framework.api.redis_cluster import slot_of
+from framework.exceptions import ConfigError
+from framework_transports.redis import RedisOptions, RedisTransport
+from framework_transports.redis.keys import Keys
+from support import ledger
+from support.held import LONG
+from support.rediskinds import PrivateCluster
+from support.wait import wait_for
+
+QUEUES = [f"queue{number}" for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def cluster(redis_server: Any) -> Iterator[PrivateCluster]:
+    # Asked for first only so that a missing one skips here and fails in CI.
+    servers = PrivateCluster()
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.close()
+
+
+@pytest.mark.parametrize("key", ["", "work", "{work}", "a{work}b", "{}work", "a{b", "}a{b}", "{{a}}", "ключ"])
+def test_slots_are_those_of_the_specification(key: str) -> None:
+    assert slot_of(key) == key_slot(key.encode())
+
+
+@pytest.mark.parametrize("prefix", ["", "mine:"])
+@pytest.mark.parametrize("queue", ["work", "{team}.work"])
+def test_all_keys_of_a_queue_share_a_slot(queue: str, prefix: str) -> None:
+    keys = Keys(RedisOptions(global_keyprefix=prefix), 0, cluster=True)
+    names = [*keys.lists(queue), keys.lease(queue, "me"), keys.leases(queue), keys.list_for(queue, 9)]
+    assert len({slot_of(name) for name in names}) == 1
+
+
+def test_a_cluster_has_one_database() -> None:
+    with pytest.raises(ConfigError, match="number 0 only"):
+        RedisTransport("redis-cluster://localhost/1", RedisOptions(), {})
+
+
+def test_tasks_results_and_control_go_through_a_cluster(
+    cluster: PrivateCluster, start_worker: Any, client: Any, ledger_path: Path
+) -> None:
+    url = cluster.url
+    app = client(url, url)
+    worker = start_worker(*("-c", "2", "-Q", ",".join(QUEUES)), broker=url, backend=url, ledger=ledger_path)
+    assert len({cluster.serving(queue).port for queue in QUEUES}) == 3
+    ids = list(range(600))
+    sleep = app.tasks["proj.sleep_late"]
+    results = app.send_many(sleep.si(0, number).set(queue=QUEUES[number % 6], priority=number % 10) for number in ids)
+    assert results.join(timeout=LONG) == [0] * len(ids)
+    # Each wakes an idle worker, wherever its queue is.
+    for queue in QUEUES:
+        assert app.tasks["proj.add"].apply_async((1, 2), queue=queue).get(timeout=LONG) == 3
+    assert app.control.ping(timeout=20, limit=1)
+    (active,) = app.control.inspect(timeout=20, limit=1).active_queues().values()
+    assert Counter(queue["name"] for queue in active) == Counter(QUEUES)
+    assert worker.stop() == 0
+    expected = [f"{what}:{number}" for what in ("start", "end") for number in ids]
+    assert ledger.balance(expected, ledger_path).balanced
+    assert "Traceback" not in worker.output
+    assert _left(cluster) == 0
+
+
+def test_what_runs_outlives_the_absence_of_a_node(
+    cluster: PrivateCluster, start_worker: Any, client: Any, ledger_path: Path, tmp_path: Path
+) -> None:
+    url = cluster.url
+    app = client(url)
+    worker = start_worker("-P", "threads", "-c", "6", "-Q", ",".join(QUEUES), broker=url, ledger=ledger_path)
+    gate = tmp_path / "gate"
+    for queue in QUEUES:
+        app.tasks["proj.hold_late"].apply_async((str(gate), queue), queue=queue)
+    starts = [f"start:{queue}" for queue in QUEUES]
+    wait_for(lambda: not ledger.balance(starts, ledger_path).lost, LONG, lambda: worker.output[-2000:])
+    # Not the one that the URL names.
+    node = next(node for node in map(cluster.serving, QUEUES) if node is not cluster.nodes[0])
+    node.kill()
+    worker.wait_line("Connection to broker lost", timeout=LONG)
+    node.start()
+    cluster.wait_whole()
+    worker.wait_line("Still on loan: the messages of 6 tasks", timeout=LONG)
+    worker.wait_line("Connected to", timeout=LONG, count=2)
+    gate.touch()
+    again = client(url)
+    for queue in QUEUES:
+        again.tasks["proj.record_late"].apply_async((queue,), queue=queue)
+    expected = [*starts, *(f"end:{queue}" for queue in QUEUES), *QUEUES]
+    wait_for(lambda: not ledger.balance(expected, ledger_path).lost, LONG, lambda: worker.output[-2000:])
+    assert worker.stop() == 0
+    assert ledger.balance(expected, ledger_path).balanced
+    assert _left(cluster) == 0
+
+
+def _left(cluster: PrivateCluster) -> int:
+    """Return how many messages wait or are on loan."""
+    keys = Keys(RedisOptions(), 0, cluster=True)
+    with cluster.client() as client:
+        waiting = sum(client.llen(name) for queue in QUEUES for name in keys.lists(queue))
+        leases = [key for node in cluster.nodes for key in _keys(node)]
+        return waiting + sum(client.hlen(key) for key in leases)
+
+
+def _keys(node: Any) -> list[bytes]:
+    with node.client() as client:
+        return list(client.scan_iter("framework.lease.*"))
