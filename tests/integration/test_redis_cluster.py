@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from redis.crc import key_slot
 
+from framework import chord
 from framework.api.redis_cluster import slot_of
 from framework.exceptions import ConfigError
 from framework_transports.redis import RedisOptions, RedisTransport
@@ -65,6 +66,9 @@ def test_tasks_results_and_control_go_through_a_cluster(
     # Each wakes an idle worker, wherever its queue is.
     for queue in QUEUES:
         assert app.tasks["proj.add"].apply_async((1, 2), queue=queue).get(timeout=LONG) == 3
+    # A chord's keys share a slot, too.
+    header = [app.tasks["proj.add"].si(number, number).set(queue=QUEUES[number]) for number in range(6)]
+    assert chord(header)(app.tasks["proj.xsum"].s().set(queue=QUEUES[0])).get(timeout=LONG) == 30
     assert app.control.ping(timeout=20, limit=1)
     (active,) = app.control.inspect(timeout=20, limit=1).active_queues().values()
     assert Counter(queue["name"] for queue in active) == Counter(QUEUES)

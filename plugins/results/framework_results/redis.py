@@ -117,7 +117,7 @@ class RedisStore(RedisChords):
             master_name=own.master_name,
             sentinel=own.sentinel_kwargs,
         )
-        self._begin_chords(prefix, own.result_chord_ordered)
+        self._begin_chords(prefix, own.result_chord_ordered, tagged=self._addresses[0].cluster)
         check(self._addresses, own.master_name)
         self._expires = int(context.expires)
         self._failure_expires = self._expires if context.failure_expires is None else int(context.failure_expires)

@@ -101,20 +101,27 @@ class RedisChords(ResultStore):
 
     _group_prefix: str
     _ordered: bool
+    _tagged: bool
     _chord_expires: int
     _expires: int
 
     @abstractmethod
     def _run(self, commands: Sequence[Any]) -> list[Any]: ...
 
-    def _begin_chords(self, prefix: str, ordered: bool) -> None:
+    def _begin_chords(self, prefix: str, ordered: bool, *, tagged: bool) -> None:
+        """`tagged`: in a cluster a group's id is its keys' hash tag, so that they share a slot."""
+        self._tagged = tagged
         self._group_prefix = prefix + _PREFIX
         self._ordered = ordered
         own = self.context.chord_expires
         self._chord_expires = int(self.context.expires if own is None else own)
 
     def _keys(self, group_id: str, suffixes: str) -> list[str]:
-        return [f"{self._group_prefix}{group_id}.{suffix}" for suffix in suffixes]
+        key = self._group_key(group_id)
+        return [f"{key}.{suffix}" for suffix in suffixes]
+
+    def _group_key(self, group_id: str) -> str:
+        return f"{self._group_prefix}{{{group_id}}}" if self._tagged else self._group_prefix + group_id
 
     def begin_chord(self, group_id: str, size: int) -> None:
         """Expect `size` parts."""
@@ -135,7 +142,7 @@ class RedisChords(ResultStore):
             [
                 Call(
                     _RETURN,
-                    [*self._keys(part.group_id, "jtsdc"), self._group_prefix + part.group_id],
+                    [*self._keys(part.group_id, "jtsdc"), self._group_key(part.group_id)],
                     (
                         part.task_id,
                         "+inf" if part.index is None else f"{part.index:.17g}",
@@ -171,15 +178,15 @@ class RedisChords(ResultStore):
 
     def save_group(self, group_id: str, document: bytes) -> None:
         """Keep and publish the members, as long as results are kept."""
-        key = self._group_prefix + group_id
+        key = self._group_key(group_id)
         lifetime = ("EX", str(self._expires)) if self._expires else ()
         self._run([("SET", key, document, *lifetime), ("PUBLISH", key, document)])
 
     def fetch_group(self, group_id: str) -> bytes | None:
         """Return what was saved."""
-        (document,) = self._run([("GET", self._group_prefix + group_id)])
+        (document,) = self._run([("GET", self._group_key(group_id))])
         return None if document is None else bytes(document)
 
     def forget_group(self, group_id: str) -> None:
         """Drop what was saved."""
-        self._run([("DEL", self._group_prefix + group_id)])
+        self._run([("DEL", self._group_key(group_id))])
