@@ -109,7 +109,7 @@ class _Node(PrivateRedis):
 
     def launch(self) -> subprocess.Popen[bytes]:
         self.options = (
-            *("--cluster-enabled", "yes", "--cluster-port", str(self.bus), "--cluster-node-timeout", "2000"),
+            *("--cluster-enabled", "yes", "--cluster-port", str(self.bus), "--cluster-node-timeout", "15000"),
             *("--cluster-config-file", "nodes.conf"),
         )
         return super().launch()
