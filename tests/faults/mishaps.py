@@ -162,6 +162,8 @@ class Mishaps:
 
     def _lock(self, actor: Actor, event: Event) -> Callable[[], object]:
         """Hold the file's write lock, as a backup or a hanging process might."""
-        connection = sqlite3.connect(self._scene.directory / "broker.db", isolation_level=None, timeout=20)
-        connection.execute("BEGIN IMMEDIATE")
+        connection = sqlite3.connect(self._scene.directory / "broker.db", isolation_level=None, timeout=0)
+        # It may be taken: by a lock of ours, or by a worker that is stopped just now. So it is held anyway.
+        with contextlib.suppress(sqlite3.OperationalError):
+            connection.execute("BEGIN IMMEDIATE")
         return connection.close
