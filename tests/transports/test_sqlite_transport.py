@@ -317,6 +317,23 @@ def test_an_overslept_consumer_settles_what_nobody_else_has(url: str, stack: Exi
     assert [delivery.deliveries for delivery in sleeper.fetch(1)] == [2]
 
 
+def test_what_a_consumer_takes_that_was_struck_off_is_not_nobodys(url: str, stack: ExitStack) -> None:
+    publish(url, *range(2))
+    held_up = consumer_of(stack, url)
+    # Its lease was over, and others noticed, while it waited for the file.
+    with closing(sqlite3.connect(database_path(url), isolation_level=None)) as connection:
+        connection.execute("DELETE FROM framework_consumers")
+    first, second = held_up.fetch(2)
+    with closing(sqlite3.connect(database_path(url))) as connection:
+        owners = connection.execute("SELECT owner IN (SELECT id FROM framework_consumers) FROM framework_messages")
+        assert owners.fetchall() == [(1,), (1,)]
+    first.ack()
+    second.reject(requeue=True)
+    held_up.flush()
+    assert ids(held_up.fetch(5)) == ["1"]
+    assert count(url, "framework_messages") == 1
+
+
 def test_a_live_consumer_keeps_its_loans_beyond_the_lease(url: str, stack: ExitStack) -> None:
     publish(url, "a")
     busy, other = consumer_of(stack, url, lease=1), consumer_of(stack, url)

@@ -129,6 +129,7 @@ class SqliteConsumer(Consumer):
             ).fetchone():
                 return ()
             lost._settle(connection)
+            self._stay_registered(connection)
             rows = connection.execute(
                 "UPDATE framework_messages SET owner = ? "
                 "WHERE owner = ? AND id IN (SELECT value FROM json_each(?)) RETURNING id",
@@ -216,10 +217,6 @@ class SqliteConsumer(Consumer):
             limit = 0
         if not (limit or self._unsettled()):
             return []
-        if time.monotonic() > self._renew_at + self._lease:
-            # Our lease may have lapsed while we were held up, and what is reserved under it would be
-            # nobody's.
-            self._renew()
         done, back, unused = len(self.done), len(self.back), len(self.unused)
         with self._database.write() as connection:
             self._settle(connection)
@@ -261,6 +258,7 @@ class SqliteConsumer(Consumer):
                 connection.execute(_SETTLE_BACK.format(counted=counted), (_ids(ids).decode(), self._id))
 
     def _rows(self, connection: sqlite3.Connection, limit: int) -> list[tuple[int, int, int, int, bytes]]:
+        self._stay_registered(connection)
         queues = len(self._queues)
         if queues == 1:
             return connection.execute(self._reserve, (self._id, limit)).fetchall()
@@ -299,16 +297,27 @@ class SqliteConsumer(Consumer):
                 "UPDATE framework_consumers SET deadline = ? WHERE id = ?", (now + self._lease, self._id)
             )
             if not renewed.rowcount:
-                # First time; or we overslept, and others have put our loans back.
-                (self._id,) = connection.execute(
-                    "INSERT INTO framework_consumers (bell, lease, deadline) VALUES (?, ?, ?) RETURNING id",
-                    (self._bell.token, self._lease, now + self._lease),
-                ).fetchone()
-                connection.executemany(
-                    "INSERT OR IGNORE INTO framework_subscriptions VALUES (?, ?)",
-                    [(self._id, queue_id) for queue_id in self._queues],
-                )
+                self._register(connection)
         self._renew_at = now + self._lease / 3
+
+    def _stay_registered(self, connection: sqlite3.Connection) -> None:
+        """Get another id if others have struck us off: what is reserved under the old one would be nobody's, for ever.
+
+        In the transaction that reserves, because our lease may have lapsed while we waited for it.
+        """
+        if not connection.execute("SELECT 1 FROM framework_consumers WHERE id = ?", (self._id,)).fetchone():
+            self._register(connection)
+
+    def _register(self, connection: sqlite3.Connection) -> None:
+        """Get an id: for the first time, or because we overslept, and others have put our loans back."""
+        (self._id,) = connection.execute(
+            "INSERT INTO framework_consumers (bell, lease, deadline) VALUES (?, ?, ?) RETURNING id",
+            (self._bell.token, self._lease, time.monotonic() + self._lease),
+        ).fetchone()
+        connection.executemany(
+            "INSERT OR IGNORE INTO framework_subscriptions VALUES (?, ?)",
+            [(self._id, queue_id) for queue_id in self._queues],
+        )
 
     def _reap(self) -> None:
         if time.monotonic() >= self._reap_from and reap(self._database, self._ringer):
