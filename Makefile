@@ -12,7 +12,7 @@ JOBS   ?= 3
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test again test-all check format bench docs matrices books signals docs-serve clean brokers
+.PHONY: help setup demo test again test-all check format bench docs matrices books signals chaos docs-serve clean brokers
 
 help: ## Show this list
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ books: $(READY) brokers ## 20,000 random tasks on every pool: ledger and outcome
 
 signals: $(READY) brokers ## 200 volleys of random signals at workers: none hangs, no task is lost. make signals SIGNALS_SEED=7
 	SIGNALS_SEED="$(SIGNALS_SEED)" SIGNALS="$(SIGNALS)" PYTHONPATH=tests $(BIN)/python -m support.volleys
+
+chaos: $(READY) brokers ## Random faults against random work: make chaos MINUTES=10 SEED=7 BROKER=redis; the books must balance
+	@PYTHONPATH=tests MINUTES="$(MINUTES)" SEED="$(SEED)" BROKER="$(BROKER)" POOL="$(POOL)" $(BIN)/python -m faults
 
 docs-serve: $(VENV)/.docs ## Show the manual at http://127.0.0.1:8000, rebuilt on change
 	$(BIN)/mkdocs serve

@@ -56,12 +56,16 @@ def draw(
     seconds: float,
     *,
     rate: float = 20.0,
+    longest: float = 4.0,
     faulty: bool = True,
     restarts: bool = True,
 ) -> list[Event]:
-    """Return the plan of a run of `seconds`, with `rate` tasks a second; without faults unless `faulty`."""
+    """Return the plan of a run of `seconds`, with `rate` tasks a second; without faults unless `faulty`.
+
+    `longest`: seconds that a task sleeps at most. The countdown of one is at most a second more.
+    """
     # Tasks and faults are drawn apart: a fault more does not change the work.
-    events = _work(random.Random(f"{seed}:work"), seed, seconds, rate)
+    events = _work(random.Random(f"{seed}:work"), seed, seconds, rate, longest)
     if faulty:
         events += _faults(random.Random(f"{seed}:faults"), broker, seconds)
         if restarts and broker in RESTARTS:
@@ -69,28 +73,28 @@ def draw(
     return sorted(events, key=lambda event: event.at)
 
 
-def _work(rng: random.Random, seed: int, seconds: float, rate: float) -> list[Event]:
+def _work(rng: random.Random, seed: int, seconds: float, rate: float, longest: float) -> list[Event]:
     events = []
     at, number = 0.0, 0
     while at < seconds:
         size = rng.randint(20, 80) if rng.random() < 0.05 else rng.randint(1, 5)
         tasks: list[tuple[Sent, float | None]] = []
         for _ in range(size):
-            tasks.append(_task(rng, f"s{seed}-{number}"))
+            tasks.append(_task(rng, f"s{seed}-{number}", longest))
             number += 1
         events.append(Event(at, "send", tuple(tasks)))
         at += size / rate * rng.uniform(0.5, 1.5)
     return events
 
 
-def _task(rng: random.Random, entry: str) -> tuple[Sent, float | None]:
+def _task(rng: random.Random, entry: str, longest: float) -> tuple[Sent, float | None]:
     point = rng.random()
     if point < 0.85:
         seconds = rng.uniform(0, 0.05)
     elif point < 0.97:
         seconds = rng.uniform(0.1, 0.6)
     else:
-        seconds = rng.uniform(1, 4)
+        seconds = rng.uniform(longest / 4, longest)
     task = Sent(
         entry,
         late=rng.random() < 0.6,
@@ -98,7 +102,7 @@ def _task(rng: random.Random, entry: str) -> tuple[Sent, float | None]:
         fails=rng.choice((1, 2, 3)) if rng.random() < 0.08 else 0,
         keeps_result=rng.random() < 0.4,
     )
-    return task, round(rng.uniform(0.5, 5), 2) if rng.random() < 0.08 else None
+    return task, round(rng.uniform(0.5, longest + 1), 2) if rng.random() < 0.08 else None
 
 
 def _faults(rng: random.Random, broker: str, seconds: float) -> list[Event]:

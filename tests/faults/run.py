@@ -54,8 +54,17 @@ class Outcome(NamedTuple):
 class Run:
     """One plan, on one scene."""
 
-    def __init__(self, scene: Scene, events: list[Event], *, tell: Callable[[str], object] = lambda line: None) -> None:
+    def __init__(
+        self,
+        scene: Scene,
+        events: list[Event],
+        *,
+        tell: Callable[[str], object] = lambda line: None,
+        patience: float = PATIENCE,
+    ) -> None:
+        """`tell` is given a line now and then. `patience` is in seconds, see `PATIENCE`."""
         self._scene = scene
+        self._patience = patience
         self._events = events
         self._tell = tell
         self._mishaps = Mishaps(scene)
@@ -128,8 +137,10 @@ class Run:
             now = time.monotonic()
             if (found := ledger.size(self._scene.book)) != size:
                 size, changed = found, now
-            elif now - changed > PATIENCE:
-                self._complaints.append(f"the workers were not done {PATIENCE:g} s after the last line of the ledger")
+            elif now - changed > self._patience:
+                self._complaints.append(
+                    f"the workers were not done {self._patience:g} s after the last line of the ledger"
+                )
                 return
             if self._scene.settled():
                 return

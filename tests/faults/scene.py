@@ -187,7 +187,7 @@ class Scene:
 
     def settled(self) -> bool:
         """Say whether the broker has nothing to give, has lent nothing, and both workers are idle."""
-        if unfinished(self):
+        if not all(actor.running for actor in self.actors.values()) or unfinished(self):
             return False
         inspect = self.client.control.inspect(timeout=5, limit=2)
         for question in ("active", "reserved", "scheduled"):
