@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-#: Seconds. A process that is killed may have been late with its last lines, and a busy machine may be late with all.
-SLACK: Final = 5.0
+#: Seconds. A busy machine is late, and a retry waits for a broker that is away.
+SLACK: Final = 8.0
 #: Headings under which nothing may stand.
 WRONG: Final = ("lost", "duplicated", "unexpected")
 HEADINGS: Final = ("ok", "recovered", "excused", "buried", "unsent", *WRONG)
@@ -40,8 +40,8 @@ class Fault(NamedTuple):
     what: str
     begin: float
     end: float
-    #: It killed a process that runs tasks.
-    killed: bool = False
+    #: What it killed: process ids, or workers (`Line.worker`) with all their processes.
+    killed: frozenset[str] = frozenset()
 
 
 class Line(NamedTuple):
@@ -51,6 +51,9 @@ class Line(NamedTuple):
     entry: str
     attempt: int
     when: float
+    #: Where it was written: the worker, with the number of its start, and the process id.
+    worker: str = ""
+    pid: str = ""
 
 
 class Accounts(NamedTuple):
@@ -87,8 +90,8 @@ def read(lines: Iterable[str]) -> list[Line]:
     found = []
     for text in lines:
         try:
-            what, entry, attempt, when = text.split()
-            found.append(Line(what, entry, int(attempt), float(when)))
+            what, entry, attempt, when, worker, pid = text.split()
+            found.append(Line(what, entry, int(attempt), float(when), worker, pid))
         except ValueError:
             found.append(Line("?", text, 0, 0.0))
     return found
@@ -156,11 +159,14 @@ class _Clerk:
         return "excused" if self._silent >= 0 else "lost"
 
     def _was_killed(self, task: Sent, lines: list[Line]) -> bool:
-        """Say whether a process was killed while the last attempt ran, or before it had handed on to the next."""
+        """Say whether its process was killed while the last attempt ran, or before it had handed on to the next."""
         last = max(lines, key=lambda line: line.when)
-        began = last.when
         ended = last.when + (task.seconds if last.what == "start" else 0)
-        return any(fault.killed and fault.begin <= ended + SLACK and fault.end >= began for fault in self._faults)
+        return any(
+            fault.begin <= ended + SLACK and fault.end >= last.when
+            for fault in self._faults
+            if last.worker in fault.killed or last.pid in fault.killed
+        )
 
     # ------------------------------------------------------------ what began more than once
 

@@ -42,17 +42,25 @@ class Mishaps:
         self.counts[event.what] += 1
         began = time.monotonic()
         actor = self._scene.actors[event.worker or STEADY]
-        undo = getattr(self, f"_{event.what.replace('-', '_')}")(actor, event)
-        if undo is None:
-            killed = event.what in ("kill", "kill-child")
-            self._note(event.what, began, time.monotonic() + (0 if killed else AFTERMATH), killed)
+        done = getattr(self, f"_{event.what.replace('-', '_')}")(actor, event)
+        if isinstance(done, frozenset):
+            self._note(event.what, began, killed=done)
+        elif done is None:
+            self._note(event.what, began)
         else:
-            # What it swallows until it is undone is explained by it from now on.
-            self._note(event.what, began, began + event.seconds + AFTERMATH, False)
-            self._lasting.append((began + event.seconds, event.what, began, undo))
+            self._note(event.what, began)
+            self._lasting.append((began + event.seconds, event.what, began, done))
 
-    def _note(self, what: str, begin: float, end: float, killed: bool) -> None:
-        self._scene.faults.append(Fault(what, begin, end, killed))
+    def _note(self, what: str, begin: float, killed: frozenset[str] = frozenset()) -> None:
+        now = time.monotonic()
+        if killed:
+            self._scene.faults.append(Fault(what, begin, now, killed))
+        self._scene.faults.append(Fault(what, begin, now + AFTERMATH))
+
+    @property
+    def file_is_held(self) -> bool:
+        """Something lasts that may hold the lock of a broker file: whoever sends would wait for us to undo it."""
+        return any(what in ("lock", "stop") for _, what, _, _ in self._lasting)
 
     def due(self) -> None:
         """Undo what has lasted long enough."""
@@ -64,8 +72,7 @@ class Mishaps:
     def _undo(self, entry: tuple[float, str, float, Callable[[], object]]) -> None:
         _, what, began, undo = entry
         undo()
-        # We may be late.
-        self._note(what, began, time.monotonic() + AFTERMATH, False)
+        self._note(what, began)
 
     def heal(self) -> None:
         """Undo everything that lasts."""
@@ -85,7 +92,7 @@ class Mishaps:
                 code = actor.worker.exit_code
                 if actor.name == VICTIM and code == -signal.SIGKILL:
                     self.counts["died"] += 1
-                    self._note("died", actor.seen, now, True)
+                    self._note("died", actor.seen, frozenset({actor.life}))
                 else:
                     self.deaths.append(f"{actor.name} ended with {code}")
                 actor.worker.close()
@@ -97,17 +104,23 @@ class Mishaps:
     # ------------------------------------------------------------ to a process
 
     def _kill(self, actor: Actor, event: Event) -> None:
+        # Noted by `watch`, as any other death.
         if actor.running and actor.worker is not None:
             actor.worker.kill()
 
-    def _kill_child(self, actor: Actor, event: Event) -> None:
-        """Kill a process that runs tasks, or, now and then, the one that makes them."""
+    def _kill_child(self, actor: Actor, event: Event) -> frozenset[str]:
+        """Kill a process that runs tasks, or, now and then, the one that makes them, and them with it."""
         if not actor.running or actor.worker is None:
-            return
+            return frozenset()
         children = sorted(actor.worker.children(), key=lambda process: process.pid)
-        if children:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                children[int(event.pick * len(children))].kill()
+        if not children:
+            return frozenset()
+        chosen = children[int(event.pick * len(children))]
+        killed = {chosen.pid}
+        with contextlib.suppress(psutil.NoSuchProcess):
+            killed |= {process.pid for process in chosen.children(recursive=True)}
+            chosen.kill()
+        return frozenset(map(str, killed))
 
     def _stop(self, actor: Actor, event: Event) -> Callable[[], object]:
         worker = actor.worker
@@ -158,7 +171,8 @@ class Mishaps:
 
     def _close_connections(self, actor: Actor, event: Event) -> None:
         """Have the broker close every connection, in good order and with a reason."""
-        self._scene.server.ctl("close_all_connections", "--global", "chaos")
+        vhost = self._scene.url.rpartition("/")[2] or "/"
+        self._scene.server.ctl("close_all_connections", "--vhost", vhost, "chaos")
 
     def _lock(self, actor: Actor, event: Event) -> Callable[[], object]:
         """Hold the file's write lock, as a backup or a hanging process might."""

@@ -57,19 +57,21 @@ def draw(
     *,
     rate: float = 20.0,
     longest: float = 4.0,
+    haste: float = 1.0,
     faulty: bool = True,
     restarts: bool = True,
 ) -> list[Event]:
     """Return the plan of a run of `seconds`, with `rate` tasks a second; without faults unless `faulty`.
 
     `longest`: seconds that a task sleeps at most. The countdown of one is at most a second more.
+    `haste`: by how much faster than usual the faults follow each other.
     """
     # Tasks and faults are drawn apart: a fault more does not change the work.
     events = _work(random.Random(f"{seed}:work"), seed, seconds, rate, longest)
     if faulty:
-        events += _faults(random.Random(f"{seed}:faults"), broker, seconds)
+        events += _faults(random.Random(f"{seed}:faults"), broker, seconds, haste)
         if restarts and broker in RESTARTS:
-            events += _restarts(random.Random(f"{seed}:restarts"), broker, seconds)
+            events += _restarts(random.Random(f"{seed}:restarts"), broker, seconds, haste)
     return sorted(events, key=lambda event: event.at)
 
 
@@ -105,26 +107,26 @@ def _task(rng: random.Random, entry: str, longest: float) -> tuple[Sent, float |
     return task, round(rng.uniform(0.5, longest + 1), 2) if rng.random() < 0.08 else None
 
 
-def _faults(rng: random.Random, broker: str, seconds: float) -> list[Event]:
+def _faults(rng: random.Random, broker: str, seconds: float, haste: float) -> list[Event]:
     weights = WEIGHTS[broker]
     events = []
-    at = rng.uniform(*_PAUSE)
+    at = rng.uniform(*_PAUSE) / haste
     while at < seconds:
         what = rng.choices(list(weights), list(weights.values()))[0]
         worker = VICTIM if what == "kill" else rng.choice((STEADY, VICTIM))
         lasts = rng.uniform(*LASTING[what]) if what in LASTING else 0.0
         events.append(Event(at, what, worker=worker, seconds=round(lasts, 2), pick=rng.random()))
-        at += rng.uniform(*_PAUSE)
+        at += rng.uniform(*_PAUSE) / haste
     return events
 
 
-def _restarts(rng: random.Random, broker: str, seconds: float) -> list[Event]:
+def _restarts(rng: random.Random, broker: str, seconds: float, haste: float) -> list[Event]:
     shortest, longest = RESTARTS[broker]
     events = []
-    at = rng.uniform(shortest, longest) / 2
+    at = rng.uniform(shortest, longest) / 2 / haste
     while at < seconds:
         events.append(Event(at, "restart", pick=rng.random()))
-        at += rng.uniform(shortest, longest)
+        at += rng.uniform(shortest, longest) / haste
     return events
 
 

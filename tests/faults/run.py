@@ -69,6 +69,8 @@ class Run:
         self._tell = tell
         self._mishaps = Mishaps(scene)
         self._sent: list[Sent] = []
+        #: Drawn, and not sent yet.
+        self._outbox: list[tuple[tuple[Sent, float | None], ...]] = []
         self._memory: list[int] = []
         self._complaints: list[str] = []
 
@@ -78,6 +80,7 @@ class Run:
         steady = self._steady()
         self._carry_out(began)
         self._mishaps.heal()
+        self._send()
         self._finish()
         self._weigh(steady)
         self._stop(steady)
@@ -110,9 +113,17 @@ class Run:
                     break
                 time.sleep(_TICK)
             if event.what == "send":
-                self._sent += self._scene.send(event.tasks)
+                self._outbox.append(event.tasks)
+                self._send()
             else:
                 self._mishaps.strike(event)
+
+    def _send(self) -> None:
+        if self._scene.broker == "sqlite" and self._mishaps.file_is_held:
+            return
+        for tasks in self._outbox:
+            self._sent += self._scene.send(tasks)
+        self._outbox.clear()
 
     def _progress(self, seconds: float) -> None:
         victim = self._scene.actors[VICTIM]

@@ -47,6 +47,8 @@ FAILPOINTS: Final = ",".join(
         "fetch.after=dawdle",
     )
 )
+#: A task that retries waits for a broker that is away: with early ack nobody else could send it again.
+_PATIENCE: Final = {"max_retries": 200, "interval_max": 0.2}
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "redis": {"broker_transport_options": {"lease": LEASE, "socket_timeout": 4.0}},
     # Connections that are silent are given up after two heartbeats.
@@ -66,7 +68,6 @@ class Actor:
         self.starts = 0
         #: When it was last seen alive.
         self.seen = 0.0
-        self.paused = False
 
     def start(self) -> workers.WorkerProcess:
         """Start its worker, which does itself harm if it is the victim of a faulty run."""
@@ -80,6 +81,7 @@ class Actor:
             env["TEST_FAILPOINTS"] = scene.failpoints[self.name]
             env["TEST_FAILPOINTS_SEED"] = f"{scene.seed}:{self.starts}"
         self.starts += 1
+        env["TEST_WORKER"] = self.life
         self.worker = workers.start_worker(
             None,
             *("-P", scene.pool, "-c", str(CONCURRENCY), "-n", f"{self.name}@here", "-l", "info"),
@@ -89,6 +91,11 @@ class Actor:
         )
         self.seen = time.monotonic()
         return self.worker
+
+    @property
+    def life(self) -> str:
+        """Its name and the number of its start, as they stand in the ledger."""
+        return f"{self.name}:{self.starts}"
 
     @property
     def running(self) -> bool:
@@ -113,16 +120,20 @@ class Scene:
         pool: str = "prefork",
         seed: int = 1,
         failpoints: dict[str, str] | None = None,
+        server: Any = None,
     ) -> None:
-        """`failpoints`: by worker's name, see `support.failpoints`."""
+        """`failpoints`: by worker's name, see `support.failpoints`.
+
+        `server`: one that runs already, for plans without restarts.
+        """
         self.broker = broker
         self.directory = directory
         self.pool = pool
         self.seed = seed
         self.failpoints = failpoints or {}
         self.book = directory / "ledger"
-        self.conf: dict[str, Any] = {"result_expires": 7200} | _OPTIONS[broker]
-        self.server: Any = None
+        self.conf: dict[str, Any] = {"result_expires": 7200, "task_publish_retry_policy": _PATIENCE} | _OPTIONS[broker]
+        self.server = server
         self._stack = contextlib.ExitStack()
         self._client: Any = None
         #: Faults as they happened.
@@ -130,13 +141,11 @@ class Scene:
 
     def __enter__(self) -> Scene:
         with self._stack:
-            if self.broker != "sqlite":
+            if self.broker != "sqlite" and self.server is None:
                 self.server = PrivateRedis(persist=True) if self.broker == "redis" else PrivateRabbit()
                 self._stack.callback(self.server.close)
                 self.server.start()
-                self.url = self.server.fresh_url()
-            else:
-                self.url = f"sqlite:///{self.directory}/broker.db"
+            self.url = self.server.fresh_url() if self.server else f"sqlite:///{self.directory}/broker.db"
             # RabbitMQ keeps no results across a restart, and a file of their own makes them the run's own business.
             self.backend = self.url if self.broker != "amqp" else f"sqlite:///{self.directory}/results.db"
             self._stack.callback(self._disconnect)

@@ -7,14 +7,16 @@ import pytest
 from faults import accounts
 from faults.accounts import HEADINGS, Fault, Line, Sent
 
-KILL = Fault("kill", 10.0, 10.1, killed=True)
+KILL = Fault("kill", 10.0, 10.1, killed=frozenset({"w:1", "7"}))
 CUT = Fault("cut", 10.0, 12.0)
 
 
-def ran(entry: str, *whens: float, attempt: int = 0, ends: bool = True) -> list[Line]:
+def ran(
+    entry: str, *whens: float, attempt: int = 0, ends: bool = True, worker: str = "w:1", pid: str = "8"
+) -> list[Line]:
     """Lines of a task that began at each of `whens` and took 0.1 s."""
-    lines = [Line("start", entry, attempt, when) for when in whens]
-    return lines + ([Line("end", entry, attempt, when + 0.1) for when in whens] if ends else [])
+    lines = [Line("start", entry, attempt, when, worker, pid) for when in whens]
+    return lines + ([Line("end", entry, attempt, when + 0.1, worker, pid) for when in whens] if ends else [])
 
 
 def late(fails: int = 0, certain: bool = True) -> Sent:
@@ -44,14 +46,22 @@ CASES = {
     "the broker may not have had it": (late(certain=False), [], [CUT], [], "unsent"),
     "and had it": (late(certain=False), ran("t", 1), [CUT], [], "ok"),
     "early, running at the kill": (early(), ran("t", 9.95, ends=False), [KILL], [], "excused"),
+    "early, its process alone killed": (
+        early(),
+        ran("t", 9.95, ends=False, worker="v:1", pid="7"),
+        [KILL],
+        [],
+        "excused",
+    ),
+    "early, another worker was killed": (early(), ran("t", 9.95, ends=False, worker="w:2"), [KILL], [], "lost"),
     "early, its retry unsent at the kill": (early(1), ran("t", 9.9), [KILL], [], "excused"),
     "early, begun after the kill": (early(), ran("t", 10.2, ends=False), [KILL], [], "lost"),
-    "early, over before the kill": (early(), ran("t", 3, ends=False), [KILL], [], "lost"),
+    "early, over before the kill": (early(), ran("t", 1, ends=False), [KILL], [], "lost"),
     "early, missing after a cut": (early(), ran("t", 10.5, ends=False), [CUT], [], "lost"),
     "early, killed before its first line": (early(), [], [KILL], [], "excused"),
     "early, vanished": (early(), [], [CUT], [], "lost"),
     "early, ack cut off": (early(), ran("t", 9.95, 11), [CUT], [], "recovered"),
-    "early, twice long before": (early(), ran("t", 1, 2), [CUT], [], "duplicated"),
+    "early, twice long before": (early(), ran("t", 0.5, 1), [CUT], [], "duplicated"),
     "early, twice without a fault": (early(), ran("t", 1, 2), [], [], "duplicated"),
     "early, retry sent twice": (early(1), ran("t", 9.9) + ran("t", 10.5, 11, attempt=1), [CUT], [], "recovered"),
 }
@@ -72,7 +82,9 @@ def test_one_kill_excuses_one_that_left_no_line():
 
 
 def test_strangers_and_broken_lines_are_unexpected():
-    lines = accounts.read(["start t 0 1.0", "end t 0 1.1", "start t 1 2.0", "start x 0 1.0", "sta"])
+    lines = accounts.read(
+        ["start t 0 1.0 w:1 8", "end t 0 1.1 w:1 8", "start t 1 2.0 w:1 8", "start x 0 1.0 w:1 8", "sta"]
+    )
     books = accounts.keep([late()], lines)
     assert books.ok == ["t"]
     assert books.unexpected == ["t", "x", "sta"]

@@ -46,13 +46,13 @@ def test_messages_that_come_twice_are_duplicated(tmp_path: Path) -> None:
 def test_a_worker_that_ends_is_noticed(tmp_path: Path) -> None:
     events = plan.draw("sqlite", 22, 1.5, rate=20, longest=0.5, faulty=False)
     with Scene("sqlite", tmp_path, seed=22, failpoints={plan.STEADY: "finished.after=kill:0.3"}) as scene:
-        outcome = Run(scene, events, patience=2).go()
+        outcome = Run(scene, events, patience=0.1).go()
     assert not outcome.good
     assert f"{plan.STEADY} ended with -9" in outcome.complaints
 
 
 def test_what_nobody_sent_is_unexpected(tmp_path: Path) -> None:
-    ledger.append(tmp_path / "ledger", "start stranger 0 1.0")
+    ledger.append(tmp_path / "ledger", "start stranger 0 1.0 w:1 8")
     books = accounts.keep([], accounts.read(ledger.lines(tmp_path / "ledger")))
     assert books.unexpected == ["stranger"]
     assert not books.balanced

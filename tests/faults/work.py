@@ -1,6 +1,7 @@
 """The application of the workers under chaos: ``-A faults.work``, in the environment of `support.proj`.
 
-Each run of a task writes ``start <entry> <attempt> <when>`` and ``end …`` into the ledger, `when` in monotonic seconds.
+Each run of a task writes ``start <entry> <attempt> <when> <worker> <pid>`` and ``end …`` into the ledger; `when` is in
+monotonic seconds, and the worker is named by TEST_WORKER.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
 
     def work(self: Any, entry: str, seconds: float, fails: int) -> str:
         attempt = self.request.retries
-        note(f"start {entry} {attempt} {time.monotonic():.3f}")
+        where = f"{os.environ.get('TEST_WORKER', '-')} {os.getpid()}"
+        note(f"start {entry} {attempt} {time.monotonic():.3f} {where}")
         time.sleep(seconds)
-        note(f"end {entry} {attempt} {time.monotonic():.3f}")
+        note(f"end {entry} {attempt} {time.monotonic():.3f} {where}")
         if attempt < fails:
             raise self.retry(countdown=PAUSE)
         return entry

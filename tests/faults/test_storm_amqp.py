@@ -1,0 +1,18 @@
+"""A short storm on RabbitMQ: the books balance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faults import storm
+
+pytestmark = pytest.mark.chaos
+
+
+@pytest.mark.timeout(300)
+def test_the_books_balance_after_a_storm(rabbit_server: Any, tmp_path: Path) -> None:
+    # Without restarts, which take longer than the whole of it.
+    storm.check("amqp", tmp_path, 27, rabbit_server, restarts=False)
