@@ -242,7 +242,8 @@ def test_without_a_worker_nobody_answers(screen):
 
 
 def test_a_whole_session_on_a_terminal(place, start_worker):
-    worker = start_worker("-P", "threads", "-c", "1", broker=place.url, backend=place.url)
+    conf = {"worker_eta_park_after": 7200}
+    worker = start_worker("-P", "threads", "-c", "1", broker=place.url, backend=place.url, conf=conf)
     app = proj.make_app(place.url, place.url)
     with on_a_terminal(events(), place.env) as terminal:
         wait_for(lambda: "● connected" in terminal.seen(), 20, terminal.seen)

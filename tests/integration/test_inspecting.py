@@ -27,8 +27,13 @@ ARRANGEMENTS = [
     ("amqp", "threads"),
     ("sqlite", "prefork"),
 ]
-#: Holds messages for the tests of `reserved`; limits for those of `stats`.
-CONF = {"worker_prefetch_multiplier": 4, "task_time_limit": 300, "task_soft_time_limit": 200}
+#: Holds messages for the tests of `reserved`, and those of an hour ahead; limits for those of `stats`.
+CONF = {
+    "worker_prefetch_multiplier": 4,
+    "worker_eta_park_after": 7200,
+    "task_time_limit": 300,
+    "task_soft_time_limit": 200,
+}
 SLOTS = {"solo": 1}
 
 

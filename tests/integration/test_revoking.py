@@ -28,7 +28,10 @@ LATER = 3600
 def fleet(request, tmp_path_factory) -> Iterator[Fleet]:
     # One slot each, and more taken in than that: something waits.
     options = [("-P", pool, "-c", "1", "--prefetch-multiplier", "4", "-Q", pool) for pool in POOLS]
-    with running(request, request.param, tmp_path_factory.mktemp("revoking"), *options, names=POOLS) as made:
+    place = tmp_path_factory.mktemp("revoking")
+    # What waits for its time is to wait in the worker.
+    conf = {"worker_eta_park_after": 2 * LATER}
+    with running(request, request.param, place, *options, names=POOLS, conf=conf) as made:
         yield made
 
 
@@ -304,7 +307,8 @@ def test_what_is_learnt_takes_hold_of_what_was_taken_in(redis_url, start_worker,
     start_worker("-P", "solo", "-n", "first@here", "-Q", "elsewhere", broker=redis_url)
     app.control.revoke("held", reply=True, timeout=20)
     app.tasks["proj.record"].apply_async(("held",), task_id="held", countdown=LATER)
-    second = start_worker("-P", "solo", "-n", "second@here", broker=redis_url, ledger=ledger_path)
+    conf = {"worker_eta_park_after": 2 * LATER}
+    second = start_worker("-P", "solo", "-n", "second@here", broker=redis_url, ledger=ledger_path, conf=conf)
     second.wait_line(r"Discarding revoked task: proj\.record\[held\]")
 
 

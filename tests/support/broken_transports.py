@@ -429,6 +429,106 @@ class HearsWhenItIsClosed(Unbroken):
             pass
 
 
+# ---------------------------------------------------------------- parking
+
+
+class ParkedIsLost(Unbroken):
+    class Consumer(MemoryConsumer):
+        def _park(self, broker):
+            for number, _until in self.parks:
+                self._loans.pop(number, None)
+            self.parks = []
+
+
+class ParkedComesAtOnce(Unbroken):
+    class Consumer(MemoryConsumer):
+        def _park(self, broker):
+            self.parks = [(number, 0.0) for number, _until in self.parks]
+            super()._park(broker)
+
+
+class ParkedIsCounted(Unbroken):
+    class Consumer(MemoryConsumer):
+        def _park(self, broker):
+            for number, _until in self.parks:
+                queue, waiting = self._loans[number]
+                self._loans[number] = queue, waiting._replace(deliveries=waiting.deliveries + 1)
+            super()._park(broker)
+
+
+class NamesNoTime(Unbroken):
+    class Consumer(MemoryConsumer):
+        due_at = property(lambda self: None, lambda self, value: None)
+
+
+class NamesTheLastTime(Unbroken):
+    class Consumer(MemoryConsumer):
+        def fetch(self, limit):
+            before = self.due_at
+            found = super().fetch(limit)
+            self.due_at = before or self.due_at
+            return found
+
+
+class ParkedDiesWithItsConsumer(Unbroken):
+    class Consumer(MemoryConsumer):
+        def close(self, *, requeue):
+            if self._broker is not None:
+                for name in self.names:
+                    self._broker.parked.pop(name, None)
+            super().close(requeue=requeue)
+
+
+class _ParkingTellsNobody(Broker):
+    def park(self, name, waiting, until):
+        armed = [consumer for consumer in self.consumers if consumer.armed]
+        for consumer in armed:
+            consumer.armed = False
+        super().park(name, waiting, until)
+        for consumer in armed:
+            consumer.armed = True
+
+
+class ParkingTellsNobody(Unbroken):
+    def __init__(self, url, options, settings):
+        super().__init__(url, options, settings)
+        self._broker = _quiet_brokers.setdefault(url, _ParkingTellsNobody())
+
+
+_quiet_brokers: dict[str, Broker] = {}
+
+
+class BringsBackOnlySome(Unbroken):
+    class Consumer(MemoryConsumer):
+        def _park(self, broker):
+            self.parks = self.parks[:100]
+            super()._park(broker)
+
+
+class ParkedIsNotPurged(Unbroken):
+    def purge(self, queue):
+        parked = self._broker.parked.pop(queue.name, [])
+        dropped = super().purge(queue)
+        self._broker.parked[queue.name] = parked
+        return dropped
+
+
+class ParkingIsNotTheLastWord(Unbroken):
+    class Consumer(MemoryConsumer):
+        def close(self, *, requeue):
+            self.parks = []
+            super().close(requeue=requeue)
+
+
+class ParkedForgetsItsPriority(Unbroken):
+    class Consumer(MemoryConsumer):
+        def _park(self, broker):
+            for number, _until in self.parks:
+                queue, waiting = self._loans[number]
+                self._loans[number] = queue, waiting._replace(priority=0, number=-number)
+            super()._park(broker)
+
+
 # ---------------------------------------------------------------- the end
 
 
@@ -512,6 +612,17 @@ MEANT: dict[type[Transport], str] = {
     NeverSleeps: "test_it_does_not_spin",
     ChangesItsDescriptor: "test_the_descriptor_stays_the_same",
     HeartbeatsGiveBack: "test_heartbeats_harm_nothing",
+    ParkedIsLost: "test_what_is_parked_comes_at_its_time",
+    ParkedComesAtOnce: "test_what_is_parked_comes_at_its_time",
+    ParkedIsCounted: "test_what_is_parked_comes_at_its_time",
+    NamesNoTime: "test_the_time_is_named",
+    NamesTheLastTime: "test_the_time_is_named",
+    ParkedDiesWithItsConsumer: "test_what_is_parked_outlives_its_consumer",
+    ParkingTellsNobody: "test_others_learn_of_it",
+    BringsBackOnlySome: "test_many_are_parked_and_each_comes_once",
+    ParkedIsNotPurged: "test_it_is_looked_at_and_purged",
+    ParkingIsNotTheLastWord: "test_parking_settles",
+    ParkedForgetsItsPriority: "test_it_keeps_its_priority",
     ReachesOneMailboxOnly: "test_a_broadcast_reaches_every_mailbox_once",
     SaysEverythingTwice: "test_a_broadcast_reaches_every_mailbox_once",
     ProducersAreNotHeard: "test_a_producer_broadcasts_too",

@@ -244,3 +244,83 @@ def test_bind_never_shortens_a_deadline(server: redis.Redis) -> None:
     run(server, "bind", keys, "member", "ex", 120_000)
     assert server.zscore("deadlines", "ex") > first
     assert server.smembers("bindings") == {b"member"}
+
+
+PARKED = "parked"
+
+
+def park(server: redis.Redis, *entries: object, consumer: str = "me") -> int:
+    return int(run(server, "park", [HASH, PARKED], consumer, *entries))
+
+
+def due(server: redis.Redis, limit: int = 500) -> list[int]:
+    return [int(value) for value in run(server, "due", [PARKED, *LISTS], len(LISTS), limit)]
+
+
+def test_park_moves_what_is_on_loan_and_nothing_else(server: redis.Redis) -> None:
+    server.lpush("q", "a", "b")
+    reserve(server, 2)
+    assert park(server, "1:0", 60_000, "9:0", 1) == 1
+    assert server.hgetall(HASH) == {b"2:0": b"b"}
+    [(member, when)] = server.zrange(PARKED, 0, -1, withscores=True)
+    assert member == b"0:1:me\na"
+    assert abs(when / 1000 - time.time() - 60) < 10
+    # Said again, as after a connection that was lost.
+    assert park(server, "1:0", 60_000) == 0
+    assert server.zcard(PARKED) == 1
+
+
+def test_what_is_alike_stays_as_many_as_it_was(server: redis.Redis) -> None:
+    server.lpush("q", "same", "same", "same")
+    reserve(server, 2)
+    assert park(server, "1:0", 0, "2:0", 0) == 2
+    reserve(server, 1, seq=1)
+    assert park(server, "1:0", 0, consumer="other") == 1
+    assert due(server) == [3, -1]
+    assert server.lrange("q", 0, -1) == [b"same"] * 3
+
+
+def test_due_puts_back_what_is_due_first_things_first(server: redis.Redis) -> None:
+    payloads = ["line\nbreak", "\x00\xff", "", "late", "low"]
+    server.zadd(
+        PARKED, {f"{int(each == 'low')}:{n}:me\n{each}": n for n, each in enumerate(payloads) if each != "late"}
+    )
+    server.zadd(PARKED, {"0:3:me\nlate": (time.time() + 1000) * 1000})
+    server.lpush("q", "waits")
+    count, wait = due(server)
+    assert count == 4
+    assert 900_000 < wait <= 1_000_000
+    # The right end is served first.
+    assert server.lrange("q", 0, -1) == [each.encode() for each in ("waits", "", "\x00\xff", "line\nbreak")]
+    assert server.lrange("low", 0, -1) == [b"low"]
+    assert server.zcard(PARKED) == 1
+
+
+def test_due_takes_a_bounded_number_at_a_time(server: redis.Redis) -> None:
+    server.zadd(PARKED, {f"0:{number}:me\n{number}": number for number in range(25)})
+    assert [due(server, 10) for _ in range(4)] == [[10, 0], [10, 0], [5, -1], [0, -1]]
+    assert server.llen("q") == 25
+    assert server.keys() == [b"q"]
+
+
+def test_due_of_nothing_leaves_no_trace(server: redis.Redis) -> None:
+    assert due(server) == [0, -1]
+    assert server.keys() == []
+
+
+def test_a_priority_that_is_no_more_is_served_last(server: redis.Redis) -> None:
+    server.zadd(PARKED, {"7:1:me\nx": 1})
+    assert due(server) == [1, -1]
+    assert server.lrange("low", 0, -1) == [b"x"]
+
+
+def test_a_full_server_parks_and_brings_back(server: redis.Redis) -> None:
+    server.lpush("q", "a" * 1000)
+    server.config_set("maxmemory", "1mb")
+    try:
+        reserve(server, 1)
+        assert park(server, "1:0", 0) == 1
+        assert due(server) == [1, -1]
+    finally:
+        server.config_set("maxmemory", "0")
+    assert server.llen("q") == 1

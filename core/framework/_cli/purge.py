@@ -1,4 +1,4 @@
-"""``framework purge``: drops everything that waits."""
+"""``framework purge``: drops everything that waits, also for later."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from framework.api.transport import Queue
 
 
-@click.command(help="Drop all waiting messages of all queues. There is no undo.")
+@click.command(help="Drop all waiting messages of all queues, those parked for later too. There is no undo.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("-Q", "--queues", metavar="Q1,Q2", help="Only these queues.")
 @click.option("-X", "--exclude-queues", metavar="Q1,Q2", help="All but these queues.")
@@ -30,7 +30,7 @@ def command(session: Session, force: bool, queues: str | None, exclude_queues: s
     chosen = select_queues(settings, split(queues) or None, split(exclude_queues) or None)
     if not force:
         names = ", ".join(queue.name for queue in chosen)
-        click.echo(f"This drops all waiting messages of {_count(len(chosen), 'queue')}: {names}.", err=True)
+        click.echo(f"This drops all waiting and parked messages of {_count(len(chosen), 'queue')}: {names}.", err=True)
         click.confirm("Go on?", abort=True, err=True)
     dropped = purge(settings, chosen)
     total = sum(dropped.values())

@@ -1,4 +1,4 @@
-"""``framework queues``: the queues that a worker would consume from, and how much waits in each."""
+"""``framework queues``: the queues that a worker would consume from, how much waits in each, and how much for later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from framework._cli.output import json_option, pass_session, print_json, print_t
 from framework._cli.session import Session
 
 
-@click.command(help="Show the queues and how many messages wait in each.")
+@click.command(help="Show the queues, how many messages wait in each, and how many are parked there for later.")
 @click.option("-Q", "--queues", metavar="Q1,Q2", help="Only these.")
 @json_option
 @pass_session
@@ -23,6 +23,7 @@ def command(session: Session, queues: str | None, as_json: bool) -> None:
     transport = loader.make_transport(settings)
     try:
         sizes = transport.sizes(chosen)
+        parked = transport.parked(chosen)
     finally:
         transport.close()
     if as_json:
@@ -31,6 +32,7 @@ def command(session: Session, queues: str | None, as_json: bool) -> None:
                 {
                     "queue": queue.name,
                     "waiting": sizes.get(queue.name),
+                    "parked": parked.get(queue.name),
                     "exchange": queue.exchange.name,
                     "exchange_type": queue.exchange.type,
                     "routing_key": queue.routing_key,
@@ -39,8 +41,8 @@ def command(session: Session, queues: str | None, as_json: bool) -> None:
             ]
         )
         return
-    rows = [(queue.name, _waiting(sizes.get(queue.name))) for queue in chosen]
-    print_table(session, ("queue", "waiting"), rows)
+    rows = [(queue.name, _waiting(sizes.get(queue.name)), str(parked.get(queue.name, 0))) for queue in chosen]
+    print_table(session, ("queue", "waiting", "parked"), rows)
 
 
 def _waiting(size: int | None) -> str:

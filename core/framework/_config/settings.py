@@ -257,8 +257,15 @@ class WorkerSettings(Table):
         opt("Kept for old command lines; sharing out is always fair.", flag=("-O", "--optimization")),
     ] = "fair"
     eta_task_limit: Annotated[
-        Count | None, opt("Most messages held because their eta lies ahead.", "CELERYD_ETA_TASK_LIMIT")
+        Count | None,
+        opt(
+            "Most messages held here because their eta lies ahead, before fewer are fetched.", "CELERYD_ETA_TASK_LIMIT"
+        ),
     ] = None
+    eta_park_after: Annotated[
+        Seconds,
+        opt("Seconds: a task whose eta is further ahead waits in the broker, where that can park messages, not here."),
+    ] = 10.0
     enable_prefetch_count_reduction: Annotated[
         bool,
         opt(

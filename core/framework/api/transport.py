@@ -17,6 +17,8 @@ Promises
 5. A lost connection is `ConnectionLost`, and only that, from every method. After it the face is dead: core asks the
    transport for a new one and calls `close`; a new consumer may take over what the old one had on loan (`adopt`).
 6. Passwords never show in `display_url` or in an exception's text.
+7. With the trait `parks` a delivery can be parked: the broker keeps the message until its time, whoever lives or dies
+   meanwhile, and then gives it to a consumer of its queue, as old as it is. `due_at` tells each consumer when.
 """
 
 from __future__ import annotations
@@ -78,6 +80,8 @@ class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
     events_exchange: Literal["topic", "fanout"] = "topic"
     #: Counts starts of tasks for a whole cluster.
     turnstile: bool = False
+    #: Keeps messages for a later time: `Delivery.park`.
+    parks: bool = False
 
 
 class Delivery(ABC):
@@ -109,6 +113,14 @@ class Delivery(ABC):
         A broker that counts by itself counts all the same.
         """
         self.reject(requeue=True)
+
+    def park(self, until: float) -> bool:
+        """Have the broker keep the message until `until` (s since the epoch), then hand it out, uncounted.
+
+        Until then it neither waits in its queue nor is on loan. It may come a little early where clocks differ: who
+        gets it looks again. Returns False, as here, and does nothing when this broker cannot park this message.
+        """
+        return False
 
 
 class Producer(ABC):
@@ -179,6 +191,11 @@ class Consumer(ABC):
 
     #: Seconds between two calls of `heartbeat`; None: never.
     heartbeat_interval: float | None = None
+
+    #: When a parked message of these queues comes due, as `time.monotonic` counts; None: none that is known of. Core
+    #: reads it after each `fetch` and calls `fetch` again then, without the descriptor; one that is learned otherwise,
+    #: or comes to be earlier, turns the descriptor readable.
+    due_at: float | None = None
 
     @abstractmethod
     def close(self, *, requeue: bool) -> None:
@@ -280,11 +297,15 @@ class Transport(Plugin, ABC):
 
     @abstractmethod
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
-        """Return how many messages wait in each queue; None when there is no such queue."""
+        """Return how many messages wait in each queue, without those parked; None when there is no such queue."""
+
+    def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
+        """Return how many messages of each queue are parked."""
+        return {queue.name: 0 for queue in queues}
 
     @abstractmethod
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue` (not what is on loan) and return how much that was."""
+        """Drop what waits in `queue` or is parked (not what is on loan) and return how much that was."""
 
     @abstractmethod
     def info(self) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 1. Reads its head; what cannot be read is a dead letter. What runs here already is left to the task that runs.
 2. Unknown task: a stored failure and a dead letter. Handed out too often: a dead letter.
 3. Revoked or expired: settled as such, never run.
-4. `eta` ahead: held until then. Everything else: an `Item` that may run now.
+4. `eta` far ahead: parked in the broker, where it can do that. Only a little: held until then. Everything else: an
+   `Item` that may run now.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -61,6 +63,10 @@ class Dispatch:
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
+        self._park_after = settings.worker.eta_park_after
+        # A revoke must find a parked task while it is remembered: it comes by in half that time, and not all at once.
+        self._park_longest = max(self._park_after, settings.worker.revoke_expires / 2, 1.0)
+        self._parked = 0
         self._seq = itertools.count(1)
         self._on_received = hooks.bind("task_received")
         self._on_revoked = hooks.bind("task_revoked")
@@ -70,8 +76,9 @@ class Dispatch:
         #: Told of tasks while task events are wanted.
         self.events: TaskEvents | None = None
 
-    def take(self, deliveries: Iterable[Delivery], ready: Callable[[Item], object]) -> None:
-        """Decide about `deliveries`; call `ready` with each item that may run now."""
+    def take(self, deliveries: Iterable[Delivery], ready: Callable[[Item], object]) -> int:
+        """Decide about `deliveries`; call `ready` with each item that may run now. Returns how many were parked."""
+        self._parked = 0
         for delivery in deliveries:
             try:
                 item = self._read(delivery)
@@ -86,6 +93,7 @@ class Dispatch:
                 # nobody would know of them any more, while their leases went on being renewed.
                 logger.exception("Deciding about a message from %s failed", delivery.queue)
                 self._bury(delivery, MessageUndecodable(f"deciding about it failed: {error!r}"))
+        return self._parked
 
     def learn(self, policies: Mapping[str, TaskPolicy]) -> None:
         """Take up the policies of tasks that have come or changed, for messages that come from now on."""
@@ -121,6 +129,8 @@ class Dispatch:
             )
             self._settle.give_up(item, "max-deliveries", text)
             return None
+        if head.headers.eta is not None and self._park(item, head.headers.eta):
+            return None
         if self._log_received:
             logger.info("Task %s[%s] received", head.headers.shadow or name, task_id)
         if self._on_received is not None:
@@ -143,6 +153,22 @@ class Dispatch:
         return (incoming.headers, incoming.properties, content_type, content_encoding, body)
 
     # ------------------------------------------------------------ deciding
+
+    def _park(self, item: Item, eta: str) -> bool:
+        """Leave `item` to the broker until its time, if that is far ahead and nothing else is to become of it."""
+        ahead = timestamp(eta, "eta") - (now := time.time())
+        expires = item.head.headers.expires
+        if (
+            ahead <= self._park_after
+            or (expires is not None and timestamp(expires, "expires") < now)
+            or (self._revokes and self.is_revoked(item))
+            or not item.delivery.park(now + min(ahead, self._park_longest * random.uniform(0.5, 1.0)))
+        ):
+            return False
+        self._parked += 1
+        if self._log_received:
+            logger.info("Task %s[%s] is parked in the broker until %s", item.name, item.task_id, eta)
+        return True
 
     def _may_run(self, item: Item) -> bool:
         headers = item.head.headers

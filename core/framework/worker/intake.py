@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from framework.api.loop import Loop
+from framework.api.loop import Loop, Timer
 from framework.api.pool import Pool
 from framework.api.transport import Consumer
 from framework.exceptions import ConnectionLost, TransportError
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 _LOOK: Final = 1.0
 #: Seconds between two steps of making room for what may be behind tasks that are limited.
 _PAUSE: Final = 0.02
+#: Most messages fetched at a time for being parked.
+_REACH_MAX: Final = 256
+#: Seconds after the time of a parked message at which it is asked for: a timer may be a hair early.
+_AFTER: Final = 0.001
 
 
 class Intake:
@@ -67,6 +72,11 @@ class Intake:
         self._asked = False
         self._paused = False
         self._looking = False
+        #: When the consumer wants to be asked for what has been parked, and the timer for that.
+        self._due_at: float | None = None
+        self._due_timer: Timer | None = None
+        #: So many are fetched, whatever fits: the last ones were all parked, and the next ones may be too.
+        self._reach = 0
         #: So many of those that wait for their turn take no room from others.
         self._spared = 0
         self._sparing = False
@@ -117,6 +127,8 @@ class Intake:
             return
         self._loop.remove_reader(self._fd)
         self._consumer = None
+        self._await_due(None)
+        self._reach = 0
         self.backlog.clear()
         self._forget_held()
         # What waits inside the pool has not started either. Left there it would run beside its second copy.
@@ -217,14 +229,40 @@ class Intake:
         if self._paused:
             self._paused = False
             self._loop.add_reader(self._fd, self._readable)
-        deliveries = consumer.fetch(room)
+        asked = max(room, self._reach)
+        deliveries = consumer.fetch(asked)
+        if consumer.due_at != self._due_at:
+            self._await_due(consumer.due_at)
         if not deliveries:
             return
         assert self._dispatch is not None
-        self._dispatch.take(deliveries, self.rates.accept if self.rates.buckets else self.backlog.append)
+        parked = self._dispatch.take(deliveries, self.rates.accept if self.rates.buckets else self.backlog.append)
         self._count_held()
-        if len(deliveries) == room or self._told < self._prefetch.limit:
+        if parked or self._reach:
+            self._look_beyond(asked, parked, len(deliveries))
+        if parked or len(deliveries) == asked or self._told < self._prefetch.limit:
             self.ask()
+
+    def _look_beyond(self, asked: int, parked: int, found: int) -> None:
+        """Have more fetched while all that comes is parked, lest what may run waits behind it; give back what is over.
+
+        A worker whose tasks are long asks for one message at a time, and many thousands may have been sent for later.
+        """
+        self._reach = min(2 * asked, _REACH_MAX) if parked == found == asked else 0
+        # The last one first keeps their order.
+        for _ in range(min(-self._room(), len(self.backlog))):
+            item = self.backlog.pop()
+            item.acknowledged = True
+            item.delivery.release()
+
+    def _await_due(self, due_at: float | None) -> None:
+        """Have a tick follow when a message that is parked in the broker comes due."""
+        if self._due_timer is not None:
+            self._due_timer.cancel()
+            self._due_timer = None
+        self._due_at = due_at
+        if due_at is not None:
+            self._due_timer = self._loop.call_later(max(0.0, due_at - monotonic()) + _AFTER, self.ask)
 
     def _feed(self) -> None:
         backlog = self.backlog

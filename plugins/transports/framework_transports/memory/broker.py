@@ -2,14 +2,16 @@
 
 1. Declare queues and exchanges; drop what was to live only as long as its consumers.
 2. Route and keep messages, all of a batch or none, and wake whoever waits for them.
+3. Park messages, and put them back into their queues when they are due.
 """
 
 from __future__ import annotations
 
 import heapq
 import threading
+import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import uuid4
@@ -39,6 +41,8 @@ class Broker:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.queues: dict[str, list[Waiting]] = {}
+        #: Messages for later by queue, the first due first; only queues that have any.
+        self.parked: dict[str, list[tuple[float, Waiting]]] = {}
         self.auto_delete: set[str] = set()
         self.exchanges: dict[str, str] = {}
         self.bindings: dict[str, dict[tuple[str, str], None]] = {}
@@ -75,6 +79,7 @@ class Broker:
         if name in self.auto_delete and not any(name in consumer.names for consumer in self.consumers):
             self.auto_delete.discard(name)
             self.queues.pop(name, None)
+            self.parked.pop(name, None)
             for bound in self.bindings.values():
                 for key in [key for key in bound if key[0] == name]:
                     del bound[key]
@@ -121,6 +126,31 @@ class Broker:
                 "declare a queue for it"
             )
         return [key], boxes
+
+    def park(self, name: str, waiting: Waiting, until: float) -> None:
+        """Keep a message for the queue `name` until then (s since the epoch)."""
+        if name in self.queues:
+            heapq.heappush(self.parked.setdefault(name, []), (until, waiting))
+            # They have to learn when it comes due.
+            self.wake({name})
+
+    def unpark(self, names: Iterable[str]) -> float | None:
+        """Put what is due back into the queues `names`; return when the next one is due, as `monotonic` counts."""
+        now = time.time()
+        first: float | None = None
+        for name in names:
+            heap = self.parked.get(name, [])
+            back = False
+            while heap and heap[0][0] <= now:
+                heapq.heappush(self.queues[name], heapq.heappop(heap)[1])
+                back = True
+            if heap:
+                first = heap[0][0] if first is None else min(first, heap[0][0])
+            else:
+                self.parked.pop(name, None)
+            if back:
+                self.wake({name})
+        return None if first is None else time.monotonic() + first - now
 
     def wake(self, names: set[str]) -> None:
         """Wake the consumers that wait for any of `names`."""

@@ -43,6 +43,13 @@ class MemoryDelivery(Delivery):
         """Put the message back to the front of its queue, uncounted."""
         self._settle(0)
 
+    def park(self, until: float) -> bool:
+        """Keep the message for later."""
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            consumer.parks.append((self._waiting.number, until))
+        return True
+
     def _settle(self, counted: int | None) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
@@ -62,6 +69,8 @@ class MemoryConsumer(Consumer):
         self.signal = Signal()
         #: Numbers of messages to settle by the next `fetch` or `flush`; by how much each is counted if it goes back.
         self.settled: list[tuple[int, int | None]] = []
+        #: The same of messages to park, with the time until which.
+        self.parks: list[tuple[int, float]] = []
         self._loans: dict[int, tuple[str, Waiting]] = {}
         self._turn = 0
         self._unanswered = False
@@ -97,6 +106,8 @@ class MemoryConsumer(Consumer):
         self._unanswered = False
         with broker.lock:
             self._settle(broker)
+            if broker.parked or self.due_at is not None:
+                self.due_at = broker.unpark(self.names)
             found: list[Delivery] = []
             taken = dict.fromkeys(self.names, 0)
             self._turn += 1
@@ -131,6 +142,15 @@ class MemoryConsumer(Consumer):
                 name, waiting = loan
                 back[number] = (name, waiting._replace(deliveries=waiting.deliveries + counted))
         self._put_back(broker, back)
+        if self.parks:
+            self._park(broker)
+
+    def _park(self, broker: Broker) -> None:
+        parks, self.parks = self.parks, []
+        for number, until in parks:
+            loan = self._loans.pop(number, None)
+            if loan is not None:
+                broker.park(*loan, until)
 
     def _put_back(self, broker: Broker, loans: Mapping[int, tuple[str, Waiting]]) -> None:
         for name, waiting in loans.values():

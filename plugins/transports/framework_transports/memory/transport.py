@@ -24,7 +24,7 @@ _brokers_lock: Final = threading.Lock()
 class MemoryTransport(Transport):
     """The broker of this process that its URL names."""
 
-    traits = TransportTraits(fanout=True, priorities=True, shared=False, counts_deliveries=True)
+    traits = TransportTraits(fanout=True, priorities=True, shared=False, counts_deliveries=True, parks=True)
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         super().__init__(url, options, settings)
@@ -57,11 +57,16 @@ class MemoryTransport(Transport):
             found = self._broker.queues
             return {queue.name: len(found[queue.name]) if queue.name in found else None for queue in queues}
 
+    def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
+        """Return how many messages of each queue are parked."""
+        with self._broker.lock:
+            return {queue.name: len(self._broker.parked.get(queue.name, ())) for queue in queues}
+
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue`."""
+        """Drop what waits in `queue` or is parked."""
         with self._broker.lock:
             waiting = self._broker.queues.get(queue.name, [])
-            dropped = len(waiting)
+            dropped = len(waiting) + len(self._broker.parked.pop(queue.name, ()))
             waiting.clear()
         return dropped
 

@@ -9,6 +9,7 @@
 5. `adopt` moves what a lost connection had on loan to this one, each queue's in one step. A command that the lost one
    sent and that comes late finds nothing; what it still takes comes back when the old lease lapses.
 6. A server without pushes (older than Redis 6) is asked again every `poll_interval`.
+7. Parked messages that have come due are put back by the same round trip; see `Parking`.
 
 Where a push has been swallowed while reading something else, `Link.ring` makes the descriptor readable again.
 """
@@ -32,6 +33,7 @@ from framework.exceptions import ConnectionLost, TransportError
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.lane import BroadcastDelivery, Lane, RedisDelivery
 from framework_transports.redis.options import RedisOptions
+from framework_transports.redis.parking import Parking
 from framework_transports.redis.reaper import reap, take_over
 from framework_transports.redis.router import Router
 from framework_transports.redis.scripts import script
@@ -41,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 #: How often one `fetch` looks again because somebody else changed the queues while it looked.
 _LOOKS: Final = 3
-_SCRIPTS: Final = ("reserve", "requeue", "release", "renew", "restore", "takeover", "adopt")
+_SCRIPTS: Final = ("reserve", "requeue", "release", "renew", "restore", "takeover", "adopt", "park", "due")
 #: Seconds between two looks for what Celery workers left behind.
 _TAKE_OVER_EVERY: Final = 60.0
 #: Seconds for which leases that lapsed are left alone after the server was away: nobody could renew them, and who is
@@ -87,6 +89,7 @@ class RedisConsumer(Consumer):
             if not self._link.watch_keys():
                 key = f"framework.tick.{self._id}"
                 self._ticker = Ticker(addresses, settings, key, options.poll_interval)
+            self._parking = Parking(keys, watched=self._ticker is None)
         except TransportError:
             self._link.close()
             raise
@@ -191,6 +194,7 @@ class RedisConsumer(Consumer):
             lanes.sort(key=lambda lane: lane.name)
         self._order = lanes
         self._first = 0
+        self._parking.arrange(lanes)
         self._script_keys = [key for lane in lanes for key in (*lane.lists, lane.lease, lane.leases)]
         self._watched = ("EXISTS", *(key for lane in lanes for key in lane.lists))
         self._quiet = False
@@ -201,6 +205,8 @@ class RedisConsumer(Consumer):
         """Settle and reserve in one round trip; when the queues were empty and still are, only settle."""
         if self._ticker is not None:
             self._ticker.drain()
+        if self._parking.pressing:
+            self._quiet = False
         if self._quiet or not self._order:
             self._link.drain()
             commands = self._settlements()
@@ -224,16 +230,20 @@ class RedisConsumer(Consumer):
         watch = self._short and self._ticker is None
         for _ in range(_LOOKS):
             commands = self._settlements()
+            looked = self._parking.look(commands) if self._parking.pressing else None
             commands.append(self._reserve_call(limit - len(found)))
             if watch:
                 commands.append(self._watched)
             self._pushed = False
             replies = self._run(commands)
+            if looked is not None:
+                self._parking.learn(replies[looked])
+                self.due_at = self._parking.due_at
             self._lend(replies[-2] if watch else replies[-1], found)
             self._short = len(found) < limit
             if not self._short or self._ticker is not None:
                 return
-            if watch and replies[-1] == 0 and not self._pushed:
+            if watch and replies[-1] == 0 and not (self._pushed or self._parking.stale):
                 self._quiet = True
                 return
             watch = True
@@ -264,6 +274,7 @@ class RedisConsumer(Consumer):
         if kind == b"invalidate":
             self._quiet = False
             self._pushed = True
+            self._parking.changed(push[1])
         elif kind == b"pmessage":
             self._pushed = True
             for name in self._subscriptions.get(push[1], ()):
@@ -285,6 +296,9 @@ class RedisConsumer(Consumer):
                 # The server pushes what others change, not what this connection puts back, and forgets the watch.
                 self._quiet = False
                 self._pushed = True
+            if lane.parks:
+                self._quiet = False
+                self._parking.stale = True
             lane.settlements(commands)
         for lane in self._retired.values():
             lane.settlements(commands)

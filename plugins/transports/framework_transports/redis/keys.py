@@ -1,7 +1,8 @@
 """Names of everything this transport keeps on the server.
 
 1. Queues, bindings and fan-out channels are kombu's, so that any program that speaks its layout can share them.
-2. Leases are our own. Their keys carry the queue's name as hash tag: they live in the slot of the queue's main list.
+2. Leases and what is parked are our own. Their keys carry the queue's name as hash tag: they live in the slot of the
+   queue's main list.
 
 Source of the layout: kombu's Redis transport, section 9 of the wire protocol.
 """
@@ -75,6 +76,10 @@ class Keys:
     def leases(self, queue: str) -> str:
         """Return the sorted set of the consumers of `queue`, by the time in ms at which their lease lapses."""
         return f"{self._prefix}framework.leases.{_tag(queue)}"
+
+    def parked(self, queue: str) -> str:
+        """Return the sorted set of the messages of `queue` that are parked, by the time in ms at which they are due."""
+        return f"{self._prefix}framework.parked.{_tag(queue)}"
 
     def starts(self, name: str) -> str:
         """Return the key in which the starts of the limit `name` are counted."""

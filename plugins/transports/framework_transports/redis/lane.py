@@ -1,6 +1,7 @@
 """One consumed queue, and the messages taken from it.
 
 1. `Lane` names the keys of a queue, collects settlements until the next round trip, and keeps them until the one after.
+   A message is parked for a length of time rather than until a time: this machine's clock need not be the server's.
 2. `RedisDelivery` is a leased message; settling it notes its field in the lane. Settling twice is harmless: the server
    only acts on what is still on loan.
 3. `BroadcastDelivery` came through a channel: nobody else has it, so there is nothing to acknowledge.
@@ -8,6 +9,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from framework.api.resp import Argument, Call, Command
@@ -22,10 +24,15 @@ _COUNT_HEADER = b'"deliveries":'
 class Lane:
     """A queue that is, or was, consumed from."""
 
-    __slots__ = ("acks", "lease", "leases", "lists", "name", "requeues", "sent_acks", "sent_requeues")
+    __slots__ = (
+        "acks", "consumer", "lease", "leases", "lists", "name", "parked", "parks",
+        "requeues", "sent_acks", "sent_parks", "sent_requeues",
+    )  # fmt: skip
 
     def __init__(self, name: str, keys: Keys, consumer: str) -> None:
         self.name = name
+        self.consumer = consumer
+        self.parked = keys.parked(name)
         self.lists = keys.lists(name)
         self.lease = keys.lease(name, consumer)
         self.leases = keys.leases(name)
@@ -33,9 +40,12 @@ class Lane:
         self.acks: list[Argument] = []
         #: The same to put back, each followed by the new payload, or nothing for the one it has.
         self.requeues: list[Argument] = []
+        #: The same to park, with the time (s since the epoch) until which.
+        self.parks: list[tuple[str, float]] = []
         #: What went out last: it may not have been answered when the connection is lost.
         self.sent_acks: list[Argument] = []
         self.sent_requeues: list[Argument] = []
+        self.sent_parks: list[tuple[str, float]] = []
 
     def settlements(self, commands: list[Command]) -> None:
         """Move what is to be settled into `commands`."""
@@ -47,6 +57,17 @@ class Lane:
             commands.append(Call(script("requeue"), (self.lease, *self.lists), self.requeues))
             self.sent_requeues = self.requeues
             self.requeues = []
+        if self.parks:
+            commands.append(self._park(self.lease))
+            self.sent_parks = self.parks
+            self.parks = []
+
+    def _park(self, lease: str) -> Call:
+        now = time.time()
+        args: list[Argument] = [self.consumer]
+        for field, until in self.parks:
+            args += (field, max(0, round((until - now) * 1000)))
+        return Call(script("park"), (lease, self.parked), args)
 
     def hand_over(self, commands: list[Command], new_lease: str, names: Sequence[Argument]) -> None:
         """Add to `commands` what settles, once more, and then moves what is on loan to the lease hash `new_lease`.
@@ -56,12 +77,15 @@ class Lane:
         """
         self.acks = [*self.sent_acks, *self.acks]
         self.requeues = [*self.sent_requeues, *self.requeues]
-        self.sent_acks, self.sent_requeues = [], []
+        self.parks = [*self.sent_parks, *self.parks]
+        self.sent_acks, self.sent_requeues, self.sent_parks = [], [], []
         old_lease = self.lease
         if self.acks:
             commands.append(("HDEL", old_lease, *self.acks))
         if self.requeues:
             commands.append(Call(script("requeue"), (old_lease, *self.lists), self.requeues))
+        if self.parks:
+            commands.append(self._park(old_lease))
         commands.append(Call(script("adopt"), (old_lease, new_lease, self.leases, *self.lists), names))
 
 
@@ -94,6 +118,11 @@ class RedisDelivery(Delivery):
     def release(self) -> None:
         """Put the message back to the front as it was."""
         self.lane.requeues += (self.field, b"")
+
+    def park(self, until: float) -> bool:
+        """Have the message moved to what comes due later."""
+        self.lane.parks.append((self.field, until))
+        return True
 
 
 class BroadcastDelivery(Delivery):

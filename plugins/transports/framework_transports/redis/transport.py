@@ -30,7 +30,7 @@ class RedisTransport(Transport):
     """Redis 5 or newer; idle workers are woken rather than polling from Redis 6 on."""
 
     traits: ClassVar[TransportTraits] = TransportTraits(
-        fanout=True, priorities=True, events_exchange="fanout", turnstile=True
+        fanout=True, priorities=True, events_exchange="fanout", turnstile=True, parks=True
     )
     options_type: ClassVar[type[msgspec.Struct]] = RedisOptions
 
@@ -97,12 +97,25 @@ class RedisTransport(Transport):
             for queue, count, names in zip(wanted, counts, bound, strict=True)
         }
 
-    def purge(self, queue: Queue) -> int:
-        """Drop what waits and return how much that was."""
-        lists = self._keys.lists(queue.name)
+    def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
+        """Return how many messages of each queue are parked."""
+        names = [queue.name for queue in queues]
         link = connect(self._addresses, self._link_settings)
         try:
-            replies = link.run([("MULTI",), *(("LLEN", key) for key in lists), ("DEL", *lists), ("EXEC",)])
+            counts = link.run([("ZCARD", self._keys.parked(name)) for name in names]) if names else []
+        finally:
+            link.close()
+        return dict(zip(names, counts, strict=True))
+
+    def purge(self, queue: Queue) -> int:
+        """Drop what waits or is parked and return how much that was."""
+        lists = self._keys.lists(queue.name)
+        parked = self._keys.parked(queue.name)
+        link = connect(self._addresses, self._link_settings)
+        try:
+            replies = link.run(
+                [("MULTI",), *(("LLEN", key) for key in lists), ("ZCARD", parked), ("DEL", *lists, parked), ("EXEC",)]
+            )
         finally:
             link.close()
         return int(sum(replies[-1][:-1]))

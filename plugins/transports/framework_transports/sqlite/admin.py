@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from framework.api.embedded import Database
 from framework.api.transport import Queue
+from framework_transports.sqlite.parking import create
 
 
 def sizes(database: Database, queues: Iterable[Queue]) -> dict[str, int | None]:
@@ -23,11 +24,26 @@ def sizes(database: Database, queues: Iterable[Queue]) -> dict[str, int | None]:
     return found
 
 
+def parked(database: Database, queues: Iterable[Queue]) -> dict[str, int]:
+    """Return how many messages of each queue are parked."""
+    create(database.path, database.busy_timeout)
+    with database.read() as connection:
+        return {
+            queue.name: connection.execute(
+                "SELECT count(*) FROM framework_parked WHERE queue = (SELECT id FROM framework_queues WHERE name = ?)",
+                (queue.name,),
+            ).fetchone()[0]
+            for queue in queues
+        }
+
+
 def purge(database: Database, queue: Queue) -> int:
-    """Drop what waits in `queue`, not what is on loan; return how much that was."""
+    """Drop what waits in `queue` or is parked, not what is on loan; return how much that was."""
+    create(database.path, database.busy_timeout)
     with database.write() as connection:
-        return connection.execute(
-            "DELETE FROM framework_messages WHERE owner IS NULL "
-            "AND queue = (SELECT id FROM framework_queues WHERE name = ?)",
-            (queue.name,),
-        ).rowcount
+        return sum(
+            connection.execute(
+                f"DELETE FROM {table} AND queue = (SELECT id FROM framework_queues WHERE name = ?)", (queue.name,)
+            ).rowcount
+            for table in ("framework_messages WHERE owner IS NULL", "framework_parked WHERE true")
+        )

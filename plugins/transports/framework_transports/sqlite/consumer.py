@@ -3,7 +3,8 @@
 1. Register under a lease, and renew it; put back what dead consumers hold.
 2. Fetch: settle what is due and reserve more, in one transaction.
 3. Sleep: arm the doorbell before the last look at an empty queue.
-4. On closing, settle, give back, and leave no trace; or leave it to the consumer that adopts what is on loan.
+4. Park: settle into another table, and put back from there what is due, at the time known from the last look.
+5. On closing, settle, give back, and leave no trace; or leave it to the consumer that adopts what is on loan.
 
 A consumer whose process has died is noticed by its doorbell, which refuses to ring, within about a second;
 one that cannot be told so (it hangs, it is stopped, its socket lives on in a child) by its lease.
@@ -28,6 +29,7 @@ from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import mark_redelivered
 from framework_transports.sqlite.housekeeping import put_back, reap, unregister
+from framework_transports.sqlite.parking import create, next_due, park, unpark
 from framework_transports.sqlite.schema import CONSUMER_BELL
 from framework_transports.sqlite.topology import declare, forget_auto_delete
 
@@ -87,6 +89,14 @@ class SqliteDelivery(Delivery):
             self._consumer = None
             consumer.unused.append(self._id)
 
+    def park(self, until: float) -> bool:
+        """Move the message to what comes due later."""
+        consumer = self._consumer
+        if consumer is not None:
+            self._consumer = None
+            consumer.parks.append((self._id, until))
+        return True
+
 
 class SqliteConsumer(Consumer):
     """Fetches from tables."""
@@ -96,6 +106,11 @@ class SqliteConsumer(Consumer):
         self.done: list[int] = []
         self.back: list[int] = []
         self.unused: list[int] = []
+        #: The same to park, with the time until which.
+        self.parks: list[tuple[int, float]] = []
+        #: When the next parked message comes due (s since the epoch), by the last look; and by this machine's clock.
+        self._due: float | None = None
+        self.due_at: float | None = None
         self._database = database
         self._lease = lease
         # Often enough for the lease; and never rarely: it is the safety net for a wake-up that a dying producer
@@ -112,6 +127,7 @@ class SqliteConsumer(Consumer):
         self._id = 0
         self._renew_at = 0.0
         self._reap_from = 0.0
+        create(database.path, database.busy_timeout)
         self._renew()
         self._ringer.sweep()
 
@@ -154,6 +170,7 @@ class SqliteConsumer(Consumer):
         self._queues[queue_id] = queue.name
         self._choose()
         self._reap()
+        self._look_ahead()
         # Arms the bell again by the next `fetch`, and causes that fetch.
         self._wake_self()
 
@@ -186,6 +203,8 @@ class SqliteConsumer(Consumer):
         """Settle what is due, reserve up to `limit`, and arm the doorbell if there were fewer."""
         self._bell.drain()
         self._unanswered = False
+        if self.due_at is not None and time.monotonic() >= self.due_at:
+            self._unpark()
         was_armed = self._bell.armed
         found = self._transact(limit)
         if len(found) == limit:
@@ -208,7 +227,24 @@ class SqliteConsumer(Consumer):
             self._transact(0)
 
     def _unsettled(self) -> bool:
-        return bool(self.done or self.back or self.unused)
+        return bool(self.done or self.back or self.unused or self.parks)
+
+    def _unpark(self) -> None:
+        with self._database.write() as connection:
+            moved = unpark(connection, self._queues, time.time())
+        if moved:
+            # More than this consumer may want.
+            self._ringer.ring_all(CONSUMER_BELL)
+        self._look_ahead()
+
+    def _look_ahead(self) -> bool:
+        """Learn when the next parked message comes due; return whether that has changed."""
+        known = self._due
+        with self._database.read() as connection:
+            self._due = due = next_due(connection, self._queues)
+        # Each time anew: the wall clock may have been set.
+        self.due_at = None if due is None else time.monotonic() + max(0.0, due - time.time())
+        return due != known
 
     def _transact(self, limit: int) -> list[Delivery]:
         if limit and not self._unsettled() and not self._is_any_ready():
@@ -217,7 +253,7 @@ class SqliteConsumer(Consumer):
             limit = 0
         if not (limit or self._unsettled()):
             return []
-        done, back, unused = len(self.done), len(self.back), len(self.unused)
+        done, back, unused, parks = len(self.done), len(self.back), len(self.unused), len(self.parks)
         with self._database.write() as connection:
             self._settle(connection)
             rows = self._rows(connection, limit) if limit else []
@@ -225,6 +261,9 @@ class SqliteConsumer(Consumer):
         del self.done[:done]
         del self.back[:back]
         del self.unused[:unused]
+        del self.parks[:parks]
+        if parks:
+            self._look_ahead()
         if back or unused:
             self._ringer.ring_all(CONSUMER_BELL)
         # An UPDATE returns its rows in any order.
@@ -256,6 +295,8 @@ class SqliteConsumer(Consumer):
         for ids, counted in ((self.back, 1), (self.unused, 0)):
             if ids:
                 connection.execute(_SETTLE_BACK.format(counted=counted), (_ids(ids).decode(), self._id))
+        if self.parks:
+            park(connection, self._id, self.parks)
 
     def _rows(self, connection: sqlite3.Connection, limit: int) -> list[tuple[int, int, int, int, bytes]]:
         self._stay_registered(connection)
@@ -282,6 +323,8 @@ class SqliteConsumer(Consumer):
         self._reap()
         if not self._bell.present():
             raise ConnectionLost(f"the directory {self._database.path}-wake was emptied while it was in use")
+        if self._look_ahead() or (self.due_at is not None and time.monotonic() >= self.due_at):
+            self._wake_self()
         if self._bell.armed:
             with self._database.read() as connection:
                 (version,) = connection.execute("PRAGMA data_version").fetchone()
@@ -347,3 +390,4 @@ class SqliteConsumer(Consumer):
         self.done.clear()
         self.back.clear()
         self.unused.clear()
+        self.parks.clear()

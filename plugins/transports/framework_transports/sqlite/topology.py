@@ -88,6 +88,7 @@ def forget_auto_delete(connection: sqlite3.Connection, consumers: Iterable[int],
             if dropped.rowcount:
                 connection.execute("DELETE FROM framework_bindings WHERE queue = ?", (queue_id,))
                 connection.execute("DELETE FROM framework_messages WHERE queue = ?", (queue_id,))
+                connection.execute("DELETE FROM framework_parked WHERE queue = ?", (queue_id,))
 
 
 class Box(NamedTuple):

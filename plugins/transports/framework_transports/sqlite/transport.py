@@ -46,7 +46,9 @@ class SqliteTransport(Transport):
     """The embedded broker: a file, no server."""
 
     options_type = SqliteOptions
-    traits = TransportTraits(fanout=True, priorities=True, shared=True, counts_deliveries=True, turnstile=True)
+    traits = TransportTraits(
+        fanout=True, priorities=True, shared=True, counts_deliveries=True, turnstile=True, parks=True
+    )
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         super().__init__(url, options, settings)
@@ -80,8 +82,13 @@ class SqliteTransport(Transport):
         with closing(self._file.open()) as database:
             return admin.sizes(database, queues)
 
+    def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
+        """Return how many messages of each queue are parked."""
+        with closing(self._file.open()) as database:
+            return admin.parked(database, queues)
+
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue`."""
+        """Drop what waits in `queue` or is parked."""
         with closing(self._file.open()) as database:
             return admin.purge(database, queue)
 

@@ -1,0 +1,183 @@
+"""Promise 7: what is parked comes at its time, whoever lives or dies until then."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import pytest
+
+from framework.api.transport import Consumer, Delivery, Queue
+from framework.message import read_head
+from framework.testing.transports.base import Bench, TransportSuiteBase, ids, needs, numbers
+from framework.testing.wait import wait_for
+
+#: Seconds for which the tests park: long enough to be seen in time, also on a slow machine.
+_SHORT: Final = 1.5
+#: Later than any test.
+_LONG: Final = 3600.0
+
+
+class ParkingPromises(TransportSuiteBase):
+    """Messages for later."""
+
+    def _park(self, bench: Bench, consumer: Consumer, count: int, until: float) -> None:
+        for delivery in bench.gather(consumer, count):
+            assert delivery.park(until), "it was not taken"
+        consumer.flush()
+
+    def _told(self, bench: Bench, consumer: Consumer, sooner: float) -> None:
+        """Sleep on the descriptor until the consumer knows of a message that is due in less than `sooner` seconds."""
+
+        def knows() -> bool:
+            if not bench.readable(consumer, 0.2):
+                consumer.heartbeat()
+                return False
+            assert consumer.fetch(10) == []
+            return consumer.due_at is not None and consumer.due_at < time.monotonic() + sooner
+
+        wait_for(knows, self.patience, lambda: f"it to be told of a time; it knows of {consumer.due_at}")
+
+    def _at_its_time(self, consumer: Consumer) -> list[Delivery]:
+        """Fetch as core does that has been told of nothing but `due_at`."""
+        found: list[Delivery] = []
+        deadline = time.monotonic() + self.patience + _SHORT
+        while not found:
+            assert time.monotonic() < deadline, "nothing came at the time that the consumer named"
+            assert consumer.due_at is not None, "there is something parked, and the consumer names no time"
+            time.sleep(min(max(0.0, consumer.due_at - time.monotonic()), _SHORT) + 0.001)
+            found += consumer.fetch(10)
+        return found
+
+    def _wait_until(self, moment: float) -> None:
+        # A tenth for a broker whose clock is not quite ours.
+        wait_for(lambda: time.time() > moment + 0.1, _SHORT + self.patience, "their time to come")
+
+    @needs("parks")
+    def test_what_is_parked_comes_at_its_time(self, bench: Bench) -> None:
+        """Not before, and uncounted; and then it is a message as any other, which is gone when it is acknowledged."""
+        queue = bench.filled(1)
+        consumer = bench.consumer(queue)
+        until = time.time() + _SHORT
+        self._park(bench, consumer, 1, until)
+        assert consumer.fetch(10) == []
+        [delivery] = self._at_its_time(consumer)
+        # Clocks of two machines may differ a little.
+        assert time.time() > until - 0.1
+        assert (ids([delivery]), delivery.deliveries) == (["0"], 0)
+        assert not read_head(delivery.payload).headers.deliveries
+        delivery.ack()
+        consumer.flush()
+        consumer.close(requeue=True)
+        assert bench.drain(bench.consumer(queue), queue) == []
+
+    @needs("parks")
+    def test_the_time_is_named(self, bench: Bench) -> None:
+        """`due_at` is None while nothing is parked, and else the time of what comes first."""
+        queue = bench.filled(2)
+        consumer = bench.consumer(queue)
+        first, second = bench.gather(consumer, 2)
+        assert consumer.fetch(1) == []
+        named = [consumer.due_at]
+        for delivery, ahead in ((first, _LONG), (second, _LONG / 2)):
+            delivery.park(time.time() + ahead)
+            assert consumer.fetch(10) == []
+            named.append(consumer.due_at)
+        times = [time.monotonic() + ahead for ahead in (_LONG, _LONG / 2)]
+        assert named == [None, *(pytest.approx(moment, abs=self.patience) for moment in times)]
+
+    @needs("parks")
+    def test_what_is_parked_outlives_its_consumer(self, bench: Bench) -> None:
+        """Neither closing nor being closed without a word gives it back early, or loses it."""
+        queue = bench.filled(3)
+        for number in range(3):
+            consumer = bench.consumer(queue)
+            self._park(bench, consumer, 1, time.time() + (_LONG if number else _SHORT))
+            consumer.close(requeue=number == 0)
+        last = bench.consumer(queue)
+        assert last.fetch(10) == []
+        assert ids(self._at_its_time(last)) == ["0"]
+        assert bench.another().parked([queue]) == {queue.name: 2}
+
+    @needs("parks")
+    def test_others_learn_of_it(self, bench: Bench) -> None:
+        """A consumer that sleeps learns what another parks, also when that comes to be earlier; it gets it then."""
+        queue = bench.filled(2)
+        one = bench.consumer(queue)
+        first, second = bench.gather(one, 2)
+        two = bench.consumer(queue)
+        assert two.fetch(10) == []
+        first.park(time.time() + _LONG)
+        one.flush()
+        self._told(bench, two, 2 * _LONG)
+        wanted = ids([second])
+        second.park(time.time() + _SHORT)
+        one.flush()
+        self._told(bench, two, _LONG / 2)
+        one.close(requeue=False)
+        assert ids(self._at_its_time(two)) == wanted
+
+    @needs("parks")
+    def test_many_are_parked_and_each_comes_once(self, bench: Bench) -> None:
+        """More than one look brings back, for two consumers; those that are alike stay as many as they were."""
+        count = min(self.many, 1_200) // 4 * 4
+        queue = bench.queue()
+        producer = bench.producer()
+        producer.declare([queue])
+        producer.publish([bench.message(number // 2, queue) for number in range(count)])
+        one, two = bench.consumer(queue), bench.consumer(queue)
+        until = time.time() + _SHORT
+        for _ in range(4):
+            self._park(bench, one, count // 4, until)
+        self._wait_until(until)
+        found = [*bench.gather(one, count // 2), *bench.gather(two, count // 2)]
+        assert sorted(ids(found), key=int) == [number for number in numbers(count // 2) for _ in "ab"]
+        assert bench.another().parked([queue]) == {queue.name: 0}
+
+    @needs("parks")
+    def test_it_is_looked_at_and_purged(self, bench: Bench) -> None:
+        """It is not among what waits; `parked` counts it, for its queue alone, and a purge drops it."""
+        queue, other = bench.filled(4), bench.filled(1)
+        consumer = bench.consumer()
+        consumer.prefetch(3)
+        consumer.add_queue(queue)
+        held = bench.gather(consumer, 3)
+        for delivery in held[:2]:
+            delivery.park(time.time() + _LONG)
+        consumer.flush()
+        assert bench.another().parked([queue, other]) == {queue.name: 2, other.name: 0}
+        bench.size_becomes(queue, 1)
+        assert bench.transport.purge(queue) == 3
+        assert bench.transport.parked([queue]) == {queue.name: 0}
+        assert bench.transport.sizes([queue]) == {queue.name: 0}
+        assert bench.transport.purge(Queue(name=bench.new())) == 0
+
+    @needs("parks")
+    def test_parking_settles(self, bench: Bench) -> None:
+        """With the next `fetch`; what is said afterwards changes nothing, nor does the end of the consumer."""
+        queue = bench.filled(2)
+        consumer = bench.consumer(queue)
+        first, second = bench.gather(consumer, 2)
+        first.park(time.time() + _LONG)
+        assert consumer.fetch(10) == []
+        first.reject(requeue=True)
+        second.park(time.time() + _LONG)
+        consumer.close(requeue=True)
+        assert bench.drain(bench.consumer(queue), queue) == []
+        assert bench.another().parked([queue]) == {queue.name: 2}
+
+    @needs("parks", "priorities")
+    def test_it_keeps_its_priority(self, bench: Bench) -> None:
+        """Of two that come due together the more important one comes first, whichever end of the scale that is."""
+        queue = bench.queue(max_priority=10)
+        producer = bench.producer()
+        producer.declare([queue])
+        producer.publish([bench.message(priority, queue, priority=priority) for priority in (0, 9)])
+        consumer = bench.consumer(queue)
+        wanted = ids(found := bench.gather(consumer, 2))
+        until = time.time() + _SHORT / 3
+        for delivery in reversed(found):
+            delivery.park(until)
+        consumer.flush()
+        self._wait_until(until)
+        assert ids(bench.gather(consumer, 2)) == wanted

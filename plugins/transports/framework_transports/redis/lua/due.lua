@@ -1,0 +1,30 @@
+-- Puts parked messages that are due to the front of their queues, at most ARGV[2] of each queue.
+-- KEYS, for each queue: its set of parked messages, its lists in the order of priority. ARGV: lists per queue, limit.
+-- Returns how many were put back, and in how many ms the next one is due (0: now; -1: nothing is parked).
+local width = ARGV[1] + 1
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local count, wait = 0, -1
+for base = 1, #KEYS, width do
+  local due = redis.call('ZRANGEBYSCORE', KEYS[base], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[2])
+  if #due > 0 then
+    -- Lets a full server take the writes below: see reserve.lua.
+    redis.call('ZREM', KEYS[base], '')
+  end
+  -- The first goes last, so that it is served first.
+  for index = #due, 1, -1 do
+    local list, payload = string.match(due[index], '^(%d+):[^\n]*\n(.*)$')
+    -- One that another release parked, with more priorities, is served last.
+    redis.call('RPUSH', KEYS[base + math.min(list + 1, width - 1)], payload)
+    redis.call('ZREM', KEYS[base], due[index])
+    count = count + 1
+  end
+  local first = redis.call('ZRANGE', KEYS[base], 0, 0, 'WITHSCORES')
+  if #first > 0 then
+    local left = math.max(0, first[2] - now)
+    if wait < 0 or left < wait then
+      wait = left
+    end
+  end
+end
+return {count, wait}

@@ -1,0 +1,83 @@
+"""Messages that are parked: a table beside the queues, by the time at which they come due.
+
+1. `park` moves what is on loan there, `unpark` moves what is due back. A message keeps its id, so that it is at the
+   front of its queue again: it is older than what waits there.
+2. `next_due` says when the next one comes due.
+
+Times are wall-clock, because they outlive the machine's start. The table is a part of its own of the broker's file, so
+that older files need not be made anew.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from framework.api.embedded import Database
+
+PART: Final = "parking"
+VERSION: Final = 1
+SCHEMA: Final = """
+CREATE TABLE framework_parked (
+    id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, due REAL NOT NULL, priority INTEGER NOT NULL,
+    deliveries INTEGER NOT NULL, payload BLOB NOT NULL
+) STRICT;
+CREATE INDEX framework_parked_by_time ON framework_parked (queue, due)"""
+#: Messages that one transaction puts back in each queue.
+BATCH: Final = 500
+
+_PARK: Final = (
+    "INSERT INTO framework_parked SELECT m.id, m.queue, json_extract(p.value, '$[1]'), m.priority, m.deliveries, "
+    "m.payload FROM json_each(?) p JOIN framework_messages m ON m.id = json_extract(p.value, '$[0]') "
+    "WHERE m.owner = ?"
+)
+_PARKED: Final = "DELETE FROM framework_messages WHERE owner = ? AND id IN (SELECT id FROM framework_parked)"
+_UNPARK: Final = (
+    "INSERT INTO framework_messages (id, queue, priority, deliveries, payload) SELECT id, queue, priority, deliveries, "
+    "payload FROM framework_parked WHERE id IN (SELECT value FROM json_each(?))"
+)
+_UNPARKED: Final = "DELETE FROM framework_parked WHERE id IN (SELECT value FROM json_each(?))"
+
+_encode = msgspec.json.Encoder().encode
+
+
+def create(path: str, busy_timeout: float) -> None:
+    """Make the table where it is missing. Raises `ConnectionLost`."""
+    database = Database(
+        path, part=PART, version=VERSION, schema=SCHEMA, synchronous="normal", busy_timeout=busy_timeout
+    )
+    database.open()
+    database.close()
+
+
+def park(connection: sqlite3.Connection, consumer: int, parks: Iterable[tuple[int, float]]) -> None:
+    """Park what `consumer` has on loan: pairs of a message's id and the time until which."""
+    connection.execute(_PARK, (_encode(list(parks)).decode(), consumer))
+    connection.execute(_PARKED, (consumer,))
+
+
+def unpark(connection: sqlite3.Connection, queues: Iterable[int], now: float) -> int:
+    """Put what is due back into `queues`, a bounded number at a time; return how much that was."""
+    ids = [
+        row[0]
+        for queue in queues
+        for row in connection.execute(
+            "SELECT id FROM framework_parked WHERE queue = ? AND due <= ? ORDER BY due LIMIT ?", (queue, now, BATCH)
+        )
+    ]
+    if ids:
+        connection.execute(_UNPARK, (_encode(ids).decode(),))
+        connection.execute(_UNPARKED, (_encode(ids).decode(),))
+    return len(ids)
+
+
+def next_due(connection: sqlite3.Connection, queues: Iterable[int]) -> float | None:
+    """Return when the next message that is parked for `queues` comes due (s since the epoch); None: there is none."""
+    found = [
+        connection.execute("SELECT min(due) FROM framework_parked WHERE queue = ?", (queue,)).fetchone()[0]
+        for queue in queues
+    ]
+    return min((due for due in found if due is not None), default=None)
