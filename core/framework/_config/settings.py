@@ -258,9 +258,7 @@ class WorkerSettings(Table):
     ] = "fair"
     eta_task_limit: Annotated[
         Count | None,
-        opt(
-            "Most messages held here because their eta lies ahead, before fewer are fetched.", "CELERYD_ETA_TASK_LIMIT"
-        ),
+        opt("Most messages held because their eta lies ahead.", "CELERYD_ETA_TASK_LIMIT"),
     ] = None
     eta_park_after: Annotated[
         Seconds,
