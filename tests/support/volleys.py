@@ -48,7 +48,7 @@ MOMENTS = ("starting", "ready", "running", "draining")
 #: Seconds between the shots of one that is repeated.
 GAP = 0.005
 #: Seconds. Far more than any of it takes.
-PATIENCE = 60.0
+PATIENCE = 120.0
 #: Seconds after which the broker gives out again what a worker had that is gone, or was stopped for so long.
 LEASE = 10.0
 CODES = {getattr(exitcodes, name) for name in dir(exitcodes) if name.isupper()}
@@ -255,7 +255,7 @@ class Range:
                 self._clients[broker] = stack.enter_context(contextlib.closing(proj.make_app(url)))
                 self._clients[broker].conf.update(broker_transport_options=_lease(broker))
             for worker in healthy:
-                worker.wait_ready()
+                worker.wait_ready(PATIENCE)
             self._stack = stack.pop_all()
         return self
 
