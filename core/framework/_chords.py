@@ -66,13 +66,10 @@ def check(app: App) -> None:
         store._without_chords()
 
 
-def conclude(
-    app: App, member: Member, state: str, result: Any, record: Record | None = None, *, patient: bool = True
-) -> None:
+def conclude(app: App, member: Member, state: str, result: Any, record: Record | None = None) -> None:
     """Store `record`, the result of `member`, and count it; do what its being the last one asks for.
 
-    Goes on until that has worked, unless an exception is thrown in. `patient`: also wait for the turn of somebody else
-    who may have died.
+    Goes on until that has worked, unless an exception is thrown in.
     """
     token = new_id().replace("-", "")
     pause = 0.0
@@ -88,7 +85,7 @@ def conclude(
             pause = min(pause * 2, _PAUSE_MAX) or _PAUSE_FIRST
             time.sleep(pause)
             continue
-        if turn is not Turn.TAKEN or not patient:
+        if turn is not Turn.TAKEN:
             return
         # Only one whose part was there already finds the turn taken: it runs for the second time, perhaps because who
         # had the turn is dead. Then the turn lapses.

@@ -12,6 +12,7 @@ from framework._request import Context, pop_request, push_request
 from framework.canvas import Signature, StampingVisitor, chunks, xmap
 from framework.exceptions import ChordError, ConfigError, FrameworkError
 from framework.message import read
+from framework.serialization import decode_task
 
 
 @pytest.fixture
@@ -224,6 +225,28 @@ def test_inside_a_task_a_misspelt_option_is_logged_once(app, add, caplog):
     assert [record.message for record in caplog.records].count(
         "tasks have no option 'ignore_resultt' when they are called; did you mean ignore_result?"
     ) == 1
+
+
+def test_options_that_are_none_do_not_go_to_a_body(tmp_path):
+    with App("proj", broker="memory://bodies", backend=f"sqlite:///{tmp_path}/results.db") as app:
+
+        @app.task(name="add")
+        def add(x, y):
+            return x + y
+
+        made = chord([add.s(1, 1)], chain(add.s(1), add.s(2)))
+        made.apply_async(chain=None, priority=None, queue="bodies", countdown=5)
+        queue = app.queue_for("bodies")
+        consumer = app.transport.consumer()
+        try:
+            consumer.add_queue(queue)
+            (delivery,) = consumer.fetch(10)
+            _args, _kwargs, embed = decode_task(read(delivery.payload))
+        finally:
+            consumer.close(requeue=True)
+    options = embed["chord"]["options"]
+    assert options["queue"] == "bodies"
+    assert {"chain", "priority", "countdown"}.isdisjoint(options)
 
 
 # ---------------------------------------------------------------- eager

@@ -139,6 +139,13 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
             note(entry)
         return fresh and MINE.get() == entry
 
+    @app.task(name="proj.ahold")
+    async def ahold(gate):
+        """Run until the file `gate` exists."""
+        while not os.path.exists(gate):
+            await asyncio.sleep(0.01)
+        return os.getpid()
+
     @app.task(name="proj.arecord", ignore_result=True)
     async def arecord(entry):
         note(entry)

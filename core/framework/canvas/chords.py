@@ -135,6 +135,8 @@ class chord(Several[R]):  # noqa: N801 - called like a function
             return cast("AsyncResult[R]", self.apply(args, kwargs, **options))
         work._owned_body()
         _chords.check(app)
+        # What is None would go to the body as that, and Celery's workers take it for a value.
+        options = {name: value for name, value in options.items() if value is not None}
         own = {**work.options, **options}
         to_parent = own.pop("add_to_parent", True)
         for errback in listed(own.pop("link_error", None)):

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Handler = Callable[..., Any]
+#: Arguments of `framework._chords.conclude`.
+Counted = tuple[_chords.Member, str, Any, Record | None]
 
 #: The task-execution wall: what a task may raise. Of `BaseException`s only those that it may have come by innocently:
 #: the others are how a pool ends a job from outside.
@@ -161,15 +163,23 @@ class TaskWorkload:
         except MessageError as error:
             return _invalid(job, error, began)
         assert plan.acall is not None
+        later: list[Counted] = []
         token = push_request(request)
         try:
             if plan.begins:
                 self._begin(plan, request, args, kwargs)
             retval = await call.drive(plan.acall(*args, **kwargs))
-            return self._end_success(job, plan, request, incoming, embed, retval, monotonic() - began)
+            outcome = self._end_success(job, plan, request, incoming, embed, retval, monotonic() - began, later)
+            if later:
+                await call.drive(self._count_in_thread(later))
+            return outcome
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the task-execution wall, as in `run`
             # Not GeneratorExit: here it means that the coroutine is being closed.
-            return self._end_raised(job.seq, plan, request, incoming, error, monotonic() - began)
+            later.clear()
+            outcome = self._end_raised(job.seq, plan, request, incoming, error, monotonic() - began, later)
+            if later:
+                await self._count_in_thread(later)
+            return outcome
         finally:
             pop_request(token)
 
@@ -241,7 +251,15 @@ class TaskWorkload:
             plan.before_start(request.id, args, kwargs)
 
     def _end_success(
-        self, job: Job, plan: Plan, request: Context, incoming: Incoming, embed: Any, retval: Any, runtime: float
+        self,
+        job: Job,
+        plan: Plan,
+        request: Context,
+        incoming: Incoming,
+        embed: Any,
+        retval: Any,
+        runtime: float,
+        later: list[Counted] | None = None,
     ) -> Outcome:
         follows = embed and any(embed.values())
         if follows:
@@ -250,7 +268,7 @@ class TaskWorkload:
         if not plan.policy.ignores(request.ignore_result):
             document = self._document(SUCCESS, retval, request, incoming)
         if follows:
-            document = self._count(plan, request, SUCCESS, retval, document)
+            document = self._count(request, SUCCESS, retval, document, later)
         if plan.ends:
             args, kwargs = request.args, request.kwargs
             if plan.on_success is not None:
@@ -266,7 +284,14 @@ class TaskWorkload:
         return Outcome(job.seq, outcomes.SUCCESS, runtime, document)
 
     def _end_raised(
-        self, seq: int, plan: Plan, request: Context, incoming: Incoming, error: BaseException, runtime: float
+        self,
+        seq: int,
+        plan: Plan,
+        request: Context,
+        incoming: Incoming,
+        error: BaseException,
+        runtime: float,
+        later: list[Counted] | None = None,
     ) -> Outcome:
         if isinstance(error, Ignore):
             if self._log_info:
@@ -278,7 +303,7 @@ class TaskWorkload:
             if error.requeue:
                 return Outcome(seq, outcomes.REQUEUED, runtime, None, note)
             document = self._document(FAILURE, error, request, incoming)
-            left = self._count(plan, request, FAILURE, error, document)
+            left = self._count(request, FAILURE, error, document, later)
             return Outcome(seq, outcomes.REJECTED, runtime, left, note)
         if isinstance(error, Retry):
             return Outcome(seq, outcomes.RETRY, runtime, *self._end_retry(plan, request, incoming, error))
@@ -290,10 +315,10 @@ class TaskWorkload:
         if action is Action.RETRY:
             last = _retry(plan.task, error)
             if isinstance(last, Retry | Reject):
-                return self._end_raised(seq, plan, request, incoming, last, runtime)
+                return self._end_raised(seq, plan, request, incoming, last, runtime, later)
             error = last
         code = outcomes.SOFT_TIMED_OUT if soft else outcomes.FAILURE
-        return Outcome(seq, code, runtime, *self._end_failure(plan, request, incoming, error))
+        return Outcome(seq, code, runtime, *self._end_failure(plan, request, incoming, error, later))
 
     def _end_retry(
         self, plan: Plan, request: Context, incoming: Incoming, error: Retry
@@ -311,7 +336,12 @@ class TaskWorkload:
         return document, safe_repr(reason, _ERROR_MAX), trace
 
     def _end_failure(
-        self, plan: Plan, request: Context, incoming: Incoming, error: BaseException
+        self,
+        plan: Plan,
+        request: Context,
+        incoming: Incoming,
+        error: BaseException,
+        later: list[Counted] | None = None,
     ) -> tuple[bytes | None, str, str]:
         trace = _trace(error)
         told = safe_repr(error, _ERROR_MAX)
@@ -335,7 +365,7 @@ class TaskWorkload:
         if not plan.policy.ignores(request.ignore_result) or plan.policy.store_errors_even_if_ignored:
             document = self._document(FAILURE, error, request, incoming, trace)
         try:
-            document = self._count(plan, request, FAILURE, error, document)
+            document = self._count(request, FAILURE, error, document, later)
             _followups.fail_rest(self._app, request, error, trace)
             if request.errbacks:
                 _followups.call_errbacks(self._app, request, error, trace)
@@ -343,16 +373,29 @@ class TaskWorkload:
             logger.error("What follows the failure of %s[%s] was not done: %s", _name(request), request.id, failed)
         return document, told, trace
 
-    def _count(self, plan: Plan, request: Context, state: str, value: Any, document: bytes | None) -> bytes | None:
-        """Store and count the result here if the task belongs to a chord; return what is left to be stored."""
+    def _count(
+        self, request: Context, state: str, value: Any, document: bytes | None, later: list[Counted] | None
+    ) -> bytes | None:
+        """Store and count the result here if the task belongs to a chord; return what is left to be stored.
+
+        With `later`, which a coroutine gives, it is only noted there: that may take a while, and all would wait for it.
+        """
         if not request.chord or (member := _chords.Member.of(request)) is None:
             return document
         record = None
         if document is not None:
             record = Record(member.task_id, document, state, request.reply_to, request.correlation_id or member.task_id)
-        # Waiting would hold up all coroutines of this thread.
-        _chords.conclude(self._app, member, state, value, record, patient=plan.acall is None)
+        if later is None:
+            _chords.conclude(self._app, member, state, value, record)
+        else:
+            later.append((member, state, value, record))
         return None
+
+    async def _count_in_thread(self, later: list[Counted]) -> None:
+        import asyncio
+
+        for counted in later:
+            await asyncio.to_thread(_chords.conclude, self._app, *counted)
 
     def _after(
         self, plan: Plan, request: Context, state: str, value: Any, args: Any, kwargs: Any, trace: str | None
