@@ -110,7 +110,8 @@ class Mishaps:
 
     def _kill_child(self, actor: Actor, event: Event) -> frozenset[str]:
         """Kill a process that runs tasks, or, now and then, the one that makes them, and them with it."""
-        if not actor.running or actor.worker is None:
+        # A worker whose pool cannot be made does not start, and says so: not what is looked for here.
+        if not actor.ready or actor.worker is None:
             return frozenset()
         children = sorted(actor.worker.children(), key=lambda process: process.pid)
         if not children:

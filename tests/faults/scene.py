@@ -81,13 +81,15 @@ class Actor:
             env["TEST_FAILPOINTS"] = scene.failpoints[self.name]
             env["TEST_FAILPOINTS_SEED"] = f"{scene.seed}:{self.starts}"
         self.starts += 1
+        self._log = scene.directory / f"{self.name}.log"
+        self._said = self._log.stat().st_size if self._log.exists() else 0
         env["TEST_WORKER"] = self.life
         self.worker = workers.start_worker(
             None,
             *("-P", scene.pool, "-c", str(CONCURRENCY), "-n", f"{self.name}@here", "-l", "info"),
             app="faults.work",
             env=env,
-            log=scene.directory / f"{self.name}.log",
+            log=self._log,
         )
         self.seen = time.monotonic()
         return self.worker
@@ -100,6 +102,15 @@ class Actor:
     @property
     def running(self) -> bool:
         return self.worker is not None and self.worker.running
+
+    @property
+    def ready(self) -> bool:
+        """It runs, and has said that it is ready."""
+        if not self.running:
+            return False
+        with self._log.open("rb") as log:
+            log.seek(self._said)
+            return b" ready." in log.read()
 
     def close(self) -> None:
         """End it at once."""
