@@ -4,6 +4,7 @@
 2. `settings`: every setting. `transport`, `pool`, `autoscaler`, `fsnotify`, `result_store`: every built-in plugin
    with its options.
    `commands`: every sub-command. `hooks`: every hook. `steps`: every built-in step of both graphs.
+   `metrics`: every metric.
    `pool_promises`, `transport_promises`, `fsnotify_promises`, `autoscaler_promises`,
    `result_store_promises`: every test of the conformance suites.
 3. `python scripts/reference.py` writes; with `--check` it only says (exit code 1) that a page is out of date.
@@ -225,6 +226,14 @@ def result_store_promises() -> str:
     return promises(ResultStoreSuite)
 
 
+def metrics() -> str:
+    """Every metric of a worker."""
+    from framework.worker.metrics import FAMILIES
+
+    rows = [[code(each.name), each.type, ", ".join(map(code, each.labels)), each.help] for each in FAMILIES]
+    return table(["metric", "type", "labels", "what it tells"], rows)
+
+
 PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "settings": ("configuration.md", settings),
     "transport": ("transports.md", lambda: plugins("transport")),
@@ -235,6 +244,7 @@ PARTS: dict[str, tuple[str, Callable[[], str]]] = {
     "commands": ("cli.md", commands),
     "hooks": ("plugins.md", hooks),
     "steps": ("bootsteps.md", steps),
+    "metrics": ("health.md", metrics),
     "pool_promises": ("testing-plugins.md", pool_promises),
     "transport_promises": ("testing-plugins.md", transport_promises),
     "autoscaler_promises": ("testing-plugins.md", autoscaler_promises),

@@ -17,6 +17,7 @@ import yaml
 
 from framework._cli.program import program
 from framework._cli.session import Session
+from framework._config.health import health_address
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 UNITS = sorted(DEPLOY.glob("systemd/*.service"))
@@ -95,7 +96,9 @@ def test_the_image_runs_a_worker_as_process_1():
     flags = understood(words)
     assert flags["worker_log_format"] == ("--log-json", "json")
     check = json.loads(dict(steps)["HEALTHCHECK"].partition(" CMD ")[2])
-    assert understood(shlex.split(check[-1])[1:]) == {}
+    assert check[:2] == ["framework", "health"]
+    assert understood(check[1:]) == {}
+    assert dict(steps)["ENV"].split()[-1] == "FRAMEWORK_WORKER_HEALTH=127.0.0.1:9808"
     users = [rest for word, rest in steps if word == "USER"]
     assert users == ["worker"]
 
@@ -106,13 +109,18 @@ def test_the_pods_run_that_image_and_are_probed_by_what_there_is():
     (container,) = pod["containers"]
     assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
     assert document("PodDisruptionBudget")["spec"]["selector"] == spec["selector"]
-    assert set(understood(["worker", *container["args"]])) == {"worker_concurrency"}
-    for probe in ("startupProbe", "readinessProbe"):
-        (*shell, line) = container[probe]["exec"]["command"]
-        assert shell == ["sh", "-c"]
-        assert understood(shlex.split(line)[1:]) == {}
-        assert "--destination worker@$(hostname)" in " ".join(shlex.split(line))
-    assert "livenessProbe" not in container
+    flags = understood(["worker", *container["args"]])
+    assert set(flags) == {"worker_concurrency", "worker_health"}
+    port = health_address(flags["worker_health"][1], "worker@pod").port
+    assert container["ports"] == [{"name": "health", "containerPort": port}]
+    assert spec["template"]["metadata"]["annotations"]["prometheus.io/port"] == str(port)
+    paths = {probe: container[probe]["httpGet"] for probe in ("startupProbe", "livenessProbe", "readinessProbe")}
+    # While the broker is away no worker is to be restarted: only readiness hears of it, and the start.
+    assert paths == {
+        "startupProbe": {"path": "/readyz", "port": "health"},
+        "livenessProbe": {"path": "/livez", "port": "health"},
+        "readinessProbe": {"path": "/readyz", "port": "health"},
+    }
     assert pod["terminationGracePeriodSeconds"] >= 60
     (variable,) = container["env"]
     secret = document("Secret")

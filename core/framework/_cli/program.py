@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "purge": ("framework._cli.purge", "command", "Drop all waiting messages."),
     "dlq": ("framework._cli.dlq", "command", "Look at dead letters; send them again or drop them."),
     "status": ("framework._cli.remote", "status", "Show which workers are online."),
+    "health": ("framework._cli.health", "command", "Probe a worker on this machine: does it live, does it consume?"),
     "inspect": ("framework._cli.remote", "inspect", "Ask the workers something."),
     "control": ("framework._cli.remote", "control", "Tell the workers something."),
     "events": ("framework._cli.events", "command", "Watch workers and tasks, live."),

@@ -324,6 +324,19 @@ class WorkerSettings(Table):
             metavar="S",
         ),
     ] = 2.0
+    health: Annotated[
+        str | int | None,
+        opt(
+            "Answer /livez, /readyz and /metrics here: a port of the loopback interface, HOST:PORT, :PORT for all "
+            "interfaces, or the path of a unix socket, in which %n, %h, %d, %p expand. Default: nowhere.",
+            flag=("--health",),
+            metavar="ADDRESS",
+        ),
+    ] = None
+    health_patience: Annotated[
+        Annotated[float, Meta(ge=3)],
+        opt("Seconds without a turn of the loop, or without a task that begins, after which a worker is not live."),
+    ] = 10.0
     revokes_max: Annotated[Count, opt("Most revoked task ids remembered.", env=("CELERY_WORKER_REVOKES_MAX",))] = 50_000
     revoke_expires: Annotated[
         Seconds, opt("Seconds that a revoked id is remembered.", env=("CELERY_WORKER_REVOKE_EXPIRES",))

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 
 from framework._letters import enclose
 from framework.api.transport import Delivery
@@ -26,7 +27,8 @@ class DeadLetters:
         """
         self._outbox = outbox
         self._template = template
-        self.buried = 0
+        #: Letters written, by reason.
+        self.buried: Counter[str] = Counter()
 
     def queue_for(self, queue: str) -> str:
         """Return the name of the dead-letter queue of `queue`, or in words that there is none."""
@@ -68,7 +70,7 @@ class DeadLetters:
             )
             delivery.reject(requeue=True)
             return False
-        self.buried += 1
+        self.buried[reason] += 1
         if not acknowledged:
             delivery.ack()
         return True

@@ -85,6 +85,8 @@ class Intake:
         #: What waits for its turn under a rate limit.
         self.rates = Rates(loop, self.backlog, self.ask)
         self.fetching = True
+        #: Connections over which it has fetched so far.
+        self.connections = 0
         #: Called after every tick on which nothing is left to do; set while the worker drains.
         self.on_idle: Callable[[], object] | None = None
         #: Called after every tick; set while the pool is scaled by what waits.
@@ -94,6 +96,11 @@ class Intake:
     def draining(self) -> bool:
         """The worker is stopping: it will never fetch again."""
         return self.on_idle is not None
+
+    @property
+    def connected(self) -> bool:
+        """There is a connection to the broker to fetch from."""
+        return self._consumer is not None
 
     @property
     def schedule(self) -> Schedule[Item]:
@@ -111,6 +118,7 @@ class Intake:
         """Fetch from `consumer` from now on."""
         self._consumer = consumer
         self._on_lost = on_lost
+        self.connections += 1
         self._told = 0
         self._paused = False
         self._fd = consumer.fileno()

@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from framework.api.loop import Loop, Timer
+from framework.api.loop import Loop
+from framework.worker.pulse import Pulse
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +39,14 @@ class Notifier:
         except OSError:
             self._socket.close()
             raise
-        self._timers: list[Timer] = []
-        self._interval = _watchdog(environ)
+        interval = _watchdog(environ)
+        #: None: there is no watchdog.
+        self._pulse = Pulse(loop, interval, self._beat) if interval else None
 
     def begin(self) -> None:
         """Ask for time, and answer the watchdog, until `close`."""
-        if self._interval:
-            self._beat()
+        if self._pulse is not None:
+            self._pulse.start()
         self._extend()
 
     def ready(self) -> None:
@@ -71,7 +73,6 @@ class Notifier:
 
     def _beat(self) -> None:
         self.send("WATCHDOG=1")
-        self._timers = [self._loop.call_later(self._interval, self._beat)]
 
     def _extend(self) -> None:
         if not self._ready:
@@ -81,8 +82,8 @@ class Notifier:
     def close(self) -> None:
         """Fall silent."""
         self._ready = True
-        for timer in self._timers:
-            timer.cancel()
+        if self._pulse is not None:
+            self._pulse.stop()
         self._socket.close()
 
 

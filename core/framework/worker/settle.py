@@ -29,6 +29,7 @@ from framework.worker.prefetch import Prefetch
 if TYPE_CHECKING:
     from framework.api.transport import Delivery
     from framework.message import Payload
+    from framework.worker.meter import Meter
     from framework.worker.taskevents import TaskEvents
 
     Consequences = Callable[[Payload, str, BaseException], Callable[[], object] | None]
@@ -39,7 +40,6 @@ logger = logging.getLogger(__name__)
 BACKLOG_MAX: Final = 10_000
 _RETRY_FIRST: Final = 0.5
 _RETRY_MAX: Final = 10.0
-
 
 #: States by outcome code, for records whose document the process that ran the task has built.
 STATES: Final = {
@@ -53,7 +53,6 @@ STATES: Final = {
     outcomes.REJECTED: FAILURE,
     outcomes.SOFT_TIMED_OUT: FAILURE,
 }
-
 
 #: Words for the letter of a message that is buried after its end, by outcome code.
 _REASONS: Final = {
@@ -94,6 +93,8 @@ class Settle:
         self.cold = False
         #: Told of tasks while task events are wanted.
         self.events: TaskEvents | None = None
+        #: Counts tasks where there is a health endpoint.
+        self.meter: Meter | None = None
         #: Says what else is to be done once the result of a task that did not end by itself is stored.
         self.consequences: Consequences | None = None
         self._consequences: list[Callable[[], object]] = []
@@ -119,6 +120,8 @@ class Settle:
                 item.acknowledge()
             if events is not None:
                 events.started(item)
+        if self.meter is not None:
+            self.meter.starts += len(seqs)
         self._on_change()
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
@@ -126,6 +129,7 @@ class Settle:
         running = self.running
         total = self.total
         events = self.events
+        meter = self.meter
         runtime = 0.0
         count = 0
         for outcome in outcomes:
@@ -153,6 +157,8 @@ class Settle:
                     document = None  # it will run again: no failure to tell
             if events is not None:
                 events.finished(item, outcome, action)
+            if meter is not None:
+                meter.finished(item, code, took, action)
             if document is not None and self._stores:
                 properties = item.head.properties
                 self._records.append(
@@ -199,6 +205,8 @@ class Settle:
 
     def conclude(self, item: Item, state: str, result: BaseException) -> None:
         """End `item` without running it: store `result` as `state`, acknowledge."""
+        if self.meter is not None:
+            self.meter.discarded(item)
         self._record(
             item.task_id,
             item.head,

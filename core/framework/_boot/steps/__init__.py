@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from framework._boot.steps.health import HealthStep
 from framework._boot.steps.parts import PoolStep, ResultsStep, TransportStep
 from framework._boot.steps.reloading import AutoreloadStep, FsnotifyStep
 from framework._boot.steps.remote import ControlStep, EventsStep, LineStep, LineUpStep, MingleStep, RosterStep
@@ -46,6 +47,7 @@ def worker_steps(settings: Settings) -> list[Step]:
         AutoscalerStep(settings),
         FsnotifyStep(settings),
         AutoreloadStep(),
+        HealthStep(),
         TurningStep(),
         NotifyStep(),
         LineStep(),

@@ -184,7 +184,7 @@ class TurningStep(Step):
 
     name = "turning"
     requires = ("loop", "pool", "intake")
-    after = ("rates", "autoscaler", "autoreload")
+    after = ("rates", "autoscaler", "autoreload", "health")
 
     def start(self, board: Board) -> None:
         self._loop: Loop = board.get("loop")

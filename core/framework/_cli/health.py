@@ -1,0 +1,145 @@
+"""``framework health``: asks a worker on this machine, over its health endpoint, whether it lives and consumes.
+
+1. Finds the endpoint as the worker does: in the config file, the environment, or ``--health``; the application is not
+   imported.
+2. Asks once, and gives an exit code for exec probes. The broker takes no part in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+import msgspec
+
+from framework import exitcodes
+from framework._cli.output import json_option, pass_session, print_json, print_table, split
+from framework._cli.session import Session
+
+if TYPE_CHECKING:
+    from framework._config.health import Address
+    from framework._config.settings import Settings
+
+#: Bytes of an answer that are read.
+_ANSWER_MAX: Final = 1 << 20
+
+
+class Condition(msgspec.Struct):
+    """What a worker says about itself."""
+
+    node: str
+    live: bool = False
+    ready: bool = False
+    reasons: list[str] = []
+    pid: int | None = None
+    missing_steps: dict[str, str] = {}
+    #: Where it was asked.
+    address: str = ""
+
+    @property
+    def word(self) -> str:
+        """Its condition in a word or two."""
+        if not self.live:
+            return "not live"
+        return "ready" if self.ready else "live, not ready"
+
+
+@click.command(
+    help="Ask workers on this machine, over their health endpoint (--health of framework worker), whether they live. "
+    "Exit codes: 0 they do, 69 one does not or does not answer, 75 one does not consume (--ready), "
+    "78 no endpoint is configured."
+)
+@click.option("--ready", "wants_ready", is_flag=True, help="Ask whether they consume, too.")
+@click.option(
+    "-d", "--destination", metavar="NODE1,NODE2", help="These, also by their [nodes.NAME]. Default: what [worker] says."
+)
+@click.option("--health", "given", metavar="ADDRESS", help="The endpoint's port, HOST:PORT or unix socket.")
+@click.option("-t", "--timeout", type=click.FloatRange(0.01), default=5.0, show_default=True, help="Seconds to wait.")
+@json_option
+@pass_session
+def command(
+    session: Session, wants_ready: bool, destination: str | None, given: str | None, timeout: float, as_json: bool
+) -> int:
+    """Ask."""
+    from framework._config.sources import resolve
+
+    settings = resolve(session.sources()).settings
+    names: list[str | None] = [*split(destination)] or [None]
+    where = [_find(settings, name, given) for name in names]
+    found = [_ask(node, address, timeout) for node, address in where]
+    if as_json:
+        print_json([msgspec.to_builtins(each) for each in found])
+    elif not session.quiet:
+        rows = [(each.node, each.word, "; ".join(each.reasons)) for each in found]
+        print_table(session, ("node", "condition", "why"), rows)
+        for each in found:
+            for step, reason in each.missing_steps.items():
+                click.echo(f"{each.node} goes without the step {step}, which {reason}", err=True)
+    if not all(each.live for each in found):
+        return exitcodes.UNAVAILABLE
+    return exitcodes.INCOMPLETE if wants_ready and not all(each.ready for each in found) else exitcodes.OK
+
+
+def _find(settings: Settings, name: str | None, given: str | None) -> tuple[str, Address]:
+    """Return the node's full name and its endpoint. Raises `ConfigError`."""
+    from framework._config.health import health_address
+    from framework._config.nodename import node_name
+    from framework.exceptions import ConfigError
+
+    table: dict[str, Any] = {}
+    if name is not None:
+        table = settings.nodes.get(name) or settings.nodes.get(name.partition("@")[0]) or {}
+    full = name if name is not None and "@" in name else f"{name}@%h" if name is not None else None
+    node = node_name(table.get("hostname") or full or settings.worker.hostname)
+    value = given if given is not None else table.get("health", settings.worker.health)
+    if value is None:
+        raise ConfigError(
+            f"no health endpoint is configured for {node}: put health = 9808, or a path, under [worker] in "
+            f"framework.toml and start the worker anew, or name what it was started with: --health ADDRESS"
+        )
+    address = health_address(value, node)
+    if not address.path and not address.port:
+        raise ConfigError("health is port 0, which the system chooses: --health names the one in the worker's log")
+    return node, address
+
+
+def _ask(node: str, address: Address, timeout: float) -> Condition:
+    try:
+        text = _request(address, timeout)
+        condition = msgspec.json.decode(text.partition(b"\r\n\r\n")[2], type=Condition)
+    except TimeoutError:
+        return Condition(node, reasons=[f"it does not answer within {timeout:g} s"], address=str(address))
+    except OSError as error:
+        why = f"nothing answers on {address}: {(error.strerror or str(error)).lower()}"
+        return Condition(node, reasons=[why], address=str(address))
+    except msgspec.MsgspecError:
+        return Condition(node, reasons=[f"what answers on {address} is no worker"], address=str(address))
+    condition.address = str(address)
+    return condition
+
+
+def _request(address: Address, timeout: float) -> bytes:
+    """Return the whole answer. Raises `OSError`, of which `TimeoutError` is one."""
+    deadline = time.monotonic() + timeout
+    with contextlib.ExitStack() as stack:
+        if address.path:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+            client.settimeout(timeout)
+            client.connect(address.path)
+        else:
+            client = stack.enter_context(socket.create_connection(address.client, timeout))
+        client.sendall(b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        text = b""
+        while len(text) < _ANSWER_MAX:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            client.settimeout(left)
+            data = client.recv(65536)
+            if not data:
+                break
+            text += data
+        return text

@@ -1,0 +1,91 @@
+"""Probes of real workers whose broker goes, whose processes are stopped, whose queues are taken away."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from support import ledger
+from support.brokers import PrivateRedis, free_port
+from support.probes import Probe
+from support.wait import wait_for
+
+ANY_PORT = ("--health", "127.0.0.1:0", "worker.health_patience=3")
+
+
+def options(pool, slots=1):
+    return ("-P", pool, "-c", str(slots), *ANY_PORT)
+
+
+def test_without_a_broker_it_lives_and_is_not_ready(start_worker, tmp_path):
+    server = PrivateRedis()
+    try:
+        server.start()
+        worker = start_worker(*options("threads"), broker=server.url)
+        probe = Probe.of(worker)
+        probe.wait(live=True, ready=True)
+        before = probe.metrics()[("framework_broker_connections_total",)]
+        server.kill()
+        probe.wait(live=True, ready=False, why="no connection to the broker")
+        assert probe.metrics()[("framework_broker_connected",)] == 0
+        server.start()
+        probe.wait(live=True, ready=True)
+        assert probe.metrics()[("framework_broker_connections_total",)] > before
+    finally:
+        server.close()
+
+
+def test_before_the_broker_is_there_it_lives_and_is_not_ready(start_worker):
+    worker = start_worker(*options("solo"), broker="redis://127.0.0.1:1/0", ready=False)
+    Probe.of(worker).wait(live=True, ready=False, why="no connection to the broker")
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_a_pool_whose_processes_are_all_stopped_is_not_live(
+    busy, redis_url, start_worker, client, ledger_path, tmp_path
+):
+    worker = start_worker(*options("prefork", 2), broker=redis_url, ledger=ledger_path)
+    probe = Probe.of(worker)
+    gate = tmp_path / "gate"
+    if busy:
+        for number in range(2):
+            client(redis_url).tasks["proj.hold_late"].delay(str(gate), number)
+        wait_for(lambda: ledger.read(ledger_path).total() == 2, 40, lambda: worker.output)
+    probe.wait(live=True, ready=True)
+    pids = client(redis_url).control.inspect(timeout=20, limit=1).stats()[worker.node]["pool"]["processes"]
+    assert len(pids) == 2
+    os.kill(pids[0], signal.SIGSTOP)
+    stuck = ("framework_pool_slots_stuck",)
+    wait_for(lambda: probe.metrics()[stuck] == 1, 40, lambda: str(probe.metrics()))
+    # One that is left will do.
+    assert probe.says("livez")[0] == 200
+    os.kill(pids[1], signal.SIGSTOP)
+    probe.wait(live=False, ready=False, why="all 2 slots are stuck: 2 processes are stopped")
+    for pid in pids:
+        os.kill(pid, signal.SIGCONT)
+    probe.wait(live=True, ready=True)
+    gate.touch()
+
+
+def test_what_it_is_told_to_leave_makes_it_unready(redis_url, start_worker, client):
+    worker = start_worker(*options("threads"), broker=redis_url)
+    probe = Probe.of(worker)
+    probe.wait(live=True, ready=True)
+    control = client(redis_url).control
+    (queue,) = control.inspect(timeout=20, limit=1).active_queues()[worker.node]
+    control.cancel_consumer(queue["name"], reply=True, timeout=20, limit=1)
+    probe.wait(live=True, ready=False, why="no queue")
+    control.add_consumer(queue["name"], reply=True, timeout=20, limit=1)
+    probe.wait(live=True, ready=True)
+
+
+def test_it_is_there_again_after_hup_at_the_same_address(redis_url, start_worker):
+    worker = start_worker("-P", "threads", "--health", f"127.0.0.1:{free_port()}", broker=redis_url)
+    probe = Probe.of(worker)
+    probe.wait(live=True, ready=True)
+    worker.signal(signal.SIGHUP)
+    worker.wait_line("Health endpoint on", 40, count=2)
+    probe.wait(live=True, ready=True)
