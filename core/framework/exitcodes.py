@@ -16,13 +16,13 @@ REFUSED: Final = 65
 NO_INPUT: Final = 66
 #: The broker or the result store cannot be reached.
 UNREACHABLE: Final = 68
-#: Nobody answered: no worker, or not in time.
+#: Nobody answered: no worker, or not in time; or a worker said that it is not live.
 UNAVAILABLE: Final = 69
 #: A defect of ours, or of a plugin: the traceback goes with it.
 SOFTWARE: Final = 70
 #: A file cannot be written, a port or pidfile is taken.
 CANT_CREATE: Final = 73
-#: Some workers answered, and some that are known to be there did not.
+#: Some workers answered, and some that are known to be there did not; or a worker lives, and is not ready.
 INCOMPLETE: Final = 75
 #: The configuration, the application or the choice of plugins is wrong; respawning will not help.
 CONFIG: Final = 78

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
 import pytest
 
+from framework import __version__
 from support import ledger
 from support.brokers import PrivateRedis, free_port
-from support.probes import Probe
+from support.probes import Probe, connect
 from support.wait import wait_for
 
 ANY_PORT = ("--health", "127.0.0.1:0", "worker.health_patience=3")
@@ -89,3 +91,47 @@ def test_it_is_there_again_after_hup_at_the_same_address(redis_url, start_worker
     worker.signal(signal.SIGHUP)
     worker.wait_line("Health endpoint on", 40, count=2)
     probe.wait(live=True, ready=True)
+
+
+def test_slow_and_many_clients_hold_up_neither_probes_nor_tasks(redis_url, start_worker, client):
+    worker = start_worker("-P", "gevent", "-c", "4", "--health", "127.0.0.1:0", broker=redis_url, backend=redis_url)
+    probe = Probe.of(worker)
+    with contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(connect(probe.address)).sendall(b"GET /met")
+        probe.wait(live=True, ready=True)
+        assert client(redis_url, redis_url).tasks["proj.add"].delay(2, 3).get(timeout=40) == 5
+        ended = ("framework_tasks_total", "outcome=succeeded", "task=proj.add")
+        wait_for(lambda: probe.metrics().get(ended) == 1, 40, lambda: str(probe.metrics()))
+        assert (
+            probe.metrics()["framework_worker_info", f"node={worker.node}", "pool=gevent", f"version={__version__}"]
+            == 1
+        )
+    assert worker.stop() == 0
+
+
+def test_what_becomes_of_tasks_is_counted(redis_url, start_worker, client):
+    worker = start_worker("-P", "prefork", "-c", "1", *ANY_PORT, broker=redis_url, backend=redis_url)
+    probe = Probe.of(worker)
+    sender = client(redis_url, redis_url)
+    sender.tasks["proj.fail"].delay()
+    sender.tasks["proj.retrying"].delay(2)
+    sender.tasks["proj.add"].apply_async((1, 1), expires=-1)
+    sender.tasks["proj.add"].apply_async((1, 1), countdown=1000)
+    sender.send_task("nobody.knows", ())
+    expected = {
+        ("framework_tasks_total", "outcome=failed", "task=proj.fail"): 1,
+        ("framework_tasks_total", "outcome=retried", "task=proj.retrying"): 2,
+        ("framework_tasks_total", "outcome=succeeded", "task=proj.retrying"): 1,
+        ("framework_tasks_total", "outcome=revoked", "task=proj.add"): 1,
+        ("framework_task_runs_total", "task=proj.retrying"): 3,
+        ("framework_dead_letters_total", "reason=unregistered"): 1,
+        ("framework_tasks_scheduled",): 1,
+        ("framework_tasks_started_total",): 4,
+        ("framework_pool_processes",): 1,
+    }
+    wait_for(lambda: expected.items() <= probe.metrics().items(), 40, lambda: str(probe.metrics()))
+    found = probe.metrics()
+    assert found["process_resident_memory_bytes",] > 1_000_000
+    assert found["framework_pool_resident_memory_bytes",] > 1_000_000
+    assert not any("nobody.knows" in label for key in found for label in key)
