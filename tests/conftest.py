@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,15 @@ StartWorker = Callable[..., workers.WorkerProcess]
 # A developer's shell must not configure the tests.
 for _name in [name for name in os.environ if name.startswith(("FRAMEWORK_", "CELERY"))]:
     del os.environ[_name]
+# Nor must the way in which it was called: what runs in the background of a script, or under nohup, has these ignored,
+# and hands that on to every worker.
+for _signum, _handler in (
+    (signal.SIGHUP, signal.SIG_DFL),
+    (signal.SIGQUIT, signal.SIG_DFL),
+    (signal.SIGINT, signal.default_int_handler),
+):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, _handler)
 
 
 def _serve(make: Callable[[], Server]) -> Iterator[Server]:
