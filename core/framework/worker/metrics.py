@@ -206,13 +206,13 @@ FAMILIES: Final = (
         "framework_broker_connected",
         "gauge",
         "1: there is a connection to the broker.",
-        _one(lambda s: s.vitals.sample.connected),
+        _one(lambda s: s.vitals.connected),
     ),
     Family(
         "framework_broker_connections_total",
         "counter",
         "Connections to the broker over which the worker has consumed; the first is no reconnection.",
-        _one(lambda s: s.vitals.sample.connections),
+        _one(lambda s: s.vitals.connections),
     ),
     Family(
         "framework_dead_letters_total",

@@ -1,7 +1,8 @@
 """Vitals: whether this worker lives, and whether it consumes.
 
 1. In the loop, `Vitals.look` takes a `Sample` of the worker at every beat.
-2. In any other thread, `dead` and `idle` judge the latest sample; one that is old says that the loop has frozen.
+2. In any other thread, `dead` judges the latest sample, and one that is old says that the loop has frozen; `idle` says
+   whether it consumes.
 3. Long tasks are no illness: a slot is stuck only when its process is stopped, or its task is past a time limit that
    the pool should have enforced. Without either, a worker is ill when tasks wait, none runs, and none begins.
 """
@@ -49,11 +50,6 @@ class Sample(NamedTuple):
     #: Waiting for their eta.
     scheduled: int
     prefetch: int
-    connected: bool
-    connections: int
-    queues: int
-    fetching: bool
-    overfull: bool
     unstored: int
     dead_letters: Mapping[str, int]
     #: `time.monotonic` seconds at which a task last began or ended, or none waited for a slot.
@@ -137,11 +133,6 @@ class Vitals:
             limited=len(self._intake.rates),
             scheduled=len(self._intake.schedule),
             prefetch=self._prefetch.limit,
-            connected=self._intake.connected,
-            connections=self._intake.connections,
-            queues=len(self._queues),
-            fetching=self._intake.fetching,
-            overfull=self._settle.overfull,
             unstored=self._settle.unstored,
             dead_letters=dict(self._deadletters.buried),
             progress=self._progress,
@@ -187,13 +178,25 @@ class Vitals:
             reasons.append(f"{sample.reserved + sample.backlog} tasks wait, and none has begun for {age:.0f} s")
         return reasons
 
+    @property
+    def connected(self) -> bool:
+        """There is a connection to the broker."""
+        return self._intake.connected
+
+    @property
+    def connections(self) -> int:
+        """Connections over which it has fetched so far."""
+        return self._intake.connections
+
     def idle(self) -> list[str]:
         """Return, in words, why this worker consumes nothing; nothing: it does."""
-        sample = self.sample
+        # Not from the sample: who has just read that the worker is ready need not wait a second to find it so. Each of
+        # these is one look at one value.
+        fetching = self._intake.fetching
         checks = (
-            (not sample.fetching, "the worker stops, or has been told to be quiet"),
-            (sample.fetching and not sample.connected, "there is no connection to the broker"),
-            (not sample.queues, "it was told to consume from no queue"),
-            (sample.overfull, "the result store is away, and too many results wait for it"),
+            (not fetching, "the worker stops, or has been told to be quiet"),
+            (fetching and not self.connected, "there is no connection to the broker"),
+            (not len(self._queues), "it was told to consume from no queue"),
+            (self._settle.overfull, "the result store is away, and too many results wait for it"),
         )
         return [*self.dead(), *(text for wrong, text in checks if wrong)]
