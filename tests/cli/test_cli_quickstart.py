@@ -87,7 +87,8 @@ def test_without_a_worker(run):
     code, out, _ = run("call", "tasks.add", "-a", "[1, 2]", "--json")
     assert json.loads(out).keys() == {"id"}
     code, out, _ = run("queues")
-    assert out.splitlines()[1].split() == ["celery", "2"]
+    heading, row = (line.split() for line in out.splitlines())
+    assert dict(zip(heading, row, strict=True)) == {"queue": "celery", "waiting": "2", "parked": "0"}
     code, _, err = run("result", task_id, "--timeout", "0.1")
     assert code == exitcodes.UNAVAILABLE
     assert f"no result of {task_id} within 0.1 s; its state is PENDING" in err

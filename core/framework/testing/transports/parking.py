@@ -26,10 +26,14 @@ class ParkingPromises(TransportSuiteBase):
             assert delivery.park(until), "it was not taken"
         consumer.flush()
 
-    def _told(self, bench: Bench, consumer: Consumer, sooner: float) -> None:
-        """Sleep on the descriptor until the consumer knows of a message that is due in less than `sooner` seconds."""
+    def _told(self, bench: Bench, consumer: Consumer, sooner: float, other: Consumer) -> None:
+        """Sleep on the descriptor until the consumer knows of a message that is due in less than `sooner` seconds.
+
+        `other` has something on loan meanwhile.
+        """
 
         def knows() -> bool:
+            other.heartbeat()
             if not bench.readable(consumer, 0.2):
                 consumer.heartbeat()
                 return False
@@ -109,11 +113,11 @@ class ParkingPromises(TransportSuiteBase):
         assert two.fetch(10) == []
         first.park(time.time() + _LONG)
         one.flush()
-        self._told(bench, two, 2 * _LONG)
+        self._told(bench, two, 2 * _LONG, one)
         wanted = ids([second])
         second.park(time.time() + _SHORT)
         one.flush()
-        self._told(bench, two, _LONG / 2)
+        self._told(bench, two, _LONG / 2, one)
         one.close(requeue=False)
         assert ids(self._at_its_time(two)) == wanted
 

@@ -99,6 +99,7 @@ class ClusterConsumer(Consumer):
                 found += part.fetch(limit - len(found))
             else:
                 part.flush()
+        self.due_at = min((part.due_at for part in parts if part.due_at is not None), default=None)
         return found
 
     def flush(self) -> None:
