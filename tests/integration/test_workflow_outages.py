@@ -86,7 +86,7 @@ def test_a_member_that_is_revoked_meanwhile_is_counted_too(scene, private):
     result = chord([t.add.s(1, 1).set(countdown=3600), t.add.s(2, 2)], t.xsum.s()).apply_async()
     first, second = result.parent.results
     assert second.get(timeout=LONG) == 4
-    worker.wait_line(f"{first.id}\\] received", LONG)
+    worker.wait_line(f"{first.id}\\] is parked", LONG)
     private.stop()
     first.revoke()
     worker.wait_line("Results cannot be stored", LONG)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from framework.api.transport import Exchange, Transport
+from framework.api.transport import Consumer, Exchange, Transport
 from framework.exceptions import ConnectionLost, TransportError
 from framework.message import Outgoing, read
 from framework.testing.transports import TransportSuite
@@ -435,7 +435,7 @@ class HearsWhenItIsClosed(Unbroken):
 class ParkedIsLost(Unbroken):
     class Consumer(MemoryConsumer):
         def _park(self, broker):
-            for number, _until in self.parks:
+            for number, _until, _key in self.parks:
                 self._loans.pop(number, None)
             self.parks = []
 
@@ -443,14 +443,14 @@ class ParkedIsLost(Unbroken):
 class ParkedComesAtOnce(Unbroken):
     class Consumer(MemoryConsumer):
         def _park(self, broker):
-            self.parks = [(number, 0.0) for number, _until in self.parks]
+            self.parks = [(number, 0.0, key) for number, _until, key in self.parks]
             super()._park(broker)
 
 
 class ParkedIsCounted(Unbroken):
     class Consumer(MemoryConsumer):
         def _park(self, broker):
-            for number, _until in self.parks:
+            for number, _until, _key in self.parks:
                 queue, waiting = self._loans[number]
                 self._loans[number] = queue, waiting._replace(deliveries=waiting.deliveries + 1)
             super()._park(broker)
@@ -480,11 +480,11 @@ class ParkedDiesWithItsConsumer(Unbroken):
 
 
 class _ParkingTellsNobody(Broker):
-    def park(self, name, waiting, until):
+    def park(self, name, waiting, until, key):
         armed = [consumer for consumer in self.consumers if consumer.armed]
         for consumer in armed:
             consumer.armed = False
-        super().park(name, waiting, until)
+        super().park(name, waiting, until, key)
         for consumer in armed:
             consumer.armed = True
 
@@ -507,9 +507,10 @@ class BringsBackOnlySome(Unbroken):
 
 class ParkedIsNotPurged(Unbroken):
     def purge(self, queue):
-        parked = self._broker.parked.pop(queue.name, [])
+        parked = self._broker.parked.pop(queue.name, None)
         dropped = super().purge(queue)
-        self._broker.parked[queue.name] = parked
+        if parked is not None:
+            self._broker.parked[queue.name] = parked
         return dropped
 
 
@@ -523,10 +524,76 @@ class ParkingIsNotTheLastWord(Unbroken):
 class ParkedForgetsItsPriority(Unbroken):
     class Consumer(MemoryConsumer):
         def _park(self, broker):
-            for number, _until in self.parks:
+            for number, _until, _key in self.parks:
                 queue, waiting = self._loans[number]
                 self._loans[number] = queue, waiting._replace(priority=0, number=-number)
             super()._park(broker)
+
+
+class ForgetsToRecall(Unbroken):
+    class Consumer(MemoryConsumer):
+        recall = Consumer.recall
+
+
+class RecallsEverything(Unbroken):
+    class Consumer(MemoryConsumer):
+        def recall(self, keys):
+            parked = [self._broker.parked.get(name, ()) for name in self.names]
+            return super().recall([key for each in parked for key in each._numbers] if parked else keys)
+
+
+class RecallsForGood(Unbroken):
+    """What is recalled is gone from the broker at once, whatever becomes of the delivery."""
+
+    class Consumer(MemoryConsumer):
+        def recall(self, keys):
+            found = super().recall(keys)
+            for delivery in found:
+                self._loans.pop(delivery._waiting.number)
+            return found
+
+
+class RecallsACopy(Unbroken):
+    class Consumer(MemoryConsumer):
+        def recall(self, keys):
+            found = super().recall(keys)
+            for delivery in found:
+                self._broker.park(delivery.queue, delivery._waiting, time.time() + 3600, keys[0])
+            return found
+
+
+class RecallsOneOfEach(Unbroken):
+    class Consumer(MemoryConsumer):
+        def recall(self, keys):
+            found = super().recall(keys)
+            for delivery in found[1:]:
+                delivery.park(time.time() + 3600)
+            return found[:1]
+
+
+class RecallsBeforeItParks(Unbroken):
+    class Consumer(MemoryConsumer):
+        def recall(self, keys):
+            parks, self.parks = self.parks, []
+            found = super().recall(keys)
+            self.parks = parks
+            return found
+
+
+class RecallsFromAllQueues(Unbroken):
+    class Consumer(MemoryConsumer):
+        def recall(self, keys):
+            names, self.names = self.names, list(self._broker.queues)
+            found = super().recall(keys)
+            self.names = names
+            return found
+
+
+class DisarmsWhenItRecalls(Unbroken):
+    class Consumer(MemoryConsumer):
+        def recall(self, keys):
+            self.armed = False
+            return super().recall(keys)
 
 
 # ---------------------------------------------------------------- the end
@@ -623,6 +690,14 @@ MEANT: dict[type[Transport], str] = {
     ParkedIsNotPurged: "test_it_is_looked_at_and_purged",
     ParkingIsNotTheLastWord: "test_parking_settles",
     ParkedForgetsItsPriority: "test_it_keeps_its_priority",
+    ForgetsToRecall: "test_what_is_recalled_comes_at_once",
+    RecallsEverything: "test_what_is_recalled_comes_at_once",
+    RecallsForGood: "test_what_is_recalled_is_on_loan",
+    RecallsACopy: "test_what_is_recalled_comes_at_once",
+    RecallsOneOfEach: "test_all_of_a_key_are_recalled",
+    RecallsBeforeItParks: "test_recalling_settles",
+    RecallsFromAllQueues: "test_recalling_is_for_the_queues_that_are_consumed",
+    DisarmsWhenItRecalls: "test_recalling_keeps_it_awake",
     ReachesOneMailboxOnly: "test_a_broadcast_reaches_every_mailbox_once",
     SaysEverythingTwice: "test_a_broadcast_reaches_every_mailbox_once",
     ProducersAreNotHeard: "test_a_producer_broadcasts_too",

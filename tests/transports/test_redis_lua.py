@@ -246,58 +246,72 @@ def test_bind_never_shortens_a_deadline(server: redis.Redis) -> None:
     assert server.smembers("bindings") == {b"member"}
 
 
-PARKED = "parked"
+PARKED, SHELF = "parked", "shelf"
+#: So many share a key.
+ALIKE = 3
 
 
 def park(server: redis.Redis, *entries: object, consumer: str = "me") -> int:
-    return int(run(server, "park", [HASH, PARKED], consumer, *entries))
+    return int(run(server, "park", [HASH, PARKED, SHELF], consumer, ALIKE, *entries))
 
 
 def due(server: redis.Redis, limit: int = 500) -> list[int]:
-    return [int(value) for value in run(server, "due", [PARKED, *LISTS], len(LISTS), limit)]
+    return [int(value) for value in run(server, "due", [PARKED, SHELF, *LISTS], len(LISTS), limit)]
+
+
+def recall(server: redis.Redis, *keys: str, seq: int = 100, lists: int = len(LISTS)) -> Any:
+    return run(server, "recall", [PARKED, SHELF, HASH, DEADLINES], "me", 30_000, seq, lists, ALIKE, *keys)
+
+
+def shelve(server: redis.Redis, values: dict[str, str], times: dict[str, float]) -> None:
+    server.hset(SHELF, mapping=values)
+    server.zadd(PARKED, times)
 
 
 def test_park_moves_what_is_on_loan_and_nothing_else(server: redis.Redis) -> None:
     server.lpush("q", "a", "b")
     reserve(server, 2)
-    assert park(server, "1:0", 60_000, "9:0", 1) == 1
+    assert park(server, "1:0", 60_000, "key", "9:0", 1, "other") == 1
     assert server.hgetall(HASH) == {b"2:0": b"b"}
+    assert server.hgetall(SHELF) == {b"key": b"0:a"}
     [(member, when)] = server.zrange(PARKED, 0, -1, withscores=True)
-    assert member == b"0:1:me\na"
+    assert member == b"key"
     assert abs(when / 1000 - time.time() - 60) < 10
     # Said again, as after a connection that was lost.
-    assert park(server, "1:0", 60_000) == 0
-    assert server.zcard(PARKED) == 1
+    assert park(server, "1:0", 60_000, "key") == 0
+    assert server.zcard(PARKED) == server.hlen(SHELF) == 1
 
 
 def test_what_is_alike_stays_as_many_as_it_was(server: redis.Redis) -> None:
-    server.lpush("q", "same", "same", "same")
-    reserve(server, 2)
-    assert park(server, "1:0", 0, "2:0", 0) == 2
+    server.lpush("q", *["same"] * 6)
+    reserve(server, 5)
+    # Two without a key, and one more than can share one.
+    assert park(server, "1:0", 0, "", "2:0", 0, "", "3:0", 0, "key", "4:0", 0, "key", "5:0", 0, "key") == 5
     reserve(server, 1, seq=1)
-    assert park(server, "1:0", 0, consumer="other") == 1
-    assert due(server) == [3, -1]
-    assert server.lrange("q", 0, -1) == [b"same"] * 3
+    assert park(server, "1:0", 0, "key", consumer="other") == 1
+    fields = {b"\n1:me", b"\n2:me", b"key", b"key\n1", b"key\n2", b"\n1:other"}
+    assert set(server.hkeys(SHELF)) == set(server.zrange(PARKED, 0, -1)) == fields
+    assert due(server) == [6, -1]
+    assert server.lrange("q", 0, -1) == [b"same"] * 6
 
 
 def test_due_puts_back_what_is_due_first_things_first(server: redis.Redis) -> None:
-    payloads = ["line\nbreak", "\x00\xff", "", "late", "low"]
-    server.zadd(
-        PARKED, {f"{int(each == 'low')}:{n}:me\n{each}": n for n, each in enumerate(payloads) if each != "late"}
-    )
-    server.zadd(PARKED, {"0:3:me\nlate": (time.time() + 1000) * 1000})
+    payloads = {"a": "line\nbreak", "b": "\x00\xff:1:", "c": "", "late": "late", "low": "low"}
+    times = {"c": 3.0, "b": 2.0, "a": 1.0, "low": 1.0, "late": (time.time() + 1000) * 1000}
+    shelve(server, {key: f"{int(key == 'low')}:{payload}" for key, payload in payloads.items()}, times)
     server.lpush("q", "waits")
     count, wait = due(server)
     assert count == 4
     assert 900_000 < wait <= 1_000_000
     # The right end is served first.
-    assert server.lrange("q", 0, -1) == [each.encode() for each in ("waits", "", "\x00\xff", "line\nbreak")]
+    assert server.lrange("q", 0, -1) == [each.encode() for each in ("waits", "", "\x00\xff:1:", "line\nbreak")]
     assert server.lrange("low", 0, -1) == [b"low"]
-    assert server.zcard(PARKED) == 1
+    assert server.zcard(PARKED) == server.hlen(SHELF) == 1
 
 
 def test_due_takes_a_bounded_number_at_a_time(server: redis.Redis) -> None:
-    server.zadd(PARKED, {f"0:{number}:me\n{number}": number for number in range(25)})
+    numbers = [str(number) for number in range(25)]
+    shelve(server, {each: f"0:{each}" for each in numbers}, {each: int(each) for each in numbers})
     assert [due(server, 10) for _ in range(4)] == [[10, 0], [10, 0], [5, -1], [0, -1]]
     assert server.llen("q") == 25
     assert server.keys() == [b"q"]
@@ -309,18 +323,68 @@ def test_due_of_nothing_leaves_no_trace(server: redis.Redis) -> None:
 
 
 def test_a_priority_that_is_no_more_is_served_last(server: redis.Redis) -> None:
-    server.zadd(PARKED, {"7:1:me\nx": 1})
+    shelve(server, {"x": "7:x", "y": "7:y"}, {"x": 1, "y": 1})
+    assert recall(server, "y") == [[0, 1, b"y"]]
     assert due(server) == [1, -1]
     assert server.lrange("low", 0, -1) == [b"x"]
+    assert server.hgetall(HASH) == {b"100:1": b"y"}
+
+
+def test_a_time_without_a_message_is_forgotten(server: redis.Redis) -> None:
+    server.zadd(PARKED, {"lost": 1, "kept": 1})
+    server.hset(SHELF, "kept", "0:kept")
+    assert due(server) == [2, -1]
+    assert server.lrange("q", 0, -1) == [b"kept"]
+    assert server.keys() == [b"q"]
+
+
+def test_recall_leases_what_is_parked_under_the_keys(server: redis.Redis) -> None:
+    server.lpush("q", "a", "b\n\x00", "c")
+    server.lpush("low", "x")
+    reserve(server, 4)
+    park(server, "1:0", 60_000, "a", "2:0", 0, "b", "3:0", 60_000, "c", "4:1", 60_000, "x")
+    server.delete(DEADLINES)
+    assert recall(server, "x", "none", "b", "b", seq=7) == [[0, 1, b"x"], [0, 0, b"b\n\x00"]]
+    assert server.hgetall(HASH) == {b"7:1": b"x", b"8:0": b"b\n\x00"}
+    assert server.hgetall(SHELF) == {b"a": b"0:a", b"c": b"0:c"}
+    assert set(server.zrange(PARKED, 0, -1)) == {b"a", b"c"}
+    assert abs(server.zscore(DEADLINES, "me") - (time.time() + 30) * 1000) < 5_000
+    assert recall(server, "x", "b") == []
+
+
+def test_recall_finds_what_shares_a_key_whichever_has_gone(server: redis.Redis) -> None:
+    server.lpush("q", "a", "b", "c")
+    reserve(server, 3)
+    park(server, "1:0", 0, "key", "2:0", 60_000, "key", "3:0", 60_000, "key")
+    assert due(server)[0] == 1
+    assert recall(server, "key") == [[0, 0, b"b"], [0, 0, b"c"]]
+
+
+def test_recall_of_several_queues_names_each(server: redis.Redis) -> None:
+    keys: list[str] = []
+    for number in "01":
+        server.hset(SHELF + number, "key", f"0:{number}")
+        server.zadd(PARKED + number, {"key": 1})
+        keys += [name + number for name in (PARKED, SHELF, HASH, DEADLINES)]
+    assert run(server, "recall", keys, "me", 30_000, 1, 2, ALIKE, "key") == [[0, 0, b"0"], [1, 0, b"1"]]
+    assert server.hgetall(HASH + "0") == {b"1:0": b"0"}
+    assert server.hgetall(HASH + "1") == {b"2:0": b"1"}
+    assert server.zcard(DEADLINES + "0") == server.zcard(DEADLINES + "1") == 1
+
+
+def test_recall_of_nothing_leaves_no_trace(server: redis.Redis) -> None:
+    assert recall(server, "a", "b") == []
+    assert server.keys() == []
 
 
 def test_a_full_server_parks_and_brings_back(server: redis.Redis) -> None:
-    server.lpush("q", "a" * 1000)
+    server.lpush("q", "a" * 1000, "b" * 1000)
     server.config_set("maxmemory", "1mb")
     try:
-        reserve(server, 1)
-        assert park(server, "1:0", 0) == 1
-        assert due(server) == [1, -1]
+        reserve(server, 2)
+        assert park(server, "1:0", 0, "a", "2:0", 60_000, "b") == 2
+        assert due(server)[0] == 1
+        assert recall(server, "b") == [[0, 0, b"b" * 1000]]
     finally:
         server.config_set("maxmemory", "0")
     assert server.llen("q") == 1

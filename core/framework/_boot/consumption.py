@@ -1,6 +1,6 @@
 """Consumption: keeps the consumer graph up while there is a broker.
 
-1. Starts the consumer's blueprint in the loop: connection, adoption, subscriptions, feeding, leases.
+1. Starts the consumer's blueprint in the loop: connection, adoption, subscriptions, feeding, recalls, leases.
 2. When the connection is lost it tears that down and builds it anew, with back-off; running tasks go on, and the new
    connection takes over what they have on loan.
 3. Says each reason of an outage once, however often it tries, and that it is ready when it consumes for the first time.
@@ -22,6 +22,8 @@ from framework.exceptions import ConnectionLost, FrameworkError, TransportError
 from framework.worker.adoption import Adoption
 from framework.worker.backoff import PAUSE_MAX, Backoff
 from framework.worker.intake import Intake
+from framework.worker.recalls import Recalls
+from framework.worker.revokes import Revokes
 from framework.worker.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
@@ -129,9 +131,33 @@ class LeasesStep(Step):
             self._timer.cancel()
 
 
+class RecallsStep(Step):
+    """Has what is revoked come back from where it is parked, on transports that find it there."""
+
+    name = "recalls"
+    graph = "consumer"
+    requires = ("connection", "feeding", "loop", "transport", "intake", "revokes", "lost")
+
+    def start(self, board: Board) -> None:
+        self._recalls: Recalls | None = None
+        transport: Transport = board.get("transport")
+        if transport.traits.recalls:
+            self._revokes: Revokes = board.get("revokes")
+            intake: Intake = board.get("intake")
+            self._recalls = Recalls(board.get("loop"), board.get("connection"), intake.take_recalled, board.get("lost"))
+            self._revokes.on_added = self._recalls.want
+            self._recalls.want(self._revokes.list())
+        board.put("recalls", True)
+
+    def stop(self, deadline: float) -> None:
+        if self._recalls is not None:
+            self._recalls.close()
+            self._revokes.on_added = None
+
+
 def consumer_steps() -> list[Step]:
     """Return the built-in steps of the consumer's graph."""
-    return [ConnectionStep(), AdoptionStep(), SubscriptionsStep(), FeedingStep(), LeasesStep()]
+    return [ConnectionStep(), AdoptionStep(), SubscriptionsStep(), FeedingStep(), RecallsStep(), LeasesStep()]
 
 
 class Consumption:
@@ -144,6 +170,7 @@ class Consumption:
         intake: Intake,
         loans: Adoption,
         queues: Subscriptions,
+        revokes: Revokes,
         settings: Settings,
         hostname: str,
         on_fatal: Callable[[FrameworkError | None], object],
@@ -154,6 +181,7 @@ class Consumption:
         self._intake = intake
         self._loans = loans
         self._queues = queues
+        self._revokes = revokes
         self._settings = settings
         self._hostname = hostname
         self._verdict = on_fatal
@@ -179,6 +207,7 @@ class Consumption:
             "intake": self._intake,
             "loans": self._loans,
             "queues": self._queues,
+            "revokes": self._revokes,
             "lost": self._lost,
         }
         graph = blueprint("consumer", consumer_steps(), self._settings, given)

@@ -19,7 +19,7 @@ Format = Literal["text", "dot", "mermaid", "svg"]
 #: What the worker itself puts on the board of each graph.
 GIVEN: Final[dict[str, tuple[str, ...]]] = {
     "worker": ("run",),
-    "consumer": ("loop", "transport", "intake", "loans", "queues", "lost"),
+    "consumer": ("loop", "transport", "intake", "loans", "queues", "revokes", "lost"),
 }
 
 

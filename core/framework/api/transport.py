@@ -18,7 +18,8 @@ Promises
    transport for a new one and calls `close`; a new consumer may take over what the old one had on loan (`adopt`).
 6. Passwords never show in `display_url` or in an exception's text.
 7. With the trait `parks` a delivery can be parked: the broker keeps the message until its time, whoever lives or dies
-   meanwhile, and then gives it to a consumer of its queue, as old as it is. `due_at` tells each consumer when.
+   meanwhile, and then gives it to a consumer of its queue, as old as it is. `due_at` tells each consumer when. With
+   the trait `recalls` a consumer may have it before that, by the key under which it was parked.
 """
 
 from __future__ import annotations
@@ -82,6 +83,8 @@ class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
     turnstile: bool = False
     #: Keeps messages for a later time: `Delivery.park`.
     parks: bool = False
+    #: Finds them there by their keys, without looking at the others: `Consumer.recall`.
+    recalls: bool = False
 
 
 class Delivery(ABC):
@@ -114,11 +117,12 @@ class Delivery(ABC):
         """
         self.reject(requeue=True)
 
-    def park(self, until: float) -> bool:
+    def park(self, until: float, key: str = "") -> bool:
         """Have the broker keep the message until `until` (s since the epoch), then hand it out, uncounted.
 
         Until then it neither waits in its queue nor is on loan. It may come a little early where clocks differ: who
-        gets it looks again. Returns False, as here, and does nothing when this broker cannot park this message.
+        gets it looks again. `key`, unless it is empty, is what `Consumer.recall` finds it by; several messages may have
+        the same. Returns False, as here, and does nothing when this broker cannot park this message.
         """
         return False
 
@@ -168,6 +172,16 @@ class Consumer(ABC):
     @abstractmethod
     def flush(self) -> None:
         """Send pending settlements."""
+
+    def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
+        """Send pending settlements and return what is parked under `keys` in the queues that are consumed, uncounted.
+
+        It is on loan then, however much is already. Any consumer may ask, several at once: one of them gets it. Where
+        more than eight messages of a queue share a key, those beyond may be left where they are. Takes one round trip
+        for some hundred keys, however much is parked. As here, nothing is found: for transports without the trait
+        `recalls`.
+        """
+        return ()
 
     @abstractmethod
     def fileno(self) -> int:

@@ -64,7 +64,9 @@ class Dispatch:
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
         self._park_after = settings.worker.eta_park_after
-        # A revoke must find a parked task while it is remembered: it comes by in half that time, and not all at once.
+        # A revoke that cannot be looked up where the task is parked (by stamps; on brokers that find nothing there; in
+        # a worker that is not there just then) must meet it while it is remembered: a task comes by in half that time,
+        # and not all at once.
         self._park_longest = max(self._park_after, settings.worker.revoke_expires / 2, 1.0)
         self._parked = 0
         self._seq = itertools.count(1)
@@ -162,7 +164,7 @@ class Dispatch:
             ahead <= self._park_after
             or (expires is not None and timestamp(expires, "expires") < now)
             or (self._revokes and self.is_revoked(item))
-            or not item.delivery.park(now + min(ahead, self._park_longest * random.uniform(0.5, 1.0)))
+            or not item.delivery.park(now + min(ahead, self._park_longest * random.uniform(0.5, 1.0)), item.task_id)
         ):
             return False
         self._parked += 1

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from framework.api.loop import Loop, Timer
 from framework.api.pool import Pool
-from framework.api.transport import Consumer
+from framework.api.transport import Consumer, Delivery
 from framework.exceptions import ConnectionLost, TransportError
 from framework.worker.dispatch import Dispatch, job_of
 from framework.worker.item import Item
@@ -243,13 +243,22 @@ class Intake:
             self._await_due(consumer.due_at)
         if not deliveries:
             return
-        assert self._dispatch is not None
-        parked = self._dispatch.take(deliveries, self.rates.accept if self.rates.buckets else self.backlog.append)
-        self._count_held()
+        parked = self._take(deliveries)
         if parked or self._reach:
             self._look_beyond(asked, parked, len(deliveries))
         if parked or len(deliveries) == asked or self._told < self._prefetch.limit:
             self.ask()
+
+    def _take(self, deliveries: Sequence[Delivery]) -> int:
+        assert self._dispatch is not None
+        parked = self._dispatch.take(deliveries, self.rates.accept if self.rates.buckets else self.backlog.append)
+        self._count_held()
+        return parked
+
+    def take_recalled(self, deliveries: Sequence[Delivery]) -> None:
+        """Decide about messages that were not fetched but recalled: they are revoked, whether or not others fit."""
+        self._take(deliveries)
+        self.ask()
 
     def _look_beyond(self, asked: int, parked: int, found: int) -> None:
         """Have more fetched while all that comes is parked, lest what may run waits behind it; give back what is over.

@@ -5,12 +5,13 @@
    microsecond.
 3. Remembers stamps (header and value) until the worker ends.
 4. Has a `StateFile` keep the ids, where there is one.
+5. Tells who asked for it which ids come in.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -35,6 +36,8 @@ class Revokes:
         #: Values by header: tasks stamped with one of them must not run.
         self.stamps: dict[str, set[str]] = {}
         self._file = file
+        #: Called with ids that have come in.
+        self.on_added: Callable[[list[str]], object] | None = None
         #: The time put on ids of this second: one object for all of them.
         self._stamp = 0.0
         self._purge_at = 0.0
@@ -73,6 +76,8 @@ class Revokes:
         if self._file is not None:
             self._file.add(added, stamp, since)
         self._purge(now)
+        if self.on_added is not None:
+            self.on_added(added)
 
     def merge(self, task_ids: Iterable[str]) -> None:
         """Remember those of `task_ids` that are not known yet: what workers tell each other must not live for ever."""

@@ -201,7 +201,7 @@ class ConsumptionStep(Step):
     """Consumes: keeps the consumer graph up while there is a broker."""
 
     name = "consumption"
-    requires = ("run", "loop", "turning", "transport", "intake", "adoption", "queues", "hooks")
+    requires = ("run", "loop", "turning", "transport", "intake", "adoption", "queues", "revokes", "hooks")
     #: No task must run before its events would be told; who reads that the worker is ready may steer it; and the others
     #: have been asked by then what must not run. The service manager hears that the worker is ready.
     after = ("events", "control", "mingle", "line-up", "notify")
@@ -215,6 +215,7 @@ class ConsumptionStep(Step):
             board.get("intake"),
             board.get("adoption"),
             board.get("queues"),
+            board.get("revokes"),
             run.settings,
             run.hostname,
             run.ready,

@@ -1,4 +1,4 @@
-"""Promise 7: what is parked comes at its time, whoever lives or dies until then."""
+"""Promise 7: what is parked comes at its time, whoever lives or dies until then; or before, when it is recalled."""
 
 from __future__ import annotations
 
@@ -185,3 +185,101 @@ class ParkingPromises(TransportSuiteBase):
         consumer.flush()
         self._wait_until(until)
         assert ids(bench.gather(consumer, 2)) == wanted
+
+    # ------------------------------------------------------------ recalling
+
+    def _keyed(self, bench: Bench, consumer: Consumer, *keys: str, ahead: float = _LONG) -> None:
+        """Park the next messages under `keys`, the first one first."""
+        for delivery, key in zip(bench.gather(consumer, len(keys)), keys, strict=True):
+            assert delivery.park(time.time() + ahead, key), "it was not taken"
+        consumer.flush()
+
+    @needs("recalls")
+    def test_what_is_recalled_comes_at_once(self, bench: Bench) -> None:
+        """What was parked under the keys, and nothing else, uncounted; once, whoever asks, and however often."""
+        queue = bench.filled(5)
+        one, two = bench.consumer(queue), bench.consumer(queue)
+        self._keyed(bench, one, "a", "b\nc", "d e", "é", "")
+        assert ids(two.recall(["none", "", *(f"other{number}" for number in range(300))])) == []
+        found = [*two.recall(["none", "d e", "a"])]
+        assert sorted(ids(found)) == ["0", "2"]
+        assert [delivery.deliveries for delivery in found] == [0, 0]
+        assert {delivery.queue for delivery in found} == {queue.name}
+        assert [*one.recall(["a"]), *two.recall(["a"])] == []
+        assert ids(one.recall(["é"])) == ["3"]
+        for delivery in found:
+            delivery.ack()
+        two.flush()
+        assert bench.another().parked([queue]) == {queue.name: 2}
+
+    @needs("recalls")
+    def test_what_is_recalled_is_on_loan(self, bench: Bench) -> None:
+        """It can be given back, and parked again; and what its consumer does not settle goes back when that closes."""
+        queue = bench.filled(3)
+        one = bench.consumer(queue)
+        self._keyed(bench, one, "a", "b", "c")
+        first, second, _third = sorted(one.recall(["a", "b", "c"]), key=lambda delivery: ids([delivery]))
+        first.release()
+        second.park(time.time() + _LONG, "b")
+        assert ids(bench.gather(one, 1)) == ["0"]
+        assert bench.another().parked([queue]) == {queue.name: 1}
+        one.close(requeue=True)
+        two = bench.consumer(queue)
+        assert sorted(ids(bench.gather(two, 2))) == ["0", "2"]
+        assert ids(two.recall(["a", "b", "c"])) == ["1"]
+
+    @needs("recalls")
+    def test_all_of_a_key_are_recalled(self, bench: Bench) -> None:
+        """Several may have the same key, and some of them may be gone already; the others stay."""
+        queue = bench.filled(6)
+        consumer = bench.consumer(queue)
+        first = bench.gather(consumer, 1)[0]
+        first.park(time.time() + _SHORT, "same")
+        self._keyed(bench, consumer, "same", "same", "other", "same", "same")
+        assert consumer.fetch(10) == []
+        [at_its_time] = self._at_its_time(consumer)
+        assert ids([at_its_time]) == ["0"]
+        assert sorted(ids(consumer.recall(["same"]))) == ["1", "2", "4", "5"]
+        assert bench.another().parked([queue]) == {queue.name: 1}
+
+    @needs("recalls")
+    def test_recalling_settles(self, bench: Bench) -> None:
+        """What the consumer has parked and settled just before is parked and settled by then."""
+        queue = bench.filled(3)
+        consumer = bench.consumer(queue)
+        first, second, third = bench.gather(consumer, 3)
+        first.park(time.time() + _LONG, "a")
+        second.park(time.time() + _LONG, "b")
+        third.ack()
+        assert ids(consumer.recall(["a"])) == ["0"]
+        assert bench.another().parked([queue]) == {queue.name: 1}
+        assert consumer.recall([]) == []
+
+    @needs("recalls")
+    def test_recalling_is_for_the_queues_that_are_consumed(self, bench: Bench) -> None:
+        """All of them, and no others: those that were cancelled neither."""
+        queue, other, cancelled = bench.filled(1), bench.filled(1), bench.filled(1)
+        for each in (queue, other, cancelled):
+            self._keyed(bench, bench.consumer(each), "same")
+        both = bench.consumer(queue, cancelled, other)
+        both.cancel_queue(cancelled.name)
+        assert sorted(delivery.queue for delivery in both.recall(["same"])) == sorted((queue.name, other.name))
+        both.cancel_queue(queue.name)
+        both.cancel_queue(other.name)
+        assert both.recall(["same"]) == []
+        assert bench.another().parked([queue, other, cancelled]) == {queue.name: 0, other.name: 0, cancelled.name: 1}
+
+    @needs("recalls")
+    def test_recalling_keeps_it_awake(self, bench: Bench) -> None:
+        """A consumer that sleeps is woken by what comes afterwards, as before, and names the time of what is left."""
+        queue = bench.filled(2)
+        consumer = bench.consumer(queue)
+        self._keyed(bench, consumer, "a", "b", ahead=_LONG)
+        assert consumer.fetch(10) == []
+        for key in ("none", "a"):
+            consumer.recall([key])
+            bench.producer().publish([bench.message(f"after {key}", queue)])
+            assert bench.readable(consumer, self.patience), "it was not woken"
+            assert ids(bench.gather(consumer, 1)) == [f"after {key}"]
+            assert consumer.fetch(10) == []
+        assert consumer.due_at is not None

@@ -20,6 +20,7 @@ from framework.api.transport import Exchange, Queue
 from framework.exceptions import PublishRefused, TransportError
 from framework.message import Outgoing, to_envelope
 from framework_transports._routing import TYPES, routes
+from framework_transports.memory.parking import Parked
 
 if TYPE_CHECKING:
     from framework_transports.memory.consumer import MemoryConsumer
@@ -41,8 +42,8 @@ class Broker:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.queues: dict[str, list[Waiting]] = {}
-        #: Messages for later by queue, the first due first; only queues that have any.
-        self.parked: dict[str, list[tuple[float, Waiting]]] = {}
+        #: Messages for later by queue; only queues that have any.
+        self.parked: dict[str, Parked] = {}
         self.auto_delete: set[str] = set()
         self.exchanges: dict[str, str] = {}
         self.bindings: dict[str, dict[tuple[str, str], None]] = {}
@@ -127,10 +128,10 @@ class Broker:
             )
         return [key], boxes
 
-    def park(self, name: str, waiting: Waiting, until: float) -> None:
-        """Keep a message for the queue `name` until then (s since the epoch)."""
+    def park(self, name: str, waiting: Waiting, until: float, key: str) -> None:
+        """Keep a message for the queue `name` until then (s since the epoch); `recall` finds it by `key`."""
         if name in self.queues:
-            heapq.heappush(self.parked.setdefault(name, []), (until, waiting))
+            self.parked.setdefault(name, Parked()).put(waiting, until, key)
             # They have to learn when it comes due.
             self.wake({name})
 
@@ -139,18 +140,29 @@ class Broker:
         now = time.time()
         first: float | None = None
         for name in names:
-            heap = self.parked.get(name, [])
-            back = False
-            while heap and heap[0][0] <= now:
-                heapq.heappush(self.queues[name], heapq.heappop(heap)[1])
-                back = True
-            if heap:
-                first = heap[0][0] if first is None else min(first, heap[0][0])
+            parked = self.parked.get(name)
+            if parked is None:
+                continue
+            back = list(parked.due(now))
+            for waiting in back:
+                heapq.heappush(self.queues[name], waiting)
+            if (due := parked.first()) is None:
+                del self.parked[name]
             else:
-                self.parked.pop(name, None)
+                first = due if first is None else min(first, due)
             if back:
                 self.wake({name})
         return None if first is None else time.monotonic() + first - now
+
+    def recall(self, names: Iterable[str], keys: Sequence[str]) -> list[tuple[str, Waiting]]:
+        """Take out what is parked under `keys` for the queues `names`; return it with its queues' names."""
+        return [
+            (name, waiting)
+            for name in names
+            if (parked := self.parked.get(name)) is not None
+            for key in keys
+            for waiting in parked.take(key)
+        ]
 
     def wake(self, names: set[str]) -> None:
         """Wake the consumers that wait for any of `names`."""

@@ -43,11 +43,11 @@ class MemoryDelivery(Delivery):
         """Put the message back to the front of its queue, uncounted."""
         self._settle(0)
 
-    def park(self, until: float) -> bool:
+    def park(self, until: float, key: str = "") -> bool:
         """Keep the message for later."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            consumer.parks.append((self._waiting.number, until))
+            consumer.parks.append((self._waiting.number, until, key))
         return True
 
     def _settle(self, counted: int | None) -> None:
@@ -69,8 +69,8 @@ class MemoryConsumer(Consumer):
         self.signal = Signal()
         #: Numbers of messages to settle by the next `fetch` or `flush`; by how much each is counted if it goes back.
         self.settled: list[tuple[int, int | None]] = []
-        #: The same of messages to park, with the time until which.
-        self.parks: list[tuple[int, float]] = []
+        #: The same of messages to park, with the time until which and the key.
+        self.parks: list[tuple[int, float, str]] = []
         self._loans: dict[int, tuple[str, Waiting]] = {}
         self._turn = 0
         self._unanswered = False
@@ -115,12 +115,21 @@ class MemoryConsumer(Consumer):
                 choice = self._choose(broker, taken)
                 if choice is None:
                     break
-                waiting = heapq.heappop(broker.queues[choice])
                 taken[choice] += 1
-                self._loans[waiting.number] = (choice, waiting)
-                found.append(MemoryDelivery(self, choice, waiting))
+                found.append(self._lend(choice, heapq.heappop(broker.queues[choice])))
             self.armed = len(found) < limit
         return found
+
+    def _lend(self, name: str, waiting: Waiting) -> MemoryDelivery:
+        self._loans[waiting.number] = (name, waiting)
+        return MemoryDelivery(self, name, waiting)
+
+    def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
+        """Settle, and take what is parked under `keys`."""
+        broker = self._open()
+        with broker.lock:
+            self._settle(broker)
+            return [self._lend(*found) for found in broker.recall(self.names, keys)]
 
     def _choose(self, broker: Broker, taken: dict[str, int]) -> str | None:
         """Return the queue to take from: by priority, then by turns, beginning with another queue each time."""
@@ -147,10 +156,10 @@ class MemoryConsumer(Consumer):
 
     def _park(self, broker: Broker) -> None:
         parks, self.parks = self.parks, []
-        for number, until in parks:
+        for number, until, key in parks:
             loan = self._loans.pop(number, None)
             if loan is not None:
-                broker.park(*loan, until)
+                broker.park(*loan, until, key)
 
     def _put_back(self, broker: Broker, loans: Mapping[int, tuple[str, Waiting]]) -> None:
         for name, waiting in loans.values():

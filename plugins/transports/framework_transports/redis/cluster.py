@@ -107,6 +107,10 @@ class ClusterConsumer(Consumer):
         for part in self._parts.values():
             part.flush()
 
+    def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
+        """Settle, and lease what is parked under `keys`, queue by queue."""
+        return [delivery for part in self._parts.values() for delivery in part.recall(keys)]
+
     def fileno(self) -> int:
         """Return the descriptor that turns readable when that of any queue does."""
         return int(self._epoll.fileno())

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import socket
 import uuid
 from collections import deque
@@ -34,7 +33,7 @@ from framework_transports.redis.keys import Keys
 from framework_transports.redis.lane import BroadcastDelivery, Lane, RedisDelivery
 from framework_transports.redis.options import RedisOptions
 from framework_transports.redis.parking import Parking
-from framework_transports.redis.reaper import reap, take_over
+from framework_transports.redis.reaper import reap, take_over, uptime
 from framework_transports.redis.router import Router
 from framework_transports.redis.scripts import script
 from framework_transports.redis.ticker import Ticker
@@ -43,14 +42,12 @@ logger = logging.getLogger(__name__)
 
 #: How often one `fetch` looks again because somebody else changed the queues while it looked.
 _LOOKS: Final = 3
-_SCRIPTS: Final = ("reserve", "requeue", "release", "renew", "restore", "takeover", "adopt", "park", "due")
+_SCRIPTS: Final = ("reserve", "requeue", "release", "renew", "restore", "takeover", "adopt", "park", "due", "recall")
 #: Seconds between two looks for what Celery workers left behind.
 _TAKE_OVER_EVERY: Final = 60.0
 #: Seconds for which leases that lapsed are left alone after the server was away: nobody could renew them, and who is
 #: alive comes back within this time.
 _GRACE: Final = 5.0
-
-_UPTIME: Final = re.compile(r"uptime_in_seconds:(\d+)")
 
 
 class RedisConsumer(Consumer):
@@ -85,22 +82,14 @@ class RedisConsumer(Consumer):
         self._ticker: Ticker | None = None
         try:
             self._link.load([script(name) for name in _SCRIPTS])
-            self._reap_from = monotonic() + _GRACE - min(_GRACE, self._uptime())
+            self._reap_from = monotonic() + _GRACE - min(_GRACE, uptime(self._link, _GRACE))
             if not self._link.watch_keys():
                 key = f"framework.tick.{self._id}"
                 self._ticker = Ticker(addresses, settings, key, options.poll_interval)
-            self._parking = Parking(keys, watched=self._ticker is None)
+            self._parking = Parking(watched=self._ticker is None)
         except TransportError:
             self._link.close()
             raise
-
-    def _uptime(self) -> float:
-        """Return for how many seconds the server has been up."""
-        try:
-            found = _UPTIME.search(_text(self._link.call("INFO", "server")))
-        except ServerError:  # forbidden to this user
-            found = None
-        return int(found[1]) if found is not None else _GRACE
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
         """Take over what `lost` had on loan."""
@@ -322,6 +311,22 @@ class RedisConsumer(Consumer):
         self._pushed = False
         self._aside(self._settlements())
 
+    def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
+        """Settle, and lease what is parked under `keys`, in one round trip."""
+        found: list[Delivery] = []
+        self._pushed = False
+        commands = self._settlements()
+        if self._order:
+            commands.append(self._parking.recall(self._id, self._lease, self._sequence, keys))
+            self._lend(self._aside(commands)[-1], found)
+            if found:
+                self._quiet = False
+                self._parking.stale = True
+                self._link.ring()
+        else:
+            self._aside(commands)
+        return found
+
     def _aside(self, commands: list[Command]) -> list[Any]:
         """Run `commands` outside of `fetch`: a wake-up that comes in meanwhile is passed on."""
         replies: list[Any] = []
@@ -382,7 +387,3 @@ class RedisConsumer(Consumer):
             self._link.close()
             if self._ticker is not None:
                 self._ticker.close()
-
-
-def _text(reply: str | bytes) -> str:
-    return reply if isinstance(reply, str) else reply.decode(errors="replace")

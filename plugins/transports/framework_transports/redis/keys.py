@@ -78,8 +78,12 @@ class Keys:
         return f"{self._prefix}framework.leases.{_tag(queue)}"
 
     def parked(self, queue: str) -> str:
-        """Return the sorted set of the messages of `queue` that are parked, by the time in ms at which they are due."""
+        """Return the sorted set of what is parked of `queue`: fields of its shelf, by the time in ms when it is due."""
         return f"{self._prefix}framework.parked.{_tag(queue)}"
+
+    def shelf(self, queue: str) -> str:
+        """Return the hash of the messages of `queue` that are parked, by the keys under which they are."""
+        return f"{self._prefix}framework.shelf.{_tag(queue)}"
 
     def starts(self, name: str) -> str:
         """Return the key in which the starts of the limit `name` are counted."""

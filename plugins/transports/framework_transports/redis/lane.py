@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from framework.api.resp import Argument, Call, Command
 from framework.api.transport import Delivery
@@ -19,6 +20,8 @@ from framework_transports.redis.keys import Keys
 from framework_transports.redis.scripts import script
 
 _COUNT_HEADER = b'"deliveries":'
+#: So many parked messages of a queue can be found by one key.
+ALIKE: Final = 8
 
 
 class Lane:
@@ -26,13 +29,14 @@ class Lane:
 
     __slots__ = (
         "acks", "consumer", "lease", "leases", "lists", "name", "parked", "parks",
-        "requeues", "sent_acks", "sent_parks", "sent_requeues",
+        "requeues", "sent_acks", "sent_parks", "sent_requeues", "shelf",
     )  # fmt: skip
 
     def __init__(self, name: str, keys: Keys, consumer: str) -> None:
         self.name = name
         self.consumer = consumer
         self.parked = keys.parked(name)
+        self.shelf = keys.shelf(name)
         self.lists = keys.lists(name)
         self.lease = keys.lease(name, consumer)
         self.leases = keys.leases(name)
@@ -40,12 +44,12 @@ class Lane:
         self.acks: list[Argument] = []
         #: The same to put back, each followed by the new payload, or nothing for the one it has.
         self.requeues: list[Argument] = []
-        #: The same to park, with the time (s since the epoch) until which.
-        self.parks: list[tuple[str, float]] = []
+        #: The same to park, with the time (s since the epoch) until which, and the key.
+        self.parks: list[tuple[str, float, str]] = []
         #: What went out last: it may not have been answered when the connection is lost.
         self.sent_acks: list[Argument] = []
         self.sent_requeues: list[Argument] = []
-        self.sent_parks: list[tuple[str, float]] = []
+        self.sent_parks: list[tuple[str, float, str]] = []
 
     def settlements(self, commands: list[Command]) -> None:
         """Move what is to be settled into `commands`."""
@@ -64,10 +68,10 @@ class Lane:
 
     def _park(self, lease: str) -> Call:
         now = time.time()
-        args: list[Argument] = [self.consumer]
-        for field, until in self.parks:
-            args += (field, max(0, round((until - now) * 1000)))
-        return Call(script("park"), (lease, self.parked), args)
+        args: list[Argument] = [self.consumer, ALIKE]
+        for field, until, key in self.parks:
+            args += (field, max(0, round((until - now) * 1000)), key)
+        return Call(script("park"), (lease, self.parked, self.shelf), args)
 
     def hand_over(self, commands: list[Command], new_lease: str, names: Sequence[Argument]) -> None:
         """Add to `commands` what settles, once more, and then moves what is on loan to the lease hash `new_lease`.
@@ -119,9 +123,10 @@ class RedisDelivery(Delivery):
         """Put the message back to the front as it was."""
         self.lane.requeues += (self.field, b"")
 
-    def park(self, until: float) -> bool:
+    def park(self, until: float, key: str = "") -> bool:
         """Have the message moved to what comes due later."""
-        self.lane.parks.append((self.field, until))
+        # A line break would make one key another's second.
+        self.lane.parks.append((self.field, until, "" if "\n" in key else key))
         return True
 
 

@@ -1,10 +1,11 @@
-"""What is parked in the queues of one consumer: when it comes due, and putting it back then.
+"""What is parked in the queues of one consumer: when it comes due, putting it back then, and finding it before that.
 
 1. Has the server watch the sorted sets of parked messages, like the queues themselves: a change by others pushes one
    wake-up. While nothing is parked, and nobody parks, nothing is asked.
 2. Knows from the last look when the next message comes due, and asks again at that time and not before.
 3. Looks with a script that puts what is due to the front of its queue, a bounded number at a time, on the server's
    clock. Any number of workers may look at once.
+4. Recalls what is parked under some keys with a script that leases it to the consumer.
 
 A change of our own pushes nothing, and the server forgets the watch with it: after one we look again.
 """
@@ -16,8 +17,7 @@ from time import monotonic
 from typing import Any, Final
 
 from framework.api.resp import Call, Command
-from framework_transports.redis.keys import Keys
-from framework_transports.redis.lane import Lane
+from framework_transports.redis.lane import ALIKE, Lane
 from framework_transports.redis.scripts import script
 
 #: Messages that one look puts back in each queue: enough for any pool, few enough not to hold the server up.
@@ -27,13 +27,14 @@ BATCH: Final = 500
 class Parking:
     """Looks after the parked messages of the queues that are consumed from."""
 
-    def __init__(self, keys: Keys, *, watched: bool) -> None:
+    def __init__(self, *, watched: bool) -> None:
         """`watched`: the server pushes changes; otherwise every fetch looks."""
-        self._keys = keys
         self._watched = watched
         self._names: frozenset[bytes] = frozenset()
         self._watch: Command = ()
         self._look: Call | None = None
+        self._recall_keys: list[str] = []
+        self._width = 0
         #: What is known may not be true any more.
         self.stale = False
         #: When the next message comes due, as `monotonic` counts; None: none is parked.
@@ -41,11 +42,13 @@ class Parking:
 
     def arrange(self, lanes: Sequence[Lane]) -> None:
         """Look after `lanes` from now on."""
-        names = [self._keys.parked(lane.name) for lane in lanes]
+        names = [lane.parked for lane in lanes]
         self._names = frozenset(name.encode() for name in names)
         self._watch = ("EXISTS", *names)
-        keys = [key for name, lane in zip(names, lanes, strict=True) for key in (name, *lane.lists)]
-        self._look = Call(script("due"), keys, (len(lanes[0].lists), BATCH)) if lanes else None
+        keys = [key for lane in lanes for key in (lane.parked, lane.shelf, *lane.lists)]
+        self._width = len(lanes[0].lists) if lanes else 0
+        self._look = Call(script("due"), keys, (self._width, BATCH)) if lanes else None
+        self._recall_keys = [key for lane in lanes for key in (lane.parked, lane.shelf, lane.lease, lane.leases)]
         self.due_at = None
         self.stale = bool(lanes)
 
@@ -58,6 +61,11 @@ class Parking:
     def pressing(self) -> bool:
         """It is time to look."""
         return self.stale or (self.due_at is not None and monotonic() >= self.due_at)
+
+    def recall(self, consumer: str, lease: int, sequence: int, keys: Sequence[str]) -> Call:
+        """Return what leases the messages parked under `keys` to `consumer`, for `lease` ms."""
+        wanted = [key for key in keys if key and "\n" not in key]
+        return Call(script("recall"), self._recall_keys, (consumer, lease, sequence, self._width, ALIKE, *wanted))
 
     def look(self, commands: list[Command]) -> int:
         """Add a look to `commands`; return at which place its reply will be."""

@@ -4,6 +4,7 @@
    raised. They are rewritten here and swapped in by a script that looks again whether they are still on loan.
 2. `take_over` does the same for what workers of kombu's layout (Celery) left unacknowledged past the visibility
    timeout.
+3. `uptime` says how long the server has been up: who could not renew a lease meanwhile may be alive.
 
 Any number of workers may do this at once: each message is put back by one of them.
 """
@@ -11,11 +12,12 @@ Any number of workers may do this at once: each message is put back by one of th
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, Final
 
 import msgspec
 
-from framework.api.resp import Call, Link
+from framework.api.resp import Call, Link, ServerError
 from framework.message import delivery_count, mark_redelivered
 from framework_transports._routing import matches
 from framework_transports.redis.keys import Keys
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 _PAGE: Final = 200
 #: Messages taken over in one go; the next heartbeat takes the next ones.
 _TAKE_OVER: Final = 100
+
+_UPTIME: Final = re.compile(r"uptime_in_seconds:(\d+)")
 
 
 def reap(link: Link, keys: Keys, lane: Lane, dead: str) -> int:
@@ -101,3 +105,13 @@ def _queues(link: Link, keys: Keys, exchange: str, routing_key: str) -> list[str
         if (matches(binding.routing_key, routing_key) if binding.pattern else binding.routing_key == routing_key)
     }
     return sorted(found)
+
+
+def uptime(link: Link, unknown: float) -> float:
+    """Return for how many seconds the server has been up; `unknown` where it does not tell."""
+    try:
+        reply = link.call("INFO", "server")
+    except ServerError:  # forbidden to this user
+        return unknown
+    found = _UPTIME.search(reply if isinstance(reply, str) else reply.decode(errors="replace"))
+    return int(found[1]) if found is not None else unknown

@@ -30,7 +30,7 @@ class RedisTransport(Transport):
     """Redis 5 or newer; idle workers are woken rather than polling from Redis 6 on."""
 
     traits: ClassVar[TransportTraits] = TransportTraits(
-        fanout=True, priorities=True, events_exchange="fanout", turnstile=True, parks=True
+        fanout=True, priorities=True, events_exchange="fanout", turnstile=True, parks=True, recalls=True
     )
     options_type: ClassVar[type[msgspec.Struct]] = RedisOptions
 
@@ -110,11 +110,17 @@ class RedisTransport(Transport):
     def purge(self, queue: Queue) -> int:
         """Drop what waits or is parked and return how much that was."""
         lists = self._keys.lists(queue.name)
-        parked = self._keys.parked(queue.name)
+        parked, shelf = self._keys.parked(queue.name), self._keys.shelf(queue.name)
         link = connect(self._addresses, self._link_settings)
         try:
             replies = link.run(
-                [("MULTI",), *(("LLEN", key) for key in lists), ("ZCARD", parked), ("DEL", *lists, parked), ("EXEC",)]
+                [
+                    ("MULTI",),
+                    *(("LLEN", key) for key in lists),
+                    ("ZCARD", parked),
+                    ("DEL", *lists, parked, shelf),
+                    ("EXEC",),
+                ]
             )
         finally:
             link.close()

@@ -28,8 +28,9 @@ from framework.api.embedded import Database
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import mark_redelivered
+from framework_transports.sqlite.delivery import SqliteDelivery
 from framework_transports.sqlite.housekeeping import put_back, reap, unregister
-from framework_transports.sqlite.parking import create, next_due, park, unpark
+from framework_transports.sqlite.parking import create, next_due, park, parked_under, recall, unpark
 from framework_transports.sqlite.schema import CONSUMER_BELL
 from framework_transports.sqlite.topology import declare, forget_auto_delete
 
@@ -56,48 +57,6 @@ _READY_IN_ONE = (
 _GRACE = 5.0
 
 
-class SqliteDelivery(Delivery):
-    """A message on loan."""
-
-    __slots__ = ("_consumer", "_id")
-
-    def __init__(self, consumer: SqliteConsumer, row_id: int, queue: str, deliveries: int, payload: bytes) -> None:
-        self._consumer: SqliteConsumer | None = consumer
-        self._id = row_id
-        self.queue = queue
-        self.deliveries = deliveries
-        self.payload = payload
-
-    def ack(self) -> None:
-        """The message is done with; a second settlement is ignored."""
-        consumer = self._consumer
-        if consumer is not None:
-            self._consumer = None
-            consumer.done.append(self._id)
-
-    def reject(self, *, requeue: bool) -> None:
-        """Drop the message, or put it back to the front of its queue."""
-        consumer = self._consumer
-        if consumer is not None:
-            self._consumer = None
-            (consumer.back if requeue else consumer.done).append(self._id)
-
-    def release(self) -> None:
-        """Put the message back to the front of its queue, uncounted."""
-        consumer = self._consumer
-        if consumer is not None:
-            self._consumer = None
-            consumer.unused.append(self._id)
-
-    def park(self, until: float) -> bool:
-        """Move the message to what comes due later."""
-        consumer = self._consumer
-        if consumer is not None:
-            self._consumer = None
-            consumer.parks.append((self._id, until))
-        return True
-
-
 class SqliteConsumer(Consumer):
     """Fetches from tables."""
 
@@ -106,8 +65,8 @@ class SqliteConsumer(Consumer):
         self.done: list[int] = []
         self.back: list[int] = []
         self.unused: list[int] = []
-        #: The same to park, with the time until which.
-        self.parks: list[tuple[int, float]] = []
+        #: The same to park, with the time until which and the key.
+        self.parks: list[tuple[int, float, str]] = []
         #: When the next parked message comes due (s since the epoch), by the last look; and by this machine's clock.
         self._due: float | None = None
         self.due_at: float | None = None
@@ -137,7 +96,7 @@ class SqliteConsumer(Consumer):
             return ()
         # Whoever kept us from renewing our lease kept the others from renewing theirs.
         self._reap_from = time.monotonic() + _GRACE
-        wanted = {delivery._id: delivery for delivery in deliveries if isinstance(delivery, SqliteDelivery)}
+        wanted = {delivery.id: delivery for delivery in deliveries if isinstance(delivery, SqliteDelivery)}
         with self._database.write() as connection:
             # The token too: in a file that has replaced the old one the number may be somebody else's.
             if not connection.execute(
@@ -157,7 +116,7 @@ class SqliteConsumer(Consumer):
         self._ringer.ring_all(CONSUMER_BELL)
         adopted = [wanted[row_id] for (row_id,) in rows]
         for delivery in adopted:
-            delivery._consumer = self
+            delivery.consumer = self
         return adopted
 
     # ------------------------------------------------------------ queues
@@ -226,6 +185,18 @@ class SqliteConsumer(Consumer):
         if self._unsettled():
             self._transact(0)
 
+    def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
+        """Settle, and take what is parked under `keys`."""
+        if self._unsettled():
+            self._transact(0)
+        with self._database.read() as connection:
+            wanted = parked_under(connection, self._queues, keys)
+        if not wanted:
+            return []
+        with self._database.write() as connection:
+            self._stay_registered(connection)
+            return self._lend(recall(connection, self._id, wanted))
+
     def _unsettled(self) -> bool:
         return bool(self.done or self.back or self.unused or self.parks)
 
@@ -267,6 +238,9 @@ class SqliteConsumer(Consumer):
         if back or unused:
             self._ringer.ring_all(CONSUMER_BELL)
         # An UPDATE returns its rows in any order.
+        return self._lend(rows)
+
+    def _lend(self, rows: list[tuple[int, int, int, int, bytes]]) -> list[Delivery]:
         rows.sort()
         return [
             SqliteDelivery(

@@ -3,6 +3,7 @@
 1. `park` moves what is on loan there, `unpark` moves what is due back. A message keeps its id, so that it is at the
    front of its queue again: it is older than what waits there.
 2. `next_due` says when the next one comes due.
+3. `parked_under` finds messages by their keys, and `recall` moves them back, on loan.
 
 Times are wall-clock, because they outlive the machine's start. The table is a part of its own of the broker's file, so
 that older files need not be made anew.
@@ -11,7 +12,7 @@ that older files need not be made anew.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -23,21 +24,27 @@ VERSION: Final = 1
 SCHEMA: Final = """
 CREATE TABLE framework_parked (
     id INTEGER PRIMARY KEY, queue INTEGER NOT NULL, due REAL NOT NULL, priority INTEGER NOT NULL,
-    deliveries INTEGER NOT NULL, payload BLOB NOT NULL
+    deliveries INTEGER NOT NULL, key TEXT, payload BLOB NOT NULL
 ) STRICT;
-CREATE INDEX framework_parked_by_time ON framework_parked (queue, due)"""
+CREATE INDEX framework_parked_by_time ON framework_parked (queue, due);
+CREATE INDEX framework_parked_by_key ON framework_parked (key) WHERE key IS NOT NULL"""
 #: Messages that one transaction puts back in each queue.
 BATCH: Final = 500
 
 _PARK: Final = (
     "INSERT INTO framework_parked SELECT m.id, m.queue, json_extract(p.value, '$[1]'), m.priority, m.deliveries, "
-    "m.payload FROM json_each(?) p JOIN framework_messages m ON m.id = json_extract(p.value, '$[0]') "
-    "WHERE m.owner = ?"
+    "nullif(json_extract(p.value, '$[2]'), ''), m.payload "
+    "FROM json_each(?) p JOIN framework_messages m ON m.id = json_extract(p.value, '$[0]') WHERE m.owner = ?"
 )
 _PARKED: Final = "DELETE FROM framework_messages WHERE owner = ? AND id IN (SELECT id FROM framework_parked)"
 _UNPARK: Final = (
     "INSERT INTO framework_messages (id, queue, priority, deliveries, payload) SELECT id, queue, priority, deliveries, "
     "payload FROM framework_parked WHERE id IN (SELECT value FROM json_each(?))"
+)
+_RECALL: Final = (
+    "INSERT INTO framework_messages (id, queue, priority, owner, deliveries, payload) SELECT id, queue, priority, ?, "
+    "deliveries, payload FROM framework_parked WHERE id IN (SELECT value FROM json_each(?)) "
+    "RETURNING priority, id, queue, deliveries, payload"
 )
 _UNPARKED: Final = "DELETE FROM framework_parked WHERE id IN (SELECT value FROM json_each(?))"
 
@@ -53,8 +60,8 @@ def create(path: str, busy_timeout: float) -> None:
     database.close()
 
 
-def park(connection: sqlite3.Connection, consumer: int, parks: Iterable[tuple[int, float]]) -> None:
-    """Park what `consumer` has on loan: pairs of a message's id and the time until which."""
+def park(connection: sqlite3.Connection, consumer: int, parks: Iterable[tuple[int, float, str]]) -> None:
+    """Park what `consumer` has on loan: a message's id, the time until which, and its key."""
     connection.execute(_PARK, (_encode(list(parks)).decode(), consumer))
     connection.execute(_PARKED, (consumer,))
 
@@ -72,6 +79,29 @@ def unpark(connection: sqlite3.Connection, queues: Iterable[int], now: float) ->
         connection.execute(_UNPARK, (_encode(ids).decode(),))
         connection.execute(_UNPARKED, (_encode(ids).decode(),))
     return len(ids)
+
+
+def parked_under(connection: sqlite3.Connection, queues: Collection[int], keys: Sequence[str]) -> list[int]:
+    """Return the ids of what is parked under `keys` in `queues`."""
+    return [
+        row[0]
+        for row in connection.execute(
+            "SELECT id, queue FROM framework_parked WHERE key IN (SELECT value FROM json_each(?))",
+            (_encode(keys).decode(),),
+        )
+        if row[1] in queues
+    ]
+
+
+def recall(connection: sqlite3.Connection, consumer: int, ids: Sequence[int]) -> list[tuple[int, int, int, int, bytes]]:
+    """Have `consumer` take on loan what is still parked of `ids`.
+
+    Returns of each message its priority, id, queue, deliveries, and payload.
+    """
+    chosen = _encode(ids).decode()
+    rows = connection.execute(_RECALL, (consumer, chosen)).fetchall()
+    connection.execute(_UNPARKED, (chosen,))
+    return rows
 
 
 def next_due(connection: sqlite3.Connection, queues: Iterable[int]) -> float | None:

@@ -47,7 +47,13 @@ class SqliteTransport(Transport):
 
     options_type = SqliteOptions
     traits = TransportTraits(
-        fanout=True, priorities=True, shared=True, counts_deliveries=True, turnstile=True, parks=True
+        fanout=True,
+        priorities=True,
+        shared=True,
+        counts_deliveries=True,
+        turnstile=True,
+        parks=True,
+        recalls=True,
     )
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 -- Puts parked messages that are due to the front of their queues, at most ARGV[2] of each queue.
--- KEYS, for each queue: its set of parked messages, its lists in the order of priority. ARGV: lists per queue, limit.
+-- KEYS, for each queue: its set of parked messages, its shelf, its lists in the order of priority. ARGV: lists per queue, limit.
 -- Returns how many were put back, and in how many ms the next one is due (0: now; -1: nothing is parked).
-local width = ARGV[1] + 1
+local width = ARGV[1] + 2
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local count, wait = 0, -1
@@ -10,14 +10,18 @@ for base = 1, #KEYS, width do
   if #due > 0 then
     -- Lets a full server take the writes below: see reserve.lua.
     redis.call('ZREM', KEYS[base], '')
-  end
-  -- The first goes last, so that it is served first.
-  for index = #due, 1, -1 do
-    local list, payload = string.match(due[index], '^(%d+):[^\n]*\n(.*)$')
-    -- One that another release parked, with more priorities, is served last.
-    redis.call('RPUSH', KEYS[base + math.min(list + 1, width - 1)], payload)
-    redis.call('ZREM', KEYS[base], due[index])
-    count = count + 1
+    local values = redis.call('HMGET', KEYS[base + 1], unpack(due))
+    -- The first goes last, so that it is served first.
+    for index = #due, 1, -1 do
+      if values[index] then
+        local list, payload = string.match(values[index], '^(%d+):(.*)$')
+        -- One that another release parked, with more priorities, is served last.
+        redis.call('RPUSH', KEYS[base + math.min(list + 2, width - 1)], payload)
+      end
+    end
+    redis.call('HDEL', KEYS[base + 1], unpack(due))
+    redis.call('ZREM', KEYS[base], unpack(due))
+    count = count + #due
   end
   local first = redis.call('ZRANGE', KEYS[base], 0, 0, 'WITHSCORES')
   if #first > 0 then

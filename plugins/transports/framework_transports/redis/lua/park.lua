@@ -1,20 +1,36 @@
--- Parks messages that are on loan: from the lease they go to the sorted set of what comes due later.
--- KEYS: the consumer's lease hash, the queue's set of parked messages. ARGV: consumer, then field, delay (ms), ...
--- A member is <list>:<sequence>:<consumer>, a line break, and the payload: two messages that are alike stay two.
+-- Parks messages that are on loan: from the lease they go to a hash, and to the sorted set of when they come due.
+-- KEYS: the consumer's lease hash, the queue's set of parked messages, its shelf.
+-- ARGV: consumer, how many may share a key, then field, delay (ms), key ('' for none), ...
+-- On the shelf it is <list>:<payload>. Its field is the key; for others with the same key the key, a line break, and a number; and without a key,
+-- or when all these are taken, a line break and <sequence>:<consumer>. So two messages that are alike stay two.
 -- Returns how many were still on loan.
 -- Lets a full server take the writes below: see reserve.lua.
 redis.call('HDEL', KEYS[1], '')
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local count = 0
-for index = 2, #ARGV, 2 do
-  local field = ARGV[index]
-  local payload = redis.call('HGET', KEYS[1], field)
+for index = 3, #ARGV, 3 do
+  local payload = redis.call('HGET', KEYS[1], ARGV[index])
   if payload then
-    local seq, list = string.match(field, '^(%d+):(%d+)$')
-    local member = list .. ':' .. seq .. ':' .. ARGV[1] .. '\n' .. payload
-    redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[index + 1]), member)
-    redis.call('HDEL', KEYS[1], field)
+    local seq, list = string.match(ARGV[index], '^(%d+):(%d+)$')
+    local key, value = ARGV[index + 2], list .. ':' .. payload
+    local field, put = key, 0
+    if key ~= '' then
+      put = redis.call('HSETNX', KEYS[3], key, value)
+      for number = 1, ARGV[2] - 1 do
+        if put == 1 then
+          break
+        end
+        field = key .. '\n' .. number
+        put = redis.call('HSETNX', KEYS[3], field, value)
+      end
+    end
+    if put == 0 then
+      field = '\n' .. seq .. ':' .. ARGV[1]
+      redis.call('HSET', KEYS[3], field, value)
+    end
+    redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[index + 1]), field)
+    redis.call('HDEL', KEYS[1], ARGV[index])
     count = count + 1
   end
 end
