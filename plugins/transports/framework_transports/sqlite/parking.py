@@ -32,11 +32,14 @@ CREATE INDEX framework_parked_by_key ON framework_parked (key) WHERE key IS NOT 
 BATCH: Final = 500
 
 _PARK: Final = (
+    # CROSS keeps the order: by itself SQLite goes through all that is on loan for each message to park.
     "INSERT INTO framework_parked SELECT m.id, m.queue, json_extract(p.value, '$[1]'), m.priority, m.deliveries, "
     "nullif(json_extract(p.value, '$[2]'), ''), m.payload "
-    "FROM json_each(?) p JOIN framework_messages m ON m.id = json_extract(p.value, '$[0]') WHERE m.owner = ?"
+    "FROM json_each(?) p CROSS JOIN framework_messages m ON m.id = json_extract(p.value, '$[0]') WHERE m.owner = ?"
 )
-_PARKED: Final = "DELETE FROM framework_messages WHERE owner = ? AND id IN (SELECT id FROM framework_parked)"
+_PARKED: Final = (
+    "DELETE FROM framework_messages WHERE id IN (SELECT json_extract(value, '$[0]') FROM json_each(?)) AND owner = ?"
+)
 _UNPARK: Final = (
     "INSERT INTO framework_messages (id, queue, priority, deliveries, payload) SELECT id, queue, priority, deliveries, "
     "payload FROM framework_parked WHERE id IN (SELECT value FROM json_each(?))"
@@ -62,8 +65,9 @@ def create(path: str, busy_timeout: float) -> None:
 
 def park(connection: sqlite3.Connection, consumer: int, parks: Iterable[tuple[int, float, str]]) -> None:
     """Park what `consumer` has on loan: a message's id, the time until which, and its key."""
-    connection.execute(_PARK, (_encode(list(parks)).decode(), consumer))
-    connection.execute(_PARKED, (consumer,))
+    chosen = (_encode(list(parks)).decode(), consumer)
+    connection.execute(_PARK, chosen)
+    connection.execute(_PARKED, chosen)
 
 
 def unpark(connection: sqlite3.Connection, queues: Iterable[int], now: float) -> int:
