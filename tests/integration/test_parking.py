@@ -83,11 +83,13 @@ def test_it_expires_before_its_time(fleet):
     fleet.workers[ONE].wait_line(rf"\[{result.id}\] is parked")
 
 
-def test_a_revoke_takes_hold_when_it_comes(fleet):
+def test_a_revoke_by_stamps_takes_hold_when_it_comes(fleet):
+    """Nobody finds it by them where it is parked."""
     entry = new("revoked")
-    result = fleet.send("proj.record", entry, countdown=3, ignore_result=False)
+    headers = {"stamped_headers": ["mon"], "stamps": {"mon": entry}}
+    result = fleet.send("proj.record", entry, countdown=3, ignore_result=False, headers=headers)
     parked_becomes(fleet.ours, 1)
-    fleet.tell("revoke", result.id)
+    fleet.tell("revoke_by_stamped_headers", {"mon": [entry]})
     with pytest.raises(TaskRevokedError):
         result.get(timeout=20)
     assert ledger.read(fleet.book)[entry] == 0
@@ -115,15 +117,16 @@ def test_what_celery_sends_is_parked(redis_url, start_worker, ledger_path):
 
 
 @pytest.mark.parametrize("broker", ["redis", "sqlite"])
-def test_a_revoke_is_seen_while_it_is_remembered(broker, request, start_worker, client):
-    """However long a task is parked: it comes by often enough."""
+def test_a_revoke_by_stamps_is_seen_however_long_it_is_parked(broker, request, start_worker, client):
+    """It comes by often enough."""
     url = request.getfixturevalue(f"{broker}_url")
     app = client(url, url)
     conf = {**CONF, "worker_revoke_expires": 8}
     worker = start_worker("-P", "solo", "-n", "w@here", broker=url, backend=url, conf=conf)
-    result = app.tasks["proj.add"].apply_async((1, 1), countdown=36_000)
+    headers = {"stamped_headers": ["mon"], "stamps": {"mon": "red"}}
+    result = app.tasks["proj.add"].apply_async((1, 1), countdown=36_000, headers=headers)
     parked_becomes(app, 1)
-    assert app.control.revoke(result.id, reply=True, timeout=20, limit=1)
+    assert app.control.revoke_by_stamped_headers({"mon": ["red"]}, reply=True, timeout=20, limit=1)
     worker.wait_line(rf"Discarding revoked task: proj\.add\[{result.id}\]", timeout=20)
     assert parked(app) == 0
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +13,10 @@ import pytest
 from redis.crc import key_slot
 
 from framework import chord
+from framework._plugins import loader
 from framework.api.redis_cluster import slot_of
-from framework.exceptions import ConfigError
+from framework.api.transport import Queue
+from framework.exceptions import ConfigError, TaskRevokedError
 from framework_transports.redis import RedisOptions, RedisTransport
 from framework_transports.redis.keys import Keys
 from support import ledger
@@ -44,6 +48,7 @@ def test_slots_are_those_of_the_specification(key: str) -> None:
 def test_all_keys_of_a_queue_share_a_slot(queue: str, prefix: str) -> None:
     keys = Keys(RedisOptions(global_keyprefix=prefix), 0, cluster=True)
     names = [*keys.lists(queue), keys.lease(queue, "me"), keys.leases(queue), keys.list_for(queue, 9)]
+    names += [keys.parked(queue), keys.shelf(queue)]
     assert len({slot_of(name) for name in names}) == 1
 
 
@@ -77,6 +82,39 @@ def test_tasks_results_and_control_go_through_a_cluster(
     assert ledger.balance(expected, ledger_path).balanced
     assert "Traceback" not in worker.output
     assert _left(cluster) == 0
+
+
+def test_tasks_for_later_run_at_their_time_or_are_revoked(
+    cluster: PrivateCluster, start_worker: Any, client: Any, ledger_path: Path
+) -> None:
+    """Parked on three nodes, recalled from all of them; a queue that is busy does not keep another's waiting."""
+    url = cluster.url
+    app = client(url, url)
+    options = {"broker": url, "backend": url, "ledger": ledger_path, "conf": {"worker_eta_park_after": 1}}
+    for name in ("one", "two"):
+        start_worker("-P", "threads", "-c", "2", "-n", f"{name}@here", "-Q", ",".join(QUEUES), **options)
+    record = app.tasks["proj.record"]
+    send = partial(record.apply_async, ignore_result=False)
+    revoked = [send((f"no{number}",), queue=QUEUES[number % 6], countdown=3600) for number in range(60)]
+    timely = [send((f"yes{number}",), queue=QUEUES[number % 6], countdown=3) for number in range(60)]
+    for result in timely:
+        result.get(timeout=LONG)
+    _parked_becomes(app, lambda count: count == 60)
+    assert len(app.control.revoke([result.id for result in revoked], reply=True, timeout=LONG, limit=2)) == 2
+    for result in revoked:
+        with pytest.raises(TaskRevokedError, match="revoked"):
+            result.get(timeout=LONG)
+    _parked_becomes(app, lambda count: count == 0)
+    assert ledger.balance([f"yes{number}" for number in range(60)], ledger_path).balanced
+
+
+def _parked_becomes(app: Any, wanted: Callable[[int], bool]) -> None:
+    with closing(loader.make_transport(app.conf.settings)) as transport:
+        wait_for(
+            lambda: wanted(sum(transport.parked(Queue(name=name) for name in QUEUES).values())),
+            LONG,
+            lambda: f"so many to be parked; {transport.parked(Queue(name=name) for name in QUEUES)} are",
+        )
 
 
 def test_what_runs_outlives_the_absence_of_a_node(

@@ -136,7 +136,7 @@ class RecallsStep(Step):
 
     name = "recalls"
     graph = "consumer"
-    requires = ("connection", "feeding", "loop", "transport", "intake", "revokes", "lost")
+    requires = ("connection", "feeding", "loop", "transport", "intake", "queues", "revokes", "lost")
 
     def start(self, board: Board) -> None:
         self._recalls: Recalls | None = None
@@ -145,14 +145,20 @@ class RecallsStep(Step):
             self._revokes: Revokes = board.get("revokes")
             intake: Intake = board.get("intake")
             self._recalls = Recalls(board.get("loop"), board.get("connection"), intake.take_recalled, board.get("lost"))
+            self._queues: Subscriptions = board.get("queues")
             self._revokes.on_added = self._recalls.want
-            self._recalls.want(self._revokes.list())
+            self._queues.on_more = self._ask_for_all
+            self._ask_for_all()
         board.put("recalls", True)
 
     def stop(self, deadline: float) -> None:
         if self._recalls is not None:
             self._recalls.close()
-            self._revokes.on_added = None
+            self._revokes.on_added = self._queues.on_more = None
+
+    def _ask_for_all(self) -> None:
+        assert self._recalls is not None
+        self._recalls.want(self._revokes.list())
 
 
 def consumer_steps() -> list[Step]:

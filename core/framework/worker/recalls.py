@@ -1,7 +1,7 @@
 """Recalls: what is parked in the broker and has been revoked comes back at once, rather than when it comes by.
 
 1. Asks one consumer for the ids that are revoked, some hundred at a time, the loop turning in between.
-2. Begins with all that are remembered: what was revoked while there was no connection, or before the worker started,
+2. Is told all that are remembered with each new connection, and when more queues are consumed: what was revoked before
    may be parked there.
 
 Every worker asks, whoever holds what; one of them gets the message. What one worker parks while another asks is found

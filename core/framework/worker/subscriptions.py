@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from framework.api.transport import Consumer, Queue
@@ -29,6 +29,8 @@ class Subscriptions:
         #: None: there is no connection.
         self._consumer: Consumer | None = None
         self._paused = False
+        #: Called when the connection has come to consume more queues.
+        self.on_more: Callable[[], object] | None = None
 
     def __iter__(self) -> Iterator[Queue]:
         return iter(list(self._queues.values()))
@@ -73,6 +75,7 @@ class Subscriptions:
             raise ConnectionLost(f"there is no connection to the broker just now: add {name!r} when it is back")
         if not self._paused or _is_own(queue):
             self._consumer.add_queue(queue)
+            self._tell()
         # Only now: what the broker refuses must not keep the worker from consuming when it connects again.
         self._queues[name] = queue
         logger.info("Started consuming from %s", name)
@@ -109,6 +112,11 @@ class Subscriptions:
             if self._consumer is not None:
                 for queue in self:
                     self._consumer.add_queue(queue)
+                self._tell()
+
+    def _tell(self) -> None:
+        if self.on_more is not None:
+            self.on_more()
 
 
 def _is_own(queue: Queue) -> bool:

@@ -1,0 +1,133 @@
+"""Recalls by themselves: what is asked for, when, and what becomes of what comes."""
+
+from __future__ import annotations
+
+import pytest
+
+from framework.api.transport import Queue
+from framework.exceptions import ConnectionLost
+from framework.message import Outgoing, read_head
+from framework.worker.loop import Loop
+from framework.worker.recalls import Recalls
+from framework.worker.revokes import Revokes
+from framework_transports.memory import MemoryTransport
+
+QUEUE = Queue(name="q")
+
+
+class Bench:
+    """A loop, a consumer that has messages parked, and what is said of it."""
+
+    def __init__(self, count: int) -> None:
+        transport = MemoryTransport(f"memory://recalls-{id(self)}", None, {})
+        self.ids = [f"id{number}" for number in range(count)]
+        self.consumer = transport.consumer()
+        self.consumer.add_queue(QUEUE)
+        producer = transport.producer()
+        producer.publish([Outgoing(b"", headers={"task": "t", "id": task_id}, routing_key="q") for task_id in self.ids])
+        for delivery in self.consumer.fetch(count):
+            delivery.park(1e12, read_head(delivery.payload).headers.id)
+        self.consumer.flush()
+        self.asked: list[int] = []
+        self.came: list[str] = []
+        self.lost: list[Exception] = []
+        self.loop = Loop()
+        recall = self.consumer.recall
+
+        def counted(keys):
+            self.asked.append(len(keys))
+            return recall(keys)
+
+        self.consumer.recall = counted
+        self.recalls = Recalls(self.loop, self.consumer, self._take, self.lost.append)
+
+    def _take(self, deliveries) -> None:
+        self.came += [read_head(delivery.payload).headers.id for delivery in deliveries]
+
+    def turn(self) -> None:
+        """Have the loop turn more often than anything here takes."""
+        left = 20
+
+        def count() -> None:
+            nonlocal left
+            left -= 1
+            self.loop.call_soon(count if left else self.loop.stop)
+
+        count()
+        self.loop.run()
+
+    def close(self) -> None:
+        self.consumer.close(requeue=False)
+        self.loop.close()
+
+
+@pytest.fixture
+def bench():
+    made = Bench(1000)
+    yield made
+    made.close()
+
+
+def test_what_is_wanted_comes(bench):
+    bench.recalls.want(["id7", "none", "id3"])
+    assert bench.asked == [], "the caller was made to wait"
+    bench.recalls.want(["id7", "id5"])
+    bench.turn()
+    assert sorted(bench.came) == ["id3", "id5", "id7"]
+    assert bench.asked == [4], "one question for all of one turn"
+    bench.recalls.want([])
+    bench.turn()
+    assert bench.asked == [4]
+
+
+def test_many_are_asked_for_in_turns(bench):
+    turns: list[int] = []
+
+    def look() -> None:
+        turns.append(len(bench.came))
+        if len(bench.came) < 1000:
+            bench.loop.call_soon(look)
+
+    bench.recalls.want(bench.ids)
+    bench.loop.call_soon(look)
+    bench.turn()
+    assert sorted(bench.came) == sorted(bench.ids)
+    assert max(bench.asked) <= 300
+    assert len(set(turns)) == len(bench.asked), "the loop did not turn in between"
+
+
+def test_what_is_no_text_is_nobodys(bench):
+    bench.recalls.want(["\ud800", "id1"])
+    bench.turn()
+    assert bench.came == ["id1"]
+
+
+def test_a_lost_connection_is_told_and_asked_no_more(bench):
+    bench.consumer.close(requeue=False)
+    bench.recalls.want(bench.ids)
+    bench.turn()
+    [error] = bench.lost
+    assert isinstance(error, ConnectionLost)
+    assert len(bench.asked) == 1
+
+
+def test_nothing_is_asked_once_it_is_closed(bench):
+    bench.recalls.want(["id1"])
+    bench.recalls.close()
+    bench.turn()
+    bench.recalls.want(["id2"])
+    bench.turn()
+    assert bench.asked == []
+
+
+def test_revokes_tell_what_came_in():
+    revokes = Revokes()
+    told: list[list[str]] = []
+    revokes.add(["before"])
+    revokes.on_added = told.append
+    revokes.add(iter(["a", "b"]))
+    # Said again it may be parked again; what another worker tells again is no news.
+    revokes.add(["a"])
+    revokes.merge(["a", "c"])
+    revokes.remove(["a"])
+    assert told == [["a", "b"], ["a"], ["c"]]
