@@ -260,7 +260,7 @@ def due(server: redis.Redis, limit: int = 500) -> list[int]:
 
 
 def recall(server: redis.Redis, *keys: str, seq: int = 100, lists: int = len(LISTS)) -> Any:
-    return run(server, "recall", [PARKED, SHELF, HASH, DEADLINES], "me", 30_000, seq, lists, ALIKE, *keys)
+    return run(server, "recall", [PARKED, SHELF, HASH, DEADLINES], "me", 30_000, seq, lists, *keys)
 
 
 def shelve(server: redis.Redis, values: dict[str, str], times: dict[str, float]) -> None:
@@ -290,9 +290,11 @@ def test_what_is_alike_stays_as_many_as_it_was(server: redis.Redis) -> None:
     reserve(server, 1, seq=1)
     assert park(server, "1:0", 0, "key", consumer="other") == 1
     fields = {b"\n1:me", b"\n2:me", b"key", b"key\n1", b"key\n2", b"\n1:other"}
-    assert set(server.hkeys(SHELF)) == set(server.zrange(PARKED, 0, -1)) == fields
+    assert set(server.zrange(PARKED, 0, -1)) == fields
+    assert set(server.hkeys(SHELF)) == {*fields, b"\n"}
     assert due(server) == [6, -1]
     assert server.lrange("q", 0, -1) == [b"same"] * 6
+    assert not server.exists(PARKED, SHELF)
 
 
 def test_due_puts_back_what_is_due_first_things_first(server: redis.Redis) -> None:
@@ -358,6 +360,18 @@ def test_recall_finds_what_shares_a_key_whichever_has_gone(server: redis.Redis) 
     park(server, "1:0", 0, "key", "2:0", 60_000, "key", "3:0", 60_000, "key")
     assert due(server)[0] == 1
     assert recall(server, "key") == [[0, 0, b"b"], [0, 0, b"c"]]
+    assert not server.exists(PARKED, SHELF)
+
+
+def test_recall_of_many_keys(server: redis.Redis) -> None:
+    numbers = [str(number) for number in range(3000)]
+    shelve(server, {each: f"0:{each}" for each in numbers}, {each: int(each) for each in numbers})
+    server.hset(SHELF, mapping={"5\n1": "0:again", "\n": 1})
+    server.zadd(PARKED, {"5\n1": 1})
+    found = recall(server, *(str(number) for number in range(2900)), "none")
+    assert sorted(payload for *_, payload in found) == sorted([b"again", *(b"%d" % number for number in range(2900))])
+    assert server.zcard(PARKED) == 100
+    assert server.hlen(HASH) == 2901
 
 
 def test_recall_of_several_queues_names_each(server: redis.Redis) -> None:
@@ -366,7 +380,7 @@ def test_recall_of_several_queues_names_each(server: redis.Redis) -> None:
         server.hset(SHELF + number, "key", f"0:{number}")
         server.zadd(PARKED + number, {"key": 1})
         keys += [name + number for name in (PARKED, SHELF, HASH, DEADLINES)]
-    assert run(server, "recall", keys, "me", 30_000, 1, 2, ALIKE, "key") == [[0, 0, b"0"], [1, 0, b"1"]]
+    assert run(server, "recall", keys, "me", 30_000, 1, 2, "key") == [[0, 0, b"0"], [1, 0, b"1"]]
     assert server.hgetall(HASH + "0") == {b"1:0": b"0"}
     assert server.hgetall(HASH + "1") == {b"2:0": b"1"}
     assert server.zcard(DEADLINES + "0") == server.zcard(DEADLINES + "1") == 1

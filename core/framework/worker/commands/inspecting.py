@@ -35,7 +35,7 @@ def reserved(state: ControlState) -> list[dict[str, Any]]:
 
 @inspect_command(alias="dump_schedule")
 def scheduled(state: ControlState) -> list[dict[str, Any]]:
-    """List the tasks that are held for their eta."""
+    """List the tasks that this worker holds for their eta; what is parked in the broker is shown by `queues`."""
     return [
         {"eta": item.head.headers.eta, "priority": 6, "request": task_info(state, item)}
         for _when, item in sorted(state.intake.schedule, key=lambda entry: entry[0])

@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, Final
 
 from framework.api.resp import Call, Command
-from framework_transports.redis.lane import ALIKE, Lane
+from framework_transports.redis.lane import Lane
 from framework_transports.redis.scripts import script
 
 #: Messages that one look puts back in each queue: enough for any pool, few enough not to hold the server up.
@@ -65,7 +65,7 @@ class Parking:
     def recall(self, consumer: str, lease: int, sequence: int, keys: Sequence[str]) -> Call:
         """Return what leases the messages parked under `keys` to `consumer`, for `lease` ms."""
         wanted = [key for key in keys if key and "\n" not in key]
-        return Call(script("recall"), self._recall_keys, (consumer, lease, sequence, self._width, ALIKE, *wanted))
+        return Call(script("recall"), self._recall_keys, (consumer, lease, sequence, self._width, *wanted))
 
     def look(self, commands: list[Command]) -> int:
         """Add a look to `commands`; return at which place its reply will be."""

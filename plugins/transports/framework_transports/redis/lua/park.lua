@@ -2,7 +2,8 @@
 -- KEYS: the consumer's lease hash, the queue's set of parked messages, its shelf.
 -- ARGV: consumer, how many may share a key, then field, delay (ms), key ('' for none), ...
 -- On the shelf it is <list>:<payload>. Its field is the key; for others with the same key the key, a line break, and a number; and without a key,
--- or when all these are taken, a line break and <sequence>:<consumer>. So two messages that are alike stay two.
+-- or when all these are taken, a line break and <sequence>:<consumer>. So two messages that are alike stay two. The field that is a line break has the
+-- highest of these numbers, once there is one.
 -- Returns how many were still on loan.
 -- Lets a full server take the writes below: see reserve.lua.
 redis.call('HDEL', KEYS[1], '')
@@ -23,6 +24,9 @@ for index = 3, #ARGV, 3 do
         end
         field = key .. '\n' .. number
         put = redis.call('HSETNX', KEYS[3], field, value)
+        if put == 1 and number > tonumber(redis.call('HGET', KEYS[3], '\n') or 0) then
+          redis.call('HSET', KEYS[3], '\n', number)
+        end
       end
     end
     if put == 0 then

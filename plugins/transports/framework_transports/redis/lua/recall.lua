@@ -1,38 +1,50 @@
 -- Leases what is parked under some keys to one consumer, whenever it is due.
 -- KEYS, for each queue: its set of parked messages, its shelf, the consumer's lease hash, the queue's set of deadlines.
--- ARGV: consumer, lease (ms), next sequence number, lists per queue, how many may share a key (see park.lua), then the keys.
+-- ARGV: consumer, lease (ms), next sequence number, lists per queue, then the keys.
 -- Returns a list of {queue (0-based), list (0-based), payload}; the sequence numbers follow its order.
 local seq = tonumber(ARGV[3])
 local taken = {}
 
-local function take(base, field, value)
-  local list, payload = string.match(value, '^(%d+):(.*)$')
-  -- One that another release parked, with more priorities, is served last.
-  list = math.min(list, ARGV[4] - 1)
-  -- Lets a full server take the writes below: see reserve.lua.
-  redis.call('ZREM', KEYS[base], field)
-  redis.call('HSET', KEYS[base + 2], string.format('%.0f:%d', seq, list), payload)
-  redis.call('HDEL', KEYS[base + 1], field)
-  taken[#taken + 1] = {(base - 1) / 4, list, payload}
-  seq = seq + 1
+local function take(base, fields)
+  for place, value in ipairs(redis.call('HMGET', KEYS[base + 1], unpack(fields))) do
+    -- Named twice it is there once.
+    if value and redis.call('ZREM', KEYS[base], fields[place]) == 1 then
+      local list, payload = string.match(value, '^(%d+):(.*)$')
+      -- One that another release parked, with more priorities, is served last.
+      list = math.min(list, ARGV[4] - 1)
+      redis.call('HSET', KEYS[base + 2], string.format('%.0f:%d', seq, list), payload)
+      redis.call('HDEL', KEYS[base + 1], fields[place])
+      taken[#taken + 1] = {(base - 1) / 4, list, payload}
+      seq = seq + 1
+    end
+  end
 end
 
 for base = 1, #KEYS, 4 do
   local before = #taken
   if redis.call('EXISTS', KEYS[base + 1]) == 1 then
-    for index = 6, #ARGV do
-      local fields = {ARGV[index]}
-      for number = 1, ARGV[5] - 1 do
-        fields[number + 1] = ARGV[index] .. '\n' .. number
+    -- See park.lua: so many more may share a key.
+    local more = tonumber(redis.call('HGET', KEYS[base + 1], '\n') or 0)
+    local fields = {}
+    for index = 5, #ARGV do
+      fields[#fields + 1] = ARGV[index]
+      for number = 1, more do
+        fields[#fields + 1] = ARGV[index] .. '\n' .. number
       end
-      for place, value in ipairs(redis.call('HMGET', KEYS[base + 1], unpack(fields))) do
-        if value then
-          take(base, fields[place], value)
-        end
+      -- Lua's stack holds some thousands of arguments.
+      if #fields >= 1000 then
+        take(base, fields)
+        fields = {}
       end
+    end
+    if #fields > 0 then
+      take(base, fields)
     end
   end
   if #taken > before then
+    if redis.call('EXISTS', KEYS[base]) == 0 then
+      redis.call('DEL', KEYS[base + 1])
+    end
     local clock = redis.call('TIME')
     local deadline = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[2])
     redis.call('ZADD', KEYS[base + 3], deadline, ARGV[1])
