@@ -31,6 +31,8 @@ class Bench:
         self.asked: list[int] = []
         self.came: list[str] = []
         self.lost: list[Exception] = []
+        #: Taking in what comes turns out that the connection is lost.
+        self.broken = False
         self.loop = Loop()
         recall = self.consumer.recall
 
@@ -42,6 +44,8 @@ class Bench:
         self.recalls = Recalls(self.loop, self.consumer, self._take, self.lost.append)
 
     def _take(self, deliveries) -> None:
+        if self.broken:
+            raise ConnectionLost("while it was decided what becomes of them")
         self.came += [read_head(delivery.payload).headers.id for delivery in deliveries]
 
     def turn(self) -> None:
@@ -109,6 +113,13 @@ def test_a_lost_connection_is_told_and_asked_no_more(bench):
     [error] = bench.lost
     assert isinstance(error, ConnectionLost)
     assert len(bench.asked) == 1
+
+
+def test_a_connection_that_is_lost_over_what_came_is_told_too(bench):
+    bench.broken = True
+    bench.recalls.want(bench.ids)
+    bench.turn()
+    assert (len(bench.lost), len(bench.asked), bench.came) == (1, 1, [])
 
 
 def test_nothing_is_asked_once_it_is_closed(bench):

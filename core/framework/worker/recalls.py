@@ -65,11 +65,11 @@ class Recalls:
         try:
             # An id that cannot be encoded is no task's, and could not be sent.
             found = self._consumer.recall([task_id for task_id in batch if _is_text(task_id)])
+            if found:
+                self._take(found)
         except TransportError as error:
             self._lose(error)
             return
-        if found:
-            self._take(found)
         self._ask_soon()
 
 
