@@ -22,7 +22,7 @@ PROTOCOL_HEADERS: Final = frozenset(
     {
         "lang", "task", "id", "shadow", "eta", "expires", "group", "group_index", "retries", "timelimit", "root_id",
         "parent_id", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting", "stamped_headers",
-        "stamps", "compression", "meth", "redelivered", "deliveries",
+        "stamps", "compression", "meth", "redelivered", "deliveries", "handed_back",
     }
 )  # fmt: skip
 

@@ -199,10 +199,13 @@ def as_envelope(payload: Payload) -> bytes:
     )
 
 
+#: The header that counts how often a message was handed back by workers without its task, and says until when the last
+#: one leaves it alone: ``{"times": 2, "until": 1763726400.5}``.
+HANDED_BACK: Final = "handed_back"
 #: Headers that belong to the deliveries a message has had, not to the message.
-_WORN: Final = frozenset({"deliveries", "redelivered", "x-delivery-count", "x-death"})
+_WORN: Final = frozenset({"deliveries", "redelivered", "x-delivery-count", "x-death", HANDED_BACK})
 #: Properties that publishing sets anew.
-_TRANSPORTS_OWN: Final = frozenset({"body_encoding", "delivery_info", "delivery_tag", "delivery_mode"})
+_TRANSPORTS_OWN: Final = frozenset({"body_encoding", "delivery_info", "delivery_tag", "delivery_mode", "priority"})
 
 
 def again(payload: Payload, queue: str, changes: Mapping[str, Any] | None = None) -> Outgoing:
@@ -212,12 +215,15 @@ def again(payload: Payload, queue: str, changes: Mapping[str, Any] | None = None
     """
     found = read(payload)
     headers = {name: value for name, value in found.headers.items() if name not in _WORN}
+    priority = found.properties.get("priority")
     return Outgoing(
         body=found.body,
         headers={**headers, **(changes or {})},
         routing_key=queue,
         content_type=found.content_type,
         content_encoding=found.content_encoding,
+        # Transports place a message by it.
+        priority=priority if isinstance(priority, int) else None,
         properties={name: value for name, value in found.properties.items() if name not in _TRANSPORTS_OWN},
     )
 

@@ -69,7 +69,8 @@ def complaints(worker, about: str) -> list[str]:
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_bad_messages_are_set_aside_and_good_ones_run(pool, broker_url, start_worker, client, ledger_path):
-    worker = start_worker("-P", pool, "-c", "1", broker=broker_url, ledger=ledger_path)
+    at_once = {"task_unknown_retries": 0}
+    worker = start_worker("-P", pool, "-c", "1", broker=broker_url, ledger=ledger_path, conf=at_once)
     record = client(broker_url).tasks["proj.record"]
     for number, bad in enumerate(BAD, 1):
         task_id = f"id-of-{bad.name}"
@@ -169,7 +170,9 @@ def test_a_hundred_megabytes_are_set_aside(broker_url, start_worker, client, led
 
 
 def test_failures_of_the_call_are_stored_results(broker_url, backend_url, start_worker, client):
-    worker = start_worker("-P", "solo", broker=broker_url, backend=backend_url)
+    worker = start_worker(
+        "-P", "solo", broker=broker_url, backend=backend_url, conf={"task_unknown_retries": 1, "task_unknown_delay": 0}
+    )
     app = client(broker_url, backend_url)
     with pytest.raises(TypeError, match="argument"):
         app.send_task("proj.add", (1,)).get(timeout=10)

@@ -97,7 +97,12 @@ def test_events_have_all_their_fields(pool, broker, url, backend, client, start_
     app = client(url, backend, task_send_sent_event=True)
     tasks = app.tasks
     with listening(app) as heard:
-        worker = start_worker("-E", "-P", pool, "-c", "2", "--heartbeat-interval", "0.2", broker=url, backend=backend)
+        worker = start_worker(
+            *("-E", "-P", pool, "-c", "2", "--heartbeat-interval", "0.2"),
+            broker=url,
+            backend=backend,
+            conf={"task_unknown_retries": 0},
+        )
         app.control.revoke("not-wanted", reply=True, limit=1)
         sent = {
             "ok": tasks["proj.add"].apply_async((1,), {"y": 2}, expires=600, shadow="sum"),

@@ -109,7 +109,7 @@ def test_slow_and_many_clients_hold_up_neither_probes_nor_tasks(redis_url, start
 
 
 def test_what_becomes_of_tasks_is_counted(redis_url, start_worker, client):
-    held = {"worker_eta_park_after": 7200}
+    held = {"worker_eta_park_after": 7200, "task_unknown_retries": 0}
     worker = start_worker("-P", "prefork", "-c", "1", *ANY_PORT, broker=redis_url, backend=redis_url, conf=held)
     probe = Probe.of(worker)
     sender = client(redis_url, redis_url)

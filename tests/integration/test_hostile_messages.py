@@ -21,7 +21,8 @@ CALLED_BY = re.compile(rb'"parent_id": ?"hostile-')
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_every_hostile_message_has_one_end(pool, redis_url, start_worker, client, ledger_path):
-    worker = start_worker("-P", pool, "-c", "1", broker=redis_url, backend=redis_url, ledger=ledger_path)
+    conf = {"task_unknown_retries": 3, "task_unknown_delay": 0}
+    worker = start_worker("-P", pool, "-c", "1", broker=redis_url, backend=redis_url, ledger=ledger_path, conf=conf)
     with redis.Redis.from_url(redis_url) as server:
         server.lpush("celery", *hostile.messages(COUNT))
     client(redis_url).tasks["proj.record"].delay("good")

@@ -36,7 +36,7 @@ def fleet(request, tmp_path_factory) -> Iterator[SimpleNamespace]:
     place = tmp_path_factory.mktemp("fleet")
     url = f"sqlite:///{place}/broker.db" if kind == "sqlite" else request.getfixturevalue("redis_server").fresh_url()
     book = place / "ledger"
-    env = workers.app_environment(broker=url, backend=url, ledger=book)
+    env = workers.app_environment(broker=url, backend=url, ledger=book, conf='{"task_unknown_retries": 0}')
     app = proj.make_app(url, url)
     worker = workers.start_worker(None, "-P", pool, "-c", "2", "-Q", "celery,bodies", env=env)
     with contextlib.closing(app), worker:

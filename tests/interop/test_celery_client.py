@@ -30,7 +30,7 @@ def fleet(request, tmp_path_factory) -> Iterator[SimpleNamespace]:
     else:
         results = request.getfixturevalue("redis_server").fresh_url()
     book = tmp_path_factory.mktemp("fleet") / "ledger"
-    env = workers.app_environment(broker=url, backend=results, ledger=book)
+    env = workers.app_environment(broker=url, backend=results, ledger=book, conf='{"task_unknown_retries": 0}')
     app = celeryproj.make_app(url, results)
     worker = workers.start_worker(None, "-P", pool, "-c", "2", env=env)
     with celeryproj.closing(app), worker:

@@ -98,6 +98,7 @@ task_headers = some(
         "lang": junk,
         "origin": junk,
         "x-death": junk,
+        "handed_back": st.one_of(junk, some({"times": junk, "until": times})),
     },
 )
 embeds = some(

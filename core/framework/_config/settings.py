@@ -479,6 +479,14 @@ class TaskSettings(Table):
         Count | None,
         opt("How often a message is handed out before it is a dead letter. None: 3 when the task acks late."),
     ] = None
+    unknown_retries: Annotated[
+        Natural,
+        opt(
+            "How often workers that do not have the task of a message hand it back to its queue, for one that has it, "
+            "before it is a dead letter. 0: never."
+        ),
+    ] = 20
+    unknown_delay: Annotated[Seconds, opt("Seconds between two times, half as much more or less.")] = 3.0
     dead_letter_queue: Annotated[
         str | None,
         opt("Where messages go that cannot be run; {queue}: the queue they came from. None: they are dropped."),

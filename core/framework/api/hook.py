@@ -102,7 +102,7 @@ class HookSpecs:
 
     @hookspec
     def task_unknown(self, task_id: str | None, name: str) -> None:
-        """Called when a message names a task that the worker does not have."""
+        """Called when a message names a task that the worker does not have; not again when it was handed back."""
 
     # -------------------------------------------------------- a client's life
 

@@ -1,7 +1,7 @@
 """Dispatch: decides what becomes of a message that was just fetched.
 
 1. Reads its head; what cannot be read is a dead letter. What runs here already is left to the task that runs.
-2. Unknown task: a stored failure and a dead letter. Handed out too often: a dead letter.
+2. Unknown task: handed back for a while (`Unregistered`). Handed out too often: a dead letter.
 3. Revoked or expired: settled as such, never run.
 4. `eta` far ahead: parked in the broker, where it can do that. Only a little: held until then. Everything else: an
    `Item` that may run now.
@@ -16,11 +16,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from framework._documents import FAILURE, REVOKED
+from framework._documents import REVOKED
 from framework.api.pool import Job
 from framework.api.transport import Delivery
-from framework.exceptions import ConnectionLost, MessageError, MessageUndecodable, NotRegistered, TaskRevokedError
-from framework.message import Head, Incoming, Payload, read, read_head
+from framework.exceptions import ConnectionLost, MessageError, MessageUndecodable, TaskRevokedError
+from framework.message import Incoming, Payload, read, read_head
 from framework.serialization import decode_task, encode
 from framework.worker.adoption import Adoption
 from framework.worker.deadletters import DeadLetters
@@ -28,7 +28,8 @@ from framework.worker.item import Item
 from framework.worker.revokes import Revokes
 from framework.worker.schedule import Schedule
 from framework.worker.settle import Settle
-from framework.worker.times import timestamp
+from framework.worker.times import longest_park, timestamp
+from framework.worker.unregistered import Unregistered
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -52,6 +53,7 @@ class Dispatch:
         settings: Settings,
         hooks: Hooks,
         adoption: Adoption,
+        unregistered: Unregistered,
     ) -> None:
         self._policies = dict(policies)
         self._settle = settle
@@ -59,21 +61,18 @@ class Dispatch:
         self._deadletters = deadletters
         self._revokes = revokes
         self._adoption = adoption
+        self.unregistered = unregistered
         self._orphans = adoption.orphans
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
         self._park_after = settings.worker.eta_park_after
-        # A revoke that cannot be looked up where the task is parked (by stamps; on brokers that find nothing there; in
-        # a worker that is not there just then) must meet it while it is remembered: a task comes by in half that time,
-        # and not all at once.
-        self._park_longest = max(self._park_after, settings.worker.revoke_expires / 2, 1.0)
+        self._park_longest = longest_park(settings.worker)
         self._parked = 0
         self._seq = itertools.count(1)
         self._on_received = hooks.bind("task_received")
         self._on_revoked = hooks.bind("task_revoked")
         self._on_rejected = hooks.bind("task_rejected")
-        self._on_unknown = hooks.bind("task_unknown")
         self._log_received = logger.isEnabledFor(logging.INFO)
         #: Told of tasks while task events are wanted.
         self.events: TaskEvents | None = None
@@ -122,7 +121,7 @@ class Dispatch:
             return None
         policy = self._policies.get(name)
         if policy is None:
-            self._reject_unknown(delivery, head, name, task_id)
+            self._parked += self.unregistered.meet(delivery, head, name, task_id)
             return None
         item = Item(next(self._seq), delivery, head, name, task_id, policy)
         if policy.max_deliveries is not None and delivery.deliveries >= policy.max_deliveries:
@@ -222,21 +221,6 @@ class Dispatch:
         if self.events is not None:
             self.events.discarded(item, expired=why == "expired")
         self._settle.conclude(item, REVOKED, TaskRevokedError(why))
-
-    def _reject_unknown(self, delivery: Delivery, head: Head, name: str, task_id: str) -> None:
-        logger.error(
-            "Received unregistered task of type %r (id %s): it is stored as a failure and kept in %s. "
-            "Is the module that defines it imported (imports, include, -I)?",
-            name,
-            task_id,
-            self._deadletters.queue_for(delivery.queue),
-        )
-        if self._on_unknown is not None:
-            self._on_unknown(task_id=task_id, name=name)
-        if self.events is not None:
-            self.events.failed(task_id, f"NotRegistered({name!r})")
-        self._settle.record_unknown(task_id, head, FAILURE, NotRegistered(name), delivery)
-        self._deadletters.bury(delivery, "unregistered", f"no task named {name!r}", name, task_id)
 
     def _bury(self, delivery: Delivery, error: MessageError) -> None:
         task, task_id = _identity(delivery.payload)

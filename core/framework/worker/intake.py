@@ -27,6 +27,7 @@ from framework.worker.rates import HOLD_MAX, Rates
 from framework.worker.schedule import Schedule
 from framework.worker.settle import Settle
 from framework.worker.subscriptions import Subscriptions
+from framework.worker.unregistered import Unregistered
 
 if TYPE_CHECKING:
     from framework._policy import TaskPolicy
@@ -39,6 +40,8 @@ _LOOK: Final = 1.0
 _PAUSE: Final = 0.02
 #: Most messages fetched at a time for being parked.
 _REACH_MAX: Final = 256
+#: Most messages of unknown tasks that make room for others while they wait here. With more, the others wait as well.
+STRANGE_MAX: Final = 1000
 #: Seconds after the time of a parked message at which it is asked for: a timer may be a hair early.
 _AFTER: Final = 0.001
 
@@ -53,6 +56,7 @@ class Intake:
         settle: Settle,
         prefetch: Prefetch,
         queues: Subscriptions,
+        unregistered: Unregistered,
         limits: tuple[float | None, float | None],
     ) -> None:
         """`limits` are the worker's soft and hard time limit in seconds."""
@@ -63,6 +67,9 @@ class Intake:
         self._queues = queues
         self._soft, self._hard = limits
         self._schedule: Schedule[Item] = Schedule(loop, self._due)
+        #: What waits here for being handed back: its task is not known.
+        self._strange = unregistered.held
+        unregistered.release = self.take_recalled
         self._dispatch: Dispatch | None = None
         self._consumer: Consumer | None = None
         #: Its descriptor; a consumer whose connection is lost does not tell it any more.
@@ -138,6 +145,7 @@ class Intake:
         self._await_due(None)
         self._reach = 0
         self.backlog.clear()
+        self._strange.clear()
         self._forget_held()
         # What waits inside the pool has not started either. Left there it would run beside its second copy.
         for seq in self._pool.quiesce():
@@ -152,7 +160,7 @@ class Intake:
         """What waits for its time leaves room for others."""
         waiting = len(self.rates) if self.rates.buckets else 0
         self._spared = min(self._spared, waiting)
-        self._prefetch.held = len(self._schedule) + self._spared
+        self._prefetch.held = len(self._schedule) + self._spared + min(len(self._strange), STRANGE_MAX)
         if self._spared < min(waiting, HOLD_MAX) and not self._sparing:
             self._sparing = True
             self._loop.call_later(_PAUSE, self._spare)
@@ -196,7 +204,7 @@ class Intake:
         """Return how many messages fit."""
         if not self.fetching or self._settle.overfull:
             return 0
-        held = len(self._schedule) + (len(self.rates) if self.rates.buckets else 0)
+        held = len(self._schedule) + (len(self.rates) if self.rates.buckets else 0) + len(self._strange)
         return self._prefetch.limit - len(self._settle.running) - len(self.backlog) - held
 
     def ask(self) -> None:
@@ -256,7 +264,10 @@ class Intake:
         return parked
 
     def take_recalled(self, deliveries: Sequence[Delivery]) -> None:
-        """Decide about messages that were not fetched but recalled: they are revoked, whether or not others fit."""
+        """Decide about messages that were not fetched just now, whether or not others fit.
+
+        They are revoked, or of tasks that were not known when they came.
+        """
         self._take(deliveries)
         self.ask()
 
@@ -358,6 +369,7 @@ class Intake:
         self.fetching = False
         waiting = [self._settle.running.pop(seq) for seq in self._pool.quiesce() if seq in self._settle.running]
         unstarted = [*waiting, *self.backlog, *self._forget_held()]
+        strange = self._strange.clear()
         self.backlog.clear()
         given_back = 0
         try:
@@ -369,6 +381,9 @@ class Intake:
                     item.acknowledged = True
                     item.delivery.release()
                     given_back += 1
+            for delivery in strange:
+                delivery.release()
+            given_back += len(strange)
             if self._consumer is not None:
                 self._consumer.flush()
         except TransportError as error:

@@ -179,7 +179,11 @@ class TaskEvents:
     def discarded(self, item: Item, *, expired: bool) -> None:
         """It was revoked, or had expired, before it could run."""
         if item.policy.send_events:
-            self._dispatcher.add(Revoked(*self._common(item.task_id), False, None, expired))
+            self.revoked(item.task_id, expired=expired)
+
+    def revoked(self, task_id: str, *, expired: bool) -> None:
+        """The same, of a task that is not known here."""
+        self._dispatcher.add(Revoked(*self._common(task_id), False, None, expired))
 
     def failed(self, task_id: str, exception: str) -> None:
         """It cannot run at all; `exception` is the repr of what is stored."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from framework.exceptions import MessageUndecodable
+
+if TYPE_CHECKING:
+    from framework._config.settings import WorkerSettings
 
 
 def timestamp(value: str | float, name: str) -> float:
@@ -18,3 +22,13 @@ def timestamp(value: str | float, name: str) -> float:
         return moment.timestamp()
     except (ValueError, OverflowError) as error:
         raise MessageUndecodable(f"the header {name!r} is no time: {value!r}") from error
+
+
+def longest_park(worker: WorkerSettings) -> float:
+    """Return the seconds for which a message is parked at most, less a random part.
+
+    A revoke that cannot be looked up where the task is parked (by stamps; on brokers that find nothing there; in a worker
+    that is not there just then) must meet it while it is remembered: a task comes by in half that time, and not all at
+    once.
+    """
+    return max(worker.eta_park_after, worker.revoke_expires / 2, 1.0)

@@ -10,7 +10,8 @@ from framework.api.pool import Pool
 from framework.api.step import Board, Step
 from framework.worker import commands
 from framework.worker.control import ConsumerView, ControlState, Qos
-from framework.worker.events import Dispatcher
+from framework.worker.dispatch import Dispatch
+from framework.worker.events import Dispatcher, Listener
 from framework.worker.heart import Heart
 from framework.worker.intake import Intake
 from framework.worker.line import Line
@@ -70,7 +71,9 @@ class EventsStep(Step):
         self._loop = loop = cast("Loop", board.get("loop"))
         line: Line = board.get("line")
         settle: Settle = board.get("settle")
-        self._dispatcher = Dispatcher(loop, line, run.hostname, run.settings.event, [board.get("dispatch"), settle])
+        dispatch: Dispatch = board.get("dispatch")
+        listeners: list[Listener] = [dispatch, dispatch.unregistered, settle]
+        self._dispatcher = Dispatcher(loop, line, run.hostname, run.settings.event, listeners)
         self._heart: Heart | None = None
         if worker.send_task_events:
             # Before anything is consumed: no task must go untold.

@@ -30,6 +30,7 @@ from framework.worker.settle import Settle
 from framework.worker.statefile import StateFile
 from framework.worker.subscriptions import Subscriptions
 from framework.worker.turnstile import Keeper, find_store
+from framework.worker.unregistered import Unregistered
 
 if TYPE_CHECKING:
     from framework._boot.worker import WorkerRun
@@ -43,7 +44,7 @@ class SettleStep(Step):
 
     name = "settle"
     requires = ("run", "loop", "transport", "results")
-    provides = ("prefetch", "deadletters", "ticker")
+    provides = ("prefetch", "deadletters", "outbox", "ticker")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
@@ -60,6 +61,7 @@ class SettleStep(Step):
         board.put("settle", settle)
         board.put("prefetch", prefetch)
         board.put("deadletters", deadletters)
+        board.put("outbox", self._outbox)
         board.put("ticker", ticker)
 
     def close(self) -> None:
@@ -101,7 +103,9 @@ class IntakeStep(Step):
     """Joins fetching, deciding and feeding the pool."""
 
     name = "intake"
-    requires = ("run", "loop", "pool", "settle", "prefetch", "deadletters", "queues", "revokes", "ticker", "hooks")
+    requires = (
+        *("run", "loop", "pool", "settle", "prefetch", "deadletters", "outbox", "queues", "revokes", "ticker", "hooks"),
+    )
     provides = ("dispatch", "adoption")
 
     def start(self, board: Board) -> None:
@@ -109,8 +113,13 @@ class IntakeStep(Step):
         settings = run.settings
         settle: Settle = board.get("settle")
         limits = (settings.task.soft_time_limit, settings.task.time_limit)
+        loop: Loop = board.get("loop")
+        hooks: Hooks = board.get("hooks")
+        deadletters: DeadLetters = board.get("deadletters")
+        revokes: Revokes = board.get("revokes")
+        unregistered = Unregistered(loop, board.get("outbox"), settle, deadletters, revokes, settings, hooks)
         intake = Intake(
-            board.get("loop"), board.get("pool"), settle, board.get("prefetch"), board.get("queues"), limits
+            loop, board.get("pool"), settle, board.get("prefetch"), board.get("queues"), unregistered, limits
         )
         policies = {name: task.policy for name, task in run.app.tasks.items()}
         adoption = Adoption(settle.unsettled)
@@ -118,11 +127,12 @@ class IntakeStep(Step):
             policies,
             settle,
             intake.schedule,
-            board.get("deadletters"),
-            board.get("revokes"),
+            deadletters,
+            revokes,
             settings,
-            board.get("hooks"),
+            hooks,
             adoption,
+            unregistered,
         )
         intake.bind(dispatch)
         board.put("adoption", adoption)

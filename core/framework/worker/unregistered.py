@@ -1,0 +1,180 @@
+"""Unregistered: what becomes of messages whose task this worker does not have; a newer one may have it by now.
+
+1. Hands them back: a copy that counts this in its header goes to the end of the queue, and the original is acknowledged
+   when the broker has the copy. Whoever has the task runs it at once.
+2. Who does not have it either lets the delay pass before handing it back again: the broker keeps the message until
+   then, or, where it cannot park, this worker does. Neither stands in the way of other messages.
+3. Handed back often enough: a stored failure and a dead letter. Revoked or expired meanwhile: settled as such.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from framework._documents import FAILURE, REVOKED
+from framework.api.loop import Loop
+from framework.api.transport import Delivery
+from framework.exceptions import NotRegistered, TaskRevokedError, TransportError
+from framework.message import HANDED_BACK, Head, Outgoing, again, read
+from framework.worker.deadletters import DeadLetters
+from framework.worker.outbox import Outbox
+from framework.worker.revokes import Revokes
+from framework.worker.schedule import Schedule
+from framework.worker.settle import Settle
+from framework.worker.times import longest_park, timestamp
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+    from framework._plugins.hooks import Hooks
+    from framework.worker.taskevents import TaskEvents
+
+logger = logging.getLogger(__name__)
+
+#: The delay varies by so much, lest all messages come back in one moment.
+_SPREAD: Final = (0.5, 1.5)
+#: How far clocks may differ (s).
+_SKEW_MAX: Final = 3600.0
+
+
+class Unregistered:
+    """Decides about messages without a task."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        outbox: Outbox,
+        settle: Settle,
+        deadletters: DeadLetters,
+        revokes: Revokes,
+        settings: Settings,
+        hooks: Hooks,
+    ) -> None:
+        self._outbox = outbox
+        self._settle = settle
+        self._deadletters = deadletters
+        self._revokes = revokes
+        self._retries = settings.task.unknown_retries
+        self._delay = settings.task.unknown_delay
+        self._park_after = settings.worker.eta_park_after
+        self._park_longest = longest_park(settings.worker)
+        self._on_unknown = hooks.bind("task_unknown")
+        self._on_revoked = hooks.bind("task_revoked")
+        #: Told of tasks while task events are wanted.
+        self.events: TaskEvents | None = None
+        #: Decides anew about what was held here long enough.
+        self.release: Callable[[list[Delivery]], object] = lambda _: None
+        #: What waits here, on loan, until it is handed back.
+        self.held: Schedule[Delivery] = Schedule(loop, lambda due: self.release(due))
+
+    def meet(self, delivery: Delivery, head: Head, name: str, task_id: str) -> bool:
+        """Decide about `delivery`; return whether it goes back, or waits in the broker. Raises `MessageError`."""
+        headers = read(delivery.payload).headers
+        now = time.time()
+        if self._drop(delivery, head, name, task_id, headers, now):
+            return False
+        times, until = _mark(headers)
+        longest = self._delay * _SPREAD[1]
+        # Another machine wrote it, whose clock may be ahead; further ahead than any is, it would never end.
+        if now < until < now + longest + _SKEW_MAX:
+            return self._wait(delivery, min(until, now + longest), task_id)
+        if times and head.headers.eta is not None and self._is_for_later(delivery, head.headers.eta, task_id):
+            return True
+        if not times:
+            self._announce(delivery, name, task_id)
+        if times >= self._retries:
+            self._give_up(delivery, head, name, task_id, times)
+            return False
+        mark = {"times": times + 1, "until": now + self._delay * random.uniform(*_SPREAD)}
+        return self._hand_back(delivery, again(delivery.payload, delivery.queue, {HANDED_BACK: mark}))
+
+    # ------------------------------------------------------------ the cases
+
+    def _hand_back(self, delivery: Delivery, copy: Outgoing) -> bool:
+        try:
+            # The queue is there: the message came from it.
+            self._outbox.publish(copy, declare=False)
+        except TransportError as error:
+            task_id = copy.headers.get("id")
+            logger.error("Message %s could not be handed back to %s, yet: %s", task_id, delivery.queue, error)
+            self.held.hold(time.time() + max(self._delay, 1.0), delivery)
+            return False
+        delivery.ack()
+        return True
+
+    def _wait(self, delivery: Delivery, until: float, task_id: str) -> bool:
+        if delivery.park(until, task_id):
+            return True
+        self.held.hold(until, delivery)
+        return False
+
+    def _is_for_later(self, delivery: Delivery, eta: str, task_id: str) -> bool:
+        """Leave to the broker what is due much later: who is to run it then need not be here now."""
+        ahead = timestamp(eta, "eta") - (now := time.time())
+        until = now + min(ahead, self._park_longest * random.uniform(0.5, 1.0))
+        return ahead > self._park_after and delivery.park(until, task_id)
+
+    def _announce(self, delivery: Delivery, name: str, task_id: str) -> None:
+        if self._retries:
+            logger.warning(
+                "Received unregistered task of type %r (id %s): it is handed back to %s, %d times at most, for a "
+                "worker that has it. Is the module that defines it imported (imports, include, -I)?",
+                name,
+                task_id,
+                delivery.queue,
+                self._retries,
+            )
+        if self._on_unknown is not None:
+            self._on_unknown(task_id=task_id, name=name)
+
+    def _give_up(self, delivery: Delivery, head: Head, name: str, task_id: str, times: int) -> None:
+        logger.error(
+            "Received unregistered task of type %r (id %s)%s: it is stored as a failure and kept in %s. "
+            "Is the module that defines it imported (imports, include, -I)?",
+            name,
+            task_id,
+            f" after it was handed back {times} times" if times else "",
+            self._deadletters.queue_for(delivery.queue),
+        )
+        if self.events is not None:
+            self.events.failed(task_id, f"NotRegistered({name!r})")
+        self._settle.record_unknown(task_id, head, FAILURE, NotRegistered(name), delivery)
+        text = f"no task named {name!r}" + (f"; handed back {times} times" if times else "")
+        self._deadletters.bury(delivery, "unregistered", text, name, task_id)
+
+    def _drop(
+        self, delivery: Delivery, head: Head, name: str, task_id: str, headers: Mapping[str, Any], now: float
+    ) -> bool:
+        """Settle what is revoked or has expired; return whether it is."""
+        expires = head.headers.expires
+        revokes = self._revokes
+        if revokes and (task_id in revokes or (revokes.stamps and revokes.revoked_stamps(headers))):
+            why = "revoked"
+        elif expires is not None and timestamp(expires, "expires") < now:
+            why = "expired"
+        else:
+            return False
+        logger.info("Discarding %s task: %s[%s]", why, name, task_id)
+        expired = why == "expired"
+        if self._on_revoked is not None:
+            self._on_revoked(task_id=task_id, name=name, terminated=False, signum=None, expired=expired)
+        if self.events is not None:
+            self.events.revoked(task_id, expired=expired)
+        self._settle.record_unknown(task_id, head, REVOKED, TaskRevokedError(why), delivery)
+        delivery.ack()
+        return True
+
+
+def _mark(headers: Mapping[str, Any]) -> tuple[int, float]:
+    """Return how often the message was handed back, and when it may be again (s since the epoch)."""
+    mark = headers.get(HANDED_BACK)
+    if not isinstance(mark, dict):
+        return 0, 0.0
+    times, until = mark.get("times"), mark.get("until")
+    return (
+        times if isinstance(times, int) and times > 0 else 0,
+        float(until) if isinstance(until, int | float) else 0.0,
+    )
