@@ -103,6 +103,8 @@ def running(
     names: Sequence[str] = ("one", "two"),
     conf: dict[str, Any] | None = None,
     make: Callable[..., Any] = proj.make_app,
+    app: str = "proj",
+    backend: str | None = None,
 ) -> Iterator[Fleet]:
     """Run a worker for each of `names` (node ``<name>@here``) with its command line `options`, on `broker`."""
     server = None
@@ -111,18 +113,19 @@ def running(
     else:
         server = request.getfixturevalue({"redis": "redis_server", "amqp": "rabbit_server"}[broker])
         url = server.fresh_url()
+    backend = backend or (url if broker != "amqp" else None)
     book = directory / "ledger"
-    env = workers.app_environment(
-        broker=url, backend=url if broker != "amqp" else None, ledger=book, conf=json.dumps(conf) if conf else None
-    )
+    env = workers.app_environment(broker=url, backend=backend, ledger=book, conf=json.dumps(conf) if conf else None)
     with contextlib.ExitStack() as stack:
         theirs = stack.enter_context(celeryproj.closing(celeryproj.make_app(url))) if broker != "sqlite" else None
-        ours = stack.enter_context(contextlib.closing(make(url, url if broker != "amqp" else None)))
+        ours = stack.enter_context(contextlib.closing(make(url, backend)))
         fleet = Fleet(url, book, server, theirs, ours)
         for number, name in enumerate(names):
             own = options[number] if number < len(options) else ()
             log = directory / f"{name}.log"
-            worker = stack.enter_context(workers.start_worker(None, "-n", f"{name}@here", *own, env=env, log=log))
+            worker = stack.enter_context(
+                workers.start_worker(None, "-n", f"{name}@here", *own, app=app, env=env, log=log)
+            )
             fleet.workers[f"{name}@here"] = worker
         for worker in fleet.workers.values():
             worker.wait_ready()

@@ -72,9 +72,12 @@ class SubscriptionsStep(Step):
 
     name = "subscriptions"
     graph = "consumer"
-    requires = ("connection", "adoption", "queues")
+    requires = ("connection", "adoption", "queues", "intake")
 
     def start(self, board: Board) -> None:
+        intake: Intake = board.get("intake")
+        # A broker that pushes would else send what does not fit, and messages that go back lose their place.
+        intake.tell(board.get("connection"))
         self._queues: Subscriptions = board.get("queues")
         self._queues.attach(board.get("connection"))
         board.put("subscriptions", True)

@@ -126,12 +126,16 @@ class Intake:
         self._consumer = consumer
         self._on_lost = on_lost
         self.connections += 1
-        self._told = 0
         self._paused = False
         self._fd = consumer.fileno()
         self._loop.add_reader(self._fd, self._readable)
         self._settle.hurry()
         self.ask()
+
+    def tell(self, consumer: Consumer) -> None:
+        """Tell `consumer` how many messages may be on loan."""
+        self._told = self._prefetch.limit
+        consumer.prefetch(self._told)
 
     def detach(self) -> None:
         """Forget the consumer, and with it what it had on loan and has not started: the broker gives that out again.
@@ -232,12 +236,11 @@ class Intake:
 
     def _exchange(self, consumer: Consumer) -> None:
         """Send settlements and fetch what fits."""
-        limit = self._prefetch.limit
         # With every task that waits no longer the limit falls by one: a broker that pushes would take back a message
         # each time, and count that as a delivery.
+        limit = self._prefetch.limit
         if limit != self._told and (limit > self._told or limit * 2 <= self._told or not self._prefetch.held):
-            self._told = limit
-            consumer.prefetch(limit)
+            self.tell(consumer)
         room = self._room()
         if room <= 0:
             consumer.flush()
@@ -300,15 +303,20 @@ class Intake:
         if room <= 0:
             return
         running = self._settle.running
+        dispatch = self._dispatch
+        assert dispatch is not None
         tell = self._settle.events is not None
         jobs = []
-        for _ in range(room):
-            item = backlog.popleft()
+        taken = [backlog.popleft() for _ in range(room)]
+        for item in taken:
+            if item.head.headers.expires is not None and not dispatch.due(item):
+                continue  # while it waited here
             running[item.seq] = item
             jobs.append(job_of(item, self._soft, self._hard, tell))
-        self._pool.submit(jobs)
+        if jobs:
+            self._pool.submit(jobs)
         if self.rates.released:
-            self.rates.submitted([job.seq for job in jobs])
+            self.rates.submitted([item.seq for item in taken])
 
     def _due(self, items: list[Item]) -> None:
         assert self._dispatch is not None
