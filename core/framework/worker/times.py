@@ -27,8 +27,8 @@ def timestamp(value: str | float, name: str) -> float:
 def longest_park(worker: WorkerSettings) -> float:
     """Return the seconds for which a message is parked at most, less a random part.
 
-    A revoke that cannot be looked up where the task is parked (by stamps; on brokers that find nothing there; in a worker
-    that is not there just then) must meet it while it is remembered: a task comes by in half that time, and not all at
-    once.
+    A revoke that cannot be looked up where the task is parked (by stamps; on brokers that find nothing there; in a
+    worker that is not there just then) must meet it while it is remembered: a task comes by in half that time, and not
+    all at once.
     """
     return max(worker.eta_park_after, worker.revoke_expires / 2, 1.0)
