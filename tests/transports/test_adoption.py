@@ -299,7 +299,7 @@ def test_another_file_in_its_place_is_left_alone(tmp_path: Path, opened: Any) ->
     theirs = fetch(stranger, 1)
     new = opened(transport.consumer())
     # The numbers are the same: of the consumer, and of the message.
-    assert (lost._id, held[0]._id) == (stranger._id, theirs[0]._id)
+    assert (lost._id, held[0].id) == (stranger._id, theirs[0].id)
     assert list(new.adopt(lost, held)) == []
     lost.close(requeue=False)
     new.add_queue(Q)
