@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 from collections import Counter
-from typing import Any
 
 import pytest
 import redis
 
-from framework._letters import LetterBox
-from framework._plugins.loader import make_transport
-from support import celeryends, ledger, proj, queues, workers
-from support.ended import ACTIONS
+from support import ended, ledger, queues, workers
+from support.ended import ACTIONS, DLQ
 from support.listening import listening
 from support.wait import wait_for
 
-DLQ = "celery.dlq"
 #: Ends that a pool in one process can bring about, with the reason in a dead letter.
 INSIDE = {"failure": "failed", "soft_timeout": "timed-out", "hard_timeout": "timed-out"}
 ENDS = {**INSIDE, "worker_lost": "worker-lost"}
 #: Starts of a task, by what follows its end: one more by a retry, or by a delivery, and then no more.
 STARTS = {"ack": 1, "requeue": 2, "retry": 2, "dead-letter": 1}
-
-
-def letters(url: str) -> Counter[str]:
-    """Return what lies in the dead-letter queue: ``<task> <reason>``."""
-    with (
-        contextlib.closing(proj.make_app(url)) as app,
-        contextlib.closing(make_transport(app.conf.settings)) as broker,
-        LetterBox(broker, [DLQ]) as box,
-    ):
-        return Counter(f"{(each.task or '').removeprefix('ended.')} {each.reason}" for each in box.letters)
 
 
 @pytest.mark.parametrize(
@@ -65,66 +50,12 @@ def test_every_cell(broker, pool, ends, request, client, start_worker, ledger_pa
     wait_for(
         lambda: ledger.read(ledger_path) == starts and queues.waiting(url, DLQ) == buried.total(),
         90,
-        lambda: f"{starts - ledger.read(ledger_path)} {buried - letters(url)} {worker.output[-3000:]}",
+        lambda: f"{starts - ledger.read(ledger_path)} {buried - ended.letters(url)} {worker.output[-3000:]}",
     )
     assert worker.stop() == 0
     # And nothing more than that.
-    assert (ledger.read(ledger_path), letters(url)) == (starts, buried)
+    assert (ledger.read(ledger_path), ended.letters(url)) == (starts, buried)
     assert {name: results[name].state for name in results} == dict.fromkeys(results, "FAILURE")
-
-
-#: By Celery's settings, or ours for all tasks: the ends after which a task with late ack starts again, and the letters.
-NAMED: list[tuple[dict[str, Any], set[str], set[str]]] = [
-    ({}, set(), set()),
-    (
-        {"task_acks_on_failure_or_timeout": False},
-        {"hard_timeout"},
-        {"failure failed", "soft_timeout timed-out", "hard_timeout max-deliveries"},
-    ),
-    ({"task_acks_on_failure": False}, set(), {"failure failed", "soft_timeout timed-out"}),
-    ({"task_acks_on_timeout": False}, {"hard_timeout"}, {"hard_timeout max-deliveries"}),
-    (
-        {"task_acks_on_failure_or_timeout": False, "task_acks_on_failure": True},
-        {"hard_timeout"},
-        {"hard_timeout max-deliveries"},
-    ),
-    ({"task_reject_on_worker_lost": True}, {"worker_lost"}, {"worker_lost max-deliveries"}),
-    ({"task_retry_on_worker_lost": True}, {"worker_lost", "early.worker_lost"}, set()),
-    (
-        {"task_reject_on_worker_lost": True, "task_retry_on_worker_lost": True},
-        {"worker_lost", "early.worker_lost"},
-        set(),
-    ),
-    (
-        {"task_acks_on_failure_or_timeout": False, "task_ends": {"failure": "retry", "hard_timeout": "ack"}},
-        {"failure", "early.failure"},
-        {"soft_timeout timed-out"},
-    ),
-]
-
-
-@pytest.mark.parametrize(("conf", "again", "buried"), NAMED, ids=lambda value: "-".join(value) if value else "none")
-def test_celerys_settings(conf, again, buried, redis_url, client, start_worker, ledger_path):
-    worker = start_worker(
-        *("-P", "prefork", "-c", "4"),
-        app="support.celeryends",
-        broker=redis_url,
-        backend=redis_url,
-        ledger=ledger_path,
-        conf=conf,
-    )
-    app = client(redis_url, redis_url)
-    names = [f"{kind}{end}" for kind in ("", "early.") for end in celeryends.ENDS]
-    results = {name: app.send_task(f"ended.{name}") for name in names}
-    starts = Counter([*names, *again])
-    wait_for(
-        lambda: ledger.read(ledger_path) == starts and queues.waiting(redis_url, DLQ) == len(buried),
-        60,
-        lambda: f"{starts - ledger.read(ledger_path)} {letters(redis_url)} {worker.output[-3000:]}",
-    )
-    wait_for(lambda: {each.state for each in results.values()} == {"FAILURE"}, 20, lambda: worker.output[-3000:])
-    assert worker.stop() == 0
-    assert (ledger.read(ledger_path), letters(redis_url)) == (starts, Counter(buried))
 
 
 def test_a_cold_stop(redis_url, client, start_worker, ledger_path):
@@ -143,7 +74,7 @@ def test_a_cold_stop(redis_url, client, start_worker, ledger_path):
         "shutdown.retry": 1,
         "early.shutdown.retry": 1,
     }
-    assert letters(redis_url) == Counter(["shutdown.dead-letter shutdown", "early.shutdown.dead-letter shutdown"])
+    assert ended.letters(redis_url) == Counter(["shutdown.dead-letter shutdown", "early.shutdown.dead-letter shutdown"])
 
 
 def test_a_retry_is_told_as_one(redis_url, client, start_worker, ledger_path):

@@ -1,4 +1,4 @@
-"""Tasks that a worker does not have: another may, as in a rolling deploy; where nobody has, they are dead letters."""
+"""Tasks that no worker has: they are handed back a few times, and then dead letters."""
 
 from __future__ import annotations
 
@@ -47,25 +47,6 @@ def letters(url):
 def parked(app):
     with closing(loader.make_transport(app.conf.settings)) as transport:
         return transport.parked([Queue(name="celery")])["celery"]
-
-
-def test_a_rolling_deploy(broker_url, client, release, ledger_path):
-    """The old worker meets them all before there is a new one, and goes on with what it has; each runs once."""
-    conf = {"task_unknown_delay": 0.5, "task_unknown_retries": 200}
-    old = release(OLD, "old", **conf)
-    app = client(broker_url)
-    fresh, common = [f"fresh{number}" for number in range(300)], [f"common{number}" for number in range(50)]
-    for entry in fresh:
-        app.send_task(FRESH, (entry,))
-    wait_for(lambda: len(old.lines("Received unregistered task")) == 300, 60, lambda: old.output[-3000:])
-    for entry in common:
-        app.send_task("rollout.common", (entry,))
-    wait_for(lambda: ledger.read(ledger_path) == Counter(common), 40, lambda: old.output[-3000:])
-    new = release(NEW, "new", **conf)
-    wait_for(lambda: ledger.size(ledger_path) >= 350, 60, lambda: f"{ledger.size(ledger_path)}: {old.output[-3000:]}")
-    assert (old.stop(), new.stop()) == (0, 0)
-    assert ledger.read(ledger_path) == Counter([*fresh, *common])
-    assert [queues.waiting(broker_url), parked(app), queues.waiting(broker_url, DLQ)] == [0, 0, 0]
 
 
 def test_nobody_has_it(broker_url, backend_url, client, release, ledger_path):

@@ -46,8 +46,9 @@ def test_a_retry_after_a_lost_process_keeps_its_priority(redis_url, client, star
     assert client(redis_url, redis_url).send_task("retried.dying", ("one",), priority=6).get(timeout=LONG) == 6
 
 
-@pytest.mark.parametrize("broker", ["redis", "sqlite", "amqp"])
-@pytest.mark.parametrize("pool", ["threads", "prefork"])
+@pytest.mark.parametrize(
+    ("broker", "pool"), [("redis", "prefork"), ("redis", "threads"), ("sqlite", "solo"), ("amqp", "prefork")]
+)
 def test_what_expires_in_the_worker_does_not_run(broker, pool, request, client, start_worker, ledger_path, tmp_path):
     """It was taken in before, while all slots were taken."""
     url = request.getfixturevalue(f"{broker}_url")

@@ -5,19 +5,34 @@ Each notes that it starts, as ``<end>.<action>``, and is started once more at th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from typing import Any
 
 from framework import App
-from support import ledger
+from framework._letters import LetterBox
+from framework._plugins.loader import make_transport
+from support import ledger, proj
 
+DLQ = "celery.dlq"
 ACTIONS = ("ack", "requeue", "retry", "dead-letter")
 #: What a task of that end does, and the options that it wants.
 HOW: dict[str, tuple[Any, dict[str, Any]]] = {}
 
 app = App("ended", broker=os.environ.get("TEST_BROKER_URL"), backend=os.environ.get("TEST_RESULT_URL"))
+
+
+def letters(url: str) -> Counter[str]:
+    """Return what lies in the dead-letter queue: ``<task> <reason>``."""
+    with (
+        contextlib.closing(proj.make_app(url)) as app,
+        contextlib.closing(make_transport(app.conf.settings)) as broker,
+        LetterBox(broker, [DLQ]) as box,
+    ):
+        return Counter(f"{(each.task or '').removeprefix('ended.')} {each.reason}" for each in box.letters)
 
 
 def _end(name: str, **options: Any) -> Any:
