@@ -26,7 +26,7 @@ def _add(end: str, **options: Any) -> None:
         ledger.append(os.environ["TEST_LEDGER"], name)
         body()
 
-    app.task(name=f"ended.{name}", max_retries=1, default_retry_delay=0, max_deliveries=2, **how, **options)(task)
+    app.task(name=f"ended.{name}", max_retries=1, default_retry_delay=0.5, max_deliveries=2, **how, **options)(task)
 
 
 for _end in ENDS:

@@ -84,7 +84,7 @@ def _add(end: str, action: str, *, late: bool) -> None:
         acks_late=late,
         ends={end: action},
         max_retries=1,
-        default_retry_delay=0,
+        default_retry_delay=0.5,
         max_deliveries=2,
         **options,
     )(task)
