@@ -208,7 +208,8 @@ class Consumer(ABC):
 
     #: When a parked message of these queues comes due, as `time.monotonic` counts; None: none that is known of. Core
     #: reads it after each `fetch` and calls `fetch` again then, without the descriptor; one that is learned otherwise,
-    #: or comes to be earlier, turns the descriptor readable.
+    #: or comes to be earlier, turns the descriptor readable. A broker that pushes what is due names only times at which
+    #: its consumer wants to be asked again for another reason.
     due_at: float | None = None
 
     @abstractmethod

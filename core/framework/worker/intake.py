@@ -244,6 +244,8 @@ class Intake:
         room = self._room()
         if room <= 0:
             consumer.flush()
+            if consumer.due_at != self._due_at:
+                self._await_due(consumer.due_at)
             return
         if self._paused:
             self._paused = False

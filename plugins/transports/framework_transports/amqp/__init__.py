@@ -4,6 +4,7 @@
    producer (`producer`, `session`), consumer (`consumer`, `settlements`) and mailbox (`mailbox`), each over a link
    (`connection`, made by `connector`) of its own. `admin` measures and empties queues.
 2. `topology` declares what Celery would declare, so that both may share a broker; `codec` is the hot path's bytes.
+   `parking` has the broker keep messages for later, in the queues of `levels`.
 3. py-amqp greets the broker and speaks the seldom used methods; it is imported with the first connection.
 """
 
@@ -49,7 +50,7 @@ class AmqpTransport(Transport):
     """RabbitMQ's driver."""
 
     options_type: ClassVar[type[msgspec.Struct]] = AmqpOptions
-    traits: ClassVar[TransportTraits] = TransportTraits(fanout=True, priorities=True)
+    traits: ClassVar[TransportTraits] = TransportTraits(fanout=True, priorities=True, parks=True)
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         super().__init__(url, options, settings)
@@ -80,7 +81,8 @@ class AmqpTransport(Transport):
         if self._mode_ is None or self._tries_ is None:
             self._mode_ = QosMode()
             self._tries_ = Tries()
-        return AmqpConsumer(self._connector().connect("consumer", heartbeat=True), self._mode_, self._tries_)
+        connector = self._connector()
+        return AmqpConsumer(connector.connect("consumer", heartbeat=True), self._mode_, self._tries_, connector)
 
     def mailbox(self) -> Mailbox:
         """Connect and return a mailbox. Raises `ConnectionLost`."""
@@ -92,8 +94,12 @@ class AmqpTransport(Transport):
         """Return how many messages wait in each queue; None when there is no such queue."""
         return self._admin().sizes(queues)
 
+    def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
+        """Return how many messages of each queue are parked."""
+        return self._admin().parked(queues)
+
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue` and return how much that was."""
+        """Drop what waits in `queue` or is parked, and return how much that was."""
         return self._admin().purge(queue)
 
     def info(self) -> dict[str, Any]:

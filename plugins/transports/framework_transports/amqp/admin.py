@@ -12,6 +12,7 @@ from framework.api.transport import Queue
 from framework.exceptions import ConnectionLost, TransportError
 from framework_transports.amqp.connection import LOST, ChannelClosed, Link, lost
 from framework_transports.amqp.connector import Connector
+from framework_transports.amqp.levels import level_queues
 from framework_transports.amqp.session import Session
 from framework_transports.amqp.topology import Declarer
 
@@ -33,9 +34,18 @@ class Admin:
         names = [queue.name for queue in queues]
         return self._ask(lambda declarer: {name: declarer.size(name) for name in names})
 
+    def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
+        """Return how many messages of each queue are parked."""
+        names = [queue.name for queue in queues]
+        return self._ask(
+            lambda declarer: {name: sum(declarer.size(level) or 0 for level in level_queues(name)) for name in names}
+        )
+
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue`; return how much that was."""
-        return self._ask(lambda declarer: declarer.purge(queue.name))
+        """Drop what waits in `queue` or is parked; return how much that was."""
+        # The queue last: what comes due meanwhile comes there.
+        names = [*level_queues(queue.name), queue.name]
+        return self._ask(lambda declarer: sum(declarer.purge(name) for name in names))
 
     def close(self) -> None:
         """Close the connection; harmless when closed."""

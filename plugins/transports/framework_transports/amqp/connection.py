@@ -96,6 +96,8 @@ class Link(Connection):  # type: ignore[misc]
         self.blocked = ""
         self.blocked_at = 0.0
         self.last_received = monotonic()
+        #: Seconds to wait for an answer that py-amqp asks for without a limit of its own.
+        self.answer_timeout = ANSWER_TIMEOUT
         self.on_delivery: Callable[[Delivered], object] = _ignore
         self.on_return: Callable[[Returned], object] = _ignore
         self.on_confirm: Callable[[int, bool, bool], object] = _ignore
@@ -115,7 +117,7 @@ class Link(Connection):  # type: ignore[misc]
         if self.take_frames():
             return True
         if timeout is None:
-            timeout = ANSWER_TIMEOUT
+            timeout = self.answer_timeout
         if self._until is not None:
             # A frozen broker must not hold up our goodbye; 0 would mean not to wait at all.
             timeout = max(0.001, min(timeout, self._until - monotonic()))
@@ -249,7 +251,7 @@ class Link(Connection):  # type: ignore[misc]
     def write_while_reading(self, data: bytes) -> None:
         """Send `data`, taking in what comes meanwhile: a broker that answers each message must not be kept waiting.
 
-        Raises `TimeoutError` when the broker takes nothing for `ANSWER_TIMEOUT`.
+        Raises `TimeoutError` when the broker takes nothing for `answer_timeout`.
         """
         sock = self._transport.sock
         rest = memoryview(data)
@@ -263,8 +265,8 @@ class Link(Connection):  # type: ignore[misc]
                     continue
                 except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                     pass
-                if monotonic() - last > ANSWER_TIMEOUT:
-                    raise TimeoutError(f"the broker took nothing for {ANSWER_TIMEOUT:g} s {self.blocked}".rstrip())
+                if monotonic() - last > self.answer_timeout:
+                    raise TimeoutError(f"the broker took nothing for {self.answer_timeout:g} s {self.blocked}".rstrip())
                 if self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, 1.0) & selectors.EVENT_READ:
                     self.advance()
                     sock.settimeout(0)

@@ -8,6 +8,8 @@
    answer (`Link.nudge`), so that the loop wakes up.
 5. Sends heartbeats, and notices when the broker's stay away.
 6. After a lost connection the broker hands out again what it has not heard to be acknowledged; see `Acknowledged`.
+7. What is parked (see `Parking`) is pushed like anything else when its time comes: `due_at` only says when to look
+   whether the broker has it.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ from framework_transports.amqp.codec import (
     write_table,
 )
 from framework_transports.amqp.connection import LOST, ChannelClosed, Delivered, Link, lost
+from framework_transports.amqp.connector import Connector
 from framework_transports.amqp.delivery import AmqpDelivery
+from framework_transports.amqp.levels import PARKING_BYTES, brought_back
+from framework_transports.amqp.parking import Parking
 from framework_transports.amqp.settlements import Settlements
 from framework_transports.amqp.topology import Declarer, counts_on_queue, explained
 from framework_transports.amqp.tries import Tries
@@ -43,6 +48,8 @@ logger = logging.getLogger(__name__)
 PREFETCH_DEFAULT: Final = 16
 #: More than this, the wire's two bytes cannot say: no limit.
 PREFETCH_MAX: Final = 65_535
+#: Messages that may be on their way to be parked, beyond the limit.
+PARKED_AHEAD: Final = 1_000
 
 _pack_qos = Struct(">IHB").pack
 _NOT_IMPLEMENTED: Final = 540
@@ -71,7 +78,8 @@ class _Source:
 class AmqpConsumer(Consumer):
     """Fetches from a set of queues over one connection."""
 
-    def __init__(self, link: Link, mode: QosMode, tries: Tries) -> None:
+    def __init__(self, link: Link, mode: QosMode, tries: Tries, connector: Connector) -> None:
+        """`connector` makes the connection that messages for later are parked over."""
         self._link = link
         self._mode = mode
         self._tries = tries
@@ -79,6 +87,7 @@ class AmqpConsumer(Consumer):
         #: The connection itself is gone: nobody to say goodbye to.
         self._broken = False
         self._settlements = Settlements()
+        self._parking = self._settlements.parking = Parking(connector, self._settlements)
         self._acknowledged = Acknowledged()
         self._ready: deque[Delivered] = deque()
         #: By consumer tag, ended ones too: what they pushed may still arrive.
@@ -86,6 +95,8 @@ class AmqpConsumer(Consumer):
         self._current: dict[str, _Source] = {}
         self._numbers = 0
         self._limit = PREFETCH_DEFAULT
+        #: What the channel was told: the limit, and what is being parked beside that.
+        self._told = PREFETCH_DEFAULT
         #: The limit that per-consumer sources were begun with.
         self._begun_with = PREFETCH_DEFAULT
         try:
@@ -132,6 +143,7 @@ class AmqpConsumer(Consumer):
         source = _Source(queue, b"%d" % self._numbers)
         self._sources[source.tag] = source
         self._current[queue.name] = source
+        self._parking.know(queue)
         return source
 
     def cancel_queue(self, name: str) -> None:
@@ -209,6 +221,8 @@ class AmqpConsumer(Consumer):
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
         """Learn what `lost` has acknowledged; the broker has taken all else back, and hands it out again."""
         if isinstance(lost, AmqpConsumer):
+            # What the broker has parked and we have not acknowledged comes back, too.
+            lost._parking.finish()
             self._acknowledged.learn(lost._acknowledged, lost._settlements.recent)
         return ()
 
@@ -223,11 +237,10 @@ class AmqpConsumer(Consumer):
             headers, properties, content_type, content_encoding = ContentHeader(
                 {"undecodable": str(error)}, {}, JSON, UTF8
             )
-        properties["delivery_info"] = {
-            "exchange": exchange.decode(errors="replace"),
-            "routing_key": routing_key.decode(errors="replace"),
-            "redelivered": redelivered != 0,
-        }
+        came_from, key = exchange.decode(errors="replace"), routing_key.decode(errors="replace")
+        if exchange.startswith(PARKING_BYTES):
+            came_from, key = brought_back(headers, source.name)
+        properties["delivery_info"] = {"exchange": came_from, "routing_key": key, "redelivered": redelivered != 0}
         count = headers.get("x-delivery-count")
         deliveries = count if type(count) is int else max(1, self._tries.of(headers)) if redelivered else 0
         return AmqpDelivery(
@@ -259,10 +272,26 @@ class AmqpConsumer(Consumer):
             self._fail(error)
 
     def _settle(self) -> None:
+        if self._parking.waiting:
+            self._park()
         if self._settlements.pending:
             self._link.write(self._settlements.frames(self._channel_id))
 
+    def _park(self) -> None:
+        self._parking.exchange()
+        self.due_at = self._parking.ask_at
+        # Before acknowledgements make room that is not there any more.
+        if not self._mode.per_consumer and self._allowed != self._told:
+            self._send_qos()
+
     # ------------------------------------------------------------ limits
+
+    @property
+    def _allowed(self) -> int:
+        """How many may be on loan: those that are being parked wait for nothing but the broker."""
+        if not self._limit:
+            return 0
+        return min(PREFETCH_MAX, self._limit + min(len(self._parking.waiting), PARKED_AHEAD))
 
     def prefetch(self, limit: int) -> None:
         """Learn that at most `limit` deliveries will be on loan at a time; 0, or more than 65,535: any number."""
@@ -287,13 +316,14 @@ class AmqpConsumer(Consumer):
         Where each consumer is limited by itself this is done once, when the limit changes: there the broker may rightly
         send more in all, and would send the same again.
         """
-        ready, limit = self._ready, self._limit
+        ready, limit = self._ready, self._allowed
         while limit and len(self._settlements) > limit and ready and not self._sources[ready[-1][0]].queue.no_ack:
             self._settlements.reject(ready.pop()[1], True)
 
     def _send_qos(self) -> None:
         whole_channel = not self._mode.per_consumer
-        self._link.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, self._limit, whole_channel)))
+        self._told = self._allowed if whole_channel else self._limit
+        self._link.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, self._told, whole_channel)))
 
     def _limit_each(self) -> None:
         """Limit every consumer by itself; the ones there are make way for new ones, which alone obey a new limit."""
@@ -339,6 +369,7 @@ class AmqpConsumer(Consumer):
         if not self._dead:
             self._dead = True
             try:
+                self._parking.finish()
                 self._settle()
             except LOST as error:
                 self._broken = True

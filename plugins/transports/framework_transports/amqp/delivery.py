@@ -47,6 +47,16 @@ class AmqpDelivery(Delivery):
                 self._tries.note(self.payload, self.deliveries + 1)
             settlements.reject(self._tag, requeue)
 
+    def park(self, until: float, key: str = "") -> bool:
+        """Have a copy of the message kept until its time, and this one acknowledged when the broker has that."""
+        settlements = self._settlements
+        if settlements is None or settlements.parking is None:
+            return False
+        if not settlements.parking.take(self.payload, self.queue, self._tag, until):
+            return False
+        self._settlements = None
+        return True
+
     def release(self) -> None:
         """Give the message back as if it had never been fetched."""
         settlements = self._settlements

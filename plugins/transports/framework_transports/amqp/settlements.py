@@ -11,9 +11,12 @@ still on loan; and rejects must go out before it, or it would acknowledge what w
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from framework_transports.amqp.codec import reject_frame, settle_frame
+
+if TYPE_CHECKING:
+    from framework_transports.amqp.parking import Parking
 
 #: So many acks may be on their way when the connection breaks.
 _RECENT: Final = 2048
@@ -22,7 +25,7 @@ _RECENT: Final = 2048
 class Settlements:
     """The loan book of one channel."""
 
-    __slots__ = ("_acked", "_loans", "_rejected", "_settled", "recent")
+    __slots__ = ("_acked", "_loans", "_rejected", "_settled", "parking", "recent")
 
     def __init__(self) -> None:
         #: Tags not known to be settled, oldest first; those settled out of order stay until the older ones are.
@@ -33,6 +36,8 @@ class Settlements:
         self._rejected: list[tuple[int, bool]] = []
         #: Headers of what was acknowledged last; the broker may not have heard of it.
         self.recent: deque[object] = deque(maxlen=_RECENT)
+        #: Parks what is on loan; None: nobody does.
+        self.parking: Parking | None = None
 
     def __len__(self) -> int:
         """Return how many messages are on loan."""

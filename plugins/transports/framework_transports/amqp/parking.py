@@ -1,0 +1,194 @@
+"""Parking: has the broker keep messages for later, and acknowledges the originals when it has them.
+
+1. `take` encodes a copy of a message; `exchange` publishes it, persistent and confirmed, and never waits.
+2. Only when the broker has confirmed the copy is the original acknowledged, with the next settlements. Whoever dies
+   between the two leaves two of them, never none.
+3. Publishes over a connection of its own: a broker that is short of memory or disk does not read from connections that
+   publish, and the consumer's has acknowledgements to send.
+4. What cannot be parked stays in the worker: queues that may be gone by then, a broker that refuses, is blocked, or
+   does not know such queues (RabbitMQ before 3.10). It is asked again after a while.
+
+A confirmation comes down a socket that no loop watches: `ask_at` says when to look.
+"""
+
+from __future__ import annotations
+
+import logging
+from itertools import takewhile
+from time import monotonic, time
+from typing import Any, Final
+
+from framework.api.transport import Queue
+from framework.exceptions import ConnectionLost
+from framework.message import Payload
+from framework_transports.amqp.codec import publish_frames, write_properties
+from framework_transports.amqp.connection import LOST, ChannelClosed, Link, Returned
+from framework_transports.amqp.connector import Connector
+from framework_transports.amqp.levels import Levels, can_wait, exchange_of, parked_headers, routing_key, units
+from framework_transports.amqp.settlements import Settlements
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without an answer to a declaration, or to a goodbye, after which the broker is let alone for a while.
+_PATIENCE: Final = 3.0
+#: Seconds for which nothing is parked after the broker refused.
+_REST: Final = 10.0
+#: Seconds between two looks for confirmations: at first, and at most.
+_SOON: Final = 0.002
+_LATE: Final = 1.0
+#: Properties that a copy does not have: what the message says of its delivery, how long the broker may keep it (parked,
+#: it would come too early for that; the task's own `expires` is a header), and who sent it, which has to be us.
+_LEFT_OUT: Final = ("delivery_info", "delivery_mode", "expiration", "user_id")
+
+
+class Parking:
+    """Parks what one consumer has on loan."""
+
+    def __init__(self, connector: Connector, settlements: Settlements) -> None:
+        self._connector = connector
+        self._settlements = settlements
+        self._queues: dict[str, Queue] = {}
+        self._link: Link | None = None
+        self._levels: Levels | None = None
+        self._channel = 0
+        self._sequence = 0
+        self._frames: list[bytes] = []
+        #: By the number of the publication: the original's delivery tag and headers.
+        self.waiting: dict[int, tuple[int, object]] = {}
+        self._pace = _SOON
+        self._rest_until = 0.0
+
+    def know(self, queue: Queue) -> None:
+        """Learn of a queue that is consumed from."""
+        self._queues[queue.name] = queue
+
+    # ------------------------------------------------------------ parking
+
+    def take(self, payload: Payload, name: str, tag: int, until: float) -> bool:
+        """Park the message `tag` of the queue `name` with the next `exchange`; return whether that can be."""
+        queue = self._queues.get(name)
+        if queue is None or isinstance(payload, bytes) or not can_wait(queue) or monotonic() < self._rest_until:
+            return False
+        count = units(until - time())
+        try:
+            link, levels = self._open()
+            if link.blocked:
+                return False
+            levels.make(name, count)
+            frames = self._encode(link, payload, name, count)
+        except ConnectionLost as error:
+            self._rest(error)
+            return False
+        except (*LOST, ChannelClosed) as error:
+            self._give_up(error)
+            return False
+        except (ValueError, TypeError, AttributeError) as error:
+            logger.debug("A message from %s cannot be parked: %s", name, error)
+            return False
+        self._sequence += 1
+        self._frames.append(frames)
+        self.waiting[self._sequence] = (tag, payload[0])
+        self._pace = _SOON
+        return True
+
+    def _open(self) -> tuple[Link, Levels]:
+        link, levels = self._link, self._levels
+        if link is not None and levels is not None:
+            # Blocked or closed meanwhile, it says so here and not in the middle of a declaration.
+            link.advance()
+            return link, levels
+        self._link = link = self._connector.connect("parking")
+        link.answer_timeout = _PATIENCE
+        channel = link.open_channel()
+        channel.confirm_select()
+        self._channel = int(channel.channel_id)
+        self._sequence = 0
+        link.on_confirm = self._confirmed
+        link.on_return = self._came_back
+        self._levels = levels = Levels(link)
+        return link, levels
+
+    def _encode(self, link: Link, payload: tuple[Any, ...], name: str, count: int) -> bytes:
+        headers, properties, content_type, content_encoding, body = payload
+        kept = {key: value for key, value in properties.items() if key not in _LEFT_OUT}
+        written = write_properties(parked_headers(headers, properties), content_type, content_encoding, 2, kept)
+        key = routing_key(count, name)
+        return publish_frames(self._channel, exchange_of(count), key, written, body, link.frame_max, mandatory=True)
+
+    # ------------------------------------------------------------ confirmations
+
+    def exchange(self) -> None:
+        """Publish what was taken, and settle the originals of what has been confirmed."""
+        link = self._link
+        if link is None:
+            return
+        before = len(self.waiting)
+        try:
+            if self._frames:
+                frames, self._frames = self._frames, []
+                link.write_while_reading(b"".join(frames))
+            while link.advance():
+                pass
+        except (*LOST, ChannelClosed) as error:
+            self._give_up(error)
+        self._pace = _SOON if len(self.waiting) < before else min(2 * self._pace, _LATE)
+
+    @property
+    def ask_at(self) -> float | None:
+        """When to call `exchange` again, as `monotonic` counts; None: there is nothing to wait for."""
+        return monotonic() + self._pace if self.waiting else None
+
+    def _confirmed(self, number: int, multiple: bool, nacked: bool) -> None:
+        numbers = list(takewhile(number.__ge__, self.waiting)) if multiple else [number]
+        settlements = self._settlements
+        for each in numbers:
+            tag, headers = self.waiting.pop(each, (0, None))
+            if not tag:
+                continue
+            if nacked:
+                settlements.reject(tag, True)
+            else:
+                settlements.ack(tag)
+                settlements.recent.append(headers)
+        if nacked:
+            self._rest(RuntimeError("it could not store them"))
+
+    def _came_back(self, returned: Returned) -> None:
+        raise ChannelClosed(self._channel, returned[0], f"{returned[2].decode(errors='replace')} leads nowhere")
+
+    # ------------------------------------------------------------ the end
+
+    def finish(self, timeout: float = _PATIENCE) -> None:
+        """Wait for the confirmations that are still to come, and disconnect; harmless when that is done."""
+        self.exchange()
+        until = monotonic() + timeout
+        try:
+            while self.waiting and self._link is not None and (left := until - monotonic()) > 0:
+                if self._link.receive(left):
+                    self._link.take_frames()
+        except (*LOST, ChannelClosed) as error:
+            self._give_up(error)
+        link, self._link = self._link, None
+        if link is not None:
+            link.goodbye()
+
+    def _give_up(self, error: BaseException) -> None:
+        """Begin anew: nobody knows what has become of what was not confirmed, so its originals go back."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.abandon()
+        for tag, _ in self.waiting.values():
+            self._settlements.reject(tag, True)
+        self.waiting.clear()
+        self._frames.clear()
+        self._rest(error)
+
+    def _rest(self, error: BaseException) -> None:
+        now = monotonic()
+        if now >= self._rest_until:
+            logger.warning(
+                "The broker does not park tasks for later: %s. They wait in this worker; it tries again in %g s",
+                error,
+                _REST,
+            )
+        self._rest_until = now + _REST
