@@ -529,6 +529,19 @@ def test_unroutable_is_refused_by_name(producer) -> None:
     producer.publish([message(3)])
 
 
+def test_a_task_that_no_queue_takes_is_refused(producer) -> None:
+    """An exchange of its own, and no queue bound for its key; what is no task may reach nobody."""
+    producer.declare([direct("named"), Queue(name="t", exchange=Exchange("topics", "topic"), routing_key="a.*")])
+    for exchange, kind in (("named", "direct"), ("topics", "topic")):
+        lost = message(1, "missing", exchange=exchange, exchange_type=kind)
+        with pytest.raises(PublishRefused, match=rf"no queue for 'missing' behind exchange '{exchange}'.*1 of 1 mess"):
+            producer.publish([lost])
+        producer.publish([message(1, "missing", exchange=exchange, exchange_type=kind, headers={"id": "event"})])
+    with kombu.Connection(producer._session.connector.addresses[0].display.replace("**", "guest")) as connection:
+        kombu.Exchange("everywhere", "fanout")(connection.channel()).declare()
+    producer.publish([message(1, "", exchange="everywhere", exchange_type="fanout")])
+
+
 def test_fanout_to_nobody_is_fine_and_a_missing_exchange_is_not(producer) -> None:
     producer.declare([Queue(name="t", exchange=Exchange("topics", "topic"), routing_key="a.*")])
     producer.publish([Outgoing(body=b"", headers={}, exchange="topics", routing_key="nobody", exchange_type="topic")])
@@ -835,13 +848,52 @@ def test_a_cut_connection_is_lost_everywhere(relay: Relay, make: Callable[..., A
     producer.close()
 
 
-def test_a_deleted_queue_ends_the_consumer(amqp_url: str, consumer: Consumer) -> None:
+@pytest.mark.parametrize("arguments", [None, {"x-queue-type": "quorum"}], ids=["classic", "quorum"])
+def test_a_deleted_queue_is_declared_again(
+    amqp_url: str, producer, consumer: Consumer, caplog: pytest.LogCaptureFixture, arguments: dict[str, str] | None
+) -> None:
+    q = direct("q", queue_arguments=arguments)
+    other = direct("other")
+    for each in (q, other):
+        consumer.add_queue(each)
+    producer.publish([message(1), message(2, "other")])
+    held = gather(consumer, 2)
+    for _ in range(2):
+        caplog.clear()
+        with kombu.Connection(amqp_url) as connection:
+            connection.channel().queue_delete("q")
+        wait_for(lambda: consumer.fetch(1) == [] and len(_said(caplog)) == 1, 20, "the loss to be told, once")
+        producer.publish([message(3), message(4, "other")])
+        found = gather(consumer, 2)
+        assert sorted(map(ident, found)) == ["id3", "id4"]
+        held += found
+    # What was on loan from the queue that is gone may still be settled, and others are not disturbed.
+    for one in held:
+        one.ack()
+    consumer.flush()
+    producer.publish([message(5)])
+    assert [ident(one) for one in gather(consumer, 1)] == ["id5"]
+
+
+def _said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [text for text in caplog.messages if "consumer of queue 'q'" in text and "declared again" in text]
+
+
+def test_a_queue_that_comes_back_otherwise_is_told(amqp_url: str, consumer: Consumer) -> None:
+    """Somebody was quicker, and made it in another way: that is no reason to try for ever without a word."""
     consumer.add_queue(Q)
     with kombu.Connection(amqp_url) as connection:
-        connection.channel().queue_delete("q")
-    assert select.select([consumer.fileno()], [], [], 10)[0]
-    with pytest.raises(ConnectionLost, match="consumer of queue 'q'"):
-        consumer.fetch(1)
+        channel = connection.channel()
+        channel.queue_delete("q")
+        channel.queue_declare("q", durable=True, auto_delete=False, arguments={"x-max-priority": 3})
+
+    def told() -> bool:
+        with contextlib.suppress(ConnectionLost):
+            consumer.fetch(1)
+        return False
+
+    with pytest.raises(TransportError, match="queue 'q' exists with other properties"):
+        wait_for(told, 20, "an explanation")
 
 
 def test_heartbeats_keep_an_idle_consumer_alive(make: Callable[..., AmqpTransport], amqp_url: str) -> None:

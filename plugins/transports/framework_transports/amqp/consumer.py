@@ -8,7 +8,8 @@
    answer (`Link.nudge`), so that the loop wakes up.
 5. Sends heartbeats, and notices when the broker's stay away.
 6. After a lost connection the broker hands out again what it has not heard to be acknowledged; see `Acknowledged`.
-7. What is parked (see `Parking`) is pushed like anything else when its time comes: `due_at` only says when to look
+7. A queue that is deleted while it is consumed from is declared again.
+8. What is parked (see `Parking`) is pushed like anything else when its time comes: `due_at` only says when to look
    whether the broker has it.
 """
 
@@ -90,6 +91,8 @@ class AmqpConsumer(Consumer):
         self._parking = self._settlements.parking = Parking(connector, self._settlements)
         self._acknowledged = Acknowledged()
         self._ready: deque[Delivered] = deque()
+        #: Those that the broker has ended and nobody has replaced yet.
+        self._ended: list[_Source] = []
         #: By consumer tag, ended ones too: what they pushed may still arrive.
         self._sources: dict[bytes, _Source] = {}
         self._current: dict[str, _Source] = {}
@@ -172,11 +175,21 @@ class AmqpConsumer(Consumer):
     def _cancelled_by_broker(self, tag: bytes) -> None:
         source = self._sources.get(tag)
         if source is not None and self._current.get(source.name) is source:
-            raise ChannelClosed(
-                self._channel_id,
-                404,
-                f"the broker ended the consumer of queue {source.name!r} (was the queue deleted?)",
-            )
+            # Not now: there are frames to be read first.
+            self._ended.append(source)
+
+    def _begin_again(self) -> None:
+        """Declare what was deleted, or has moved to another node, and consume from it."""
+        ended, self._ended = self._ended, []
+        for source in ended:
+            if self._current.get(source.name) is source:
+                del self._current[source.name]
+                source.cancelled = True
+                logger.warning(
+                    "The broker ended the consumer of queue %r (was the queue deleted?): it is declared again",
+                    source.name,
+                )
+                self.add_queue(source.queue)
 
     # ------------------------------------------------------------ in
 
@@ -203,6 +216,8 @@ class AmqpConsumer(Consumer):
                 self._settle()
         except (*LOST, ChannelClosed) as error:
             self._fail(error)
+        if self._ended:
+            self._begin_again()
         if self._acknowledged:
             return self._fetch_new(limit)
         count = min(limit, len(ready))
@@ -258,7 +273,7 @@ class AmqpConsumer(Consumer):
         return self._link.fileno()
 
     def _wake(self) -> None:
-        if self._ready:
+        if self._ready or self._ended:
             self._link.nudge(self._channel_id)
 
     # ------------------------------------------------------------ out

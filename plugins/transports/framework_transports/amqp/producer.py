@@ -2,8 +2,8 @@
 
 1. Encodes a whole batch before the first byte is sent: a message that cannot be sent refuses the batch.
 2. Sends all of it, then waits once until the broker has confirmed every message (option `confirm_publish`).
-3. A task for a queue that does not exist comes back (``mandatory``) and is `PublishRefused`, naming the queue.
-   Messages to topic and fanout exchanges may reach nobody: that is what such exchanges are for.
+3. A task that no queue takes comes back (``mandatory``) and is `PublishRefused`, naming the queue, or the exchange and
+   the key. What goes to a fanout exchange, and events, may reach nobody: that is what those are for.
 4. A broker that is short of memory or disk says so (``connection.blocked``): wait a while, then `PublishRefused`; but
    if it said so only after we had sent, `ConnectionLost`, for it may take the messages later.
 """
@@ -148,12 +148,8 @@ class AmqpProducer(Producer):
     def _raise_refusals(self, count: int) -> None:
         returned, self._returned = self._returned, []
         if returned:
-            queues = sorted({item[3].decode(errors="replace") for item in returned})
-            names = ", ".join(repr(name) for name in queues[:5])
-            more = f" and {len(queues) - 5} more" if len(queues) > 5 else ""
-            kind = "queue" if len(queues) == 1 else "queues"
             raise PublishRefused(
-                f"there is no {kind} {names}{more} in the broker, so {len(returned)} of {count} messages went nowhere: "
+                f"there is no {_places(returned)} in the broker, so {len(returned)} of {count} messages went nowhere: "
                 f"declare the queue (start a worker that consumes it, or let missing queues be created)"
             )
         if self._nacked:
@@ -166,7 +162,7 @@ class AmqpProducer(Producer):
         # Without confirms nobody waits to be told; say it at least in the log.
         returned, self._returned = self._returned, []
         for item in returned:
-            logger.error("A message was dropped: there is no queue %r in the broker", item[3].decode(errors="replace"))
+            logger.error("A message was dropped: there is no %s in the broker", _places([item]))
 
     def declare(self, queues: Iterable[Queue]) -> None:
         """Create exchanges, queues and bindings that do not exist."""
@@ -192,7 +188,7 @@ class AmqpProducer(Producer):
 def encode(messages: Sequence[Outgoing], channel: int, frame_max: int, *, mandatory: bool) -> bytes:
     """Return the frames of all `messages`. Raises `PublishRefused` for one that AMQP cannot carry.
 
-    With `mandatory`, those that go straight to a queue come back if there is no such queue.
+    With `mandatory`, tasks and what goes straight to a queue come back if no queue takes them.
     """
     parts = []
     for message in messages:
@@ -216,13 +212,25 @@ def encode(messages: Sequence[Outgoing], channel: int, frame_max: int, *, mandat
                     properties,
                     message.body,
                     frame_max,
-                    mandatory=mandatory and not message.exchange,
+                    mandatory=mandatory and _must_arrive(message),
                 )
             )
         except (ValueError, TypeError, AttributeError) as error:
             name = message.headers.get("id") or message.routing_key
             raise PublishRefused(f"the message {name!r} cannot be sent over AMQP: {error}") from error
     return b"".join(parts)
+
+
+def _must_arrive(message: Outgoing) -> bool:
+    return not message.exchange or (message.exchange_type != "fanout" and "task" in message.headers)
+
+
+def _places(returned: Sequence[Returned]) -> str:
+    """Name the queues that messages were sent to, those behind an exchange by its name and the key."""
+    places = sorted({(item[2].decode(errors="replace"), item[3].decode(errors="replace")) for item in returned})
+    names = ", ".join(repr(key) if not name else f"for {key!r} behind exchange {name!r}" for name, key in places[:5])
+    more = f" and {len(places) - 5} more" if len(places) > 5 else ""
+    return f"{'queue' if len(places) == 1 else 'queues'} {names}{more}"
 
 
 def _refusal(closed: ChannelClosed, messages: Sequence[Outgoing]) -> str:
