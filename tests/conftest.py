@@ -2,7 +2,7 @@
 
 1. Brokers: `redis_server` and `rabbit_server` are private and live as long as the session, started by the first test
    that asks; `redis_url`, `amqp_url`, `sqlite_url` are an empty place of the test's own; `broker_url` is each in turn.
-   `private_server` starts one that the test may stop.
+   `private_server` starts one that the test may stop, `module_rabbit` is one that all tests of a module may.
 2. `backend_url`: the result store that goes with `broker_url`.
 3. Workers: `start_worker`, `start_celery_worker` start real processes and clean up after the test.
 4. `place` makes a user's directory, for workers in the background.
@@ -69,6 +69,12 @@ def redis_server() -> Iterator[PrivateRedis]:
 @pytest.fixture(scope="session")
 def rabbit_server() -> Iterator[PrivateRabbit]:
     """The session's RabbitMQ. Do not stop it: a test that needs that makes a `PrivateRabbit` of its own."""
+    yield from _serve(PrivateRabbit)
+
+
+@pytest.fixture(scope="module")
+def module_rabbit() -> Iterator[PrivateRabbit]:
+    """A RabbitMQ for the tests of one module, which may stop it and start it again."""
     yield from _serve(PrivateRabbit)
 
 

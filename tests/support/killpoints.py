@@ -13,13 +13,14 @@ from typing import Any, Final
 from framework.worker.settle import Settle
 from framework_results.redis import RedisStore
 from framework_results.sqlite import SqliteStore
+from framework_transports.amqp.consumer import AmqpConsumer
 from framework_transports.redis.consumer import RedisConsumer
 from framework_transports.sqlite.consumer import SqliteConsumer
 from support.proj import app, make_app
 
 __all__ = ["POINTS", "app", "make_app"]
 
-_CONSUMERS: Final = (RedisConsumer, SqliteConsumer)
+_CONSUMERS: Final = (RedisConsumer, SqliteConsumer, AmqpConsumer)
 #: For each point: where, and whether the kill comes before or after what is done there.
 POINTS: Final[dict[str, tuple[tuple[type[Any], ...], str, bool]]] = {
     # The broker has lent messages, the worker knows nothing of them yet.

@@ -12,7 +12,7 @@ import pytest
 
 from framework.api.transport import Consumer, Delivery, Exchange, Queue
 from framework.message import Outgoing, read, read_head
-from framework_transports.amqp import AmqpTransport
+from framework_transports.amqp import AmqpTransport, parking
 from framework_transports.amqp.levels import LEVELS, UNIT, can_wait, exchange_of, level_queues, routing_key, units
 from support.brokers import PrivateRabbit
 from support.proxy import Proxy
@@ -28,6 +28,12 @@ def queue(name: str = "q", **given: Any) -> Queue:
 
 
 QUORUM = {"x-queue-type": "quorum"}
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Originals are acknowledged with the confirmation; test_amqp_outages has the broker killed."""
+    monkeypatch.setattr(parking, "FIRM_AFTER", 0.0)
 
 
 @pytest.fixture
@@ -242,7 +248,7 @@ def test_many_pass_though_the_limit_is_low(transport: AmqpTransport, consume: An
         for delivery in found:
             assert delivery.park(time.time() + LONG)
         parked += len(found)
-        most = max(most, len(consumer._parking.waiting))
+        most = max(most, len(consumer._parking))
         if not found:
             select.select([consumer.fileno()], [], [], 0.002)
     assert transport.parked([q]) == {"q": 500}
@@ -295,11 +301,11 @@ def test_what_is_not_confirmed_comes_again(amqp_url: str, make: Any, consume: An
         consumer = consume(make(proxy.through(amqp_url)), q)
         a, b = gather(consumer, 2)
         park(consumer, [a])
-        parking = consumer._parking
+        own = consumer._parking
         assert b.park(time.time() + LONG)
-        parking._link.write(b"".join(parking._frames))
-        parking._frames.clear()
-        parking._link.abandon()
+        own._link.write(b"".join(own._frames))
+        own._frames.clear()
+        own._link.abandon()
         [again] = gather(consumer, 1)
         assert (ids([again]), again.deliveries) == (["b"], 1)
         # Not at once: whatever was wrong is likely to be wrong still.

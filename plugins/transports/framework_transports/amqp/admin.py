@@ -5,7 +5,7 @@ A connection of its own, opened when first asked: these questions come from the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from framework.api.transport import Queue
@@ -37,15 +37,17 @@ class Admin:
     def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
         """Return how many messages of each queue are parked."""
         names = [queue.name for queue in queues]
-        return self._ask(
-            lambda declarer: {name: sum(declarer.size(level) or 0 for level in level_queues(name)) for name in names}
-        )
+        return self._ask(lambda declarer: {name: sum(_sizes(declarer, name)) for name in names})
 
     def purge(self, queue: Queue) -> int:
         """Drop what waits in `queue` or is parked; return how much that was."""
-        # The queue last: what comes due meanwhile comes there.
-        names = [*level_queues(queue.name), queue.name]
-        return self._ask(lambda declarer: sum(declarer.purge(name) for name in names))
+
+        def drop(declarer: Declarer) -> int:
+            # The highest first, and the queue last: that is the way of what comes due meanwhile.
+            levels = list(zip(_sizes(declarer, queue.name), level_queues(queue.name), strict=False))
+            return sum(declarer.purge(name) for name in (*(name for _, name in reversed(levels)), queue.name))
+
+        return self._ask(drop)
 
     def close(self) -> None:
         """Close the connection; harmless when closed."""
@@ -64,3 +66,15 @@ class Admin:
                 raise lost(link.address, error) from error
             except ChannelClosed as closed:
                 raise TransportError(f"the broker refused to answer: {closed.text}") from closed
+
+
+def _sizes(declarer: Declarer, name: str) -> Iterator[int]:
+    """Yield how many messages of the queue `name` wait on each level that there is.
+
+    Asked for a queue that there is not, the broker writes an error into its log: once is enough.
+    """
+    for level in level_queues(name):
+        size = declarer.size(level)
+        if size is None:
+            return
+        yield size

@@ -237,7 +237,7 @@ class AmqpConsumer(Consumer):
         """Learn what `lost` has acknowledged; the broker has taken all else back, and hands it out again."""
         if isinstance(lost, AmqpConsumer):
             # What the broker has parked and we have not acknowledged comes back, too.
-            lost._parking.finish()
+            lost._parking.finish(patiently=False)
             self._acknowledged.learn(lost._acknowledged, lost._settlements.recent)
         return ()
 
@@ -287,7 +287,7 @@ class AmqpConsumer(Consumer):
             self._fail(error)
 
     def _settle(self) -> None:
-        if self._parking.waiting:
+        if self._parking:
             self._park()
         if self._settlements.pending:
             self._link.write(self._settlements.frames(self._channel_id))
@@ -306,7 +306,7 @@ class AmqpConsumer(Consumer):
         """How many may be on loan: those that are being parked wait for nothing but the broker."""
         if not self._limit:
             return 0
-        return min(PREFETCH_MAX, self._limit + min(len(self._parking.waiting), PARKED_AHEAD))
+        return min(PREFETCH_MAX, self._limit + min(len(self._parking), PARKED_AHEAD))
 
     def prefetch(self, limit: int) -> None:
         """Learn that at most `limit` deliveries will be on loan at a time; 0, or more than 65,535: any number."""
@@ -384,7 +384,7 @@ class AmqpConsumer(Consumer):
         if not self._dead:
             self._dead = True
             try:
-                self._parking.finish()
+                self._parking.finish(patiently=True)
                 self._settle()
             except LOST as error:
                 self._broken = True

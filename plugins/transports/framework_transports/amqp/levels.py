@@ -1,8 +1,8 @@
 """Levels: the queues and exchanges in which RabbitMQ itself keeps a message for a length of time.
 
 1. `units` says for how many tenths of a second to park; in binary digits, that is the way through the levels.
-2. `Levels` declares: for each level an exchange, for all queues together; for each queue and level that is used a queue
-   whose messages all wait equally long, so that none waits behind one that has longer to wait.
+2. `Levels` declares: for each level an exchange, for all queues together; for each queue, up to the highest level that
+   is used, a queue whose messages all wait equally long, so that none waits behind one that has longer to wait.
 3. `brought_back` makes of a message that comes from there what it was before.
 
 Level n holds messages for 2ⁿ tenths of a second. A message is published to the exchange of its highest digit that is 1:
@@ -74,7 +74,7 @@ def routing_key(count: int, name: str) -> str:
 
 
 def level_queues(name: str) -> Iterator[str]:
-    """Yield the names of all queues in which messages of the queue `name` may be parked; most do not exist."""
+    """Yield the names of the queues in which messages of the queue `name` may be parked; the higher may not exist."""
     return (_level_queue(name, level) for level in range(LEVELS))
 
 
@@ -104,20 +104,22 @@ class Levels:
 
     def __init__(self, link: Link) -> None:
         self._declarer = Declarer(link)
-        self._fed: set[str] = set()
-        self._made: set[tuple[str, int]] = set()
+        #: For each queue, how many levels there are, from the lowest on.
+        self._made: dict[str, int] = {}
 
-    def make(self, name: str, count: int) -> None:
-        """Declare what a message for `count` units of the queue `name` needs. Raises `ChannelClosed`."""
-        missing = [level for level in range(LEVELS) if count >> level & 1 and (name, level) not in self._made]
-        if not missing and name in self._fed:
-            return
-        self._declarer.run(lambda channel: self._declare(channel, name, missing))
-        self._fed.add(name)
-        self._made.update((name, level) for level in missing)
+    def make(self, name: str, count: int) -> bool:
+        """Declare what a message for `count` units of the queue `name` needs; return whether something was missing.
 
-    def _declare(self, channel: Channel, name: str, missing: list[int]) -> None:
-        if not self._fed:
+        Raises `ChannelClosed`.
+        """
+        made, wanted = self._made.get(name, 0), count.bit_length()
+        if made < wanted:
+            self._declarer.run(lambda channel: self._declare(channel, name, range(made, wanted)))
+            self._made[name] = wanted
+        return made < wanted
+
+    def _declare(self, channel: Channel, name: str, missing: range) -> None:
+        if not self._made:
             self._declare_exchanges(channel)
         word = _word(name)
         for level in missing:

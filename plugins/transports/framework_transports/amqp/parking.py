@@ -5,7 +5,9 @@
    between the two leaves two of them, never none.
 3. Publishes over a connection of its own: a broker that is short of memory or disk does not read from connections that
    publish, and the consumer's has acknowledgements to send.
-4. What cannot be parked stays in the worker: queues that may be gone by then, a broker that refuses, is blocked, or
+4. A quorum queue that is new loses everything when the broker is killed in its first half second, confirmed or not: its
+   log is there, and nobody knows whose it is. So originals are kept for a moment after such queues were declared.
+5. What cannot be parked stays in the worker: queues that may be gone by then, a broker that refuses, is blocked, or
    does not know such queues (RabbitMQ before 3.10). It is asked again after a while.
 
 A confirmation comes down a socket that no loop watches: `ask_at` says when to look.
@@ -14,6 +16,7 @@ A confirmation comes down a socket that no loop watches: `ask_at` says when to l
 from __future__ import annotations
 
 import logging
+import math
 from itertools import takewhile
 from time import monotonic, time
 from typing import Any, Final
@@ -31,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds without an answer to a declaration, or to a goodbye, after which the broker is let alone for a while.
 _PATIENCE: Final = 3.0
+#: Seconds after which a queue that was declared is sure to outlive the broker.
+FIRM_AFTER: Final = 1.5
 #: Seconds for which nothing is parked after the broker refused.
 _REST: Final = 10.0
 #: Seconds between two looks for confirmations: at first, and at most.
@@ -54,13 +59,20 @@ class Parking:
         self._sequence = 0
         self._frames: list[bytes] = []
         #: By the number of the publication: the original's delivery tag and headers.
-        self.waiting: dict[int, tuple[int, object]] = {}
+        self._waiting: dict[int, tuple[int, object]] = {}
+        #: The same of what is confirmed, in a queue that may be new.
+        self._young: list[tuple[int, object]] = []
+        self._firm_at = 0.0
         self._pace = _SOON
         self._rest_until = 0.0
 
     def know(self, queue: Queue) -> None:
         """Learn of a queue that is consumed from."""
         self._queues[queue.name] = queue
+
+    def __len__(self) -> int:
+        """Return how many originals wait to be acknowledged."""
+        return len(self._waiting) + len(self._young)
 
     # ------------------------------------------------------------ parking
 
@@ -74,7 +86,8 @@ class Parking:
             link, levels = self._open()
             if link.blocked:
                 return False
-            levels.make(name, count)
+            if levels.make(name, count):
+                self._firm_at = monotonic() + FIRM_AFTER
             frames = self._encode(link, payload, name, count)
         except ConnectionLost as error:
             self._rest(error)
@@ -87,7 +100,7 @@ class Parking:
             return False
         self._sequence += 1
         self._frames.append(frames)
-        self.waiting[self._sequence] = (tag, payload[0])
+        self._waiting[self._sequence] = (tag, payload[0])
         self._pace = _SOON
         return True
 
@@ -122,52 +135,69 @@ class Parking:
         link = self._link
         if link is None:
             return
-        before = len(self.waiting)
+        before = len(self._waiting)
         try:
             if self._frames:
                 frames, self._frames = self._frames, []
                 link.write_while_reading(b"".join(frames))
             while link.advance():
                 pass
+            self._acknowledge(link)
         except (*LOST, ChannelClosed) as error:
             self._give_up(error)
-        self._pace = _SOON if len(self.waiting) < before else min(2 * self._pace, _LATE)
+        self._pace = _SOON if len(self._waiting) < before else min(2 * self._pace, _LATE)
 
     @property
     def ask_at(self) -> float | None:
         """When to call `exchange` again, as `monotonic` counts; None: there is nothing to wait for."""
-        return monotonic() + self._pace if self.waiting else None
+        if self._waiting:
+            return monotonic() + self._pace
+        return max(self._firm_at, monotonic() + _SOON) if self._young else None
 
     def _confirmed(self, number: int, multiple: bool, nacked: bool) -> None:
-        numbers = list(takewhile(number.__ge__, self.waiting)) if multiple else [number]
-        settlements = self._settlements
+        numbers = list(takewhile(number.__ge__, self._waiting)) if multiple else [number]
         for each in numbers:
-            tag, headers = self.waiting.pop(each, (0, None))
-            if not tag:
-                continue
-            if nacked:
-                settlements.reject(tag, True)
-            else:
-                settlements.ack(tag)
-                settlements.recent.append(headers)
+            original = self._waiting.pop(each, None)
+            if original is not None and nacked:
+                self._settlements.reject(original[0], True)
+            elif original is not None:
+                self._young.append(original)
         if nacked:
             self._rest(RuntimeError("it could not store them"))
+
+    def _acknowledge(self, link: Link) -> None:
+        if not self._young or monotonic() < self._firm_at:
+            return
+        if link.last_received < self._firm_at:
+            # That the time is over says nothing: is the broker still the one that confirmed?
+            link.nudge(self._channel)
+            return
+        for tag, headers in self._young:
+            self._settlements.ack(tag)
+            self._settlements.recent.append(headers)
+        self._young.clear()
 
     def _came_back(self, returned: Returned) -> None:
         raise ChannelClosed(self._channel, returned[0], f"{returned[2].decode(errors='replace')} leads nowhere")
 
     # ------------------------------------------------------------ the end
 
-    def finish(self, timeout: float = _PATIENCE) -> None:
-        """Wait for the confirmations that are still to come, and disconnect; harmless when that is done."""
+    def finish(self, *, patiently: bool) -> None:
+        """Wait for the confirmations that are still to come, and disconnect; harmless when that is done.
+
+        `patiently`: wait, too, until everything is sure to be kept.
+        """
+        # Nobody parks any more, so nobody needs to hear of a broker that is away.
+        self._rest_until = math.inf
         self.exchange()
-        until = monotonic() + timeout
-        try:
-            while self.waiting and self._link is not None and (left := until - monotonic()) > 0:
-                if self._link.receive(left):
-                    self._link.take_frames()
-        except (*LOST, ChannelClosed) as error:
-            self._give_up(error)
+        until = monotonic() + _PATIENCE
+        while (self._waiting or (patiently and self._young)) and self._link is not None and monotonic() < until:
+            wait = (self.ask_at or 0.0) - monotonic()
+            try:
+                self._link.receive(max(_SOON, min(wait, _PATIENCE)))
+            except LOST as error:
+                self._give_up(error)
+            self.exchange()
         link, self._link = self._link, None
         if link is not None:
             link.goodbye()
@@ -177,9 +207,10 @@ class Parking:
         link, self._link = self._link, None
         if link is not None:
             link.abandon()
-        for tag, _ in self.waiting.values():
+        for tag, _ in (*self._waiting.values(), *self._young):
             self._settlements.reject(tag, True)
-        self.waiting.clear()
+        self._waiting.clear()
+        self._young.clear()
         self._frames.clear()
         self._rest(error)
 
@@ -191,4 +222,4 @@ class Parking:
                 error,
                 _REST,
             )
-        self._rest_until = now + _REST
+        self._rest_until = max(self._rest_until, now + _REST)

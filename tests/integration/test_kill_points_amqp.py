@@ -1,0 +1,19 @@
+"""RabbitMQ: a worker is killed at one point of a task's way after the other, and nothing vanishes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import killbooks
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("classic", 3), ("quorum", 4)])
+def test_a_worker_killed_at_each_point_loses_nothing(
+    kind: str, seed: int, amqp_url: str, sqlite_url: str, start_worker: Any, client: Any, ledger_path: Path
+) -> None:
+    # The results are elsewhere: the broker keeps none that nobody waits for.
+    conf = {**killbooks.CONF, "task_default_queue_type": kind}
+    killbooks.check(amqp_url, sqlite_url, seed, conf, start_worker, client, ledger_path)
