@@ -37,6 +37,11 @@ class TestAmqp(TransportSuite):
         "test_it_keeps_its_priority": "what is pushed comes as it comes; see test_amqp_parking",
     }
 
+    @pytest.fixture(autouse=True)
+    def at_once(self, monkeypatch):
+        # How long a queue has to be there to outlive its broker's violent death is no part of the contract.
+        monkeypatch.setattr("framework_transports.amqp.parking.FIRM_AFTER", 0.0)
+
     @pytest.fixture
     def broker_url(self, amqp_url):
         return amqp_url
