@@ -13,7 +13,7 @@ import pytest
 
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost
-from framework.message import Outgoing, read_head
+from framework.message import HANDED_BACK, Outgoing, read_head
 from framework_transports.amqp import AmqpTransport
 from support.wait import wait_for
 
@@ -40,12 +40,12 @@ def consumer(transport: AmqpTransport) -> Iterator[Callable[[], Consumer]]:
         yield make
 
 
-def send(transport: AmqpTransport, *ids: str, retries: int = 0) -> None:
+def send(transport: AmqpTransport, *ids: str, retries: int = 0, **headers: Any) -> None:
     producer = transport.producer()
     producer.declare([Q])
     producer.publish(
         [
-            Outgoing(body=b"", headers={"task": "t", "id": task_id, "retries": retries}, routing_key="q")
+            Outgoing(body=b"", headers={"task": "t", "id": task_id, "retries": retries, **headers}, routing_key="q")
             for task_id in ids
         ]
     )
@@ -122,10 +122,10 @@ def test_acks_that_never_arrived_are_repeated_for_what_comes_back(transport: Amq
 
 
 def test_a_new_message_with_a_known_id_is_new(transport: AmqpTransport, consumer: Any) -> None:
-    send(transport, "a", "b")
+    send(transport, "a", "b", "c")
     lost = consumer()
     lost.add_queue(Q)
-    for delivery in gather(lost, 2):
+    for delivery in gather(lost, 3):
         delivery.ack()
     lost.flush()
     wait_for(lambda: transport.sizes([Q]) == {"q": 0}, 20, "an empty queue")
@@ -133,11 +133,12 @@ def test_a_new_message_with_a_known_id_is_new(transport: AmqpTransport, consumer
     # One sent a second time, and a retry of the other that somebody else had taken.
     send(transport, "a")
     send(transport, "b", retries=1)
+    send(transport, "c", **{HANDED_BACK: {"times": 1, "until": 1.5}})
     other = consumer()
     other.add_queue(Q)
-    gather(other, 2)
+    gather(other, 3)
     other.close(requeue=True)
-    wait_for(lambda: transport.sizes([Q]) == {"q": 2}, 20, "both to be back")
+    wait_for(lambda: transport.sizes([Q]) == {"q": 3}, 20, "all to be back")
     new = follow(consumer, lost)
-    # The retry has come back, too, and is not what was acknowledged.
-    assert "b" in ids(gather(new, 1))
+    # The retry and the copy have come back, too, and are not what was acknowledged.
+    assert {"b", "c"} <= set(ids(gather(new, 2)))

@@ -21,7 +21,7 @@ from framework_transports.amqp.address import Address, addresses
 if TYPE_CHECKING:
     from framework_transports.amqp.admin import Admin
     from framework_transports.amqp.connector import Connector
-    from framework_transports.amqp.consumer import QosMode
+    from framework_transports.amqp.sources import QosMode
     from framework_transports.amqp.tries import Tries
 
 
@@ -75,7 +75,8 @@ class AmqpTransport(Transport):
 
     def consumer(self) -> Consumer:
         """Connect and return a consumer of no queues yet. Raises `ConnectionLost`."""
-        from framework_transports.amqp.consumer import AmqpConsumer, QosMode
+        from framework_transports.amqp.consumer import AmqpConsumer
+        from framework_transports.amqp.sources import QosMode
         from framework_transports.amqp.tries import Tries
 
         if self._mode_ is None or self._tries_ is None:

@@ -1,8 +1,8 @@
 """What the last connection acknowledged last: the broker may not have heard of it, and hands it out again.
 
 An ack is on its way for a moment, and nothing ever tells that it has arrived. What comes back is known by its id, its
-number of retries (a retry is another message with the same id), when it was parked (so is the copy that is to come
-back later), and by the broker's word that it is not new.
+number of retries (a retry is another message with the same id), when it was parked or handed back (so is the copy that
+is to come later), and by the broker's word that it is not new.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Final
 
 from framework.api.transport import Delivery
+from framework.message import HANDED_BACK
 from framework_transports.amqp.levels import HEADER
 
 #: Seconds after a new connection within which the broker hands out what the last one had on loan.
@@ -22,8 +23,7 @@ class Acknowledged:
     """Known for a while; empty, as usual, it is false."""
 
     def __init__(self) -> None:
-        #: By id: its number of retries, and when it was parked.
-        self._known: dict[str, tuple[object, object]] = {}
+        self._known: dict[str, tuple[object, ...]] = {}
         self._until = 0.0
 
     def __bool__(self) -> bool:
@@ -36,7 +36,7 @@ class Acknowledged:
             self._known.update(before._known)
         for headers in recent:
             if isinstance(headers, dict) and isinstance(task_id := headers.get("id"), str):
-                self._known[task_id] = headers.get("retries"), headers.get(HEADER)
+                self._known[task_id] = _which(headers)
         self._until = now + _WITHIN
 
     def covers(self, delivery: Delivery) -> bool:
@@ -47,7 +47,12 @@ class Acknowledged:
         if not delivery.deliveries or not isinstance(headers, dict):
             return False
         task_id = str(headers.get("id"))
-        if self._known.get(task_id) != (headers.get("retries"), headers.get(HEADER)):
+        if self._known.get(task_id) != _which(headers):
             return False
         del self._known[task_id]
         return True
+
+
+def _which(headers: dict[str, object]) -> tuple[object, ...]:
+    """Return what tells messages of one id apart."""
+    return headers.get("retries"), headers.get(HEADER), headers.get(HANDED_BACK)

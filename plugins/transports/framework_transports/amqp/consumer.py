@@ -25,6 +25,7 @@ from typing import Final, NoReturn
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
 from framework.message import JSON, UTF8
+from framework_transports.amqp import native
 from framework_transports.amqp.acknowledged import Acknowledged
 from framework_transports.amqp.codec import (
     MALFORMED,
@@ -40,6 +41,7 @@ from framework_transports.amqp.delivery import AmqpDelivery
 from framework_transports.amqp.levels import PARKING_BYTES, brought_back
 from framework_transports.amqp.parking import Parking
 from framework_transports.amqp.settlements import Settlements
+from framework_transports.amqp.sources import QosMode, Source
 from framework_transports.amqp.topology import Declarer, counts_on_queue, explained
 from framework_transports.amqp.tries import Tries
 
@@ -54,26 +56,7 @@ PARKED_AHEAD: Final = 1_000
 
 _pack_qos = Struct(">IHB").pack
 _NOT_IMPLEMENTED: Final = 540
-
-
-class QosMode:
-    """How consumers are limited; shared by all of a transport, so that the next one knows what one has learnt."""
-
-    def __init__(self) -> None:
-        #: The broker refused a limit for a whole channel.
-        self.per_consumer = False
-
-
-class _Source:
-    """One consumer of the broker's."""
-
-    __slots__ = ("cancelled", "name", "queue", "tag")
-
-    def __init__(self, queue: Queue, tag: bytes) -> None:
-        self.queue = queue
-        self.name = queue.name
-        self.tag = tag
-        self.cancelled = False
+_FOR_LATER: Final = (PARKING_BYTES, native.PREFIX_BYTES)
 
 
 class AmqpConsumer(Consumer):
@@ -92,10 +75,10 @@ class AmqpConsumer(Consumer):
         self._acknowledged = Acknowledged()
         self._ready: deque[Delivered] = deque()
         #: Those that the broker has ended and nobody has replaced yet.
-        self._ended: list[_Source] = []
+        self._ended: list[Source] = []
         #: By consumer tag, ended ones too: what they pushed may still arrive.
-        self._sources: dict[bytes, _Source] = {}
-        self._current: dict[str, _Source] = {}
+        self._sources: dict[bytes, Source] = {}
+        self._current: dict[str, Source] = {}
         self._numbers = 0
         self._limit = PREFETCH_DEFAULT
         #: What the channel was told: the limit, and what is being parked beside that.
@@ -124,6 +107,8 @@ class AmqpConsumer(Consumer):
             return
         try:
             self._declarer.declare(queue)
+            if native.expected(queue):
+                native.declare(self._declarer, queue)
             if counts_on_queue(queue) and not self._mode.per_consumer:
                 self._limit_each()
             source = self._new_source(queue)
@@ -141,9 +126,9 @@ class AmqpConsumer(Consumer):
         except LOST as error:
             self._fail(error)
 
-    def _new_source(self, queue: Queue) -> _Source:
+    def _new_source(self, queue: Queue) -> Source:
         self._numbers += 1
-        source = _Source(queue, b"%d" % self._numbers)
+        source = Source(queue, b"%d" % self._numbers)
         self._sources[source.tag] = source
         self._current[queue.name] = source
         self._parking.know(queue)
@@ -169,7 +154,7 @@ class AmqpConsumer(Consumer):
         except LOST as error:
             self._fail(error)
 
-    def _cancel_frame(self, source: _Source) -> bytes:
+    def _cancel_frame(self, source: Source) -> bytes:
         return method_frame(self._channel_id, 60, 30, short_string(source.tag.decode()) + b"\x01")
 
     def _cancelled_by_broker(self, tag: bytes) -> None:
@@ -253,8 +238,11 @@ class AmqpConsumer(Consumer):
                 {"undecodable": str(error)}, {}, JSON, UTF8
             )
         came_from, key = exchange.decode(errors="replace"), routing_key.decode(errors="replace")
-        if exchange.startswith(PARKING_BYTES):
-            came_from, key = brought_back(headers, source.name)
+        if exchange.startswith(_FOR_LATER):
+            if exchange.startswith(PARKING_BYTES):
+                came_from, key = brought_back(headers, source.name)
+            else:
+                came_from, key = source.queue.exchange.name, native.original_key(key)
         properties["delivery_info"] = {"exchange": came_from, "routing_key": key, "redelivered": redelivered != 0}
         count = headers.get("x-delivery-count")
         deliveries = count if type(count) is int else max(1, self._tries.of(headers)) if redelivered else 0
