@@ -108,6 +108,9 @@ def test_states_on_the_way_are_seen_but_not_waited_for(make: Callable[..., RpcSt
     worker.store([record("a", "oid-1", "STARTED"), record("b", "oid-1")])
     list(client.wait(["b"], 10, is_ready))
     assert client.fetch(["a"]) == {"a": document("a")}, "a success was replaced"
+    worker.store([record("c", "oid-1", "FAILURE"), record("c", "oid-1", "RETRY"), record("d", "oid-1")])
+    list(client.wait(["d"], 10, is_ready))
+    assert client.fetch(["c"]) == {"c": document("c", "FAILURE")}, "an end was replaced by a retry"
 
 
 def test_many_threads_wait_at_once(make: Callable[..., RpcStore]) -> None:

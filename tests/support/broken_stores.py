@@ -70,7 +70,8 @@ class Unbroken(ResultStore):
             self.place.news.notify_all()
 
     def may_replace(self, kept, record):
-        return kept is None or kept[1] != "SUCCESS"
+        late = record.state == "RETRY" and kept is not None and kept[1] in ("FAILURE", "REVOKED")
+        return kept is None or (kept[1] != "SUCCESS" and not late)
 
     def encode(self, document):
         return document
@@ -229,6 +230,16 @@ class ReplacesSuccesses(Unbroken):
 class ReplacesSuccessesByFailures(Unbroken):
     def may_replace(self, kept, record):
         return super().may_replace(kept, record) or record.state == "FAILURE"
+
+
+class ReplacesEndsByRetries(Unbroken):
+    def may_replace(self, kept, record):
+        return super().may_replace(kept, record) or (record.state == "RETRY" and kept[1] != "SUCCESS")
+
+
+class KeepsEveryEnd(Unbroken):
+    def may_replace(self, kept, record):
+        return super().may_replace(kept, record) and (kept is None or kept[1] not in ("FAILURE", "REVOKED"))
 
 
 class ReplacesSuccessesWithinABatch(Unbroken):
@@ -553,6 +564,8 @@ MEANT: dict[type[ResultStore], str] = {
     KeepsTheFirstDocument: "test_a_later_document_replaces_an_earlier_one",
     ReplacesSuccesses: "test_a_success_is_never_replaced",
     ReplacesSuccessesByFailures: "test_a_success_is_never_replaced",
+    ReplacesEndsByRetries: "test_an_end_is_not_replaced_by_a_retry",
+    KeepsEveryEnd: "test_an_end_is_not_replaced_by_a_retry",
     ReplacesSuccessesWithinABatch: "test_a_success_is_never_replaced",
     ForgetsNothing: "test_forgotten_is_gone",
     ForgetsEverything: "test_forgotten_is_gone",

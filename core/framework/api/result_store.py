@@ -1,7 +1,8 @@
 """Contract of a result store: where outcomes are kept and waited for.
 
 Promises
-1. `store` keeps every document or raises; a stored SUCCESS is never replaced.
+1. `store` keeps every document or raises; a stored SUCCESS is never replaced, a stored FAILURE or REVOKED not by a
+   RETRY: the next attempt may have ended before it is told that there would be one.
 2. A document is Celery's, encoded (`content_type` of the result serializer); the store never looks inside it, except
    for its ``status`` where promise 1 wants that.
 3. `wait` does not poll where the store can push.

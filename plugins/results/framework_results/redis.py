@@ -1,7 +1,7 @@
 """Results in Redis: Celery's keys and channels, so that Celery's clients and ours read the same results.
 
 1. `store` keeps any number of documents with one script call; the script publishes each of them on the channel of its
-   key, and leaves a stored SUCCESS alone.
+   key, and leaves alone what must stay.
 2. `wait` looks once, subscribes to what is not there yet, looks again, and then sleeps until something is published.
    Every waiting thread has a subscription of its own, kept for the next one when it is done.
 3. `fetch` and `forget` are one command each.
@@ -38,14 +38,24 @@ _LARGEST: Final = 512 * 1024 * 1024
 
 _STORE: Final = Script("""
 -- Keeps and publishes documents. KEYS: where. ARGV: for each key the document and its lifetime in seconds (0: no end).
--- A stored SUCCESS stays. The state is the first thing in a document, whichever serializer wrote it:
--- "status": "SUCCESS" in JSON, the two words with a few bytes of framing between them in pickle and msgpack.
+-- A stored SUCCESS stays, and another end where a RETRY comes late. The state is the first thing in a document,
+-- whichever serializer wrote it: "status": "SUCCESS" in JSON, the two words with a few bytes of framing between them in
+-- pickle and msgpack.
+local function is(head, state)
+  local _, last = string.find(head, 'status', 1, true)
+  return last and string.find(string.sub(head, last + 1, last + 16), state, 1, true)
+end
+local function stays(head, document)
+  if head == '' then
+    return false
+  end
+  return is(head, 'SUCCESS')
+    or ((is(head, 'FAILURE') or is(head, 'REVOKED')) and is(string.sub(document, 1, 64), 'RETRY'))
+end
 local kept = 0
 for index, key in ipairs(KEYS) do
-  local head = redis.call('GETRANGE', key, 0, 63)
-  local _, last = string.find(head, 'status', 1, true)
-  if not (last and string.find(string.sub(head, last + 1, last + 16), 'SUCCESS', 1, true)) then
-    local document, lifetime = ARGV[2 * index - 1], tonumber(ARGV[2 * index])
+  local document, lifetime = ARGV[2 * index - 1], tonumber(ARGV[2 * index])
+  if not stays(redis.call('GETRANGE', key, 0, 63), document) then
     if lifetime > 0 then
       redis.call('SETEX', key, lifetime, document)
     else

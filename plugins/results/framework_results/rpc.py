@@ -59,6 +59,8 @@ class _Status(msgspec.Struct):
     status: str = ""
 
 
+#: Ends that another attempt may replace.
+_ENDS = ("FAILURE", "REVOKED")
 _status = msgspec.json.Decoder(_Status).decode
 
 
@@ -282,8 +284,7 @@ class RpcStore(ResultStore):
             return
         documents = self._documents
         known = documents.get(task_id)
-        # A task that runs again after it had succeeded reports STARTED once more: what was reached stays.
-        if known is not None and _succeeded(known):
+        if known is not None and _stays(known, incoming.body):
             return
         documents[task_id] = incoming.body
         if len(documents) > self.options.keep:
@@ -340,9 +341,14 @@ class RpcStore(ResultStore):
             self._drop_consumer()
 
 
-def _succeeded(document: bytes) -> bool:
+def _stays(known: bytes, document: bytes) -> bool:
+    """Say whether `document` comes too late to replace `known`.
+
+    A task that runs again after it had succeeded reports STARTED once more; and a RETRY may be told after its attempt.
+    """
     try:
-        return _status(document).status == "SUCCESS"
+        reached = _status(known).status
+        return reached == "SUCCESS" or (reached in _ENDS and _status(document).status == "RETRY")
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return False  # another serializer's: not ours to understand
 

@@ -1,6 +1,6 @@
 """Results in a SQLite file, for any number of processes of a machine.
 
-1. Keep one document a task, with its expiry; a stored SUCCESS is never replaced.
+1. Keep one document a task, with its expiry; what must stay is never replaced.
 2. Wait without polling: arm a doorbell, look, sleep until a writer rings; then look only at what is new.
 3. Drop what has expired, now and then, while storing.
 4. Chords and saved groups: see `framework_results.sqlite_chords`.
@@ -31,20 +31,22 @@ _PATIENCE: Final = 1.0
 _SWEEP_EVERY: Final = 60.0
 _SWEEP_AT_MOST: Final = 10_000
 
-#: `number` grows with every change, so that a waiting client can ask for what is new.
+#: `number` grows with every change, so that a waiting client can ask for what is new. `rank` is that of `_RANKS`.
 _SCHEMA: Final = """
 CREATE TABLE framework_results (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT NOT NULL UNIQUE, success INTEGER NOT NULL,
+    number INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT NOT NULL UNIQUE, rank INTEGER NOT NULL,
     expires REAL, document BLOB NOT NULL
 ) STRICT;
 CREATE INDEX framework_results_expires ON framework_results (expires) WHERE expires IS NOT NULL"""
 
 _STORE: Final = (
     # Replacing makes a new row, hence a new number.
-    "INSERT OR REPLACE INTO framework_results (task_id, success, expires, document) "
-    "SELECT :id, :success, :expires, :document WHERE NOT EXISTS (SELECT 1 FROM framework_results "
-    "WHERE task_id = :id AND success AND (expires IS NULL OR expires > :now))"
+    "INSERT OR REPLACE INTO framework_results (task_id, rank, expires, document) "
+    "SELECT :id, :rank, :expires, :document WHERE NOT EXISTS (SELECT 1 FROM framework_results "
+    "WHERE task_id = :id AND rank > :yields AND (expires IS NULL OR expires > :now))"
 )
+#: How firmly a document stays: more than an end that may come again yields to no other.
+_RANKS: Final = {"SUCCESS": 2, "FAILURE": 1, "REVOKED": 1}
 _CURRENT: Final = "(expires IS NULL OR expires > ?)"
 _encode_ids = msgspec.json.Encoder().encode
 
@@ -104,7 +106,9 @@ class SqliteStore(SqliteChords):
         rows = [
             {
                 "id": record.task_id,
-                "success": record.state == "SUCCESS",
+                "rank": _RANKS.get(record.state, 0),
+                # What it may replace: a RETRY that comes late, no end at all.
+                "yields": 0 if record.state == "RETRY" else 1,
                 "expires": self._expiry(record, now),
                 "document": record.document,
                 "now": now,

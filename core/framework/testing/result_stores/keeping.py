@@ -92,6 +92,17 @@ class KeepingPromises(ResultStoreSuiteBase):
         bench.worker().store(batch)
         assert bench.worker().fetch([one, other]) == documents([success, batch[1]])
 
+    @needs("stores", "shared")
+    def test_an_end_is_not_replaced_by_a_retry(self, bench: Bench) -> None:
+        """It is told late; by anything else an end is replaced, as that of a task that is run once more."""
+        failed, revoked, again = bench.ids(3)
+        ends = [bench.record(failed, "FAILURE"), bench.record(revoked, "REVOKED")]
+        bench.worker().store(ends)
+        bench.worker().store([bench.record(task_id, "RETRY") for task_id in (failed, revoked)])
+        course = [bench.record(again, state) for state in ("RETRY", "FAILURE", "RETRY", "STARTED", "RETRY")]
+        bench.worker().store(course)
+        assert bench.worker().fetch([failed, revoked, again]) == documents([*ends, course[-1]])
+
     @needs("stores")
     def test_forgotten_is_gone(self, bench: Bench) -> None:
         """And nothing else; to forget what is not known is no error."""
