@@ -251,7 +251,9 @@ def test_many_pass_though_the_limit_is_low(transport: AmqpTransport, consume: An
         most = max(most, len(consumer._parking))
         if not found:
             select.select([consumer.fileno()], [], [], 0.002)
-    assert transport.parked([q]) == {"q": 500}
+    wait_for(
+        lambda: transport.parked([q]) == {"q": 500}, 20, lambda: f"500 to be parked, there are {transport.parked([q])}"
+    )
     assert most > 2
     send(transport, q, *map(str, range(10)))
     held = gather(consumer, 2)

@@ -32,7 +32,9 @@ from framework_transports.amqp.settlements import Settlements
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without an answer to a declaration, or to a goodbye, after which the broker is let alone for a while.
+#: Seconds without an answer to a declaration after which the broker is let alone for a while.
+_ANSWER: Final = 10.0
+#: Seconds to wait for confirmations at the end.
 _PATIENCE: Final = 3.0
 #: Seconds after which a queue that was declared is sure to outlive the broker.
 FIRM_AFTER: Final = 1.5
@@ -111,7 +113,7 @@ class Parking:
             link.advance()
             return link, levels
         self._link = link = self._connector.connect("parking")
-        link.answer_timeout = _PATIENCE
+        link.answer_timeout = _ANSWER
         channel = link.open_channel()
         channel.confirm_select()
         self._channel = int(channel.channel_id)
