@@ -75,6 +75,26 @@ def test_hup_while_the_application_is_imported_restarts_when_it_has_begun(redis_
     assert worker.stop() == 0
 
 
+def test_ctrl_c_ends_a_program_whose_application_swallows_it(start_worker, tmp_path):
+    (tmp_path / "deaf.py").write_text(
+        textwrap.dedent(
+            f"""
+            import pathlib, time
+            while True:
+                try:
+                    pathlib.Path({str(tmp_path)!r}, "begun").touch()
+                    time.sleep(0.01)
+                except BaseException:
+                    pass
+            """
+        )
+    )
+    worker = start_worker("-P", "gevent", app="deaf", app_dir=tmp_path, ready=False)
+    wait_for((tmp_path / "begun").exists, 30, lambda: worker.output)
+    worker.signal(signal.SIGINT)
+    assert worker.wait(30) == -signal.SIGINT
+
+
 def test_an_application_that_does_not_end_is_ended_by_another_signal(sqlite_url, start_worker, tmp_path):
     (tmp_path / "lasting.py").write_text(
         textwrap.dedent(

@@ -17,6 +17,7 @@ from typing import Any
 
 from celery import Celery
 from celery.result import AsyncResult
+from redis.connection import AbstractConnection
 
 from support import ledger
 
@@ -143,10 +144,13 @@ def closing(app: Celery) -> Iterator[Celery]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
             gc.collect()
-        # A result that nobody has asked for says goodbye to its server when it goes: long after the server, then.
         for each in gc.get_objects():
+            # A result that nobody has asked for says goodbye to its server when it goes: long after the server, then.
             if issubclass(type(each), AsyncResult) and each.app is app:
                 each.backend = None
+            # Kombu's channel keeps the connection over which it said PING, until some later test.
+            elif issubclass(type(each), AbstractConnection):
+                each.disconnect()
 
 
 app = make_app(

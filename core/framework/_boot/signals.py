@@ -59,6 +59,10 @@ class Signals:
             self._take(signal.SIGHUP, self._stopping)
         for signum in _LOOKING:
             self._take(signum, signal.SIG_IGN)
+        # Ends the program, like TERM and QUIT. An exception could be swallowed by whatever is being imported, or leave
+        # that half done; and what gevent has patched by half need not let the interpreter end.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._take(signal.SIGINT, signal.SIG_DFL)
 
     def _take(self, signum: signal.Signals, handler: Any) -> None:
         previous = signal.signal(signum, handler)
