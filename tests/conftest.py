@@ -13,9 +13,11 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,6 +43,16 @@ for _signum, _handler in (
 ):
     if signal.getsignal(_signum) is signal.SIG_IGN:
         signal.signal(_signum, _handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _hang_up() -> Iterator[None]:
+    """Disconnect what redis-py has open: kombu keeps the connection over which it said PING until some later test."""
+    yield
+    if redis := sys.modules.get("redis.connection"):
+        for each in gc.get_objects():
+            if issubclass(type(each), redis.AbstractConnection):
+                each.disconnect()
 
 
 def _serve(make: Callable[[], Server]) -> Iterator[Server]:

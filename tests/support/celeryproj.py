@@ -17,7 +17,6 @@ from typing import Any
 
 from celery import Celery
 from celery.result import AsyncResult
-from redis.connection import AbstractConnection
 
 from support import ledger
 
@@ -148,9 +147,6 @@ def closing(app: Celery) -> Iterator[Celery]:
             # A result that nobody has asked for says goodbye to its server when it goes: long after the server, then.
             if issubclass(type(each), AsyncResult) and each.app is app:
                 each.backend = None
-            # Kombu's channel keeps the connection over which it said PING, until some later test.
-            elif issubclass(type(each), AbstractConnection):
-                each.disconnect()
 
 
 app = make_app(
