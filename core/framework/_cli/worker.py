@@ -130,8 +130,7 @@ def _run(session: Session, assignments: tuple[str, ...], detach: bool) -> int:
     except Exception:  # whatever it is, it is told where it arrives
         signals.restore()
         raise
-    except BaseException:
-        # On its way out, which no other signal is to change.
+    except BaseException:  # it is on its way out, which no signal is to change
         signals.leave(exitcodes.INTERRUPTED)
         raise
     from framework._boot.worker import run_worker

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from framework.worker.item import Item
 from framework.worker.revokes import Revokes
 from framework.worker.schedule import Schedule
 from framework.worker.settle import Settle
-from framework.worker.times import longest_park, timestamp
+from framework.worker.times import Horizon, timestamp
 from framework.worker.unregistered import Unregistered
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ class Dispatch:
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
-        self._park_after = settings.worker.eta_park_after
-        self._park_longest = longest_park(settings.worker)
+        self._horizon = Horizon(settings.worker)
         self._parked = 0
         self._seq = itertools.count(1)
         self._on_received = hooks.bind("task_received")
@@ -157,13 +155,13 @@ class Dispatch:
 
     def _park(self, item: Item, eta: str) -> bool:
         """Leave `item` to the broker until its time, if that is far ahead and nothing else is to become of it."""
-        ahead = timestamp(eta, "eta") - (now := time.time())
+        until = self._horizon.until(eta)
         expires = item.head.headers.expires
         if (
-            ahead <= self._park_after
-            or (expires is not None and timestamp(expires, "expires") < now)
+            until is None
+            or (expires is not None and timestamp(expires, "expires") < time.time())
             or (self._revokes and self.is_revoked(item))
-            or not item.delivery.park(now + min(ahead, self._park_longest * random.uniform(0.5, 1.0)), item.task_id)
+            or not item.delivery.park(until, item.task_id)
         ):
             return False
         self._parked += 1

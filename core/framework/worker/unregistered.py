@@ -25,7 +25,7 @@ from framework.worker.outbox import Outbox
 from framework.worker.revokes import Revokes
 from framework.worker.schedule import Schedule
 from framework.worker.settle import Settle
-from framework.worker.times import longest_park, timestamp
+from framework.worker.times import Horizon, timestamp
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -59,8 +59,7 @@ class Unregistered:
         self._revokes = revokes
         self._retries = settings.task.unknown_retries
         self._delay = settings.task.unknown_delay
-        self._park_after = settings.worker.eta_park_after
-        self._park_longest = longest_park(settings.worker)
+        self._horizon = Horizon(settings.worker)
         self._on_unknown = hooks.bind("task_unknown")
         self._on_revoked = hooks.bind("task_revoked")
         #: Told of tasks while task events are wanted.
@@ -113,9 +112,8 @@ class Unregistered:
 
     def _is_for_later(self, delivery: Delivery, eta: str, task_id: str) -> bool:
         """Leave to the broker what is due much later: who is to run it then need not be here now."""
-        ahead = timestamp(eta, "eta") - (now := time.time())
-        until = now + min(ahead, self._park_longest * random.uniform(0.5, 1.0))
-        return ahead > self._park_after and delivery.park(until, task_id)
+        until = self._horizon.until(eta)
+        return until is not None and delivery.park(until, task_id)
 
     def _announce(self, delivery: Delivery, name: str, task_id: str) -> None:
         if self._retries:
