@@ -1,0 +1,118 @@
+"""Plans: what running a task takes, worked out once per task and process.
+
+What nobody asked for is None in a plan, and is not paid for: a hook without a listener, a handler that the base class
+has, a log line below the level.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from framework._policy import TaskPolicy
+from framework.task import Task
+
+if TYPE_CHECKING:
+    from framework.app import App
+
+Handler = Callable[..., Any]
+
+
+class Plan(msgspec.Struct, gc=False):
+    """What running one task takes; None is what nobody asked for."""
+
+    task: Any
+    call: Handler
+    policy: TaskPolicy
+    track_started: bool
+    throws: tuple[type[BaseException], ...]
+    before_start: Handler | None
+    on_success: Handler | None
+    on_failure: Handler | None
+    on_retry: Handler | None
+    after_return: Handler | None
+    #: Something is to be done before the task, or after it succeeded.
+    begins: bool
+    ends: bool
+    #: Makes the coroutine of an `async def` task; `call` then runs one to its end.
+    acall: Handler | None
+
+
+class Listeners(msgspec.Struct):
+    """The hooks around a task, bound to those who listen in this process."""
+
+    prerun: Handler | None
+    postrun: Handler | None
+    succeeded: Handler | None
+    failed: Handler | None
+    retried: Handler | None
+    #: Ends of tasks are logged.
+    log_info: bool
+
+    @classmethod
+    def bind(cls, app: App, logger: logging.Logger) -> Listeners:
+        """Look who listens now; `logger` is the one that tells the ends of tasks."""
+        bind = app.hooks.bind
+        return cls(
+            bind("task_prerun"),
+            bind("task_postrun"),
+            bind("task_success"),
+            bind("task_failure"),
+            bind("task_retry"),
+            logger.isEnabledFor(logging.INFO),
+        )
+
+
+class Plans(dict[str, Plan]):
+    """The plans of an application's tasks by name; one that is missing is made."""
+
+    def __init__(self, app: App, listeners: Listeners) -> None:
+        """`listeners`: those that the plans count with."""
+        self._app = app
+        self._listeners = listeners
+
+    def __missing__(self, name: str) -> Plan:
+        task = self._app.tasks[name]
+        policy = task.policy
+        kind = type(task)
+
+        def own(handler: str) -> Handler | None:
+            """Return the task's own `handler`; the base class's does nothing and is not called."""
+            return getattr(task, handler) if getattr(kind, handler) is not getattr(Task, handler) else None
+
+        call = task if kind.__call__ is not Task.__call__ else task.run
+        acall = None
+        if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(task.run):
+            # Here: a process that runs no coroutine does not load asyncio.
+            from framework import _coroutines
+
+            acall = call
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                return _coroutines.run_here(acall(*args, **kwargs))
+
+        on = self._listeners
+        track_started = policy.track_started and not policy.ignore_result
+        before_start, on_success, after_return = own("before_start"), own("on_success"), own("after_return")
+        asked_before = (on.prerun, before_start)
+        asked_after = (on.succeeded, on.postrun, on_success, after_return)
+        plan = self[name] = Plan(
+            task,
+            call,
+            policy,
+            track_started,
+            tuple(task.throws),
+            before_start,
+            on_success,
+            own("on_failure"),
+            own("on_retry"),
+            after_return,
+            track_started or any(handler is not None for handler in asked_before),
+            on.log_info or any(handler is not None for handler in asked_after),
+            acall,
+        )
+        return plan
