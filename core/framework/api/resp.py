@@ -4,11 +4,11 @@
 2. `packer` gives what encodes a command; `Script` is a Lua script, sent by its hash and in full when the server does
    not know it.
 3. `Link.run` sends many commands in one round trip and returns their replies.
-4. `SharedLink` lets several threads use one link, across forks and idle losses.
-5. Every failure of the network, and a server that cannot serve just now, is `ConnectionLost` with the URL but no
+4. Every failure of the network, and a server that cannot serve just now, is `ConnectionLost` with the URL but no
    password.
 
-A link belongs to one thread at a time. hiredis does the parsing; it is imported with the first link.
+A link belongs to one thread at a time; `framework.api.redis_link` has what threads share, and what connects to a
+cluster. hiredis does the parsing; it is imported with the first link.
 Source of the protocol: the RESP2 and RESP3 specifications of redis.io.
 """
 
@@ -19,19 +19,15 @@ import logging
 import os
 import select
 import socket
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeAlias, cast
+from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, cast
 
 import msgspec
 
 from framework.api.redis_url import Address, tls_context
 from framework.exceptions import ConnectionLost, TransportError
-
-if TYPE_CHECKING:
-    from framework.api.redis_cluster import ClusterLink
 
 logger = logging.getLogger(__name__)
 
@@ -421,63 +417,3 @@ class _More:
 
 
 _MORE: Final = _More()
-
-
-def connect(addresses: Sequence[Address], settings: LinkSettings) -> Link | ClusterLink:
-    """Connect to the server, or to the cluster, that `addresses` name. Raises `ConnectionLost`."""
-    if addresses[0].cluster:
-        # It needs links itself, and few need it.
-        from framework.api.redis_cluster import ClusterLink
-
-        return ClusterLink(addresses, settings)
-    return Link(addresses, settings)
-
-
-class SharedLink:
-    """One link that several threads take turns with; connects when first used, and again after a fork or an idle loss.
-
-    Not a pool: a command lasts one round trip, and what is sent together should arrive together.
-    """
-
-    def __init__(self, addresses: Sequence[Address], settings: LinkSettings) -> None:
-        self._addresses = addresses
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._link: Link | ClusterLink | None = None
-        self._closed = False
-
-    def __enter__(self) -> Link | ClusterLink:
-        """Take the link. Raises `ConnectionLost`."""
-        if self._pid != os.getpid():
-            # Another thread of the parent may have held the lock while this process was forked.
-            self._lock = threading.Lock()
-            self._link = None
-            self._pid = os.getpid()
-        self._lock.acquire()
-        try:
-            if self._closed:
-                raise ConnectionLost(f"the connection to {self._addresses[0].display} has been closed")
-            link = self._link
-            if link is None or link.stale():
-                self._link = link = connect(self._addresses, self._settings)
-            return link
-        except BaseException:  # undone and raised again
-            self._lock.release()
-            raise
-
-    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        """Give the link back. One that was left in the middle of a reply is not used again."""
-        try:
-            if exc_type is not None and not issubclass(exc_type, TransportError) and self._link is not None:
-                self._link.close()
-                self._link = None
-        finally:
-            self._lock.release()
-
-    def close(self) -> None:
-        """Close for good; harmless when closed."""
-        self._closed = True
-        link, self._link = self._link, None
-        if link is not None:
-            link.close()

@@ -20,9 +20,10 @@ from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 
+from framework.api.redis_link import SharedLink
 from framework.api.redis_sentinel import check
 from framework.api.redis_url import parse
-from framework.api.resp import Call, Link, LinkSettings, Script, ServerError, SharedLink, packer
+from framework.api.resp import Call, Link, LinkSettings, Script, ServerError, packer
 from framework.api.result_store import Record, ResultStoreContext, ResultStoreTraits
 from framework.exceptions import BackendError, ConnectionLost
 from framework.exceptions import TimeoutError as ResultTimeout

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from framework.api.redis_link import SharedLink
 from framework.api.redis_url import Address
-from framework.api.resp import LinkSettings, ServerError, SharedLink
+from framework.api.resp import LinkSettings, ServerError
 from framework.api.transport import Producer, Queue
 from framework.exceptions import PublishRefused
 from framework.message import Outgoing

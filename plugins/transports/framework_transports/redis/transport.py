@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from framework.api.redis_link import connect
 from framework.api.redis_sentinel import check
 from framework.api.redis_url import Address, parse
-from framework.api.resp import Command, LinkSettings, connect
+from framework.api.resp import Command, LinkSettings
 from framework.api.transport import Consumer, Queue, Transport, TransportTraits
 from framework_transports.redis.cluster import ClusterConsumer, ClusterMailbox
 from framework_transports.redis.consumer import RedisConsumer
