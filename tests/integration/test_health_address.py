@@ -51,6 +51,7 @@ def test_what_is_no_address_is_refused_in_words(value, redis_url, start_worker):
     worker = start_worker("-P", "threads", "--health", value, broker=redis_url, ready=False)
     assert worker.wait() == exitcodes.CONFIG
     assert f"health under [worker] is '{value}'; wanted a port" in worker.lines("framework: error")[0]
+    assert not worker.lines("\\[config\\]"), "a banner before the refusal"
 
 
 def test_the_command_finds_the_endpoint_in_the_config_file(place, sqlite_url):

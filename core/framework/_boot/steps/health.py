@@ -29,7 +29,11 @@ class HealthStep(Step):
         self._closers: list[Any] = []
 
     def enabled(self, settings: Settings) -> str | None:
-        return "no --health" if settings.worker.health is None else None
+        if settings.worker.health is None:
+            return "no --health"
+        # A bad one is refused before anything has begun.
+        health_address(settings.worker.health, settings.worker.hostname or "")
+        return None
 
     def start(self, board: Board) -> None:
         # Here, so that a worker without it does not import them.
