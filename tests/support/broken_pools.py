@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from framework.api.pool import TIMED_OUT, WORKER_LOST, Outcome, Pool
 from framework.testing.pools import PoolSuite
-from framework_pools._inprocess import Interrupt
+from framework_pools._seat import Interrupt
 from framework_pools.prefork import PreforkPool
 from framework_pools.threads import ThreadsPool
 

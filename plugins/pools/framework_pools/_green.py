@@ -25,7 +25,8 @@ import msgspec
 
 from framework.api.pool import Job, Outcome, PoolContext
 from framework_pools._costs import BUDGET
-from framework_pools._inprocess import _LOOK, InProcessPool, Interrupt, Seat
+from framework_pools._inprocess import LOOK, InProcessPool
+from framework_pools._seat import Interrupt, Seat
 
 #: Runs ``function(*args)`` in the hub, before the hub waits again.
 InHub = Callable[..., object]
@@ -103,7 +104,7 @@ class GreenPool(InProcessPool):
             self._reported.update(begun)
             self._events.started(begun, self._pid)
         if self._waiting and self._look_timer is None:
-            self._look_timer = self._loop.call_later(_LOOK, self._look)
+            self._look_timer = self._loop.call_later(LOOK, self._look)
         if limits:
             self._arm(monotonic() + min(limits))
 
@@ -145,7 +146,7 @@ class GreenPool(InProcessPool):
         for seat in self.seats:
             if (job := seat.job) is not None and seat.elapsed() > BUDGET:
                 self._costs.surprise(job.task, seat.elapsed())
-        self._look_timer = self._loop.call_later(_LOOK, self._look)
+        self._look_timer = self._loop.call_later(LOOK, self._look)
 
     def quiesce(self) -> list[int]:
         """Take back what waits."""

@@ -1,22 +1,19 @@
 """What pools share that run jobs in threads of the worker's own process.
 
-1. `Seat` is one thread that runs one job after another; `Seat.interrupt` raises an exception in the job that it is
-   in, and is guarded so that the exception can never hit the next job, or the seat's own code.
-2. `InProcessPool` feeds the seats from one queue, brings outcomes to the loop in bursts (one wake-up a burst), reports
-   which jobs have begun, and keeps time limits, with one timer and none while no job has a limit.
+1. `InProcessPool` feeds its seats, one a thread, from one queue, brings outcomes to the loop in bursts (one wake-up a
+   burst), and reports which jobs have begun.
+2. It keeps time limits, with one timer and none while no job has a limit.
 3. A seat whose job does not stop is abandoned: its job gets the verdict, the seat ends whenever the job lets it.
 """
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
-import threading
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -29,7 +26,6 @@ from framework.api.pool import (
     TERMINATED,
     TIMED_OUT,
     WORKER_LOST,
-    AsyncWorkload,
     Job,
     Outcome,
     Pool,
@@ -38,110 +34,14 @@ from framework.api.pool import (
 )
 from framework.exceptions import SoftTimeLimitExceeded
 from framework_pools._costs import BUDGET, Costs
+from framework_pools._seat import Interrupt, Seat
 
 logger = logging.getLogger(__name__)
 
 #: Seconds that an interrupted job has to end before its thread is abandoned.
 GRACE: Final = 0.5
 #: Seconds between two looks at jobs whose beginning has not been reported.
-_LOOK: Final = 0.01
-_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
-_set_async_exc.restype = ctypes.c_int
-_clear_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
-    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
-)
-
-
-class Interrupt(BaseException):
-    """Ends a job from outside; not an `Exception`, so that tasks do not catch it by accident."""
-
-
-class Seat:
-    """One thread's place; everything but `serve` may be called from the loop."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        #: The job that runs here, and since when (monotonic seconds).
-        self.job: Job | None = None
-        self.since = 0.0
-        self.ident = 0
-        #: The same thread's id as the system's tools show it; 0: the thread has not come up.
-        self.native_id = 0
-        #: Nothing that still ends here counts.
-        self.abandoned = False
-        #: Why the running job was interrupted: its seq, the verdict's code and text.
-        self.doom: tuple[int, int, str] | None = None
-        #: The job whose soft limit has been dealt with.
-        self.warned = 0
-        self._lock = threading.Lock()
-        #: What can reach a coroutine that runs here.
-        self.awaiting: AsyncWorkload | None = None
-
-    def serve(self, pool: InProcessPool, queue: SimpleQueue[Job | None] | None = None) -> None:
-        """Run jobs of `queue`, else the pool's, in the calling thread until the queue says to leave."""
-        self.ident = threading.get_ident()
-        self.native_id = threading.get_native_id()
-        get, deliver = self._getter(queue or pool.queue), pool.deliver
-        while (job := get()) is not None:
-            # Asked for each time: a restart puts another workload in its place.
-            outcome = self._run(pool.workload(), job)
-            if self.abandoned:
-                return
-            deliver(self, job, outcome)
-
-    def _getter(self, queue: SimpleQueue[Job | None]) -> Callable[[], Job | None]:
-        """Return what waits for the next job."""
-        return queue.get
-
-    def _run(self, workload: Workload, job: Job) -> Outcome | BaseException:
-        outcome: Outcome | BaseException | None = None
-        self.since = monotonic()
-        if self.awaiting is not workload and isinstance(workload, AsyncWorkload):
-            self.awaiting = workload
-        try:
-            self.job = job
-            outcome = workload.run(job)
-        except BaseException as error:  # noqa: BLE001 - an interrupt of ours, or a defect: either way the job has ended
-            outcome = error
-        # An exception that was sent to this job may still be on its way: let it strike here, or call it back.
-        while True:
-            try:
-                self._leave_job()
-            except BaseException as error:  # noqa: BLE001 - see above
-                outcome = outcome or error
-            else:
-                return outcome or Interrupt()
-
-    def _leave_job(self) -> None:
-        with self._lock:
-            self.job = None
-            _clear_async_exc(self.ident, None)
-
-    def interrupt(self, seq: int, exception: type[BaseException]) -> bool:
-        """Raise `exception` in the job `seq`; return whether it runs here."""
-        with self._lock:
-            job = self.job
-            if job is None or job.seq != seq:
-                return False
-            self._throw(exception)
-            return True
-
-    def abandon(self, job: Job) -> bool:
-        """Let nothing count that `job` still does here; return whether it was running. The seat runs no other job."""
-        with self._lock:
-            if self.job is not job:
-                return False
-            self.abandoned = True
-            return True
-
-    def _throw(self, exception: type[BaseException]) -> None:
-        if self.awaiting is None or not self.awaiting.interrupt(self.ident, exception):
-            _set_async_exc(self.ident, exception)
-
-    def elapsed(self) -> float:
-        """Return for how long the running job has been running, in seconds."""
-        return monotonic() - self.since
+LOOK: Final = 0.01
 
 
 class InProcessPool(Pool):
@@ -228,7 +128,7 @@ class InProcessPool(Pool):
         for job in jobs:
             put(job)
         if len(begun) < len(jobs) and self._look_timer is None:
-            self._look_timer = self._loop.call_later(_LOOK, self._look)
+            self._look_timer = self._loop.call_later(LOOK, self._look)
         if limited is not None:
             self._arm(monotonic() + limited)
 
@@ -246,7 +146,7 @@ class InProcessPool(Pool):
             self._reported.update(begun)
             self._events.started(begun, self._pid)
         if len(self._reported) < len(self._jobs):
-            self._look_timer = self._loop.call_later(_LOOK, self._look)
+            self._look_timer = self._loop.call_later(LOOK, self._look)
 
     def quiesce(self) -> list[int]:
         """Take back what no seat has begun."""

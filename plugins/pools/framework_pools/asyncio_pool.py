@@ -21,7 +21,8 @@ import msgspec
 from framework.api.coroutine import Call
 from framework.api.pool import AsyncWorkload, Job, Outcome, PoolContext, PoolTraits
 from framework_pools._costs import BUDGET
-from framework_pools._inprocess import GRACE, InProcessPool, Seat
+from framework_pools._inprocess import GRACE, InProcessPool
+from framework_pools._seat import Seat
 
 #: Seconds for the loop's thread to come up.
 _START: Final = 10.0

@@ -19,7 +19,8 @@ from typing import ClassVar, Final
 import msgspec
 
 from framework.api.pool import Job, PoolContext, PoolTraits
-from framework_pools._inprocess import InProcessPool, Seat
+from framework_pools._inprocess import InProcessPool
+from framework_pools._seat import Seat
 
 #: Seconds that the main thread waits for a job without looking up: a signal that comes just before it falls asleep
 #: does not wake it, and the signal's handler, which only this thread can run, would wait for the next job.

@@ -14,7 +14,8 @@ from typing import ClassVar
 import msgspec
 
 from framework.api.pool import PoolContext, PoolTraits
-from framework_pools._inprocess import InProcessPool, Seat
+from framework_pools._inprocess import InProcessPool
+from framework_pools._seat import Seat
 
 
 class ThreadsPool(InProcessPool):
