@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ from typing import NamedTuple
 class Survey(NamedTuple):
     """What a process held at one moment."""
 
-    descriptors: int
+    #: By number: what each is open on, as far as the system tells.
+    descriptors: Mapping[int, str]
     threads: frozenset[threading.Thread]
     #: Children, also dead ones that nobody waited for.
     children: frozenset[int]
@@ -23,8 +25,10 @@ class Survey(NamedTuple):
         By number: one thread or child may have taken the place of another.
         """
         found = []
-        if (more := self.descriptors - before.descriptors) > 0:
-            found.append(f"{more} open descriptors")
+        if (more := len(self.descriptors) - len(before.descriptors)) > 0:
+            others = self.descriptors.items() - before.descriptors.items()
+            opened = ", ".join(f"{fd}: {target}" for fd, target in sorted(others))
+            found.append(f"{more} open descriptors (of {opened})")
         if (more := len(self.threads) - len(before.threads)) > 0:
             names = sorted(thread.name for thread in self.threads - before.threads)
             found.append(f"{more} threads (of {names})")
@@ -35,7 +39,7 @@ class Survey(NamedTuple):
 
 def survey() -> Survey:
     """Look at this process."""
-    return Survey(len(os.listdir("/dev/fd")), frozenset(threading.enumerate()), _children())
+    return Survey(_descriptors(), frozenset(threading.enumerate()), _children())
 
 
 def is_alive(pid: int) -> bool:
@@ -52,6 +56,20 @@ def is_alive(pid: int) -> bool:
 def is_thread(ident: int) -> bool:
     """Say whether `ident` is a thread of this process, by the system's number or by Python's."""
     return any(ident in (thread.native_id, thread.ident) for thread in threading.enumerate())
+
+
+def _descriptors() -> dict[int, str]:
+    found = {}
+    for fd in map(int, os.listdir("/dev/fd")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            continue  # the one by which the directory was read
+        try:
+            found[fd] = os.readlink(f"/dev/fd/{fd}")
+        except OSError:
+            found[fd] = "?"  # not Linux
+    return found
 
 
 def _children() -> frozenset[int]:
