@@ -39,10 +39,12 @@ class Mishaps:
 
     def strike(self, event: Event) -> None:
         """Do what `event` says."""
-        self.counts[event.what] += 1
         began = time.monotonic()
         actor = self._scene.actors[event.worker or STEADY]
         done = getattr(self, f"_{event.what.replace('-', '_')}")(actor, event)
+        if done == frozenset():
+            return  # there was nobody to kill: it explains nothing
+        self.counts[event.what] += 1
         if isinstance(done, frozenset):
             self._note(event.what, began, killed=done)
         elif done is None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from faults import accounts
+from faults import accounts, logs
 from faults.accounts import Accounts, Sent
 from faults.mishaps import Mishaps
 from faults.plan import STEADY, VICTIM, Event
@@ -180,9 +180,8 @@ class Run:
                 self._complaints.append(f"the steady worker grew from {first / 1e6:.1f} to {last / 1e6:.1f} MB")
         for actor in self._scene.actors.values():
             log = (self._scene.directory / f"{actor.name}.log").read_text(errors="replace")
-            if "Traceback (most recent call last)" in log:
-                where = log.index("Traceback (most recent call last)")
-                self._complaints.append(f"{actor.name} logged a traceback: …{log[max(0, where - 300) : where + 1500]}")
+            for alarm in logs.alarms(log)[:3]:
+                self._complaints.append(f"{actor.name} logged what nobody should have to read:\n{alarm}")
 
     # ------------------------------------------------------------ the books
 

@@ -147,6 +147,7 @@ class Scene:
         self.server = server
         self._stack = contextlib.ExitStack()
         self._client: Any = None
+        self._sent = 0
         #: Faults as they happened.
         self.faults: list[Fault] = []
 
@@ -190,12 +191,15 @@ class Scene:
     def send(self, tasks: tuple[tuple[Sent, float | None], ...]) -> list[Sent]:
         """Send `tasks`; returns them, uncertain if the broker did not say that it has them."""
         app = self.client
+        # Where coroutines have a place of their own, every other task is one.
+        kinds = ("", "_async") if self.pool == "asyncio" else ("",)
         calls = [
-            app.tasks[f"faults.{'late' if task.late else 'early'}"]
+            app.tasks[f"faults.{'late' if task.late else 'early'}{kinds[number % len(kinds)]}"]
             .si(task.entry, task.seconds, task.fails)
             .set(task_id=task.entry, countdown=countdown, ignore_result=not task.keeps_result)
-            for task, countdown in tasks
+            for number, (task, countdown) in enumerate(tasks, self._sent)
         ]
+        self._sent += len(tasks)
         try:
             app.send_many(calls, retry=False)
         except FrameworkError:

@@ -1,11 +1,14 @@
 """The application of the workers under chaos: ``-A faults.work``, in the environment of `support.proj`.
 
-Each run of a task writes ``start <entry> <attempt> <when> <worker> <pid>`` and ``end …`` into the ledger; `when` is in
-monotonic seconds, and the worker is named by TEST_WORKER.
+1. Each run of a task writes ``start <entry> <attempt> <when> <worker> <pid>`` and ``end …`` into the ledger; `when` is
+   in monotonic seconds, and the worker is named by TEST_WORKER.
+2. `faults.late` and `faults.early` are functions; `faults.late_async` and `faults.early_async` are the same as
+   coroutines, for the pool that runs these side by side.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import time
@@ -21,30 +24,49 @@ PAUSE = 0.2
 MAX_DELIVERIES = 5
 
 
+def begin(task: Any, entry: str) -> None:
+    """Write that a run of `task` has begun."""
+    _write("start", task, entry)
+
+
+def end(task: Any, entry: str, fails: int) -> str:
+    """Write that it has ended, and retry it if this was one of its `fails` attempts that fail."""
+    _write("end", task, entry)
+    if task.request.retries < fails:
+        raise task.retry(countdown=PAUSE)
+    return entry
+
+
+def _write(what: str, task: Any, entry: str) -> None:
+    where = f"{os.environ.get('TEST_WORKER', '-')} {os.getpid()}"
+    note(f"{what} {entry} {task.request.retries} {time.monotonic():.3f} {where}")
+
+
 def make_app(broker: str | None = None, backend: str | None = None, **conf: Any) -> App:
     """Return an application with the tasks."""
     app = App("work", broker=broker, backend=backend)
     app.conf.update(conf)
 
     def work(self: Any, entry: str, seconds: float, fails: int) -> str:
-        attempt = self.request.retries
-        where = f"{os.environ.get('TEST_WORKER', '-')} {os.getpid()}"
-        note(f"start {entry} {attempt} {time.monotonic():.3f} {where}")
+        begin(self, entry)
         time.sleep(seconds)
-        note(f"end {entry} {attempt} {time.monotonic():.3f} {where}")
-        if attempt < fails:
-            raise self.retry(countdown=PAUSE)
-        return entry
+        return end(self, entry, fails)
 
-    app.task(name="faults.early", bind=True, max_retries=10)(work)
-    app.task(
-        name="faults.late",
-        bind=True,
-        max_retries=10,
-        acks_late=True,
-        reject_on_worker_lost=True,
-        max_deliveries=MAX_DELIVERIES,
-    )(work)
+    async def work_async(self: Any, entry: str, seconds: float, fails: int) -> str:
+        begin(self, entry)
+        await asyncio.sleep(seconds)
+        return end(self, entry, fails)
+
+    for suffix, function in (("", work), ("_async", work_async)):
+        app.task(name=f"faults.early{suffix}", bind=True, max_retries=10)(function)
+        app.task(
+            name=f"faults.late{suffix}",
+            bind=True,
+            max_retries=10,
+            acks_late=True,
+            reject_on_worker_lost=True,
+            max_deliveries=MAX_DELIVERIES,
+        )(function)
     return app
 
 
