@@ -7,6 +7,7 @@ TEST_RESULT_URL, TEST_CONF (a JSON object of settings) and TEST_LEDGER (where `r
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import time
@@ -96,6 +97,27 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
     @app.task(name="proj.hold_early", ignore_result=True)
     def hold_early(gate, entry):
         return hold_late(gate, entry)
+
+    @app.task(name="proj.clutch_late", ignore_result=True, acks_late=True)
+    def clutch_late(gate, entry):
+        """As `hold_late`; what holds the first run is a call in C that keeps the interpreter, see the test."""
+        note(f"start:{entry}")
+        if os.path.exists(gate):
+            taken = f"{gate}.taken"
+            os.rename(gate, taken)
+            library = ctypes.PyDLL(None)
+            while library.open(taken.encode(), os.O_RDONLY) < 0:
+                pass  # a signal has woken it
+        note(f"end:{entry}")
+
+    @app.task(name="proj.spin_late", ignore_result=True, acks_late=True)
+    def spin_late(seconds, entry):
+        """As `sleep_late`, but without a moment in which it does not want the interpreter."""
+        note(f"start:{entry}")
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+        note(f"end:{entry}")
 
     @app.task(name="proj.limited", rate_limit="1000/s")
     def limited(value=None):

@@ -29,6 +29,7 @@ from framework.api.redis_url import Address
 from framework.api.resp import Call, Command, Link, LinkSettings, Push, ServerError, packer
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
+from framework_transports._leases import OVERSLEPT
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.lane import BroadcastDelivery, Lane, RedisDelivery
 from framework_transports.redis.options import RedisOptions
@@ -74,7 +75,7 @@ class RedisConsumer(Consumer):
         self._pushed = False
         #: The last fetch found fewer than it wanted: the next one probably will too.
         self._short = True
-        self._next_take_over = monotonic()
+        self._renewed = self._next_take_over = monotonic()
         self._reap_from = 0.0
         self._router = Router(keys)
         self._pack = packer()
@@ -349,10 +350,13 @@ class RedisConsumer(Consumer):
         """Renew the leases; put back what dead workers left."""
         self._pushed = False
         lanes = [*self._lanes.values(), *self._retired.values()]
+        silent, self._renewed = monotonic() - self._renewed, monotonic()
         if not lanes:
             self._aside([("PING",)])
             return
         names = [key for lane in lanes for key in (lane.lease, lane.leases)]
+        if silent > self._options.lease:
+            logger.warning(OVERSLEPT, self._options.lease, silent)
         lapsed = self._aside([Call(script("renew"), names, (self._id, self._lease))])[0]
         back = 0
         for lane, consumers in zip(lanes, lapsed, strict=True):

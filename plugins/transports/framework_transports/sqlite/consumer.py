@@ -15,6 +15,7 @@ out again.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import time
@@ -28,11 +29,14 @@ from framework.api.embedded import Database
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import mark_redelivered
+from framework_transports._leases import OVERSLEPT
 from framework_transports.sqlite.delivery import SqliteDelivery
 from framework_transports.sqlite.housekeeping import put_back, reap, unregister
 from framework_transports.sqlite.parking import create, next_due, park, parked_under, recall, unpark
 from framework_transports.sqlite.schema import CONSUMER_BELL
 from framework_transports.sqlite.topology import declare, forget_auto_delete
+
+logger = logging.getLogger(__name__)
 
 _ids = msgspec.json.Encoder().encode
 
@@ -327,6 +331,8 @@ class SqliteConsumer(Consumer):
 
     def _register(self, connection: sqlite3.Connection) -> None:
         """Get an id: for the first time, or because we overslept, and others have put our loans back."""
+        if self._id:
+            logger.warning(OVERSLEPT, self._lease, time.monotonic() - self._renew_at + self._lease / 3)
         (self._id,) = connection.execute(
             "INSERT INTO framework_consumers (bell, lease, deadline) VALUES (?, ?, ?) RETURNING id",
             (self._bell.token, self._lease, time.monotonic() + self._lease),

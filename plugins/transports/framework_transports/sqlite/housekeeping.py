@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import time
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from framework.api.embedded import Database
 from framework_transports.sqlite.publish import drop_boxes
 from framework_transports.sqlite.schema import CONSUMER_BELL, MAILBOX_BELL
 from framework_transports.sqlite.topology import forget_auto_delete
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that mail may wait to be fetched.
 MAIL_PATIENCE: Final = 60.0
@@ -72,6 +75,8 @@ def reap(database: Database, ringer: Ringer) -> int:
     for consumer, bell, _, _ in gone:
         if consumer in dead and ringer.is_dead(CONSUMER_BELL, bell):
             ringer.remove(CONSUMER_BELL, bell)
+    if returned:
+        logger.warning("Put back %d messages that %d workers left on loan", returned, len(dead))
     return returned
 
 
