@@ -23,7 +23,7 @@ class Admin:
     """Asks the broker about queues; thread-safe."""
 
     def __init__(self, connector: Connector) -> None:
-        self._session = Session(connector, "admin", self._opened)
+        self._session = Session(connector, "admin")
         self._declarer: Declarer | None = None
 
     def _opened(self, link: Link) -> None:
@@ -55,7 +55,7 @@ class Admin:
 
     def _ask(self, question: Callable[[Declarer], T]) -> T:
         with self._session.lock():
-            link = self._session.link()
+            link = self._session.link(self._opened)
             declarer = self._declarer
             if declarer is None:
                 raise ConnectionLost(f"the connection to {link.address.display} is lost")

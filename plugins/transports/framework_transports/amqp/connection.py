@@ -6,6 +6,7 @@
 3. Hands content (deliveries, returned messages), confirms and the broker's cancellations to its owner, as they come.
 4. Turns a channel closed by the broker into `ChannelClosed`, everything else that goes wrong into what `lost` makes a
    `ConnectionLost` of.
+5. Once closed it refers to nobody, itself included: Python seldom looks for circles in all that a worker has.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from struct import Struct
 from time import monotonic
 from typing import Any, Final, TypeAlias
+from weakref import WeakSet, ref
 
 from amqp import Channel, Connection
 from amqp.exceptions import AMQPError
@@ -70,6 +72,8 @@ class Link(Connection):  # type: ignore[misc]
 
     #: py-amqp's socket and what goes with it; None once closed.
     _transport: Any
+    #: The open channels by number, and itself as number 0; None once closed.
+    channels: Any
 
     def __init__(self, address: Address, *, role: str, heartbeat: int, timeout: float, login_method: str) -> None:
         options = {}
@@ -89,6 +93,7 @@ class Link(Connection):  # type: ignore[misc]
             on_blocked=self._on_block,
             on_unblocked=self._on_unblock,
             socket_settings=options,
+            frame_writer=_method_writer,
         )
         self.address = address
         self.pid = os.getpid()
@@ -105,6 +110,8 @@ class Link(Connection):  # type: ignore[misc]
         #: Asked with a `ChannelClosed`; True: it is dealt with.
         self.on_channel_closed: Callable[[ChannelClosed], bool] = _not_mine
         self._buffer = b""
+        #: The channels that there are, closed or not.
+        self._opened: WeakSet[Channel] = WeakSet()
         #: Once we are saying goodbye: until when.
         self._until: float | None = None
         #: Content whose header or body is still to come, by channel.
@@ -119,7 +126,7 @@ class Link(Connection):  # type: ignore[misc]
         if timeout is None:
             timeout = self.answer_timeout
         if self._until is not None:
-            # A frozen broker must not hold up our goodbye; 0 would mean not to wait at all.
+            # A frozen broker must not hold up our goodbye. 0 would mean not to wait.
             timeout = max(0.001, min(timeout, self._until - monotonic()))
         if not self.receive(timeout):
             raise TimeoutError(f"no answer within {timeout:g} s")
@@ -229,7 +236,10 @@ class Link(Connection):  # type: ignore[misc]
             known.collect()
         closed = ChannelClosed(channel, _u16(payload, 4)[0], _short(payload, 6)[0].decode(errors="replace"))
         if not self.on_channel_closed(closed):
-            raise closed
+            try:
+                raise closed
+            finally:
+                del closed  # its traceback has this frame: another circle
 
     def _on_block(self, reason: str) -> None:
         self.blocked = reason or "it is short of memory or disk"
@@ -305,7 +315,9 @@ class Link(Connection):  # type: ignore[misc]
 
     def open_channel(self) -> Channel:
         """Open a new channel."""
-        return self.channel()
+        channel = self.channel()
+        self._opened.add(channel)
+        return channel
 
     def goodbye(self) -> None:
         """Close in order, or at all; never raises."""
@@ -329,6 +341,33 @@ class Link(Connection):  # type: ignore[misc]
             sock, transport.sock = transport.sock, None
             transport.connected = False
             sock.close()
+        self._take_apart()
+
+    def _take_apart(self) -> None:
+        """Break the circles that py-amqp's objects and their owners are."""
+        for channel in (*self._opened, self):
+            # Its number is gone from a table that is gone.
+            channel.connection = channel.on_open = None
+            channel._callbacks.clear()
+            channel._pending.clear()
+            if channel is not self:
+                channel.collect()
+        self.channels = self._frame_writer = self._on_inbound_frame = self.on_blocked = self.on_unblocked = None
+        self.on_delivery = self.on_return = self.on_confirm = self.on_cancel = _ignore
+        self.on_channel_closed = _not_mine
+        self._buffer = b""
+        self._partial.clear()
+
+
+def _method_writer(link: Link, _transport: object) -> Callable[..., None]:
+    """Return what writes py-amqp's methods; its own has a buffer of the largest frame, and we publish past it."""
+    this = ref(link)
+
+    def write_method(_kind: int, channel: int, method: tuple[int, int], arguments: bytes, _content: None) -> None:
+        if (link := this()) is not None:
+            link.write(method_frame(channel, *method, arguments or b""))
+
+    return write_method
 
 
 def _ignore(*_: object) -> None:

@@ -42,7 +42,7 @@ class AmqpProducer(Producer):
 
     def __init__(self, connector: Connector, options: ProducerOptions) -> None:
         self._options = options
-        self._session = Session(connector, "producer", self._opened)
+        self._session = Session(connector, "producer")
         self._channel: Channel | None = None
         self._declarer: Declarer | None = None
         #: Sequence number of the last message on this channel, as the broker counts.
@@ -54,7 +54,7 @@ class AmqpProducer(Producer):
         self._returned: list[Returned] = []
         # Connecting here, not at the first message: whoever asked for a producer wants to know now.
         with self._session.lock():
-            self._session.link()
+            self._session.link(self._opened)
 
     def _opened(self, link: Link) -> None:
         try:
@@ -75,7 +75,7 @@ class AmqpProducer(Producer):
         if not messages:
             return
         with self._session.lock():
-            link = self._session.link()
+            link = self._session.link(self._opened)
             self._report_late_returns()
             frames = self._encode(link, messages)
             try:
@@ -167,7 +167,7 @@ class AmqpProducer(Producer):
     def declare(self, queues: Iterable[Queue]) -> None:
         """Create exchanges, queues and bindings that do not exist."""
         with self._session.lock():
-            link = self._session.link()
+            link = self._session.link(self._opened)
             declarer = self._declarer
             if declarer is None:
                 raise ConnectionLost(f"the connection to {link.address.display} is lost")

@@ -17,10 +17,9 @@ from framework_transports.amqp.connector import Connector
 class Session:
     """Holds a link; all methods but `lock` and `close` are called with the lock held."""
 
-    def __init__(self, connector: Connector, role: str, on_open: Callable[[Link], None]) -> None:
+    def __init__(self, connector: Connector, role: str) -> None:
         self.connector = connector
         self._role = role
-        self._on_open = on_open
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._link: Link | None = None
@@ -33,8 +32,8 @@ class Session:
             self.drop()
         return self._lock
 
-    def link(self) -> Link:
-        """Return a link that was alive a moment ago. Raises `ConnectionLost`."""
+    def link(self, on_open: Callable[[Link], None]) -> Link:
+        """Return a link that was alive a moment ago; `on_open` is given it when it is new. Raises `ConnectionLost`."""
         link = self._link
         if link is not None:
             try:
@@ -46,7 +45,7 @@ class Session:
                 return link
         link = self.connector.connect(self._role)
         try:
-            self._on_open(link)
+            on_open(link)
         except BaseException:  # undone and raised again
             link.abandon()
             raise
