@@ -69,18 +69,20 @@ def set_patience(node: PrivateRabbit, *, timeout: int, look: int) -> None:
     node.evaluate(", ".join(f"application:set_env(rabbit, {name}, {value})" for name, value in settings.items()) + ".")
 
 
-def test_the_broker_loses_patience(node: PrivateRabbit, start_worker: Any, client: Any, tmp_path: Path) -> None:
-    """`consumer_timeout` takes the messages of long tasks away, and the channel: they run on, and run once."""
+@pytest.mark.parametrize(("pool", "slots"), [("threads", 4), ("prefork", 1), ("solo", 1)])
+def test_the_broker_loses_patience(
+    node: PrivateRabbit, pool: str, slots: int, start_worker: Any, client: Any, tmp_path: Path
+) -> None:
+    """`consumer_timeout` takes the messages of long tasks away, and the channel: they run on, and run once.
+
+    The worker hears of it while every slot is busy, and knows them when they come again.
+    """
     set_patience(node, timeout=2_000, look=500)
     try:
-        held = Held(node.fresh_url(), "threads", start_worker, client, tmp_path)
-        back = held.late + len(held.behind)
-        wait_for(lambda: queues.waiting(held.url) == back, LONG, "the broker to take all back")
+        held = Held(node.fresh_url(), pool, start_worker, client, tmp_path, slots=slots)
+        held.worker.wait_line("a task ran longer than RabbitMQ's consumer_timeout", timeout=LONG)
     finally:
         set_patience(node, timeout=1_800_000, look=60_000)
-    # Nobody reads while every slot is busy. One that ends, early ack, has the worker find out.
-    held._gates[-1].touch()
-    held.worker.wait_line("a task ran longer than RabbitMQ's consumer_timeout", timeout=LONG)
     held.is_back()
     held.worker.wait_line("came again while it runs here: it goes on", timeout=LONG, count=held.late)
     held.let_go()

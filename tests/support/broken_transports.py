@@ -343,6 +343,13 @@ class ChangesItsDescriptor(Unbroken):
             return os.dup(super().fileno())
 
 
+class AttendsWithoutCare(Unbroken):
+    class Consumer(MemoryConsumer):
+        def attend(self):
+            self.fetch(1)
+            return ()
+
+
 class HeartbeatsGiveBack(Unbroken):
     class Consumer(MemoryConsumer):
         def heartbeat(self):
@@ -678,6 +685,7 @@ MEANT: dict[type[Transport], str] = {
     LosesWakeUps: "test_no_wake_up_is_lost_in_a_race",
     NeverSleeps: "test_it_does_not_spin",
     ChangesItsDescriptor: "test_the_descriptor_stays_the_same",
+    AttendsWithoutCare: "test_attending_takes_nothing_away",
     HeartbeatsGiveBack: "test_heartbeats_harm_nothing",
     ParkedIsLost: "test_what_is_parked_comes_at_its_time",
     ParkedComesAtOnce: "test_what_is_parked_comes_at_its_time",

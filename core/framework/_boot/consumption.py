@@ -147,7 +147,7 @@ class RecallsStep(Step):
         if transport.traits.recalls:
             self._revokes: Revokes = board.get("revokes")
             intake: Intake = board.get("intake")
-            self._recalls = Recalls(board.get("loop"), board.get("connection"), intake.take_recalled, board.get("lost"))
+            self._recalls = Recalls(board.get("loop"), board.get("connection"), intake.take_aside, board.get("lost"))
             self._queues: Subscriptions = board.get("queues")
             self._revokes.on_added = self._recalls.want
             self._queues.on_more = self._ask_for_all

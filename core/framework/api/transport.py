@@ -173,6 +173,15 @@ class Consumer(ABC):
     def flush(self) -> None:
         """Send pending settlements."""
 
+    def attend(self) -> Sequence[Delivery] | None:
+        """Take in what the broker says while core wants no messages; it may be that it takes some back.
+
+        Core calls it when the descriptor is readable. Returns what the broker has pushed of its own accord and had
+        handed out before, on loan now: core may be running it. None, as here, when nothing was read: core then leaves
+        the descriptor alone until it wants messages.
+        """
+        return None
+
     def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
         """Send pending settlements and return what is parked under `keys` in the queues that are consumed, uncounted.
 

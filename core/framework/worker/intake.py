@@ -69,7 +69,7 @@ class Intake:
         self._schedule: Schedule[Item] = Schedule(loop, self._due)
         #: What waits here for being handed back: its task is not known.
         self._strange = unregistered.held
-        unregistered.release = self.take_recalled
+        unregistered.release = self.take_aside
         self._dispatch: Dispatch | None = None
         self._consumer: Consumer | None = None
         #: Its descriptor; a consumer whose connection is lost does not tell it any more.
@@ -185,13 +185,27 @@ class Intake:
     def _readable(self) -> None:
         if self._room() > 0:
             self.ask()
-        elif self._consumer is not None:
+        elif self._consumer is not None and not self._attend(self._consumer):
             # There may be messages and there is no room for them: until there is, do not wake up for them again.
             self._loop.remove_reader(self._fd)
             self._paused = True
             if not self._looking:
                 self._looking = True
                 self._loop.call_later(_LOOK, self._look)
+
+    def _attend(self, consumer: Consumer) -> bool:
+        """Hear what the broker says while there is no room; return whether the consumer can do that.
+
+        What runs here and was taken from us comes again; whatever else does has been pushed, so it waits for its turn.
+        """
+        try:
+            again = consumer.attend()
+        except TransportError as error:
+            self._lose(error)
+            return True
+        if again:
+            self.take_aside(again)
+        return again is not None
 
     def _look(self) -> None:
         """Find out that the connection is lost while nothing is read from it."""
@@ -268,10 +282,10 @@ class Intake:
         self._count_held()
         return parked
 
-    def take_recalled(self, deliveries: Sequence[Delivery]) -> None:
+    def take_aside(self, deliveries: Sequence[Delivery]) -> None:
         """Decide about messages that were not fetched just now, whether or not others fit.
 
-        They are revoked, or of tasks that were not known when they came.
+        They are revoked, of tasks that were not known when they came, or run here already.
         """
         self._take(deliveries)
         self.ask()

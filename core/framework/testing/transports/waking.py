@@ -34,6 +34,22 @@ class WakingPromises(TransportSuiteBase):
             publisher.join(self.patience)
             assert found == [str(number)]
 
+    def test_attending_takes_nothing_away(self, bench: Bench) -> None:
+        """New messages are left for `fetch`; what was handed out before may come either way, once."""
+        queue = bench.filled(3)
+        consumer = bench.consumer(queue)
+        found: list[str] = []
+        for _ in range(3):
+            # A broker that pushes may send it any moment: before, or after.
+            assert not consumer.attend()
+            found += ids(bench.gather(consumer, 1))
+        assert sorted(found) == numbers(3)
+        consumer.close(requeue=True)
+        other = bench.consumer(queue)
+        again = ids(other.attend() or ())
+        again += ids(bench.gather(other, 3 - len(again)))
+        assert sorted(again) == numbers(3)
+
     def test_no_wake_up_is_lost_in_a_race(self, bench: Bench) -> None:
         """Messages that come just as the consumer falls asleep: none waits for the next one."""
         queue = bench.queue()

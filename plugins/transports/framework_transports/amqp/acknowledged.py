@@ -39,6 +39,16 @@ class Acknowledged:
                 self._known[task_id] = _which(headers)
         self._until = now + _WITHIN
 
+    def sift(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """Acknowledge those of `deliveries` once more; return the others."""
+        others = []
+        for delivery in deliveries:
+            if self.covers(delivery):
+                delivery.ack()
+            else:
+                others.append(delivery)
+        return others
+
     def covers(self, delivery: Delivery) -> bool:
         """Say whether `delivery` is one of them, once."""
         if monotonic() > self._until:

@@ -9,7 +9,8 @@
 5. Sends heartbeats, and notices when the broker's stay away.
 6. After a lost connection the broker hands out again what it has not heard to be acknowledged; see `Acknowledged`.
 7. A queue that is deleted while it is consumed from is declared again.
-8. What is parked (see `Parking`) is pushed like anything else when its time comes: `due_at` only says when to look
+8. `attend` hears the broker out while core wants no messages: that it closes the channel, or hands out again what runs.
+9. What is parked (see `Parking`) is pushed like anything else when its time comes: `due_at` only says when to look
    whether the broker has it.
 """
 
@@ -24,21 +25,12 @@ from typing import Final, NoReturn
 
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
-from framework.message import JSON, UTF8
 from framework_transports.amqp import native
 from framework_transports.amqp.acknowledged import Acknowledged
-from framework_transports.amqp.codec import (
-    MALFORMED,
-    ContentHeader,
-    method_frame,
-    read_content_header,
-    short_string,
-    write_table,
-)
+from framework_transports.amqp.codec import method_frame, short_string, write_table
 from framework_transports.amqp.connection import LOST, ChannelClosed, Delivered, Link, lost
 from framework_transports.amqp.connector import Connector
-from framework_transports.amqp.delivery import AmqpDelivery
-from framework_transports.amqp.levels import PARKING_BYTES, brought_back
+from framework_transports.amqp.delivery import AmqpDelivery, read_delivery
 from framework_transports.amqp.parking import Parking
 from framework_transports.amqp.settlements import Settlements
 from framework_transports.amqp.sources import QosMode, Source
@@ -56,7 +48,6 @@ PARKED_AHEAD: Final = 1_000
 
 _pack_qos = Struct(">IHB").pack
 _NOT_IMPLEMENTED: Final = 540
-_FOR_LATER: Final = (PARKING_BYTES, native.PREFIX_BYTES)
 
 
 class AmqpConsumer(Consumer):
@@ -211,12 +202,30 @@ class AmqpConsumer(Consumer):
     def _fetch_new(self, limit: int) -> list[Delivery]:
         found: list[Delivery] = []
         while self._ready and len(found) < limit:
-            delivery = self._delivery(self._ready.popleft())
-            if self._acknowledged.covers(delivery):
-                delivery.ack()
-            else:
-                found.append(delivery)
+            found += self._acknowledged.sift([self._delivery(self._ready.popleft())])
         return found
+
+    def attend(self) -> Sequence[Delivery] | None:
+        """Read without handing out; return what is not new, for core may be running it.
+
+        None, and nothing is read, where no limit keeps the broker from sending more than there is room for.
+        """
+        self._check()
+        if not self._limit or any(source.queue.no_ack for source in self._current.values()):
+            return None
+        try:
+            while self._link.advance():
+                pass
+        except (*LOST, ChannelClosed) as error:
+            self._fail(error)
+        if self._ended:
+            self._begin_again()
+        if not any(item[2] for item in self._ready):
+            return ()
+        fresh = deque(item for item in self._ready if not item[2])
+        again = [self._delivery(item) for item in self._ready if item[2]]
+        self._ready = fresh
+        return self._acknowledged.sift(again) if self._acknowledged else again
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
         """Learn what `lost` has acknowledged; the broker has taken all else back, and hands it out again."""
@@ -227,33 +236,7 @@ class AmqpConsumer(Consumer):
         return ()
 
     def _delivery(self, item: Delivered) -> AmqpDelivery:
-        consumer_tag, tag, redelivered, exchange, routing_key, raw, body = item
-        source = self._sources[consumer_tag]
-        try:
-            headers, properties, content_type, content_encoding = read_content_header(raw)
-        except MALFORMED as error:
-            # It has no task header now, so core makes a dead letter of it; the body is kept for whoever looks there.
-            logger.error("A message in %r has headers that cannot be read: %s", source.name, error)
-            headers, properties, content_type, content_encoding = ContentHeader(
-                {"undecodable": str(error)}, {}, JSON, UTF8
-            )
-        came_from, key = exchange.decode(errors="replace"), routing_key.decode(errors="replace")
-        if exchange.startswith(_FOR_LATER):
-            if exchange.startswith(PARKING_BYTES):
-                came_from, key = brought_back(headers, source.name)
-            else:
-                came_from, key = source.queue.exchange.name, native.original_key(key)
-        properties["delivery_info"] = {"exchange": came_from, "routing_key": key, "redelivered": redelivered != 0}
-        count = headers.get("x-delivery-count")
-        deliveries = count if type(count) is int else max(1, self._tries.of(headers)) if redelivered else 0
-        return AmqpDelivery(
-            (headers, properties, content_type, content_encoding, body),
-            source.name,
-            deliveries,
-            None if source.queue.no_ack else self._settlements,
-            tag,
-            self._tries,
-        )
+        return read_delivery(item, self._sources[item[0]].queue, self._settlements, self._tries)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
@@ -381,6 +364,8 @@ class AmqpConsumer(Consumer):
             self._link.abandon()
         else:
             self._link.goodbye()
+        # It leads back there; what is still on loan cannot be parked any more.
+        self._settlements.parking = None
 
     def _check(self) -> None:
         if self._dead:

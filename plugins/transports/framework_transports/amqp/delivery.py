@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from framework.api.transport import Delivery
-from framework.message import Payload
+import logging
+from typing import Final
+
+from framework.api.transport import Delivery, Queue
+from framework.message import JSON, UTF8, Payload
+from framework_transports.amqp import native
+from framework_transports.amqp.codec import MALFORMED, ContentHeader, read_content_header
+from framework_transports.amqp.connection import Delivered
+from framework_transports.amqp.levels import PARKING_BYTES, brought_back
 from framework_transports.amqp.settlements import Settlements
 from framework_transports.amqp.tries import Tries
+
+logger = logging.getLogger(__name__)
+
+_FOR_LATER: Final = (PARKING_BYTES, native.PREFIX_BYTES)
 
 
 class AmqpDelivery(Delivery):
@@ -63,3 +74,31 @@ class AmqpDelivery(Delivery):
         if settlements is not None:
             self._settlements = None
             settlements.reject(self._tag, True)
+
+
+def read_delivery(item: Delivered, queue: Queue, settlements: Settlements, tries: Tries) -> AmqpDelivery:
+    """Return the delivery that `item`, which `queue` has given us, is."""
+    _, tag, redelivered, exchange, routing_key, raw, body = item
+    try:
+        headers, properties, content_type, content_encoding = read_content_header(raw)
+    except MALFORMED as error:
+        # It has no task header now, so core makes a dead letter of it; the body is kept for whoever looks there.
+        logger.error("A message in %r has headers that cannot be read: %s", queue.name, error)
+        headers, properties, content_type, content_encoding = ContentHeader({"undecodable": str(error)}, {}, JSON, UTF8)
+    came_from, key = exchange.decode(errors="replace"), routing_key.decode(errors="replace")
+    if exchange.startswith(_FOR_LATER):
+        if exchange.startswith(PARKING_BYTES):
+            came_from, key = brought_back(headers, queue.name)
+        else:
+            came_from, key = queue.exchange.name, native.original_key(key)
+    properties["delivery_info"] = {"exchange": came_from, "routing_key": key, "redelivered": redelivered != 0}
+    count = headers.get("x-delivery-count")
+    deliveries = count if type(count) is int else max(1, tries.of(headers)) if redelivered else 0
+    return AmqpDelivery(
+        (headers, properties, content_type, content_encoding, body),
+        queue.name,
+        deliveries,
+        None if queue.no_ack else settlements,
+        tag,
+        tries,
+    )
