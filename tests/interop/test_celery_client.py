@@ -16,6 +16,9 @@ ARRANGEMENTS = [
     pytest.param(("amqp", "redis", "threads"), id="amqp-threads"),
     pytest.param(("amqp", "rpc", "prefork"), id="amqp-rpc-prefork"),
     pytest.param(("redis", "rpc", "solo"), id="redis-rpc-solo"),
+    pytest.param(("redis", "redis", "gevent"), id="redis-gevent"),
+    pytest.param(("redis", "rpc", "eventlet"), id="redis-rpc-eventlet"),
+    pytest.param(("amqp", "redis", "asyncio"), id="amqp-asyncio"),
 ]
 
 

@@ -50,10 +50,13 @@ def running(request, tmp_path_factory, theirs: bool, *workers_: tuple[bool, str]
 
 
 FLEETS = {
-    "celery-client-our-worker": (True, (False, "prefork")),
+    **{
+        f"celery-client-our-{pool}": (True, (False, pool))
+        for pool in ("prefork", "threads", "solo", "gevent", "eventlet", "asyncio")
+    },
     "our-client-celery-worker": (False, (True, "threads")),
     "our-client-both-workers": (False, (False, "threads"), (True, "threads")),
-    "celery-client-both-workers": (True, (False, "asyncio"), (True, "threads")),
+    "celery-client-both-workers": (True, (False, "prefork"), (True, "threads")),
 }
 
 

@@ -84,6 +84,13 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
             time.sleep(0.01)
         return os.getpid()
 
+    @app.task(shared=False, name="proj.outlive", bind=True, ignore_result=True, acks_late=True)
+    def outlive(self, gate, entry):
+        """Write ``<entry> <node> <redelivered?> <deliveries>``, and run until the file `gate` exists."""
+        again = (self.request.delivery_info or {}).get("redelivered")
+        note(f"{entry} {self.request.hostname} {bool(again)} {self.request.get('deliveries') or 0}")
+        hold(gate)
+
     @app.task(shared=False, name="proj.limited", rate_limit="1000/s")
     def limited(value=None):
         return value

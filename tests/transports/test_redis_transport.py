@@ -465,10 +465,8 @@ def test_what_a_celery_worker_left_behind_is_taken_over(
     channel.qos._delivered.clear()
     channel.qos._dirty.clear()
     consumer = open_face(make_transport(visibility_timeout=0.05).consumer())
-    consumer._next_take_over = float("-inf")
 
     def look() -> Any:
-        consumer._next_take_over = float("-inf")
         consumer.add_queue(Q)
         consumer.heartbeat()
         return consumer.fetch(5)

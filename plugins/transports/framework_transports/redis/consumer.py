@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 #: How often one `fetch` looks again because somebody else changed the queues while it looked.
 _LOOKS: Final = 3
 _SCRIPTS: Final = ("reserve", "requeue", "release", "renew", "restore", "takeover", "adopt", "park", "due", "recall")
-#: Seconds between two looks for what Celery workers left behind.
+#: Most seconds between two looks for what Celery workers left behind.
 _TAKE_OVER_EVERY: Final = 60.0
 #: Seconds for which leases that lapsed are left alone after the server was away: nobody could renew them, and who is
 #: alive comes back within this time.
@@ -364,7 +364,7 @@ class RedisConsumer(Consumer):
                 back += reap(self._link, self._keys, lane, consumer.decode())
         timeout = self._options.visibility_timeout
         if timeout and monotonic() >= self._next_take_over:
-            self._next_take_over = monotonic() + _TAKE_OVER_EVERY
+            self._next_take_over = monotonic() + min(timeout, _TAKE_OVER_EVERY)
             back += take_over(self._link, self._keys, timeout)
         if back:
             # Our own changes push nothing, and a push from others may have been read on the way.
