@@ -54,6 +54,7 @@ def test_a_task_that_takes_longer_than_its_lease_runs_once(
     assert queues.waiting(url) == 0
 
 
+@pytest.mark.acceptance(229)
 @pytest.mark.parametrize(
     ("url", "whole_group"),
     [("redis", False), ("sqlite", True)],
