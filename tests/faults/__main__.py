@@ -28,7 +28,8 @@ def main() -> int:
     seconds = float(os.environ.get("MINUTES") or "2") * 60
     seed = int(os.environ.get("SEED") or time.time_ns() % 100_000)
     pool = os.environ.get("POOL") or "prefork"
-    rate = float(os.environ.get("RATE") or "20")
+    # One task at a time is no match for more.
+    rate = float(os.environ.get("RATE") or ("8" if pool == "solo" else "20"))
     faulty = os.environ.get("FAULTS") != "none"
     good = True
     for broker in (os.environ.get("BROKER") or "redis amqp sqlite").split():

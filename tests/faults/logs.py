@@ -11,7 +11,8 @@ _AFTER: Final = 20
 _ALARMING: Final = re.compile(
     r"^Traceback \(most recent call last\)|: CRITICAL/|Defect in |Exception ignored|Exception in thread|"
     r"was never (?:awaited|retrieved)|(?:Resource|Runtime|Deprecation)Warning|Fatal Python error|"
-    r"unregistered task|(?:Task|Message|result) .* is lost,|results are lost|raised unexpected|cannot become a task|headers that cannot be read|"
+    r"unregistered task|(?:Task|Message|result) .* is lost,|results are lost|raised unexpected|"
+    r"cannot become a task|headers that cannot be read|"
     r"A control request cannot be|no result lay in|without a correlation id|is damaged|left to itself"
 )
 

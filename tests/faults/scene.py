@@ -84,6 +84,8 @@ class Actor:
         self._log = scene.directory / f"{self.name}.log"
         self._said = self._log.stat().st_size if self._log.exists() else 0
         env["TEST_WORKER"] = self.life
+        if scene.coroutines:
+            env["TEST_COROUTINES"] = "1"
         self.worker = workers.start_worker(
             None,
             *("-P", scene.pool, "-c", str(CONCURRENCY), "-n", f"{self.name}@here", "-l", "info"),
@@ -180,8 +182,13 @@ class Scene:
     def client(self) -> Any:
         """An application that sends, past the proxies."""
         if self._client is None:
-            self._client = work.make_app(self.url, self.backend, **self.conf)
+            self._client = work.make_app(self.url, self.backend, coroutines=self.coroutines, **self.conf)
         return self._client
+
+    @property
+    def coroutines(self) -> bool:
+        """Whether some of the tasks are coroutines."""
+        return self.pool == "asyncio"
 
     def _disconnect(self) -> None:
         if self._client is not None:
@@ -192,7 +199,7 @@ class Scene:
         """Send `tasks`; returns them, uncertain if the broker did not say that it has them."""
         app = self.client
         # Where coroutines have a place of their own, every other task is one.
-        kinds = ("", "_async") if self.pool == "asyncio" else ("",)
+        kinds = ("", "_async") if self.coroutines else ("",)
         calls = [
             app.tasks[f"faults.{'late' if task.late else 'early'}{kinds[number % len(kinds)]}"]
             .si(task.entry, task.seconds, task.fails)

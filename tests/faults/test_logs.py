@@ -34,7 +34,7 @@ def test_what_is_alarming_is_found_with_its_surroundings(line):
         + "consumer: Connection to broker lost. Trying to re-establish the connection... (the connection was lost)",
         STAMP.format("ERROR") + "Results cannot be stored and are kept until they can: Connection refused",
         STAMP.format("ERROR") + "consumer: Cannot connect to redis://: refused. Trying again in 1 seconds...",
-        STAMP.format("ERROR") + "Task proj.x[1]: the connection to amqp://127.0.0.1:1/t1 is lost: reset by peer",
+        STAMP.format("ERROR") + "Task proj.x[1]: the connection to amqp://127.0.0.1:1/t1 was lost: reset by peer",
         STAMP.format("WARNING") + "A message was dropped: there is no reply queue in the broker",
         STAMP.format("INFO") + "Task faults.late[s1-1] succeeded in 0.1s: 's1-1'",
     ],

@@ -42,8 +42,8 @@ def _write(what: str, task: Any, entry: str) -> None:
     note(f"{what} {entry} {task.request.retries} {time.monotonic():.3f} {where}")
 
 
-def make_app(broker: str | None = None, backend: str | None = None, **conf: Any) -> App:
-    """Return an application with the tasks."""
+def make_app(broker: str | None = None, backend: str | None = None, *, coroutines: bool = False, **conf: Any) -> App:
+    """Return an application with the tasks; `coroutines`: also those that are."""
     app = App("work", broker=broker, backend=backend)
     app.conf.update(conf)
 
@@ -57,7 +57,9 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         await asyncio.sleep(seconds)
         return end(self, entry, fails)
 
-    for suffix, function in (("", work), ("_async", work_async)):
+    # No pool but one runs them side by side, and a worker with another one says so.
+    functions = {"": work, "_async": work_async} if coroutines else {"": work}
+    for suffix, function in functions.items():
         app.task(name=f"faults.early{suffix}", bind=True, max_retries=10)(function)
         app.task(
             name=f"faults.late{suffix}",
@@ -73,6 +75,7 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
 app = make_app(
     os.environ.get("TEST_BROKER_URL"),
     os.environ.get("TEST_RESULT_URL"),
+    coroutines="TEST_COROUTINES" in os.environ,
     **json.loads(os.environ.get("TEST_CONF", "{}")),
 )
 if (_failpoints := Failpoints.from_environment()) is not None:
