@@ -395,7 +395,13 @@ def _delivery_arguments(buf: bytes, at: int) -> tuple[bytes, int, int, bytes, by
 
 def lost(address: Address, error: BaseException) -> ConnectionLost:
     """Make a `ConnectionLost` of what went wrong with the broker at `address`."""
-    text = str(getattr(error, "reply_text", "") or error) or type(error).__name__
+    text = reason(error)
     if isinstance(error, ChannelClosed) and "acknowledgement" in text and "timed out" in text:
         text += "; a task ran longer than RabbitMQ's consumer_timeout: raise it there, or acknowledge early"
-    return ConnectionLost(f"the connection to {address.display} is lost: {text}")
+    return ConnectionLost(f"the connection to {address.display} was lost: {text}")
+
+
+def reason(error: BaseException) -> str:
+    """Return what went wrong, in the broker's words or the system's."""
+    words = getattr(error, "reply_text", "") or getattr(error, "strerror", "") or str(error)
+    return str(words) or type(error).__name__

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from framework.exceptions import ConnectionLost
 from framework_transports.amqp.address import Address
-from framework_transports.amqp.connection import LOST, Link
+from framework_transports.amqp.connection import LOST, Link, reason
 
 
 class Connector:
@@ -58,12 +58,14 @@ class Connector:
                 link.connect()
             except LOST as error:
                 link.abandon()
-                reasons.append(f"{address.display}: {_reason(error, address)}")
+                reasons.append((address.display, _reason(error, address)))
                 continue
             with self._lock:
                 self._first = index
             return link
-        raise ConnectionLost("cannot reach the broker: " + "; ".join(reasons))
+        if len(reasons) == 1:
+            raise ConnectionLost(f"{self.current.display} cannot be reached: {reasons[0][1]}")
+        raise ConnectionLost("no broker can be reached: " + "; ".join(f"{where}: {why}" for where, why in reasons))
 
 
 def _reason(error: BaseException, address: Address) -> str:
@@ -75,5 +77,5 @@ def _reason(error: BaseException, address: Address) -> str:
     if isinstance(error, TimeoutError):
         return str(error) or "no answer"
     if isinstance(error, ConnectionRefusedError):
-        return "connection refused; does it run there?"
-    return str(getattr(error, "reply_text", "") or error) or type(error).__name__
+        return "connection refused (does it run there?)"
+    return reason(error)

@@ -60,7 +60,7 @@ class Broker:
         except self.refused as error:
             raise TransportError(f"{self.display_url} refused: {error}") from error
         except self.lost as error:
-            raise ConnectionLost(f"the connection to {self.display_url} is lost: {error}") from error
+            raise ConnectionLost(f"the connection to {self.display_url} was lost: {error}") from error
 
     def entity(self, queue: Queue) -> Any:
         """Return `queue` as kombu's, bound to the channel."""
