@@ -6,7 +6,9 @@ import time
 from contextlib import closing
 from typing import Any
 
+import kombu
 import pytest
+from kombu.transport import native_delayed_delivery
 
 from support import ledger
 from support.brokers import PrivateRabbit
@@ -15,11 +17,16 @@ from support.wait import wait_for
 CONF = {"task_default_queue_type": "quorum", "task_default_exchange_type": "topic"}
 
 
+@pytest.mark.parametrize("kind", ["quorum", "classic"])
 def test_what_celery_delays_in_the_broker_runs_at_its_time(
-    rabbit_server: PrivateRabbit, amqp_url: str, start_worker: Any, celery_client: Any, ledger_path: Any
+    rabbit_server: PrivateRabbit, amqp_url: str, kind: str, start_worker: Any, celery_client: Any, ledger_path: Any
 ) -> None:
-    worker = start_worker("-P", "solo", broker=amqp_url, ledger=ledger_path, conf=CONF)
-    theirs = celery_client(amqp_url, **CONF)
+    conf = {**CONF, "broker_native_delayed_delivery_queue_type": kind}
+    worker = start_worker("-P", "solo", broker=amqp_url, ledger=ledger_path, conf=conf)
+    with kombu.Connection(amqp_url) as connection:
+        # Refused if ours were declared otherwise.
+        native_delayed_delivery.declare_native_delayed_delivery_exchanges_and_queues(connection, kind)
+    theirs = celery_client(amqp_url, **conf)
     sent = time.monotonic()
     # 3 is a one in each of the two lowest levels.
     theirs.send_task("proj.stamp", ("later",), countdown=3.5)

@@ -695,7 +695,8 @@ class BrokerSettings(Table):
     password: Annotated[str | None, opt("Password, where there is no URL.", "BROKER_PASSWORD", secret=True)] = None
     vhost: Annotated[str | None, opt("Virtual host, where there is no URL.", "BROKER_VHOST")] = None
     native_delayed_delivery_queue_type: Annotated[
-        Literal["classic", "quorum"], opt("Kind of the queues that hold messages until their eta (AMQP).")
+        Literal["classic", "quorum"],
+        opt("Kind of the queues of Celery's delayed delivery (AMQP)."),
     ] = "quorum"
 
 

@@ -213,6 +213,7 @@ def make_transport(settings: Any, url: str | None = None) -> Transport:
             "use_ssl": broker.use_ssl,
             "failover_strategy": broker.failover_strategy,
             "login_method": broker.login_method,
+            "native_delayed_delivery_queue_type": broker.native_delayed_delivery_queue_type,
         },
     )
 

@@ -288,7 +288,7 @@ class Transport(Plugin, ABC):
 
     Arguments: `url`, the broker URL as configured; `options`, an instance of `options_type`; `settings`, the broker
     settings that concern every transport: ``connection_timeout`` (s), ``heartbeat`` (s), ``use_ssl``,
-    ``failover_strategy``, ``login_method``.
+    ``failover_strategy``, ``login_method``, ``native_delayed_delivery_queue_type``.
     """
 
     traits: ClassVar[TransportTraits]

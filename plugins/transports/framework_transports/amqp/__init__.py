@@ -83,7 +83,8 @@ class AmqpTransport(Transport):
             self._mode_ = QosMode()
             self._tries_ = Tries()
         connector = self._connector()
-        return AmqpConsumer(connector.connect("consumer", heartbeat=True), self._mode_, self._tries_, connector)
+        link = connector.connect("consumer", heartbeat=True)
+        return AmqpConsumer(link, self._mode_, self._tries_, connector, self._delayed_in)
 
     def mailbox(self) -> Mailbox:
         """Connect and return a mailbox. Raises `ConnectionLost`."""
@@ -134,6 +135,11 @@ class AmqpTransport(Transport):
     @property
     def _timeout(self) -> float:
         return float(self.settings.get("connection_timeout") or 4.0)
+
+    @property
+    def _delayed_in(self) -> str:
+        """Kind of the queues of Celery's delayed delivery."""
+        return str(self.settings.get("native_delayed_delivery_queue_type") or "quorum")
 
     @property
     def _login_method(self) -> str:

@@ -53,11 +53,15 @@ _NOT_IMPLEMENTED: Final = 540
 class AmqpConsumer(Consumer):
     """Fetches from a set of queues over one connection."""
 
-    def __init__(self, link: Link, mode: QosMode, tries: Tries, connector: Connector) -> None:
-        """`connector` makes the connection that messages for later are parked over."""
+    def __init__(self, link: Link, mode: QosMode, tries: Tries, connector: Connector, delayed_in: str) -> None:
+        """`connector` makes the connection that messages for later are parked over.
+
+        `delayed_in`: the kind of queue, ``quorum`` or ``classic``, in which Celery's clients find delayed delivery.
+        """
         self._link = link
         self._mode = mode
         self._tries = tries
+        self._delayed_in = delayed_in
         self._dead = False
         #: The connection itself is gone: nobody to say goodbye to.
         self._broken = False
@@ -99,7 +103,7 @@ class AmqpConsumer(Consumer):
         try:
             self._declarer.declare(queue)
             if native.expected(queue):
-                native.declare(self._declarer, queue)
+                native.declare(self._declarer, queue, self._delayed_in)
             if counts_on_queue(queue) and not self._mode.per_consumer:
                 self._limit_each()
             source = self._new_source(queue)

@@ -34,11 +34,11 @@ def expected(queue: Queue) -> bool:
     return queue.exchange.type == "topic" and counts_on_queue(queue)
 
 
-def declare(declarer: Declarer, queue: Queue) -> None:
-    """Make the levels, where nobody has, and lead from there to `queue`; a refusal is logged."""
+def declare(declarer: Declarer, queue: Queue, kind: str) -> None:
+    """Make the levels, where nobody has, in queues of `kind`, and lead from there to `queue`; a refusal is logged."""
     try:
         if not declarer.has_exchange(f"{PREFIX}{_HIGHEST}"):
-            declarer.run(_declare_levels)
+            declarer.run(lambda channel: _declare_levels(channel, kind))
         declarer.run(lambda channel: _lead(channel, queue))
     except ChannelClosed as closed:
         logger.warning(
@@ -48,19 +48,20 @@ def declare(declarer: Declarer, queue: Queue) -> None:
         )
 
 
-def _declare_levels(channel: Channel) -> None:
+def _declare_levels(channel: Channel, kind: str) -> None:
     channel.exchange_declare(_DELIVERY, "topic", durable=True, auto_delete=False, nowait=True)
     # The highest last: whoever finds it finds all that it leads to.
     for level in range(_HIGHEST + 1):
         name = f"{PREFIX}{level}"
         after = f"{PREFIX}{level - 1}" if level else _DELIVERY
         arguments: dict[str, Any] = {
-            "x-queue-type": "quorum",
-            "x-dead-letter-strategy": "at-least-once",
+            "x-queue-type": kind,
             "x-overflow": "reject-publish",
             "x-message-ttl": 1000 << level,
             "x-dead-letter-exchange": after,
         }
+        if kind == "quorum":
+            arguments["x-dead-letter-strategy"] = "at-least-once"
         before = "*." * (_HIGHEST - level)
         channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments, nowait=True)
         channel.exchange_declare(name, "topic", durable=True, auto_delete=False, nowait=True)
