@@ -108,7 +108,6 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
             "retries": self.request.retries,
             "exchange": info.get("exchange"),
             "routing_key": info.get("routing_key"),
-            "redelivered": info.get("redelivered"),
         }
 
     @app.task(shared=False, name="proj.oops", ignore_result=True)
