@@ -843,7 +843,9 @@ def test_a_cut_connection_is_lost_everywhere(relay: Relay, make: Callable[..., A
         producer.declare([Q])
     with pytest.raises(ConnectionLost):
         transport.sizes([Q])
-    with pytest.raises(ConnectionLost, match=r"^amqp://\S+ cannot be reached: connection refused \(does it run there\?\)$"):
+    with pytest.raises(
+        ConnectionLost, match=r"^amqp://\S+ cannot be reached: connection refused \(does it run there\?\)$"
+    ):
         transport.consumer()
     producer.close()
 
