@@ -87,6 +87,14 @@ class Publisher:
         backend = self._settings.result.backend
         return bool(backend) and not str(backend).startswith("none:")
 
+    def expect(self, task_ids: Sequence[str], *, inside_task: bool) -> None:
+        """Let the result store get ready for the results of tasks that are about to be sent.
+
+        Inside a task only where they would be lost otherwise: few tasks read the results of those they send.
+        """
+        if task_ids and self.has_store and not (inside_task and self.store.traits.shared):
+            self.store.prepare(task_ids)
+
     def publish(
         self,
         messages: Sequence[Outgoing],

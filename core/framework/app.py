@@ -8,17 +8,17 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from framework import _apps
+from framework._bulk import send_many
 from framework._calloptions import KNOWN, check
 from framework._config.conf import Conf
-from framework._identity import new_id, new_ids
+from framework._identity import new_id
 from framework._publishing import Publisher
 from framework._request import Context, current_request, parent_request
 from framework._tasks import Registry, make_task, retry_as_its_class_says
@@ -33,17 +33,12 @@ if TYPE_CHECKING:
     from framework.api.transport import Queue, Transport
     from framework.canvas import Signature
     from framework.events import Events
-    from framework.message import Outgoing
-    from framework.routing import Address
 
 __all__ = ["App", "shared_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
-
-#: Most messages that one call of a transport gets: bounds the memory of a bulk send without end.
-BULK = 10_000
 
 
 class Maker(Protocol):
@@ -319,9 +314,9 @@ class App:
                 check(options, parent is not None)
             task_id = options.get("task_id") or new_id()
             message, address = sender.build(plan, task_id, args, kwargs, options, parent)
-        ignored = self._ignored(task, message)
+        ignored = message.headers.get("ignore_result") is True
         if not ignored:
-            self._prepare([task_id], parent)
+            self.publisher.expect((task_id,), inside_task=parent is not None)
         sender.send(name, message, address, options)
         return AsyncResult(task_id, app=self, task_name=name, ignored=ignored)
 
@@ -340,88 +335,11 @@ class App:
         `Task.apply_async`.
         """
         parent = parent_request()
-        results: list[AsyncResult[Any]] = []
-        if not KNOWN.issuperset(options):
-            check(options, parent is not None)
-        if isinstance(calls, tuple) and len(calls) == 2 and isinstance(calls[0], Task):
-            calls, arguments = calls
-        pairs: Iterator[tuple[Task[..., Any] | None, str, Any, Any, dict[str, Any]]]
-        if isinstance(calls, Task):
-            task: Task[..., Any] = calls
-            pairs = ((task, task.name, tuple(args), {}, options) for args in arguments or ())
-        else:
-            pairs = (_call(call, options) for call in cast("Iterable[Signature[Any]]", calls))
-        while chunk := list(itertools.islice(pairs, BULK)):
-            results += self._send_chunk(chunk, parent, options)
+        results = send_many(self, calls, arguments, options, parent)
         if parent is not None and add_to_parent:
             for result in results:
                 parent.add_child(result)
         return ResultSet(results, app=self)
-
-    def _send_chunk(
-        self,
-        chunk: Sequence[tuple[Task[..., Any] | None, str, Any, Any, dict[str, Any]]],
-        parent: Context | None,
-        options: Mapping[str, Any],
-    ) -> list[AsyncResult[Any]]:
-        sender = self.sender
-        if sender.settings.task.always_eager:
-            return [self._eagerly(task, name, args, kwargs, own) for task, name, args, kwargs, own in chunk]
-        messages: list[Outgoing] = []
-        queues: dict[str, Queue] = {}
-        results: list[AsyncResult[Any]] = []
-        wanted: list[str] = []
-        sent: list[tuple[str, Outgoing, Address]] = []
-        ids = iter(new_ids(len(chunk)))
-        for task, name, args, kwargs, own in chunk:
-            if task is not None and task.typing:
-                task.check_arguments(args, kwargs)
-            plan = sender.plan(name, task)
-            if not own and plan.plain:
-                task_id = next(ids)
-                message = sender.build_plain(plan, task_id, args, kwargs, parent)
-                address = plan.address
-                assert address is not None
-            else:
-                task_id = own.get("task_id") or next(ids)
-                message, address = sender.build(plan, task_id, args, kwargs, own, parent)
-            if address.queue is not None:
-                queues[address.queue.name] = address.queue
-            if sender.before is not None:
-                sender.before(name=name, message=message)
-            messages.append(message)
-            if sender.sent_events is not None:
-                sent.append((name, message, address))
-            ignored = self._ignored(task, message)
-            if not ignored:
-                wanted.append(task_id)
-            results.append(AsyncResult(task_id, app=self, task_name=name, ignored=ignored))
-        self._prepare(wanted, parent)
-        sender.publisher.publish(messages, queues.values(), options.get("retry"), options.get("retry_policy"))
-        if sender.after is not None:
-            for (_task, name, *_), message in zip(chunk, messages, strict=True):
-                sender.after(name=name, message=message)
-        if sender.sent_events is not None:
-            sender.sent_events.tell(sent)
-        return results
-
-    def _eagerly(
-        self, task: Task[..., Any] | None, name: str, args: Any, kwargs: Any, options: dict[str, Any]
-    ) -> AsyncResult[Any]:
-        found = self.tasks[name] if task is None else task
-        return found.apply(args, kwargs, **options)
-
-    @staticmethod
-    def _ignored(task: Task[..., Any] | None, message: Outgoing) -> bool:
-        return message.headers.get("ignore_result") is True
-
-    def _prepare(self, task_ids: Sequence[str], parent: Context | None) -> None:
-        """Let the result store get ready for results; inside a task only where they would be lost otherwise."""
-        publisher = self.publisher
-        if task_ids and publisher.has_store:
-            store = publisher.store
-            if parent is None or not store.traits.shared:
-                store.prepare(task_ids)
 
     # ------------------------------------------------ results, signatures
 
@@ -448,12 +366,6 @@ class App:
 
     def __repr__(self) -> str:
         return f"<App {self.main or '__main__'}>"
-
-
-def _call(call: Any, options: dict[str, Any]) -> tuple[Task[..., Any] | None, str, Any, Any, dict[str, Any]]:
-    """Return what `send_many` needs of a signature."""
-    own = call["options"]
-    return call.type, call["task"], call["args"], call["kwargs"], {**own, **options} if options else own
 
 
 def _main_module() -> str:
