@@ -104,6 +104,11 @@ class ConnectionLost(TransportError):
 class PublishRefused(TransportError):
     """The broker did not take a message (unroutable, queue full, too large)."""
 
+    def __init__(self, text: str = "", refused: frozenset[int] | None = None) -> None:
+        """`refused`: the places, in what was published, of those that it did not take; None: it took none."""
+        super().__init__(text)
+        self.refused = refused
+
 
 OperationalError = ConnectionLost
 

@@ -553,8 +553,13 @@ def test_fanout_to_nobody_is_fine_and_a_missing_exchange_is_not(producer) -> Non
 def test_full_queues_refuse(producer) -> None:
     queue = direct("full", max_length=2, queue_arguments={"x-overflow": "reject-publish"})
     producer.declare([queue])
-    with pytest.raises(PublishRefused, match=r"refused 3 of 5 messages"):
+    with pytest.raises(PublishRefused, match=r"refused 3 of 5 messages") as caught:
         producer.publish([message(number, "full") for number in range(5)])
+    assert caught.value.refused == {2, 3, 4}
+    producer.declare([Q])
+    with pytest.raises(PublishRefused, match=r"no queue 'nowhere'.*2 of 5 messages") as caught:
+        producer.publish([message(number, "nowhere" if number % 2 else "q") for number in range(5)])
+    assert caught.value.refused == {1, 3}
 
 
 @pytest.mark.parametrize(

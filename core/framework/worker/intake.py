@@ -67,9 +67,13 @@ class Intake:
         self._queues = queues
         self._soft, self._hard = limits
         self._schedule: Schedule[Item] = Schedule(loop, self._due)
+        self._unregistered = unregistered
         #: What waits here for being handed back: its task is not known.
         self._strange = unregistered.held
+        #: What is being handed back.
+        self._handbacks = unregistered.handbacks
         unregistered.release = self.take_aside
+        self._handbacks.on_sent = self.ask
         self._dispatch: Dispatch | None = None
         self._consumer: Consumer | None = None
         #: Its descriptor; a consumer whose connection is lost does not tell it any more.
@@ -149,7 +153,7 @@ class Intake:
         self._await_due(None)
         self._reach = 0
         self.backlog.clear()
-        self._strange.clear()
+        self._unregistered.clear()
         self._forget_held()
         # What waits inside the pool has not started either. Left there it would run beside its second copy.
         for seq in self._pool.quiesce():
@@ -222,8 +226,9 @@ class Intake:
         """Return how many messages fit."""
         if not self.fetching or self._settle.overfull:
             return 0
-        held = len(self._schedule) + (len(self.rates) if self.rates.buckets else 0) + len(self._strange)
-        return self._prefetch.limit - len(self._settle.running) - len(self.backlog) - held
+        held = len(self._schedule) + (len(self.rates) if self.rates.buckets else 0)
+        strange = len(self._strange) + len(self._handbacks)
+        return self._prefetch.limit - len(self._settle.running) - len(self.backlog) - held - strange
 
     def ask(self) -> None:
         """Have a tick follow soon."""
@@ -393,7 +398,7 @@ class Intake:
         self.fetching = False
         waiting = [self._settle.running.pop(seq) for seq in self._pool.quiesce() if seq in self._settle.running]
         unstarted = [*waiting, *self.backlog, *self._forget_held()]
-        strange = self._strange.clear()
+        strange = self._unregistered.clear()
         self.backlog.clear()
         given_back = 0
         try:

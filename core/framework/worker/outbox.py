@@ -15,7 +15,7 @@ from framework.worker.item import Item
 
 
 class Outbox:
-    """Publishes, one message at a time, and knows which queues it has declared."""
+    """Publishes, and knows which queues it has declared."""
 
     def __init__(self, producer: Callable[[], Producer]) -> None:
         """`producer` makes the producer when it is wanted."""
@@ -23,18 +23,17 @@ class Outbox:
         self._producer: Producer | None = None
         self._declared: set[str] = set()
 
-    def publish(self, message: Outgoing, *, declare: bool) -> None:
-        """Publish `message` to its queue, which is declared first if `declare`.
+    def publish(self, *messages: Outgoing, declare: bool) -> None:
+        """Publish `messages` to their queues, which are declared first if `declare`.
 
         Raises `TransportError`; the connection is then closed.
         """
         try:
             producer = self._producer = self._producer or self._make_producer()
-            name = message.routing_key
-            if declare and name not in self._declared:
+            for name in {message.routing_key for message in messages} - self._declared if declare else ():
                 producer.declare([Queue(name=name, routing_key=name)])
                 self._declared.add(name)
-            producer.publish([message])
+            producer.publish(messages)
         except TransportError:
             self.close()
             raise

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 from framework._documents import FAILURE, REVOKED
 from framework.api.loop import Loop
 from framework.api.transport import Delivery
-from framework.exceptions import NotRegistered, TaskRevokedError, TransportError
-from framework.message import HANDED_BACK, Head, Outgoing, again, read
+from framework.exceptions import NotRegistered, TaskRevokedError
+from framework.message import HANDED_BACK, Head, again, read
 from framework.worker.deadletters import DeadLetters
+from framework.worker.handbacks import HandBacks
 from framework.worker.outbox import Outbox
 from framework.worker.revokes import Revokes
 from framework.worker.schedule import Schedule
@@ -53,7 +54,6 @@ class Unregistered:
         settings: Settings,
         hooks: Hooks,
     ) -> None:
-        self._outbox = outbox
         self._settle = settle
         self._deadletters = deadletters
         self._revokes = revokes
@@ -68,6 +68,8 @@ class Unregistered:
         self.release: Callable[[list[Delivery]], object] = lambda _: None
         #: What waits here, on loan, until it is handed back.
         self.held: Schedule[Delivery] = Schedule(loop, lambda due: self.release(due))
+        #: What goes back.
+        self.handbacks = HandBacks(loop, outbox, self._keep)
 
     def meet(self, delivery: Delivery, head: Head, name: str, task_id: str) -> bool:
         """Decide about `delivery`; return whether it goes back, or waits in the broker. Raises `MessageError`."""
@@ -88,21 +90,18 @@ class Unregistered:
             self._give_up(delivery, head, name, task_id, times)
             return False
         mark = {"times": times + 1, "until": now + self._delay * random.uniform(*_SPREAD)}
-        return self._hand_back(delivery, again(delivery.payload, delivery.queue, {HANDED_BACK: mark}))
+        self.handbacks.add(delivery, again(delivery.payload, delivery.queue, {HANDED_BACK: mark}))
+        return True
+
+    def clear(self) -> list[Delivery]:
+        """Forget what is on loan here, and return it."""
+        return [*self.handbacks.clear(), *self.held.clear()]
 
     # ------------------------------------------------------------ the cases
 
-    def _hand_back(self, delivery: Delivery, copy: Outgoing) -> bool:
-        try:
-            # The queue is there: the message came from it.
-            self._outbox.publish(copy, declare=False)
-        except TransportError as error:
-            task_id = copy.headers.get("id")
-            logger.error("Message %s could not be handed back to %s, yet: %s", task_id, delivery.queue, error)
-            self.held.hold(time.time() + max(self._delay, 1.0), delivery)
-            return False
-        delivery.ack()
-        return True
+    def _keep(self, delivery: Delivery) -> None:
+        """Wait a little before trying again to hand it back."""
+        self.held.hold(time.time() + max(self._delay, 1.0), delivery)
 
     def _wait(self, delivery: Delivery, until: float, task_id: str) -> bool:
         if delivery.park(until, task_id):

@@ -50,7 +50,8 @@ class AmqpProducer(Producer):
         self._unconfirmed: set[int] = set()
         #: Nothing below is unconfirmed.
         self._floor = 1
-        self._nacked = 0
+        #: Sequence numbers of what it could not store.
+        self._nacked: set[int] = set()
         self._returned: list[Returned] = []
         # Connecting here, not at the first message: whoever asked for a producer wants to know now.
         with self._session.lock():
@@ -80,7 +81,7 @@ class AmqpProducer(Producer):
             frames = self._encode(link, messages)
             try:
                 self._await_unblocked(link)
-                self._nacked = 0
+                self._nacked = set()
                 if self._options.confirm_publish:
                     first = self._sequence + 1
                     self._sequence += len(messages)
@@ -96,7 +97,7 @@ class AmqpProducer(Producer):
                 self._session.drop()
                 raise lost(link.address, error) from error
             if self._options.confirm_publish:
-                self._raise_refusals(len(messages))
+                self._raise_refusals(messages)
 
     def _encode(self, link: Link, messages: Sequence[Outgoing]) -> bytes:
         channel = self._channel
@@ -133,30 +134,39 @@ class AmqpProducer(Producer):
 
     def _confirmed(self, tag: int, multiple: bool, nacked: bool) -> None:
         pending = self._unconfirmed
-        before = len(pending)
-        if multiple:
-            pending.difference_update(range(self._floor, tag + 1))
-            self._floor = max(self._floor, tag + 1)
-        else:
-            pending.discard(tag)
+        told = range(self._floor, tag + 1) if multiple else (tag,)
         if nacked:
-            self._nacked += before - len(pending)
+            self._nacked.update(pending.intersection(told))
+        pending.difference_update(told)
+        if multiple:
+            self._floor = max(self._floor, tag + 1)
 
     def _came_back(self, returned: Returned) -> None:
         self._returned.append(returned)
 
-    def _raise_refusals(self, count: int) -> None:
+    def _raise_refusals(self, messages: Sequence[Outgoing]) -> None:
         returned, self._returned = self._returned, []
+        if not returned and not self._nacked:
+            return
+        count = len(messages)
+        first = self._sequence - count + 1
+        nowhere = {(item[2], item[3]) for item in returned}
+        refused = frozenset(
+            number
+            for number, message in enumerate(messages)
+            if first + number in self._nacked or (message.exchange.encode(), message.routing_key.encode()) in nowhere
+        )
         if returned:
             raise PublishRefused(
                 f"there is no {_places(returned)} in the broker, so {len(returned)} of {count} messages went nowhere: "
-                f"declare the queue (start a worker that consumes it, or let missing queues be created)"
+                f"declare the queue (start a worker that consumes it, or let missing queues be created)",
+                refused,
             )
-        if self._nacked:
-            raise PublishRefused(
-                f"the broker refused {self._nacked} of {count} messages: a queue is full (x-max-length with "
-                f"reject-publish), or could not store them"
-            )
+        raise PublishRefused(
+            f"the broker refused {len(self._nacked)} of {count} messages: a queue is full (x-max-length with "
+            f"reject-publish), or could not store them",
+            refused,
+        )
 
     def _report_late_returns(self) -> None:
         # Without confirms nobody waits to be told; say it at least in the log.
