@@ -48,18 +48,18 @@ def test_a_failure_is_raised_as_what_it_was(app):
     store(app, "B", "REVOKED", TaskRevokedError("terminated"))
     failed = app.AsyncResult("A")
     with pytest.raises(ValueError, match="boom") as caught:
-        failed.get(timeout=5)
+        failed.get(timeout=20)
     assert caught.value.args == ("boom", 3)
     assert isinstance(failed.get(propagate=False), ValueError)
     assert (failed.failed(), failed.traceback, failed.children[0].id) == (True, "Traceback …", "C")
     with pytest.raises(TaskRevokedError):
-        app.AsyncResult("B").get(timeout=5)
+        app.AsyncResult("B").get(timeout=20)
 
 
 def test_a_compressed_document_and_one_of_the_tasks_own_state(app):
     store(app, "A", "SUCCESS", "x" * 999, compression="gzip")
     store(app, "B", "PROGRESS", {"done": 5})
-    assert app.AsyncResult("A").get(timeout=5) == "x" * 999
+    assert app.AsyncResult("A").get(timeout=20) == "x" * 999
     assert (app.AsyncResult("B").state, app.AsyncResult("B").info) == ("PROGRESS", {"done": 5})
 
 
@@ -69,12 +69,12 @@ def test_many_results_are_waited_for_together(app):
     assert (both.completed_count(), both.ready()) == (1, False)
     threading.Timer(0.05, store, (app, "A", "SUCCESS", 1)).start()
     assert [value for _result, value in both.iterate(timeout=10)] == [2, 1]
-    assert both.join(timeout=5) == [1, 2]
+    assert both.join(timeout=20) == [1, 2]
     assert both.successful()
     store(app, "C", "FAILURE", KeyError("k"))
     both.add(app.AsyncResult("C"))
     with pytest.raises(KeyError):
-        both.join(timeout=5)
+        both.join(timeout=20)
 
 
 def test_a_chain_that_fails_early_ends_the_wait(app):

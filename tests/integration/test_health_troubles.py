@@ -10,7 +10,8 @@ import pytest
 
 from framework import __version__
 from support import ledger
-from support.brokers import PrivateRedis, free_port
+from support.brokers import PrivateRedis
+from support.ports import free_port
 from support.probes import Probe, connect
 from support.wait import wait_for
 

@@ -11,8 +11,9 @@ import pytest
 import redis
 
 from support import ledger
-from support.brokers import PrivateRedis, free_port
+from support.brokers import PrivateRedis
 from support.held import LONG, Held
+from support.ports import free_port
 from support.wait import wait_for
 
 

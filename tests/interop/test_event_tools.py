@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from support import workers
-from support.brokers import free_port
+from support.ports import free_port
 from support.processes import kill_all, members, spawn, tail
 from support.terminal import on_a_terminal
 from support.wait import wait_for

@@ -26,7 +26,7 @@ def stop():
     def stop(pid):
         stopped.append(psutil.Process(pid))
         os.kill(pid, signal.SIGSTOP)
-        wait_for(lambda: stacks.is_stopped(pid), 5, "the process to stop")
+        wait_for(lambda: stacks.is_stopped(pid), 20, "the process to stop")
 
     yield stop
     for process in stopped:

@@ -24,6 +24,7 @@ import amqp
 import psutil
 import redis
 
+from support.ports import free_port
 from support.processes import kill_all, members, spawn, tail
 from support.wait import wait_for
 
@@ -35,13 +36,6 @@ DEBIAN_RABBIT = Path("/usr/lib/rabbitmq/bin")
 
 class BrokerMissing(Exception):
     """The server's program is not on this machine."""
-
-
-def free_port() -> int:
-    """Return a loopback port that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class PrivateServer:

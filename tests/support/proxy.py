@@ -18,6 +18,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from support.ports import free_port
+
 #: Closing sends a reset, as a firewall or a dead machine's successor does, in place of an orderly end.
 _RESET = struct.pack("ii", 1, 0)
 _CHUNK = 65_536
@@ -54,7 +56,8 @@ class Proxy:
         self._wake, self._waker = socket.socketpair()
         self._selector.register(self._wake, selectors.EVENT_READ)
         self._listener: socket.socket | None = None
-        self.port = 0
+        # Kept free for us while nobody is let in.
+        self.port = free_port()
         self._listen()
         self._thread = threading.Thread(target=self._run, name="proxy", daemon=True)
         self._thread.start()
@@ -259,7 +262,6 @@ class Proxy:
         self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", self.port))
         self._listener.listen(128)
-        self.port = self._listener.getsockname()[1]
         self._watch()
 
     def _deafen(self) -> None:

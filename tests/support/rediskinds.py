@@ -8,7 +8,8 @@ from typing import Any
 
 import redis
 
-from support.brokers import PrivateRedis, PrivateServer, free_port
+from support.brokers import PrivateRedis, PrivateServer
+from support.ports import free_port
 from support.processes import spawn
 from support.wait import wait_for
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import redis
 
 from support import ledger
 from support.brokers import PrivateRabbit, PrivateRedis
+from support.ports import free_port
 from support.processes import alive, members
 from support.wait import wait_for
 
@@ -98,3 +100,10 @@ def test_a_celery_worker_runs_and_is_gone_afterwards(start_celery_worker, redis_
     assert "@" in worker.node
     assert worker.stop(signal.SIGTERM) == 0
     assert not members(worker.pid)
+
+
+def test_a_port_for_a_server_is_none_that_the_system_gives_to_who_connects():
+    ports = {free_port() for _ in range(200)}
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+        assert max(ports) < client.getsockname()[1]
+    assert len(ports) > 150

@@ -574,14 +574,14 @@ def test_fan_out_reaches_mailboxes_and_kombu_alike(transport: RedisTransport, op
     boxes[0].send([message("hi", queue="", exchange="celery.pidbox", exchange_type="fanout")])
     for box in boxes:
         assert readable(box, 5)
-        ((name, payload),) = wait_for(box.receive, 5, "the broadcast")
+        ((name, payload),) = wait_for(box.receive, 20, "the broadcast")
         assert name == "celery.pidbox"
         assert read_head(payload).headers.id == "hi"
     with kombu.Connection(redis_url) as connection:
         theirs = kombu.Exchange("celery.pidbox", "fanout", durable=False)
         kombu.Producer(connection.channel(), theirs).publish({"method": "ping"}, headers={"id": "k"})
     assert readable(boxes[1], 5)
-    ((_, payload),) = wait_for(boxes[1].receive, 5, "kombu's broadcast")
+    ((_, payload),) = wait_for(boxes[1].receive, 20, "kombu's broadcast")
     assert read(payload).headers["id"] == "k"
 
 
@@ -592,7 +592,7 @@ def test_events_are_chosen_by_their_key(transport: RedisTransport, open_face: An
     sender = open_face(transport.mailbox())
     for key in ("task.sent", "worker.online"):
         sender.send([message(key, queue=key, exchange="celeryev", exchange_type="fanout")])
-    ((_, payload),) = wait_for(box.receive, 5, "the event")
+    ((_, payload),) = wait_for(box.receive, 20, "the event")
     assert read_head(payload).headers.id == "worker.online"
 
 
@@ -632,12 +632,12 @@ def test_a_mailbox_without_pushes(transport: RedisTransport, open_face: Any, mon
         worker.subscribe(Queue(name="x", exchange=Exchange(name="r"), routing_key="x"))
     replies.send([message("go", queue="", exchange="box", exchange_type="fanout")])
     assert readable(worker, 5)
-    ((_, payload),) = wait_for(worker.receive, 5, "the broadcast")
+    ((_, payload),) = wait_for(worker.receive, 20, "the broadcast")
     assert read_head(payload).headers.id == "go"
     for number in range(2):
         worker.send([message(number, queue="o1", exchange="r")])
         assert readable(replies, 5)
-        ((name, _),) = wait_for(replies.receive, 5, "the reply")
+        ((name, _),) = wait_for(replies.receive, 20, "the reply")
         assert name == "r"
 
 
