@@ -13,6 +13,7 @@ pytestmark = pytest.mark.chaos
 
 
 @pytest.mark.timeout(300)
-def test_the_books_balance_after_a_storm(rabbit_server: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("pool", "seed"), [("prefork", 27), ("gevent", 28)])
+def test_the_books_balance_after_a_storm(pool: str, seed: int, rabbit_server: Any, tmp_path: Path) -> None:
     # Without restarts, which take longer than the whole of it.
-    storm.check("amqp", tmp_path, 27, rabbit_server, restarts=False)
+    storm.check("amqp", pool, tmp_path, seed, rabbit_server, restarts=False)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.chaos
 @pytest.mark.timeout(300)
 def test_the_books_balance_after_a_storm(redis_server: object, tmp_path: Path) -> None:
     # The session's server is asked for only so that a missing one skips here and fails in CI: this one is restarted.
-    storm.check("redis", tmp_path, 37)
+    storm.check("redis", "prefork", tmp_path, 37)
 
 
 @pytest.mark.timeout(300)

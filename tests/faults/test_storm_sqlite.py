@@ -13,4 +13,4 @@ pytestmark = pytest.mark.chaos
 
 @pytest.mark.timeout(300)
 def test_the_books_balance_after_a_storm(tmp_path: Path) -> None:
-    storm.check("sqlite", tmp_path, 47)
+    storm.check("sqlite", "threads", tmp_path, 48)
