@@ -117,7 +117,7 @@ def test_link_error(fleet):
 @pytest.mark.acceptance(226)
 def test_chain(fleet):
     add = fleet.tasks["proj.add"]
-    assert chain(add.s(1, 2), add.s(3), add.s(4)).apply_async().get(timeout=10) == 10
+    assert celeryproj.outcome(chain(add.s(1, 2), add.s(3), add.s(4)).apply_async(), 20) == 10
 
 
 def test_group(fleet):

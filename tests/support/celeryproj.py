@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from celery import Celery
+from celery.backends.rpc import RPCBackend
 from celery.result import AsyncResult
 
 from support import ledger
+from support.wait import wait_for
 
 
 def note(entry: object) -> None:
@@ -138,6 +140,18 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         return number
 
     return app
+
+
+def outcome(result: Any, timeout: float) -> Any:
+    """Return what `result.get` does, which is told late of what a worker sent: a chord's body, the end of a chain.
+
+    Celery's client subscribes to that over one connection while it looks over another one whether it is there; what is
+    stored between the two it does not hear of, once in a thousand times. So it is asked until it knows. Not of rpc://:
+    there replies wait in a queue of the client's own, and asking takes them away.
+    """
+    if not isinstance(result.backend, RPCBackend):
+        wait_for(result.ready, timeout, lambda: f"{result.id} to end")
+    return result.get(timeout=timeout)
 
 
 @contextlib.contextmanager
