@@ -14,7 +14,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
-from typing import Final, Literal
+from typing import Final, NamedTuple
 
 from framework.api.transport import Consumer, Delivery
 from framework.message import Head
@@ -28,37 +28,44 @@ _LONGEST: Final = 3600.0
 
 
 class Remembered(Delivery):
-    """Stands for a delivery whose connection is lost: notes how it is settled, and settles it where that helps."""
+    """Stands for a delivery whose connection is lost: settles it where that helps, and tells how it was settled."""
 
-    __slots__ = ("how", "lost", "settled_at")
+    __slots__ = ("lost", "on_settled", "task_id")
 
-    def __init__(self, lost: Delivery) -> None:
-        self.lost = lost
+    def __init__(self, lost: Delivery, task_id: str, on_settled: Callable[[Remembered, bool], object]) -> None:
+        """`on_settled` is told whether the message is done with; else it was given back."""
+        #: None: its connection is gone for good, with all its buffers.
+        self.lost: Delivery | None = lost
+        self.task_id = task_id
         self.payload = lost.payload
         self.queue = lost.queue
         self.deliveries = lost.deliveries
-        #: ``done`` or ``back``; None: not settled yet.
-        self.how: Literal["done", "back"] | None = None
-        self.settled_at = 0.0
-
-    def _settle(self, how: Literal["done", "back"]) -> None:
-        self.how = how
-        self.settled_at = time.monotonic()
+        self.on_settled = on_settled
 
     def ack(self) -> None:
         """The message is done with."""
-        self._settle("done")
-        self.lost.ack()
+        if self.lost is not None:
+            self.lost.ack()
+        self.on_settled(self, True)
 
     def reject(self, *, requeue: bool) -> None:
         """Give the message back, or drop it."""
-        self._settle("back" if requeue else "done")
-        self.lost.reject(requeue=requeue)
+        if self.lost is not None:
+            self.lost.reject(requeue=requeue)
+        self.on_settled(self, not requeue)
 
     def release(self) -> None:
         """Give the message back as if it had never been fetched."""
-        self._settle("back")
-        self.lost.release()
+        if self.lost is not None:
+            self.lost.release()
+        self.on_settled(self, False)
+
+
+class Past(NamedTuple):
+    """What is left of an orphan that is done with: a few bytes, whatever its task was given."""
+
+    retries: int
+    since: float
 
 
 class Adoption:
@@ -69,8 +76,8 @@ class Adoption:
         self._unsettled = unsettled
         self._lost: list[Consumer] = []
         self._final = False
-        #: By task id: whose delivery is `Remembered`.
-        self.orphans: OrderedDict[str, Item] = OrderedDict()
+        #: By task id: whose delivery is `Remembered`, and what is left of it once that is settled.
+        self.orphans: OrderedDict[str, Item | Past] = OrderedDict()
 
     # ------------------------------------------------------------ the connection's going
 
@@ -81,16 +88,25 @@ class Adoption:
             return
         self._lost.append(consumer)
         over = time.monotonic() - _LONGEST
-        for task_id, item in list(self.orphans.items()):
-            if isinstance(item.delivery, Remembered) and item.delivery.how and item.delivery.settled_at < over:
+        for task_id, orphan in list(self.orphans.items()):
+            if isinstance(orphan, Past) and orphan.since < over:
                 del self.orphans[task_id]
         for item in self._unsettled():
             if not isinstance(item.delivery, Remembered):
-                item.delivery = Remembered(item.delivery)
-                self.orphans[item.task_id] = item
+                item.delivery = Remembered(item.delivery, item.task_id, self._settled)
+                # Whether the broker has heard of an early acknowledgement is not known.
+                self.orphans[item.task_id] = _past(item) if item.acknowledged else item
                 self.orphans.move_to_end(item.task_id)
         while len(self.orphans) > _MOST:
             self.orphans.popitem(last=False)
+
+    def _settled(self, remembered: Remembered, done: bool) -> None:
+        orphan = self.orphans.get(remembered.task_id)
+        if isinstance(orphan, Item) and orphan.delivery is remembered:
+            if done:
+                self.orphans[remembered.task_id] = _past(orphan)
+            else:
+                del self.orphans[remembered.task_id]
 
     def end(self) -> None:
         """There will be no other connection: give everything back that is on loan."""
@@ -109,9 +125,13 @@ class Adoption:
         if not self._lost:
             return
         wanted: dict[Delivery, Item] = {}
+        absent = []
         for item in self._unsettled():
-            if isinstance(item.delivery, Remembered) and not item.acknowledged:
-                wanted[item.delivery.lost] = item
+            remembered = item.delivery
+            if isinstance(remembered, Remembered) and remembered.lost is not None:
+                absent.append(remembered)
+                if not item.acknowledged:
+                    wanted[remembered.lost] = item
         count = 0
         for lost in self._lost:
             for delivery in consumer.adopt(lost, wanted.keys()):
@@ -120,28 +140,38 @@ class Adoption:
                 self.orphans.pop(item.task_id, None)
                 count += 1
         self._forget_lost(requeue=False)
+        for remembered in absent:
+            remembered.lost = None
         if count:
             logger.info("Still on loan: the messages of %d tasks that ran on while the broker was away", count)
 
     def recognises(self, delivery: Delivery, head: Head, task_id: str) -> bool:
         """Settle `delivery`, or leave it to the task that runs for it, if it is an orphan's; return whether it is."""
-        item = self.orphans.get(task_id)
-        if item is None or not _came_back(delivery, head):
-            return False
-        remembered = item.delivery
+        orphan = self.orphans.get(task_id)
         # A retry has the id of what it repeats, and is another message.
-        if (head.headers.retries or 0) != (item.head.headers.retries or 0) or not isinstance(remembered, Remembered):
+        if orphan is None or not _came_back(delivery, head) or (head.headers.retries or 0) != _retries(orphan):
             return False
-        del self.orphans[task_id]
-        if remembered.how == "back":
-            return False
-        if remembered.how == "done" or item.acknowledged:
-            logger.info("Task %r came again and has run here already: it is acknowledged", item)
+        if isinstance(orphan, Past):
+            del self.orphans[task_id]
+            logger.info(
+                "Task %s[%s] came again and has run here already: it is acknowledged", head.headers.task, task_id
+            )
             delivery.ack()
+        elif isinstance(orphan.delivery, Remembered):
+            del self.orphans[task_id]
+            logger.info("Task %r came again while it runs here: it goes on", orphan)
+            orphan.delivery = delivery
         else:
-            logger.info("Task %r came again while it runs here: it goes on", item)
-            item.delivery = delivery
+            return False
         return True
+
+
+def _retries(orphan: Item | Past) -> int:
+    return orphan.retries if isinstance(orphan, Past) else orphan.head.headers.retries or 0
+
+
+def _past(item: Item) -> Past:
+    return Past(_retries(item), time.monotonic())
 
 
 def _came_back(delivery: Delivery, head: Head) -> bool:
