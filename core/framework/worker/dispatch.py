@@ -206,8 +206,7 @@ class Dispatch:
 
     def is_revoked(self, item: Item) -> bool:
         """Say whether `item` must not run."""
-        revokes = self._revokes
-        return item.task_id in revokes or bool(revokes.stamps and revokes.revoked_stamps(_headers(item)))
+        return self._revokes.covers(item.task_id, lambda: _headers(item))
 
     def discard(self, item: Item, why: str, note: str = "") -> None:
         """Settle `item` as REVOKED without running it; `why` is ``revoked`` or ``expired``."""

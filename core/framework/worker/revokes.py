@@ -127,6 +127,10 @@ class Revokes:
         for header, values in stamps.items():
             self.stamps.setdefault(header, set()).update(texts(values))
 
+    def covers(self, task_id: str, headers: Callable[[], Mapping[str, Any]]) -> bool:
+        """Whether the task must not run; `headers` gives its message's, which are read only if stamps are known."""
+        return task_id in self or bool(self.stamps and self.revoked_stamps(headers()))
+
     def revoked_stamps(self, headers: Mapping[str, Any]) -> Stamps:
         """Return the stamps for which a task with these message headers must not run."""
         return matching_stamps(headers, self.stamps)

@@ -147,8 +147,7 @@ class Unregistered:
     ) -> bool:
         """Settle what is revoked or has expired; return whether it is."""
         expires = head.headers.expires
-        revokes = self._revokes
-        if revokes and (task_id in revokes or (revokes.stamps and revokes.revoked_stamps(headers))):
+        if self._revokes and self._revokes.covers(task_id, lambda: headers):
             why = "revoked"
         elif expires is not None and timestamp(expires, "expires") < now:
             why = "expired"
