@@ -69,25 +69,29 @@ def set_patience(node: PrivateRabbit, *, timeout: int, look: int) -> None:
     node.evaluate(", ".join(f"application:set_env(rabbit, {name}, {value})" for name, value in settings.items()) + ".")
 
 
-@pytest.mark.parametrize(("pool", "slots"), [("threads", 4), ("prefork", 1), ("solo", 1)])
-def test_the_broker_loses_patience(
-    node: PrivateRabbit, pool: str, slots: int, start_worker: Any, client: Any, tmp_path: Path
-) -> None:
+def test_the_broker_loses_patience(node: PrivateRabbit, start_worker: Any, client: Any, tmp_path: Path) -> None:
     """`consumer_timeout` takes the messages of long tasks away, and the channel: they run on, and run once.
 
-    The worker hears of it while every slot is busy, and knows them when they come again.
+    Workers hear of it while every slot is busy, and know them when they come again.
     """
     set_patience(node, timeout=2_000, look=500)
+    busy = []
     try:
-        held = Held(node.fresh_url(), pool, start_worker, client, tmp_path, slots=slots)
-        held.worker.wait_line("a task ran longer than RabbitMQ's consumer_timeout", timeout=LONG)
+        for pool, slots in (("threads", 4), ("prefork", 1), ("solo", 1)):
+            place = tmp_path / pool
+            place.mkdir()
+            busy.append(Held(node.fresh_url(), pool, start_worker, client, place, name=pool, slots=slots))
+        for held in busy:
+            held.worker.wait_line("a task ran longer than RabbitMQ's consumer_timeout", timeout=LONG)
     finally:
         set_patience(node, timeout=1_800_000, look=60_000)
-    held.is_back()
-    held.worker.wait_line("came again while it runs here: it goes on", timeout=LONG, count=held.late)
-    held.let_go()
-    held.app.tasks["proj.record_late"].delay("new")
-    held.balances("new")
+    for held in busy:
+        held.is_back()
+        held.worker.wait_line("came again while it runs here: it goes on", timeout=LONG, count=held.late)
+        held.let_go()
+        held.app.tasks["proj.record_late"].delay("new")
+    for held in busy:
+        held.balances("new")
 
 
 def test_a_blocked_broker_is_worked_for(node: PrivateRabbit, start_worker: Any, client: Any, ledger_path: Path) -> None:

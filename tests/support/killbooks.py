@@ -25,7 +25,14 @@ CONF = {"task_max_deliveries": 100, "worker_prefetch_multiplier": 4}
 
 
 def check(
-    url: str, backend: str, seed: int, conf: dict[str, Any], start_worker: Any, client: Any, ledger_path: Path
+    url: str,
+    backend: str,
+    seed: int,
+    conf: dict[str, Any],
+    start_worker: Any,
+    client: Any,
+    ledger_path: Path,
+    pool: str = "prefork",
 ) -> None:
     """Kill workers that run late-ack tasks from the broker at `url`; `seed` chooses when."""
     rng = random.Random(seed)
@@ -35,7 +42,7 @@ def check(
     said = []
     for point in points:
         worker = start_worker(
-            *("-c", "2", "-n", f"{point}@here"),
+            *("-P", pool, "-c", "2", "-n", f"{point}@here"),
             app="support.killpoints",
             app_dir=Path(__file__).parent.parent,
             broker=url,
@@ -47,7 +54,7 @@ def check(
         )
         assert worker.wait(LONG) == -signal.SIGKILL, worker.output
         said.append(worker.output[-500:])
-    last = start_worker("-c", "2", broker=url, backend=backend, ledger=ledger_path, conf=conf)
+    last = start_worker("-P", pool, "-c", "2", broker=url, backend=backend, ledger=ledger_path, conf=conf)
     assert results.join(timeout=LONG, propagate=False) == [0.002] * TASKS, f"{points} {said} {last.output[-2000:]}"
     wait_for(lambda: _unfinished(url) == 0, LONG, lambda: f"{_unfinished(url)} messages; {last.output[-2000:]}")
     assert last.stop() == 0
