@@ -8,7 +8,7 @@ import weakref
 import pytest
 
 from framework import App
-from framework.api.transport import Queue
+from framework.api.transport import Delivery, Queue
 from framework.message import Outgoing, read_head
 from framework.worker.adoption import Adoption, Past
 from framework.worker.item import Item
@@ -105,14 +105,36 @@ def test_neither_the_lost_connection_nor_the_task_is_held_on_to():
     early, late, runs = bench.items
     early.acknowledged = True
     bench.lose()
-    gc.collect()
-    # Others have got all of them, and some of the tasks still run.
-    assert lost() is None
     late.acknowledge()
+    # As if others had got all of them.
     orphans = bench.adoption.orphans
     assert {task_id: type(orphan) for task_id, orphan in orphans.items()} == {"early": Past, "late": Past, "runs": Item}
     runs.acknowledge()
     assert {type(orphan) for orphan in orphans.values()} == {Past}
+    # Though the tasks are still there.
+    gc.collect()
+    assert lost() is None
+
+
+def test_what_becomes_of_a_task_is_told_where_it_came_from():
+    """RabbitMQ does not count: the transport does, also of what its connection's end has given back."""
+    bench = Bench("tried")
+    [item] = bench.items
+    told = []
+
+    class Counting(Delivery):
+        payload, queue, deliveries = item.delivery.payload, "q", 0
+
+        def ack(self) -> None:
+            told.append("ack")
+
+        def reject(self, *, requeue: bool) -> None:
+            told.append("back" if requeue else "dropped")
+
+    item.delivery = Counting()
+    bench.lose()
+    item.delivery.reject(requeue=True)
+    assert told == ["back"]
 
 
 def test_what_is_long_over_is_forgotten(monkeypatch):

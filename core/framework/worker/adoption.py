@@ -34,7 +34,7 @@ class Remembered(Delivery):
 
     def __init__(self, lost: Delivery, task_id: str, on_settled: Callable[[Remembered, bool], object]) -> None:
         """`on_settled` is told whether the message is done with; else it was given back."""
-        #: None: its connection is gone for good, with all its buffers.
+        #: None: it has been settled.
         self.lost: Delivery | None = lost
         self.task_id = task_id
         self.payload = lost.payload
@@ -44,21 +44,22 @@ class Remembered(Delivery):
 
     def ack(self) -> None:
         """The message is done with."""
-        if self.lost is not None:
-            self.lost.ack()
-        self.on_settled(self, True)
+        self._settle(lambda lost: lost.ack(), done=True)
 
     def reject(self, *, requeue: bool) -> None:
         """Give the message back, or drop it."""
-        if self.lost is not None:
-            self.lost.reject(requeue=requeue)
-        self.on_settled(self, not requeue)
+        self._settle(lambda lost: lost.reject(requeue=requeue), done=not requeue)
 
     def release(self) -> None:
         """Give the message back as if it had never been fetched."""
-        if self.lost is not None:
-            self.lost.release()
-        self.on_settled(self, False)
+        self._settle(lambda lost: lost.release(), done=False)
+
+    def _settle(self, how: Callable[[Delivery], object], *, done: bool) -> None:
+        # Some transports note it, though its connection is gone: how often it was tried, for one.
+        lost, self.lost = self.lost, None
+        if lost is not None:
+            how(lost)
+            self.on_settled(self, done)
 
 
 class Past(NamedTuple):
@@ -94,9 +95,12 @@ class Adoption:
         for item in self._unsettled():
             if not isinstance(item.delivery, Remembered):
                 item.delivery = Remembered(item.delivery, item.task_id, self._settled)
-                # Whether the broker has heard of an early acknowledgement is not known.
-                self.orphans[item.task_id] = _past(item) if item.acknowledged else item
+                self.orphans[item.task_id] = item
                 self.orphans.move_to_end(item.task_id)
+                if item.acknowledged:
+                    # Whether the broker has heard of that is not known.
+                    item.delivery.lost = None
+                    self._settled(item.delivery, True)
         while len(self.orphans) > _MOST:
             self.orphans.popitem(last=False)
 
@@ -125,13 +129,9 @@ class Adoption:
         if not self._lost:
             return
         wanted: dict[Delivery, Item] = {}
-        absent = []
         for item in self._unsettled():
-            remembered = item.delivery
-            if isinstance(remembered, Remembered) and remembered.lost is not None:
-                absent.append(remembered)
-                if not item.acknowledged:
-                    wanted[remembered.lost] = item
+            if isinstance(item.delivery, Remembered) and item.delivery.lost is not None:
+                wanted[item.delivery.lost] = item
         count = 0
         for lost in self._lost:
             for delivery in consumer.adopt(lost, wanted.keys()):
@@ -140,8 +140,6 @@ class Adoption:
                 self.orphans.pop(item.task_id, None)
                 count += 1
         self._forget_lost(requeue=False)
-        for remembered in absent:
-            remembered.lost = None
         if count:
             logger.info("Still on loan: the messages of %d tasks that ran on while the broker was away", count)
 
