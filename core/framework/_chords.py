@@ -241,9 +241,11 @@ def doomed(element: Any, depth: int = 0) -> list[Doomed]:
     elif kind == "chord":
         header = kwargs.get("header") or ()
         below = list(((header.get("kwargs") or {}).get("tasks") or ()) if isinstance(header, Mapping) else header)
+        above = (header.get("options") or {}).get("task_id") if isinstance(header, Mapping) else None
         for each in below:
             # The body fails at once: nobody is to count these.
-            found.extend(one._replace(member=None) for one in doomed(each, depth + 1))
+            lost = doomed(each, depth + 1)
+            found.extend(one._replace(member=None, group_id=one.group_id or above) for one in lost)
         below = [kwargs["body"]] if kwargs.get("body") else []
     for each in below:
         found.extend(doomed(each, depth + 1))

@@ -8,10 +8,14 @@ key-value stores).
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from framework._errordocs import encode_exception
 from framework.serialization import COMPRESSED_MARK, encode
+
+if TYPE_CHECKING:
+    from framework._config.settings import ResultSettings
+    from framework._request import Context
 
 SUCCESS: Final = "SUCCESS"
 FAILURE: Final = "FAILURE"
@@ -26,9 +30,33 @@ READY: Final = frozenset({SUCCESS, FAILURE, REVOKED})
 class Documents:
     """Builds and encodes documents with one result serializer. Made once a process."""
 
-    def __init__(self, serializer: str = "json", compression: str | None = None) -> None:
+    def __init__(self, serializer: str = "json", compression: str | None = None, *, extended: bool = False) -> None:
         self._serializer = serializer
         self._compression = compression
+        self._extended = extended
+
+    @classmethod
+    def of(cls, settings: ResultSettings) -> Documents:
+        """Return what builds documents as `settings` say."""
+        return cls(settings.serializer, settings.compression, extended=settings.extended)
+
+    def build_for(
+        self, state: str, result: Any, request: Context, hostname: str | None, traceback: str | None = None
+    ) -> bytes:
+        """Return the encoded document of the task that `request` is; `hostname` is the node that has it.
+
+        Raises as `build`.
+        """
+        return self.build(
+            state,
+            result,
+            str(request.id),
+            traceback=traceback,
+            children=request.children_as_tuples(),
+            group_id=request.group,
+            parent_id=request.parent_id,
+            extended=_extended(request, hostname) if self._extended else None,
+        )
 
     def build(
         self,
@@ -42,11 +70,12 @@ class Documents:
         parent_id: str | None = None,
         extended: dict[str, Any] | None = None,
     ) -> bytes:
-        """Return the encoded document. An exception as `result` is encoded by class and arguments.
+        """Return the encoded document.
 
-        Raises whatever the serializer raises for a result that it cannot encode.
+        An exception as `result` is encoded by class and arguments, unless the state is SUCCESS: then a task returned
+        it. Raises whatever the serializer raises for a result that it cannot encode.
         """
-        if isinstance(result, BaseException):
+        if isinstance(result, BaseException) and state != SUCCESS:
             result = encode_exception(result)
         document: dict[str, Any] = {
             "status": state,
@@ -66,3 +95,18 @@ class Documents:
         if mime is not None:
             return COMPRESSED_MARK + mime.encode() + b"\x00" + body
         return body
+
+
+def _extended(request: Context, hostname: str | None) -> dict[str, Any]:
+    """Return what the setting `extended` adds."""
+    more = {
+        "name": request.task,
+        "args": request.args,
+        "kwargs": request.kwargs,
+        "worker": hostname,
+        "retries": request.retries,
+        "queue": request.delivery_info["routing_key"],
+    }
+    if stamps := request.stamps:
+        more |= {"stamped_headers": request.stamped_headers, **stamps}
+    return more

@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from framework._errordocs import ExceptionInfo
 from framework._identity import new_id
 from framework._replacing import ReplacedHere
 from framework._request import Context, current_request, pop_request, push_request
@@ -83,7 +84,8 @@ def _run(
             task.on_success(value, task_id, args, kwargs)
         except Retry as error:
             value, state, text = error, "RETRY", traceback.format_exc()
-            task.on_retry(error.exc or error, task_id, args, kwargs, text)
+            reason = error.exc or error
+            task.on_retry(reason, task_id, args, kwargs, ExceptionInfo.of(reason, text))
         except ReplacedHere as error:
             value, state = error, "REPLACED"
             return state, value, None
@@ -93,8 +95,10 @@ def _run(
             value, state = error, "REJECTED"
         except Exception as error:  # noqa: BLE001 - the task-execution wall
             value, state, text = error, "FAILURE", traceback.format_exc()
-            task.on_failure(error, task_id, args, kwargs, text)
-        task.after_return(state, value, task_id, args, kwargs, text)
+            task.on_failure(error, task_id, args, kwargs, ExceptionInfo.of(error, text))
+        if state in ("SUCCESS", "FAILURE"):
+            einfo = None if text is None else ExceptionInfo.of(value, text)
+            task.after_return(state, value, task_id, args, kwargs, einfo)
     finally:
         pop_request(token)
     return state, value, text

@@ -2,7 +2,8 @@
 
 1. `encode_exception` names the class as peers look it up and keeps the arguments, those that JSON cannot hold as
    their repr.
-2. `decode_exception` makes the exception again. It imports nothing: a class must be in a module that is loaded already,
+2. `ExceptionInfo` is a failure as the handlers of its task are told of it.
+3. `decode_exception` makes the exception again. It imports nothing: a class must be in a module that is loaded already,
    in `builtins` or among ours, and be an `Exception`. Everything else becomes an `UnknownError` that keeps the text.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import builtins
 import sys
 from collections.abc import Mapping
+from types import TracebackType
 from typing import Any, Final
 
 from framework import exceptions
@@ -20,6 +22,36 @@ from framework.exceptions import UnknownError, wire_module
 #: Modules under which peers know classes that we have too.
 _OURS: Final = frozenset({"celery.exceptions", "billiard.exceptions", "billiard.einfo", "framework.exceptions"})
 _ARGUMENT_MAX: Final = 64 * 1024
+
+
+class ExceptionInfo(str):
+    """The traceback of `exception` as text, which is what handlers of a task get as `einfo`."""
+
+    __slots__ = ("exception",)
+
+    exception: BaseException
+
+    @classmethod
+    def of(cls, exception: BaseException, text: str) -> ExceptionInfo:
+        """Return `text`, the traceback of `exception`."""
+        made = cls(text)
+        made.exception = exception
+        return made
+
+    @property
+    def type(self) -> type[BaseException]:
+        """Its class."""
+        return type(self.exception)
+
+    @property
+    def traceback(self) -> str:
+        """The text itself."""
+        return str(self)
+
+    @property
+    def tb(self) -> TracebackType | None:
+        """The traceback as an object."""
+        return self.exception.__traceback__
 
 
 def encode_exception(error: BaseException) -> dict[str, Any]:

@@ -36,20 +36,21 @@ def follow_up(app: App, request: Context, retval: Any) -> None:
 def send_callbacks(app: App, request: Context, retval: Any) -> None:
     """Send the callbacks of `request` with `retval`. Raises `TransportError`, and what encoding `retval` raises."""
     from framework.canvas import Signature, group
+    from framework.results import GroupResult
 
     callbacks = [Signature.from_dict(callback, app) for callback in request.callbacks or ()]
     options = _lineage(app, request)
     plain = [callback for callback in callbacks if not isinstance(callback, group)]
-    group_id = new_id() if len(plain) > 1 else None
     for callback in callbacks:
-        if isinstance(callback, group):
-            result: Any = callback.apply_async((retval,), **options, add_to_parent=False)
-        elif group_id is None:
-            result = callback.apply_async((retval,), **options, add_to_parent=False)
-        else:
-            more: dict[str, Any] = {"group_id": group_id, "group_index": plain.index(callback)}
-            result = callback.apply_async((retval,), **options, **more, add_to_parent=False)
-        request.add_child(result)
+        if isinstance(callback, group) or len(plain) == 1:
+            callback.apply_async((retval,), **options)
+    if len(plain) > 1:
+        group_id = new_id()
+        sent = [
+            callback.apply_async((retval,), **options, group_id=group_id, group_index=index, add_to_parent=False)
+            for index, callback in enumerate(plain)
+        ]
+        request.add_child(GroupResult(group_id, sent, app=app))
 
 
 def send_chain(app: App, request: Context, retval: Any) -> None:
@@ -57,11 +58,9 @@ def send_chain(app: App, request: Context, retval: Any) -> None:
     from framework.canvas import Signature
 
     chain = list(request.chain or ())
-    if not chain:
-        return
-    following = Signature.from_dict(chain.pop(), app)
-    options = _lineage(app, request)
-    request.add_child(following.apply_async((retval,), chain=chain or None, **options, add_to_parent=False))
+    if chain:
+        following = Signature.from_dict(chain.pop(), app)
+        following.apply_async((retval,), chain=chain or None, **_lineage(app, request))
 
 
 def _lineage(app: App, request: Context) -> dict[str, Any]:
@@ -91,13 +90,12 @@ def call_errbacks(app: App, request: Context, exc: BaseException, tb: Any) -> No
         finally:
             pop_request(token)
     options: dict[str, Any] = {"root_id": request.root_id or request.id, "parent_id": request.id}
-    group_id = new_id() if len(to_send) > 1 else None
+    group_id = new_id()
     for index, errback in enumerate(to_send):
-        more: dict[str, Any] = {} if group_id is None else {"group_id": group_id, "group_index": index}
         if request.is_eager:
             errback.apply((request.id,))
         else:
-            errback.apply_async((request.id,), **options, **more)
+            errback.apply_async((request.id,), **options, group_id=group_id, group_index=index)
 
 
 def _takes_more_than_an_id(task: Any, errback: Mapping[str, Any]) -> bool:

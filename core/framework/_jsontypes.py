@@ -68,7 +68,7 @@ def default(value: Any) -> Any:
         if isinstance(value, (set, frozenset))
         else "send plain values, or give the class a method __json__"
     )
-    raise TypeError(f"a {type(value).__name__} cannot be encoded as JSON: {remedy}")
+    raise TypeError(f"a value of type {type(value).__name__} cannot be encoded as JSON: {remedy}")
 
 
 def object_hook(value: dict[str, Any]) -> Any:

@@ -23,17 +23,16 @@ class ReplacedHere(Ignore):
 
 def replace(task: Task[..., Any], request: Context, sig: Signature[Any]) -> NoReturn:
     """Send `sig` in the place of `request`. Raises `Ignore`."""
-    from framework.canvas import Signature, chain, group
-    from framework.canvas.chords import collected
+    from framework.canvas import Signature, chain
+    from framework.canvas.chords import one_result
     from framework.canvas.stamping import stamp
 
     if request.called_directly and not request.is_eager:
         raise FrameworkError(f"{task.name}.replace() works only in a running task, and this is a plain call")
     app = task.app
     new = Signature.from_dict(sig, app).clone()
-    if isinstance(new, group):
-        # Where this task came from, somebody serves the queue.
-        new = collected(new, **app.sender.place_of(request))
+    # Where this task came from, somebody serves the queue.
+    new = one_result(new, **app.sender.place_of(request))
     for link in request.callbacks or ():
         new.link(Signature.from_dict(link, app))
     for link in request.errbacks or ():

@@ -68,6 +68,8 @@ class Context:
         stamped_headers: list[str] | None
         stamps: dict[str, Any]
         timelimit: list[float | None]
+        time_limit: float | None
+        soft_time_limit: float | None
         lang: str | None
         args: list[Any]
         kwargs: dict[str, Any]
@@ -174,7 +176,10 @@ class Context:
     # ------------------------------------------------ children
 
     def add_child(self, result: Any) -> None:
-        """Remember the result of something that this task has sent."""
+        """Remember the result of something that this task has sent, unless its `trail` is off."""
+        task = None if self._app is None else self._app.tasks.get(self.task or "")
+        if task is not None and not task.trail:
+            return
         if self._children is None:
             self._children = []
         self._children.append(result)
@@ -243,6 +248,12 @@ _FIELDS: Final[dict[str, Callable[[Context], Any]]] = {
             "kwargsrepr", "origin", "ignore_result", "stamped_headers", "lang",
         )
     },
+    "time_limit": lambda context: context.timelimit[0],
+    "soft_time_limit": lambda context: context.timelimit[1],
+    # Fields of Celery's that nothing fills any more; code may still look at them.
+    "loglevel": lambda context: None,
+    "logfile": lambda context: None,
+    "taskset": lambda context: context.group,
     "retries": _header("retries", 0),
     "replaced_task_nesting": _header("replaced_task_nesting", 0),
     "stamps": lambda context: context._raw.get("stamps") or {},

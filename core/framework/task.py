@@ -187,7 +187,7 @@ class Task(Generic[P, R]):
             options["task_id"] = task_id
         parent = parent_request()
         result: AsyncResult[R] = app.send_one(self.name, self, positional, named, options, parent)
-        if parent is not None and add_to_parent and self.trail:
+        if parent is not None and add_to_parent:
             parent.add_child(result)
         return result
 
@@ -318,7 +318,7 @@ class Task(Generic[P, R]):
         if exc is not None:
             raise exc
         raise MaxRetriesExceededError(
-            f"Can't retry {self.name}[{request.id}] args:{request.args} kwargs:{request.kwargs}",
+            f"Can't retry {self.name}[{request.id}] args:{tuple(request.args)} kwargs:{request.kwargs}",
             task_args=request.args,
             task_kwargs=request.kwargs,
         )
@@ -333,7 +333,7 @@ class Task(Generic[P, R]):
                 # The message that came is still on loan: giving it back loses nothing.
                 raise Reject(error, requeue=True) from error
             raise
-        if self.trail and request.id is not None:
+        if request.id is not None:
             request.add_child(AsyncResult(request.id, app=self.app))
 
     def replace(self, sig: Signature[Any]) -> NoReturn:
@@ -369,18 +369,15 @@ class Task(Generic[P, R]):
         store = self.app.result_store
         if request.is_eager or not store.traits.stores:
             return
-        result = self.app.conf.settings.result
-        document = Documents(result.serializer, result.compression).build(
-            state,
-            meta,
-            ident,
-            children=request.children_as_tuples(),
-            group_id=request.group,
-            parent_id=request.parent_id,
-        )
+        documents = Documents.of(self.app.conf.settings.result)
+        if ident == request.id:
+            document = documents.build_for(state, meta, request, request.hostname)
+        else:
+            document = documents.build(state, meta, ident)
         store.store([Record(ident, document, state, request.reply_to, request.correlation_id or ident)])
 
     # ------------------------------------------------ what subclasses may say
+    # `einfo` is the traceback as text, with the attributes `exception`, `type`, `traceback` (the text) and `tb`.
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Called where the task runs, before `run`."""
@@ -395,7 +392,7 @@ class Task(Generic[P, R]):
         """Called where the task ran when it raised."""
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called where the task ran when it has ended, however it ended."""
+        """Called where the task ran when it has succeeded or failed; not after `Retry`, `Ignore` and `Reject`."""
 
     def __repr__(self) -> str:
         return f"<@task: {self.name}>"

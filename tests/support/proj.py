@@ -226,6 +226,8 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         doubles = [add.s(number, number) for number in numbers]
         if how == "group":
             raise self.replace(group(doubles))
+        if how == "chain of group":
+            raise self.replace(doubles[0] | group(add.s(number) for number in numbers))
         raise self.replace(chord(doubles, xsum.s()) if how == "chord" else doubles[0] | add.s(1))
 
     @app.task(name="proj.grow", bind=True)

@@ -71,6 +71,25 @@ CASES: dict[str, tuple[Make, Any]] = {
         lambda c, t: c.chord([t.swap.s([1, 2], "chord"), t.add.s(3, 3)], t.xsum.s()),
         12,
     ),
+    "chord then chord": (
+        lambda c, t: c.chord([t.add.s(1, 1)], t.xsum.s()) | c.chord([t.add.s(1), t.add.s(2)], t.xsum.s()),
+        7,
+    ),
+    "groups after each other": (
+        lambda c, t: (
+            t.add.s(1, 1)
+            | c.group(t.add.s(1), t.add.s(2))
+            | c.group(t.xsum.s(), t.xsum.s())
+            | c.group(t.xsum.s(), t.echo.s())
+            | t.echo.s()
+        ),
+        [[[14, [[[7, 7]], {}]]], {}],
+    ),
+    "group of groups": (
+        lambda c, t: c.group(c.group(t.add.s(1, 1), t.add.s(2, 2)), t.add.s(3, 3)),
+        [2, 4, 6],
+    ),
+    "replaced by a chain that ends in a group": (lambda c, t: t.swap.s([1, 2], "chain of group"), [3, 4]),
     "map": (lambda c, t: t.xsum.map([[1, 2], [3]]), [3, 3]),
     "starmap": (lambda c, t: t.add.starmap([(1, 2), (3, 4)]), [3, 7]),
     "chunks": (lambda c, t: t.add.chunks([(n, n) for n in range(5)], 2), [[0, 2], [4, 6], [8]]),

@@ -15,7 +15,7 @@ from framework import _chords
 from framework._identity import new_id
 from framework._request import Context, parent_request
 from framework.canvas.chains import chain, set_parent
-from framework.canvas.groups import group, send_all
+from framework.canvas.groups import OF_THE_RESULT, group, send_all, spread
 from framework.canvas.signatures import KINDS, Several, Signature, append_option, listed
 from framework.exceptions import ChordError, FrameworkError
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: Options that speak of the chord's result, which is the body's.
-_OF_THE_BODY = ("group_id", "group_index", "chord", "chain", "link", "reply_to", "shadow")
 #: Options that say when to begin.
 _OF_THE_HEADER = ("countdown", "eta")
 _PLACE = ("queue", "exchange", "exchange_type", "routing_key")
@@ -117,6 +115,9 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         header: group[Any] = group(*_members(self.tasks), app=self._app)
         result = body.freeze(task_id, **{name: value for name, value in options.items() if value is not None})
         set_parent(result, header.freeze(group_id or new_id()))
+        for task in header.tasks:
+            # Set when the header is sent: Celery's workers may then give it another id, but leave those of its tasks.
+            task.options.pop("group_id", None)
         self._with(header, body)
         self.options["task_id"] = header.id
         return result
@@ -141,7 +142,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         to_parent = own.pop("add_to_parent", True)
         for errback in listed(own.pop("link_error", None)):
             work.link_error(errback)
-        of_the_body = {name: own.pop(name) for name in _OF_THE_BODY if name in own}
+        of_the_body = {name: own.pop(name) for name in OF_THE_RESULT if name in own}
         body = work._owned_body()
         for callback in listed(of_the_body.pop("link", None)):
             body.link(callback)
@@ -155,10 +156,11 @@ class chord(Several[R]):  # noqa: N801 - called like a function
             work.options["task_id"] = own.pop("task_id")
         place = {name: of_the_body.get(name) for name in ("group_id", "group_index", "chord")}
         result = work.freeze(options.get("task_id"), **place)
+        _count_among(work._owned_body(), str(work.options["task_id"]))
         work._send(own)
         parent = parent_request()
         if parent is not None and to_parent:
-            parent.add_child(result)
+            parent.add_child(_sent(result))
         return result
 
     def _send(self, options: Mapping[str, Any]) -> None:
@@ -226,25 +228,27 @@ def _results(header: Iterable[Any]) -> list[Any]:
     return values
 
 
+def _sent(result: Any) -> Any:
+    """Return what is sent first of a chord with `result`: its header, unless that is empty."""
+    top = result
+    while top.parent is not None:
+        top = top.parent
+    return top if top.children else result
+
+
+def _count_among(body: Signature[Any], group_id: str) -> None:
+    """Have what the result of `body` comes from carry the id of the header, as Celery has it, unless it has another."""
+    if isinstance(body, chain):
+        tasks = body.tasks
+        _count_among(tasks[-1], group_id)
+        body["kwargs"] = {"tasks": tasks}
+    elif isinstance(body, chord):
+        _count_among(body._owned_body(), group_id)
+    elif not isinstance(body, group):
+        body.options.setdefault("group_id", group_id)
+
+
 # ---------------------------------------------------------------- one result each
-
-
-def spread(tasks: group[Any]) -> list[Signature[Any]]:
-    """Return the tasks of a group, with the options that were the group's."""
-    common = {name: value for name, value in tasks.options.items() if name not in ("task_id", *_OF_THE_BODY)}
-    links, errbacks = listed(tasks.options.get("link")), listed(common.pop("link_error", None))
-    if not (common or links or errbacks):
-        return tasks.tasks
-    found = []
-    for each in tasks.tasks:
-        task = each.clone()
-        task["options"] = {**common, **task.options}
-        for link in links:
-            task.link(link)
-        for errback in errbacks:
-            task.link_error(errback)
-        found.append(task)
-    return found
 
 
 def _members(tasks: Iterable[Signature[Any]]) -> list[Signature[Any]]:
@@ -255,18 +259,21 @@ def _members(tasks: Iterable[Signature[Any]]) -> list[Signature[Any]]:
     return found
 
 
-def one_result(task: Signature[Any]) -> Signature[Any]:
-    """Return `task`, with its last part replaced by one that collects results in a list if it has several."""
+def one_result(task: Signature[Any], **place: Any) -> Signature[Any]:
+    """Return `task`, with its last part replaced by one that collects results in a list if it has several.
+
+    `place`: options that say where that goes.
+    """
     if isinstance(task, group):
-        return collected(task)
+        return collected(task, **place)
     if isinstance(task, chain):
         *before, last = task.tasks
-        single = one_result(last)
+        single = one_result(last, **place)
         if single is not last:
             task["kwargs"] = {"tasks": [*before, single]}
     elif isinstance(task, chord) and task.body is not None:
         body = task.body
-        single = one_result(body)
+        single = one_result(body, **place)
         if single is not body:
             task._with(task.kwargs["header"], single)
     return task

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+#: Options that speak of one result: of a chord's body, for example.
+OF_THE_RESULT = ("group_id", "group_index", "chord", "chain", "link", "reply_to", "shadow")
+
 
 class group(Several[R]):  # noqa: N801 - called like a function
     """Tasks that are sent at once: ``group(add.s(n, n) for n in range(10))``.
@@ -58,8 +61,8 @@ class group(Several[R]):  # noqa: N801 - called like a function
         return self
 
     def _own_tasks(self) -> list[Signature[Any]]:
-        """Return the signatures to change: from now on they are the group's own."""
-        tasks = self.tasks
+        """Return the signatures to change: from now on they are the group's own, those of groups in it included."""
+        tasks = _leaves(self)
         self["kwargs"] = {**self.kwargs, "tasks": tasks}
         return tasks
 
@@ -135,6 +138,35 @@ class group(Several[R]):  # noqa: N801 - called like a function
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Send all tasks."""
         return self.apply_async(args, **options)
+
+
+def _leaves(work: group[Any]) -> list[Signature[Any]]:
+    """Return the tasks of `work`, with those of groups among them instead of the groups."""
+    found: list[Signature[Any]] = []
+    for task in work.tasks:
+        if isinstance(task, group):
+            found.extend(_leaves(group(spread(task), app=task._app)))
+        else:
+            found.append(task)
+    return found
+
+
+def spread(tasks: group[Any]) -> list[Signature[Any]]:
+    """Return the tasks of a group, with the options that were the group's."""
+    common = {name: value for name, value in tasks.options.items() if name not in ("task_id", *OF_THE_RESULT)}
+    links, errbacks = listed(tasks.options.get("link")), listed(common.pop("link_error", None))
+    if not (common or links or errbacks):
+        return tasks.tasks
+    found = []
+    for each in tasks.tasks:
+        task = each.clone()
+        task["options"] = {**common, **task.options}
+        for link in links:
+            task.link(link)
+        for errback in errbacks:
+            task.link_error(errback)
+        found.append(task)
+    return found
 
 
 def send_all(work: group[Any], options: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from framework._request import parent_request
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from framework.api.result_store import ResultStore
     from framework.app import App
 
+#: Called with each document.
+OnMessage = Callable[[dict[str, Any]], object]
 READY_STATES: Final = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 EXCEPTION_STATES: Final = frozenset({"RETRY", "FAILURE", "REVOKED"})
 PROPAGATE_STATES: Final = frozenset({"FAILURE", "REVOKED"})
@@ -44,6 +46,25 @@ def revoke(
 def decode(app: App, raw: bytes) -> dict[str, Any]:
     settings = app.conf.settings
     return decode_result(raw, settings.result.serializer, settings.result.accept_content or settings.accept_content)
+
+
+class Watcher:
+    """Looks at documents that come while somebody waits: says which are final, and tells `on_message` of each once."""
+
+    def __init__(self, app: App, on_message: OnMessage | None) -> None:
+        self._app = app
+        self._on_message = on_message
+        #: The last one of each task: stores are asked more than once, and a document has no number.
+        self._last: dict[str, bytes] = {}
+
+    def __call__(self, raw: bytes) -> bool:
+        document = decode(self._app, raw)
+        if self._on_message is not None:
+            task_id = str(document.get("task_id"))
+            if self._last.get(task_id) != raw:
+                self._last[task_id] = raw
+                self._on_message(document)
+        return document.get("status") in READY_STATES
 
 
 def result_of(document: dict[str, Any]) -> Any:

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from framework.results._documents import (
-    READY_STATES,
-    decode,
+    OnMessage,
+    Watcher,
     refuse_inside_a_task,
     revoke,
     store_of,
@@ -127,6 +127,7 @@ class ResultSet:
         propagate: bool = True,
         disable_sync_subtasks: bool = True,
         on_interval: Callable[[], object] | None = None,
+        on_message: OnMessage | None = None,
     ) -> Iterator[tuple[AsyncResult[Any], Any]]:
         """Yield ``(result, value)`` as the tasks end; `timeout` in seconds is for all of them.
 
@@ -144,10 +145,7 @@ class ResultSet:
         if not open_:
             return
         app = self.app
-
-        def is_final(raw: bytes) -> bool:
-            return decode(app, raw).get("status") in READY_STATES
-
+        is_final = Watcher(app, on_message)
         for task_id, raw in store_of(app).wait(list(open_), timeout, is_final, on_interval):
             result = open_[task_id]
             result._take(raw)
@@ -160,14 +158,14 @@ class ResultSet:
         interval: float | None = None,
         callback: Callable[[str, Any], object] | None = None,
         no_ack: bool = True,
-        on_message: Any = None,
+        on_message: OnMessage | None = None,
         disable_sync_subtasks: bool = True,
         on_interval: Callable[[], object] | None = None,
     ) -> list[Any]:
         """Wait for all tasks and return their results in the order they were sent, see `iterate`."""
-        del interval, no_ack, on_message
+        del interval, no_ack
         values: dict[str, Any] = {}
-        for result, value in self.iterate(timeout, propagate, disable_sync_subtasks, on_interval):
+        for result, value in self.iterate(timeout, propagate, disable_sync_subtasks, on_interval, on_message):
             values[result.id] = value
             if callback is not None:
                 callback(result.id, value)

@@ -12,6 +12,8 @@ from framework.exceptions import IncompleteStream, TimeoutError  # noqa: A004 - 
 from framework.results._documents import (
     PROPAGATE_STATES,
     READY_STATES,
+    OnMessage,
+    Watcher,
     decode,
     raisable,
     refuse_inside_a_task,
@@ -178,24 +180,25 @@ class AsyncResult(Generic[R]):
         no_ack: bool = True,
         follow_parents: bool = True,
         callback: Callable[[str, Any], object] | None = None,
-        on_message: Any = None,
+        on_message: OnMessage | None = None,
         on_interval: Callable[[], object] | None = None,
         disable_sync_subtasks: bool = True,
     ) -> R:
         """Wait for the task and return what it returned.
 
-        `timeout` is in seconds (None: for ever); `callback` is called with id and result; `interval`, `no_ack` and
-        `on_message` are accepted and not needed. Raises `framework.exceptions.TimeoutError`, the task's exception if
+        `timeout` is in seconds (None: for ever); `callback` is called with id and result, `on_message` with the
+        document of each state that the task comes to meanwhile (``{"status", "result", …}``); `interval` and `no_ack`
+        are accepted and not needed. Raises `framework.exceptions.TimeoutError`, the task's exception if
         `propagate`, and `RuntimeError` inside a task unless `disable_sync_subtasks` is false: waiting there can
         block every slot.
         """
-        del interval, no_ack, on_message
+        del interval, no_ack
         if self._ignored:
             return cast("R", None)
         refuse_inside_a_task(disable_sync_subtasks)
         document = self._document
         if document is None:
-            document = self._wait(timeout, propagate and follow_parents, on_interval)
+            document = self._wait(timeout, propagate and follow_parents, on_interval, on_message)
         value = result_of(document)
         if propagate and document.get("status") in PROPAGATE_STATES:
             raise raisable(value)
@@ -211,8 +214,15 @@ class AsyncResult(Generic[R]):
 
         return await asyncio.to_thread(self.get, timeout, propagate, **options)
 
-    def _wait(self, timeout: float | None, parents: bool, on_interval: Callable[[], object] | None) -> dict[str, Any]:
+    def _wait(
+        self,
+        timeout: float | None,
+        parents: bool,
+        on_interval: Callable[[], object] | None,
+        on_message: OnMessage | None,
+    ) -> dict[str, Any]:
         """Wait for this one; a parent in a chain that fails ends the wait, as this one will then never run."""
+        is_final = Watcher(self.app, on_message)
         before = []
         parent = self.parent
         while parents and parent is not None:
@@ -220,12 +230,12 @@ class AsyncResult(Generic[R]):
                 before.append(parent)
             parent = parent.parent
         if not before:
-            for _task_id, raw in store_of(self.app).wait([self.id], timeout, self._is_final, on_interval):
+            for _task_id, raw in store_of(self.app).wait([self.id], timeout, is_final, on_interval):
                 return self._take(raw)
             raise TimeoutError(f"the result of task {self.id} did not arrive")
         waited = {result.id: result for result in [self, *before]}
         deadline = None if timeout is None else time.monotonic() + timeout
-        for task_id, raw in store_of(self.app).wait(list(waited), timeout, self._is_final, on_interval):
+        for task_id, raw in store_of(self.app).wait(list(waited), timeout, is_final, on_interval):
             document = waited[task_id]._take(raw)
             if task_id == self.id:
                 return document
@@ -236,9 +246,6 @@ class AsyncResult(Generic[R]):
             if deadline is not None and time.monotonic() > deadline:
                 break
         raise TimeoutError(f"the result of task {self.id} did not arrive within {timeout} seconds")
-
-    def _is_final(self, raw: bytes) -> bool:
-        return decode(self.app, raw).get("status") in READY_STATES
 
     def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], object] | None = None) -> Any:
         """Return the result as it is now; raise it if it is a failure."""

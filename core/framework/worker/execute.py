@@ -142,7 +142,7 @@ class TaskWorkload:
             incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
         )
         request = Context.from_incoming(incoming, self._app, args, kwargs, embed, self._hostname)
-        return Run(seq, tell, self._plans[name], request, incoming, embed, args, kwargs)
+        return Run(seq, tell, self._plans[name], request, embed, args, kwargs)
 
     def interrupt(self, thread: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
         """Have `exception` end the coroutine that `thread` runs."""

@@ -18,13 +18,13 @@ import msgspec
 from framework import _chords, _followups
 from framework._documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
 from framework._ends import Action
+from framework._errordocs import ExceptionInfo
 from framework._request import Context
 from framework._saferepr import safe_repr
 from framework.api import pool as outcomes
 from framework.api.pool import Outcome
 from framework.api.result_store import Record
 from framework.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
-from framework.message import Incoming
 from framework.task import Task
 from framework.worker.plan import Handler, Listeners, Plan
 
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: States that hooks are told and nothing stores: the task asked for no result, or its message is not done with.
+IGNORED: Final = "IGNORED"
+REJECTED: Final = "REJECTED"
 #: Characters of an exception that logs and events show.
 _ERROR_MAX: Final = 64 * 1024
 #: Their frames say nothing about a task.
@@ -54,7 +57,6 @@ class Run(msgspec.Struct, gc=False):
     tell: bool
     plan: Plan
     request: Context
-    incoming: Incoming
     #: What the message says about callbacks, chain and chord.
     embed: Any
     args: Any
@@ -69,8 +71,7 @@ class Finish:
     def __init__(self, app: App, settings: Settings, hostname: str) -> None:
         self._app = app
         self._hostname = hostname
-        self._extended = settings.result.extended
-        self._documents = Documents(settings.result.serializer, settings.result.compression)
+        self._documents = Documents.of(settings.result)
         self.listeners = Listeners.bind(app, logger)
 
     # ------------------------------------------------------------ the ends
@@ -83,7 +84,7 @@ class Finish:
             _followups.follow_up(self._app, request, retval)
         document = None
         if not plan.policy.ignores(request.ignore_result):
-            document = self._document(SUCCESS, retval, run)
+            document = self._document(SUCCESS, retval, request)
         if follows:
             document = self._count(SUCCESS, retval, run, document)
         if plan.ends:
@@ -109,6 +110,7 @@ class Finish:
         if isinstance(error, Ignore):
             if self.listeners.log_info:
                 logger.info("Task %s[%s] ignored", _name(request), request.id)
+            self._tell_postrun(IGNORED, error, run)
             return Outcome(seq, outcomes.IGNORED, runtime)
         if isinstance(error, Reject):
             return self._rejected(run, error, runtime)
@@ -119,6 +121,7 @@ class Finish:
         action = ends.soft_timeout if soft else ends.failure
         if action is Action.REQUEUE:
             logger.warning("Task %s[%s] is given back: %s", _name(request), request.id, _told(error))
+            self._tell_postrun(REJECTED, error, run)
             return Outcome(seq, outcomes.REQUEUED, runtime, None, safe_repr(error, _ERROR_MAX))
         if action is Action.RETRY:
             last = _try_again(run.plan.task, error)
@@ -132,9 +135,10 @@ class Finish:
         request = run.request
         logger.warning("Task %s[%s] %s", _name(request), request.id, _told(error))
         note = error.reason if isinstance(error.reason, str) else safe_repr(error.reason)
+        self._tell_postrun(REJECTED, error, run)
         if error.requeue:
             return Outcome(run.seq, outcomes.REQUEUED, runtime, None, note)
-        document = self._count(FAILURE, error, run, self._document(FAILURE, error, run))
+        document = self._count(FAILURE, error, run, self._document(FAILURE, error, request))
         return Outcome(run.seq, outcomes.REJECTED, runtime, document, note)
 
     def _retry(self, run: Run, error: Retry) -> tuple[bytes | None, str, str]:
@@ -143,12 +147,13 @@ class Finish:
         trace = _trace(error)
         logger.info("Task %s[%s] retry: %s", _name(request), request.id, _told(error))
         if plan.on_retry is not None:
-            _quietly(plan.on_retry, reason, request.id, request.args, request.kwargs, trace)
+            einfo = ExceptionInfo.of(reason, trace)
+            _quietly(plan.on_retry, reason, request.id, request.args, request.kwargs, einfo)
         if on.retried is not None:
             on.retried(task_id=request.id, task=plan.task, reason=reason)
-        self._after(RETRY, reason, run, trace)
+        self._tell_postrun(RETRY, reason, run)
         ignored = plan.policy.ignores(request.ignore_result)
-        document = None if ignored else self._document(RETRY, reason, run, trace)
+        document = None if ignored else self._document(RETRY, reason, request, trace)
         return document, safe_repr(reason, _ERROR_MAX), trace
 
     def _failure(self, run: Run, error: BaseException) -> tuple[bytes | None, str, str]:
@@ -158,7 +163,7 @@ class Finish:
         self._tell_failure(run, error, told, trace)
         document: bytes | None = None
         if not plan.policy.ignores(request.ignore_result) or plan.policy.store_errors_even_if_ignored:
-            document = self._document(FAILURE, error, run, trace)
+            document = self._document(FAILURE, error, request, trace)
         try:
             document = self._count(FAILURE, error, run, document)
             _followups.fail_rest(self._app, request, error, trace)
@@ -175,7 +180,8 @@ class Finish:
         else:
             logger.error("Task %s[%s] raised unexpected: %s\n%s", _name(request), request.id, told, trace)
         if plan.on_failure is not None:
-            _quietly(plan.on_failure, error, request.id, request.args, request.kwargs, trace)
+            einfo = ExceptionInfo.of(error, trace)
+            _quietly(plan.on_failure, error, request.id, request.args, request.kwargs, einfo)
         if on.failed is not None:
             on.failed(
                 task_id=request.id,
@@ -188,12 +194,17 @@ class Finish:
         self._after(FAILURE, error, run, trace)
 
     def _after(self, state: str, value: Any, run: Run, trace: str | None) -> None:
-        request, on = run.request, self.listeners
-        args, kwargs = request.args, request.kwargs
         if run.plan.after_return is not None:
-            _quietly(run.plan.after_return, state, value, request.id, args, kwargs, trace)
-        if on.postrun is not None:
-            on.postrun(task_id=request.id, task=run.plan.task, args=args, kwargs=kwargs, retval=value, state=state)
+            request = run.request
+            einfo = None if trace is None else ExceptionInfo.of(value, trace)
+            _quietly(run.plan.after_return, state, value, request.id, request.args, request.kwargs, einfo)
+        self._tell_postrun(state, value, run)
+
+    def _tell_postrun(self, state: str, value: Any, run: Run) -> None:
+        postrun, request = self.listeners.postrun, run.request
+        if postrun is not None:
+            args, kwargs = request.args, request.kwargs
+            postrun(task_id=request.id, task=run.plan.task, args=args, kwargs=kwargs, retval=value, state=state)
 
     # ------------------------------------------------------------ chords
 
@@ -220,33 +231,13 @@ class Finish:
 
     # ------------------------------------------------------------ results
 
-    def _document(self, state: str, value: Any, run: Run, trace: str | None = None) -> bytes:
-        request = run.request
-        extended = None
-        if self._extended:
-            extended = {
-                "name": request.task,
-                "args": request.args,
-                "kwargs": request.kwargs,
-                "worker": self._hostname,
-                "retries": request.retries,
-                "queue": (run.incoming.properties.get("delivery_info") or {}).get("routing_key"),
-            }
-        return self._documents.build(
-            state,
-            value,
-            str(request.id),
-            traceback=trace,
-            children=request.children_as_tuples(),
-            group_id=request.group,
-            parent_id=request.parent_id,
-            extended=extended,
-        )
+    def _document(self, state: str, value: Any, request: Context, trace: str | None = None) -> bytes:
+        return self._documents.build_for(state, value, request, self._hostname, trace)
 
     def store_started(self, request: Context) -> None:
         """Store that the task of `request` runs here."""
         task_id = str(request.id)
-        document = self._documents.build(STARTED, {"pid": os.getpid(), "hostname": self._hostname}, task_id)
+        document = self._document(STARTED, {"pid": os.getpid(), "hostname": self._hostname}, request)
         self._app.result_store.store(
             [Record(task_id, document, STARTED, request.reply_to, request.correlation_id or task_id)]
         )

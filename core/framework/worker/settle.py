@@ -27,6 +27,7 @@ from framework.worker.outbox import Outbox
 from framework.worker.prefetch import Prefetch
 
 if TYPE_CHECKING:
+    from framework._request import Context
     from framework.api.transport import Delivery
     from framework.message import Payload
     from framework.worker.meter import Meter
@@ -95,6 +96,9 @@ class Settle:
         self.events: TaskEvents | None = None
         #: Counts tasks where there is a health endpoint.
         self.meter: Meter | None = None
+        #: Makes a request of a message, for what its result's document tells besides the result.
+        self.request_of: Callable[[Payload], Context] | None = None
+        self.hostname: str | None = None
         #: Says what else is to be done once the result of a task that did not end by itself is stored.
         self.consequences: Consequences | None = None
         self._consequences: list[Callable[[], object]] = []
@@ -210,6 +214,7 @@ class Settle:
         self._record(
             item.task_id,
             item.head,
+            item.delivery.payload,
             state,
             result,
             ignore=item.policy.ignores(item.head.headers.ignore_result)
@@ -221,7 +226,7 @@ class Settle:
 
     def record_unknown(self, task_id: str, head: Head, state: str, result: BaseException, delivery: Delivery) -> None:
         """Store `result` for a message that has no task here."""
-        self._record(task_id, head, state, result, ignore=bool(head.headers.ignore_result))
+        self._record(task_id, head, delivery.payload, state, result, ignore=bool(head.headers.ignore_result))
         self._follow(delivery, state, result)
         self._on_change()
 
@@ -233,7 +238,7 @@ class Settle:
         error = WorkerLostError(text)
         if self.events is not None:
             self.events.failed(item.task_id, repr(error))
-        self._record(item.task_id, item.head, FAILURE, error, ignore=False)
+        self._record(item.task_id, item.head, item.delivery.payload, FAILURE, error, ignore=False)
         self._follow(item.delivery, FAILURE, error)
         item.acknowledged = self._deadletters.bury(item.delivery, reason, text, item.name, item.task_id)
         self._on_change()
@@ -246,13 +251,23 @@ class Settle:
         """Have `follow` called once the results of this burst are stored; it may raise `ConnectionLost`."""
         self._consequences.append(follow)
 
-    def _record(self, task_id: str, head: Head, state: str, result: BaseException, *, ignore: bool) -> None:
+    def _record(
+        self, task_id: str, head: Head, payload: Payload, state: str, result: BaseException, *, ignore: bool
+    ) -> None:
         if ignore or not self._stores:
             return
-        document = self._documents.build(state, result, task_id)
+        document = self._document(task_id, state, result, payload)
         self._records.append(
             Record(task_id, document, state, head.properties.reply_to, head.properties.correlation_id or task_id)
         )
+
+    def _document(self, task_id: str, state: str, result: BaseException, payload: Payload) -> bytes:
+        if self.request_of is not None:
+            try:
+                return self._documents.build_for(state, result, self.request_of(payload), self.hostname)
+            except MessageError:
+                pass  # what cannot be read has no group and no arguments to tell
+        return self._documents.build(state, result, task_id)
 
     # ------------------------------------------------------------ carrying out
 

@@ -40,7 +40,7 @@ class Verdicts:
         self._settle = settle
         self._app = app
         self._consequences = Consequences(app)
-        self._documents = Documents(settings.result.serializer, settings.result.compression)
+        self._documents = Documents.of(settings.result)
         self._on_failure = app.hooks.bind("task_failure")
         self._on_revoked = app.hooks.bind("task_revoked")
 
@@ -70,21 +70,21 @@ class Verdicts:
         if action is Action.RETRY:
             state = RETRY
         document = None
-        headers = {}
         try:
-            incoming = read(job.payload)
-            headers = incoming.headers
+            request = Context.from_incoming(read(job.payload), self._app)
+            wish = request.ignore_result
         except MessageError:
-            incoming = None
-        if item is not None and self._keeps(item.policy, headers.get("ignore_result"), state):
-            document = self._documents.build(
-                state, error, job.id, group_id=headers.get("group"), parent_id=headers.get("parent_id")
-            )
+            request, wish = None, None
+        if item is not None and self._keeps(item.policy, wish, state):
+            if request is None:
+                document = self._documents.build(state, error, job.id)
+            else:
+                document = self._documents.build_for(state, error, request, self._settle.hostname)
         if state == FAILURE:
             # What will run again has no failure to tell; not so after a time limit, as with Celery.
             runs_again = action is Action.REQUEUE and code == outcomes.WORKER_LOST
-            if not runs_again and incoming is not None:
-                self._tell(job, error, Context.from_incoming(incoming, self._app))
+            if not runs_again and request is not None:
+                self._tell(job, error, request)
         if action not in (Action.REQUEUE, Action.RETRY) and (
             follow := self._consequences(job.payload, state, error, errbacks=False)
         ):

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, cast
 from framework._boot.consumption import Consumption
 from framework._documents import Documents
 from framework._plugins.hooks import Hooks
+from framework._request import Context
 from framework.api.result_store import ResultStore
 from framework.api.step import Board, Step
 from framework.api.transport import Queue, Transport
 from framework.exceptions import ConfigError
+from framework.message import read
 from framework.routing import Queues, select_queues
 from framework.worker.adoption import Adoption
 from framework.worker.consequences import Consequences
@@ -55,9 +57,11 @@ class SettleStep(Step):
         deadletters = DeadLetters(self._outbox, settings.task.dead_letter_queue)
         prefetch = Prefetch(settings.worker.prefetch_multiplier, run.concurrency)
         ticker = Ticker()
-        documents = Documents(settings.result.serializer, settings.result.compression)
+        documents = Documents.of(settings.result)
         settle = Settle(board.get("loop"), store, documents, deadletters, self._outbox, prefetch, ticker)
         settle.consequences = Consequences(run.app)
+        settle.request_of = lambda payload: Context.from_incoming(read(payload), run.app)
+        settle.hostname = run.hostname
         board.put("settle", settle)
         board.put("prefetch", prefetch)
         board.put("deadletters", deadletters)
