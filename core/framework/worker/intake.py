@@ -23,7 +23,8 @@ from framework.worker.dispatch import Dispatch, job_of
 from framework.worker.item import Item
 from framework.worker.polling import hung_up
 from framework.worker.prefetch import Prefetch
-from framework.worker.rates import HOLD_MAX, Rates
+from framework.worker.rates import Rates
+from framework.worker.room import Room
 from framework.worker.schedule import Schedule
 from framework.worker.settle import Settle
 from framework.worker.subscriptions import Subscriptions
@@ -36,12 +37,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks whether a broker that is not read from, for want of room, is still there.
 _LOOK: Final = 1.0
-#: Seconds between two steps of making room for what may be behind tasks that are limited.
-_PAUSE: Final = 0.02
 #: Most messages fetched at a time for being parked.
 _REACH_MAX: Final = 256
-#: Most messages of unknown tasks that make room for others while they wait here. With more, the others wait as well.
-STRANGE_MAX: Final = 1000
 #: Seconds after the time of a parked message at which it is asked for: a timer may be a hair early.
 _AFTER: Final = 0.001
 
@@ -68,12 +65,8 @@ class Intake:
         self._soft, self._hard = limits
         self._schedule: Schedule[Item] = Schedule(loop, self._due)
         self._unregistered = unregistered
-        #: What waits here for being handed back: its task is not known.
-        self._strange = unregistered.held
-        #: What is being handed back.
-        self._handbacks = unregistered.handbacks
         unregistered.release = self.take_aside
-        self._handbacks.on_sent = self.ask
+        unregistered.handbacks.on_sent = self.ask
         self._dispatch: Dispatch | None = None
         self._consumer: Consumer | None = None
         #: Its descriptor; a consumer whose connection is lost does not tell it any more.
@@ -88,13 +81,13 @@ class Intake:
         self._due_timer: Timer | None = None
         #: So many are fetched, whatever fits: the last ones were all parked, and the next ones may be too.
         self._reach = 0
-        #: So many of those that wait for their turn take no room from others.
-        self._spared = 0
-        self._sparing = False
         #: Read, decided, and waiting for a slot.
         self.backlog: deque[Item] = deque()
         #: What waits for its turn under a rate limit.
         self.rates = Rates(loop, self.backlog, self.ask)
+        self._room = Room(
+            loop, prefetch, settle, self.backlog, self.rates, self._schedule, unregistered, on_more=self.ask
+        )
         self.fetching = True
         #: Connections over which it has fetched so far.
         self.connections = 0
@@ -154,40 +147,15 @@ class Intake:
         self._reach = 0
         self.backlog.clear()
         self._unregistered.clear()
-        self._forget_held()
+        self._room.forget_held()
         # What waits inside the pool has not started either. Left there it would run beside its second copy.
         for seq in self._pool.quiesce():
             self._settle.running.pop(seq, None)
 
-    def _forget_held(self) -> list[Item]:
-        held = [*self.rates.clear(), *self._schedule.clear()]
-        self._prefetch.held = 0
-        return held
-
-    def _count_held(self) -> None:
-        """What waits for its time leaves room for others."""
-        waiting = len(self.rates) if self.rates.buckets else 0
-        self._spared = min(self._spared, waiting)
-        self._prefetch.held = len(self._schedule) + self._spared + min(len(self._strange), STRANGE_MAX)
-        if self._spared < min(waiting, HOLD_MAX) and not self._sparing:
-            self._sparing = True
-            self._loop.call_later(_PAUSE, self._spare)
-
-    def _spare(self) -> None:
-        """Make room for what may be behind the tasks that wait for their turn.
-
-        Step by step: taken in at once they would all wait here, while another worker's turns pass unused.
-        """
-        self._sparing = False
-        waiting = len(self.rates)
-        if waiting:
-            self._spared = min(waiting, HOLD_MAX)
-            self.ask()
-
     # ------------------------------------------------------------ ticking
 
     def _readable(self) -> None:
-        if self._room() > 0:
+        if self._left() > 0:
             self.ask()
         elif self._consumer is not None and not self._attend(self._consumer):
             # There may be messages and there is no room for them: until there is, do not wake up for them again.
@@ -222,13 +190,9 @@ class Intake:
             self._looking = True
             self._loop.call_later(_LOOK, self._look)
 
-    def _room(self) -> int:
-        """Return how many messages fit."""
-        if not self.fetching or self._settle.overfull:
-            return 0
-        held = len(self._schedule) + (len(self.rates) if self.rates.buckets else 0)
-        strange = len(self._strange) + len(self._handbacks)
-        return self._prefetch.limit - len(self._settle.running) - len(self.backlog) - held - strange
+    def _left(self) -> int:
+        """Return how many messages are to be fetched."""
+        return self._room.left() if self.fetching else 0
 
     def ask(self) -> None:
         """Have a tick follow soon."""
@@ -239,8 +203,8 @@ class Intake:
     def _tick(self) -> None:
         self._asked = False
         self._settle.flush()
-        if self.rates.buckets or self._spared:
-            self._count_held()
+        if self._room.changes:
+            self._room.count()
         consumer = self._consumer
         if consumer is not None:
             try:
@@ -260,7 +224,7 @@ class Intake:
         limit = self._prefetch.limit
         if limit != self._told and (limit > self._told or limit * 2 <= self._told or not self._prefetch.held):
             self.tell(consumer)
-        room = self._room()
+        room = self._left()
         if room <= 0:
             consumer.flush()
             if consumer.due_at != self._due_at:
@@ -284,7 +248,7 @@ class Intake:
     def _take(self, deliveries: Sequence[Delivery]) -> int:
         assert self._dispatch is not None
         parked = self._dispatch.take(deliveries, self.rates.accept if self.rates.buckets else self.backlog.append)
-        self._count_held()
+        self._room.count()
         return parked
 
     def take_aside(self, deliveries: Sequence[Delivery]) -> None:
@@ -302,7 +266,7 @@ class Intake:
         """
         self._reach = min(2 * asked, _REACH_MAX) if parked == found == asked else 0
         # The last one first keeps their order.
-        for _ in range(min(-self._room(), len(self.backlog))):
+        for _ in range(min(-self._left(), len(self.backlog))):
             item = self.backlog.pop()
             item.acknowledged = True
             item.delivery.release()
@@ -344,7 +308,7 @@ class Intake:
         for item in items:
             if self._dispatch.due(item):
                 self.rates.accept(item)
-        self._count_held()
+        self._room.count()
         self.ask()
 
     def recheck(self) -> None:
@@ -362,7 +326,7 @@ class Intake:
         self.backlog.extend(item for item in waiting if item.seq not in gone)
         if self.rates.released:
             self.rates.submitted(list(gone))
-        self._count_held()
+        self._room.count()
         self.ask()
 
     def take_back(self) -> None:
@@ -397,7 +361,7 @@ class Intake:
         """Stop fetching, and give back everything that has not started."""
         self.fetching = False
         waiting = [self._settle.running.pop(seq) for seq in self._pool.quiesce() if seq in self._settle.running]
-        unstarted = [*waiting, *self.backlog, *self._forget_held()]
+        unstarted = [*waiting, *self.backlog, *self._room.forget_held()]
         strange = self._unregistered.clear()
         self.backlog.clear()
         given_back = 0
