@@ -142,3 +142,25 @@ def test_a_new_message_with_a_known_id_is_new(transport: AmqpTransport, consumer
     new = follow(consumer, lost)
     # The retry and the copy have come back, too, and are not what was acknowledged.
     assert {"b", "c"} <= set(ids(gather(new, 2)))
+
+
+def test_a_consumer_that_has_no_room_settles_what_comes_again(transport: AmqpTransport, consumer: Any) -> None:
+    """It hands out what is not new, for its task may run; what was acknowledged is, once more, at once."""
+    send(transport, "a", "b")
+    lost = consumer()
+    lost.add_queue(Q)
+    a, _b = gather(lost, 2)
+    a.ack()
+    cut(lost)
+    new = follow(consumer, lost)
+    send(transport, "c")
+    again: list[Delivery] = []
+
+    def all_seen() -> bool:
+        again.extend(new.attend() or ())
+        return bool(again) and not new._acknowledged and len(new._ready) == 1
+
+    wait_for(all_seen, 20, lambda: f"a and b to come again and c to come; {ids(again)}")
+    assert ids(again) == ["b"]
+    assert not new._settlements.pending
+    assert ids(gather(new, 1)) == ["c"]

@@ -69,6 +69,8 @@ class AmqpConsumer(Consumer):
         self._parking = self._settlements.parking = Parking(connector, self._settlements)
         self._acknowledged = Acknowledged()
         self._ready: deque[Delivered] = deque()
+        #: Something that is not new has arrived since `attend` looked.
+        self._again = False
         #: Those that the broker has ended and nobody has replaced yet.
         self._ended: list[Source] = []
         #: By consumer tag, ended ones too: what they pushed may still arrive.
@@ -175,6 +177,8 @@ class AmqpConsumer(Consumer):
 
     def _arrived(self, item: Delivered) -> None:
         source = self._sources[item[0]]
+        if item[2]:
+            self._again = True
         if not source.queue.no_ack:
             self._settlements.lend(item[1])
             if source.cancelled:
@@ -224,12 +228,14 @@ class AmqpConsumer(Consumer):
             self._fail(error)
         if self._ended:
             self._begin_again()
-        if not any(item[2] for item in self._ready):
-            return ()
-        fresh = deque(item for item in self._ready if not item[2])
-        again = [self._delivery(item) for item in self._ready if item[2]]
-        self._ready = fresh
-        return self._acknowledged.sift(again) if self._acknowledged else again
+        again: list[Delivery] = []
+        if self._again:
+            self._again = False
+            ready, self._ready = self._ready, deque(item for item in self._ready if not item[2])
+            again = self._acknowledged.sift([self._delivery(item) for item in ready if item[2]])
+        if self._settlements.pending:
+            self.flush()
+        return again
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
         """Learn what `lost` has acknowledged; the broker has taken all else back, and hands it out again."""
