@@ -332,7 +332,7 @@ class PrivateRabbit(PrivateServer):
     def ctl(self, *args: str) -> str:
         """Run `rabbitmqctl` against this server; returns what it printed."""
         done = subprocess.run(
-            [self._ctl, "-q", *args], env=self._environment(), capture_output=True, text=True, timeout=60, check=False
+            [self._ctl, "-q", *args], env=self._environment(), capture_output=True, text=True, timeout=90, check=False
         )
         if done.returncode:
             raise AssertionError(f"rabbitmqctl {' '.join(args)[:200]} failed: {done.stdout}{done.stderr}")
