@@ -15,8 +15,8 @@ import psutil
 import pytest
 
 from framework.api.pool import INVALID, SUCCESS, TERMINATED, TIMED_OUT, WORKER_LOST
-from framework.exceptions import ConfigError
-from framework.exitcodes import CONFIG
+from framework.exceptions import ConfigError, FrameworkError
+from framework.exitcodes import CONFIG, OK
 from framework_pools.prefork import PreforkPool
 from framework_pools.prefork import page as pages
 from support import ledger
@@ -277,6 +277,16 @@ def test_failed_import_fails_the_start(start_method):
     with pytest.raises(ConfigError, match="missing_thing") as caught:
         harness.pool.start()
     assert caught.value.exit_code == CONFIG
+    harness.loop.close()
+
+
+def test_a_server_that_is_killed_as_it_loads_is_no_wrong_configuration():
+    # Supervisors start no worker again that says so: the machine would be left without one.
+    harness = Harness(PreforkPool, 1, {"path": [TESTS], "factory": "support.pool_workload:deadly"})
+    harness.pool.prestart()
+    with pytest.raises(FrameworkError, match=r"\(pid \d+\) was ended by SIGKILL while it loaded") as caught:
+        harness.pool.start()
+    assert caught.value.exit_code not in (OK, CONFIG)
     harness.loop.close()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -83,3 +84,9 @@ def factory(recipe: Mapping[str, Any]) -> SampleWorkload:
 
 def broken(recipe: Mapping[str, Any]) -> SampleWorkload:
     raise ImportError("no module named 'missing_thing'")
+
+
+def deadly(_recipe: Mapping[str, Any]) -> SampleWorkload:
+    """As the OOM killer does it, while a large application is imported."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("it lives")

@@ -78,7 +78,7 @@ class Crew:
         return launcher
 
     def start(self) -> None:
-        """Wait for the server, as long as is usual, and ask for the children. Raises `ConfigError`."""
+        """Wait for the server, as long as is usual, and ask for the children. Raises `FrameworkError`."""
         self.prestart()
         assert self._launcher is not None
         timeout = self._context.start_timeout

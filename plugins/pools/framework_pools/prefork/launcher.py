@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import marshal
+import signal
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from framework.api.loop import Loop
-from framework.exceptions import ConfigError
+from framework.exceptions import ConfigError, FrameworkError
 from framework_pools.prefork.child import ChildSpec
 from framework_pools.prefork.link import CHUNK, FrameReader, frame
 from framework_pools.prefork.page import VERSION
@@ -159,7 +160,10 @@ class Launcher:
         interpreter.socket.sendall(frame(marshal.dumps((self._title, dict(self._recipe), self.imports), VERSION)))
 
     def wait_ready(self, timeout: float) -> bool:
-        """Wait for the server's first word; False: it is still importing. Raises `ConfigError` if it failed."""
+        """Wait for the server's first word; False: it is still importing.
+
+        Raises `ConfigError` if it failed, and `FrameworkError` if somebody has killed it: then starting again may help.
+        """
         assert self._socket is not None
         deadline = time.monotonic() + timeout
         while not (self.ready or self.failed):
@@ -174,6 +178,12 @@ class Launcher:
             except ConnectionResetError:
                 self._take(b"")
         if self.failed:
+            self.wait(1.0)
+            if self._process is not None and (code := self._process.returncode or 0) < 0:
+                name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+                raise FrameworkError(
+                    f"the pool's fork server (pid {self.pid}) was ended by {name} while it loaded the application"
+                )
             raise ConfigError(f"the pool's fork server cannot load the application: {self.failed}")
         return True
 

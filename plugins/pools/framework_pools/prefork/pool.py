@@ -32,7 +32,7 @@ from framework.api.pool import (
     PoolContext,
     PoolTraits,
 )
-from framework.exceptions import ConfigError
+from framework.exceptions import ConfigError, FrameworkError
 from framework_pools._costs import Costs
 from framework_pools.prefork import page as pages
 from framework_pools.prefork.child import UNKNOWN_HERE
@@ -116,12 +116,12 @@ class PreforkPool(Pool):
     def start(self) -> None:
         """Wait for the fork server and ask for the children.
 
-        Raises `ConfigError` if the application cannot be imported.
+        Raises `ConfigError` if the application cannot be imported, `FrameworkError` if the server is killed meanwhile.
         """
         self._started = True
         try:
             self._crew.start()
-        except ConfigError:
+        except FrameworkError:
             self.stop(0.0)
             raise
 
