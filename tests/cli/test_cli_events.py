@@ -135,7 +135,7 @@ def screen(place):
     """A model on a broker of its own, and what it looks like; no worker, the events are made here."""
     app = proj.make_app(place.url, place.url)
     with Model(app) as model:
-        wait_for(lambda: model.trouble == "", 10)
+        wait_for(lambda: model.trouble == "", 30)
 
         def tell(kind, uuid=None, **fields):
             event = {"type": kind, "hostname": "w1@here", "timestamp": 1000.0, **fields}
@@ -237,7 +237,7 @@ def test_a_paused_list_does_not_move(screen):
 
 def test_without_a_worker_nobody_answers(screen):
     screen.press("e")
-    wait_for(lambda: "no worker has answered" in screen.model.message[0], 10)
+    wait_for(lambda: "no worker has answered" in screen.model.message[0], 30)
     assert screen.model.message[1]
 
 

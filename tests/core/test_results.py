@@ -36,7 +36,7 @@ def test_a_result_is_waited_for_read_and_forgotten(app):
     with pytest.raises(TimeoutError):
         result.get(timeout=0.05)
     threading.Timer(0.05, store, (app, "A", "SUCCESS", {"x": [1]})).start()
-    assert result.get(timeout=10) == {"x": [1]}
+    assert result.get(timeout=30) == {"x": [1]}
     assert result.successful()
     assert result.date_done is not None
     result.forget()
@@ -85,7 +85,7 @@ def test_a_chain_that_fails_early_ends_the_wait(app):
     last = chain(add.s(1, 2), add.s(3)).apply_async()
     store(app, last.parent.id, "FAILURE", ValueError("early"))
     with pytest.raises(ValueError, match="early"):
-        last.get(timeout=10)
+        last.get(timeout=30)
 
 
 def test_ignored_results_are_not_waited_for(app):

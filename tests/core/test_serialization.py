@@ -50,7 +50,7 @@ SCALARS = (
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=20)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(VALUES)
 def test_json_is_that_of_kombu_in_both_directions(value):
     assert json.loads(dumps(value)) == json.loads(kombu_json.dumps(value))
@@ -262,7 +262,7 @@ def test_a_compressed_result_document_is_recognised():
 # ---------------------------------------------------------------- repr
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(VALUES)
 def test_a_repr_is_bounded_and_that_of_python_when_it_is_short(value):
     assert len(safe_repr(value, 100)) < 100 + 40

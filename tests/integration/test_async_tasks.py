@@ -34,7 +34,7 @@ def test_a_thousand_sleeps_side_by_side(url, start_worker, client, ledger_path):
     books = ledger.balance(range(1000), ledger_path)
     assert books.balanced, books
     # Every task had a context of its own.
-    assert all(result.get(timeout=10) for result in results)
+    assert all(result.get(timeout=30) for result in results)
 
 
 def test_each_of_20000_runs_exactly_once(redis_url, start_worker, client, ledger_path):
@@ -51,8 +51,8 @@ def test_a_sync_task_does_not_block_the_loop(url, start_worker, client, ledger_p
     app = client(url, url)
     start_worker("-P", "asyncio", broker=url, backend=url, ledger=ledger_path)
     app.tasks["proj.sleeptask"].delay(2, "slow")
-    wait_for(lambda: ledger.lines(ledger_path) == ["start:slow"], 10, "the sync task")
-    assert app.tasks["proj.asleep"].delay(0.01, "quick").get(timeout=10)
+    wait_for(lambda: ledger.lines(ledger_path) == ["start:slow"], 30, "the sync task")
+    assert app.tasks["proj.asleep"].delay(0.01, "quick").get(timeout=30)
     assert "end:slow" not in ledger.lines(ledger_path)
 
 

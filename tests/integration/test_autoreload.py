@@ -122,7 +122,7 @@ def test_what_is_saved_runs_and_running_tasks_end_with_the_old_code(fleet):
     before = fleet.value()
     gate = fleet.directory / uuid4().hex
     held = fleet.app.send_task("live.hold", (str(gate),))
-    wait_for(gate.with_suffix(".on").exists, 15)
+    wait_for(gate.with_suffix(".on").exists, 30)
     try:
         fleet.tasks.write_text(TASKS.format(value="two"))
         fleet.worker.wait_line(r"Detected modified modules: \['live_tasks'\]")
@@ -230,10 +230,10 @@ def test_a_module_that_comes_by_pool_restart_is_watched(chosen):
     def result() -> object:
         return chosen.app.send_task("live.late").get(timeout=20, propagate=False)
 
-    wait_for(lambda: result() == "first", 15, lambda: chosen.worker.output)
+    wait_for(lambda: result() == "first", 30, lambda: chosen.worker.output)
     late.write_text(source.format(value="second"))
     chosen.worker.wait_line(r"Detected modified modules: \['live_late'\]")
-    wait_for(lambda: result() == "second", 15, lambda: chosen.worker.output)
+    wait_for(lambda: result() == "second", 30, lambda: chosen.worker.output)
 
 
 def test_what_gets_ready_for_new_code_may_be_killed_and_is_not_left_behind(redis_url, tmp_path):

@@ -82,7 +82,7 @@ def test_the_pool_follows_what_there_is_to_do(pool, scaled, tmp_path):
     assert fleet.size == 3
     assert "{min=3, max=10}" in fleet.worker.output
     with fleet.holding(20, tmp_path / "gate"):
-        wait_for(lambda: fleet.size == 10 and fleet.active == 10, 15, lambda: fleet.worker.output[-2000:])
+        wait_for(lambda: fleet.size == 10 and fleet.active == 10, 30, lambda: fleet.worker.output[-2000:])
         found = fleet.stats["autoscaler"]
         assert {key: found[key] for key in ("max", "min", "current")} == {"max": 10, "min": 3, "current": 10}
         # Received: those that run, and at the most as many as the worker may hold beside them.
@@ -100,7 +100,7 @@ def test_the_pool_follows_what_there_is_to_do(pool, scaled, tmp_path):
 def test_the_sizes_are_changed_by_remote_control_and_no_task_is_hurt(pool, scaled, tmp_path):
     fleet = scaled("-P", pool, "--autoscale", "6,1")
     with fleet.holding(6, tmp_path / "gate"):
-        wait_for(lambda: fleet.active == 6, 15, lambda: fleet.worker.output[-2000:])
+        wait_for(lambda: fleet.active == 6, 30, lambda: fleet.worker.output[-2000:])
         assert fleet.autoscale(2, 1) == {"ok": "autoscale now max=2 min=1"}
         assert fleet.size == 2
         assert fleet.active == 6
@@ -126,7 +126,7 @@ def test_one_number_is_the_largest_size_and_one_slot_stays(scaled, tmp_path):
     assert fleet.stats["autoscaler"]["min"] == 0
     assert fleet.worker.lines("scaled between 0 and 4 slots: --concurrency is ignored")
     with fleet.holding(5, tmp_path / "gate"):
-        wait_for(lambda: fleet.active == 4, 15, lambda: fleet.worker.output[-2000:])
+        wait_for(lambda: fleet.active == 4, 30, lambda: fleet.worker.output[-2000:])
     fleet.has_size(1)
     assert fleet.app.tasks["proj.add"].delay(2, 2).get(timeout=20) == 4
 
@@ -139,8 +139,8 @@ def test_log_files_keep_to_the_largest_size(scaled, tmp_path):
     for number in range(2):
         gate = tmp_path / f"gate{number}"
         with fleet.holding(8, gate):
-            wait_for(lambda: len(inspect.active()) == 3, 15)
-        wait_for(lambda: inspect.stats()["autoscaler"]["current"] == 1, 15)
+            wait_for(lambda: len(inspect.active()) == 3, 30)
+        wait_for(lambda: inspect.stats()["autoscaler"]["current"] == 1, 30)
     assert sorted(path.name for path in tmp_path.glob("w-*.log")) == ["w-0.log", "w-1.log", "w-2.log", "w-3.log"]
 
 
@@ -205,7 +205,7 @@ def test_what_the_machine_has_left_decides(name, scaled, tmp_path):
     conf = {"autoscaler": {"load": {"target": 1e6, "ceiling": 1e6}, "memory": {"slot": 1, "reserve": 0.0}}}
     fleet = scaled("-P", "threads", "--autoscale", "4,1", "--autoscaler", name, conf=conf)
     with fleet.holding(6, tmp_path / "gate"):
-        wait_for(lambda: fleet.active == 4, 15, lambda: fleet.worker.output[-2000:])
+        wait_for(lambda: fleet.active == 4, 30, lambda: fleet.worker.output[-2000:])
     fleet.has_size(1)
 
 
@@ -213,9 +213,9 @@ def test_a_machine_that_is_busy_gets_no_more_slots(scaled, tmp_path):
     conf = {"autoscaler": {"load": {"target": 1e-9, "ceiling": 1e6}}}
     fleet = scaled("-P", "threads", "--autoscale", "4,2", "--autoscaler", "load", conf=conf)
     with fleet.holding(8, tmp_path / "gate"):
-        wait_for(lambda: fleet.active == 2, 15)
+        wait_for(lambda: fleet.active == 2, 30)
         # What the worker cannot run soon stays where others find it.
-        wait_for(lambda: fleet.stats["autoscaler"]["qty"] == 3, 15)
+        wait_for(lambda: fleet.stats["autoscaler"]["qty"] == 3, 30)
         assert fleet.size == 2
 
 

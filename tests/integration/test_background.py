@@ -37,7 +37,7 @@ def test_a_detached_worker_has_begun_when_the_command_returns(pool, place, redis
     here.gone(pid)
     assert not (here.path / "celery.pid").exists()
     assert "Warm shutdown" in here.text("celery.log")
-    wait_for(lambda: here.alive() == [], 10, "nothing left")
+    wait_for(lambda: here.alive() == [], 30, "nothing left")
 
 
 def test_hup_restarts_a_detached_worker_in_its_process(place, redis_url):
@@ -161,7 +161,7 @@ def test_children_follow_a_rotated_log_and_write_json(place, redis_url):
     here.ready("w.log")
     (here.path / "w.log").rename(here.path / "w.log.1")
     child = int(here.ok("call", "tasks.say", "--args", '["hello"]', "--wait"))
-    wait_for(lambda: "succeeded" in here.text("w.log"), 10, lambda: here.text("w.log"))
+    wait_for(lambda: "succeeded" in here.text("w.log"), 30, lambda: here.text("w.log"))
     lines = [json.loads(line) for line in here.text("w.log").splitlines()]
     (said,) = [line for line in lines if line["message"] == "hello"]
     assert (said["pid"], said["task"], said["level"]) == (child, "tasks.say", "WARNING")

@@ -94,7 +94,7 @@ def test_bad_messages_are_set_aside_and_good_ones_run(pool, broker_url, start_wo
             lambda bad=bad: f"{bad.name} in {DLQ}; the worker said: {worker.output[-3000:]}",
         )
         # It is in its place before the worker says so.
-        wait_for(lambda task_id=task_id: complaints(worker, task_id), 10, f"a line about {task_id}")
+        wait_for(lambda task_id=task_id: complaints(worker, task_id), 30, f"a line about {task_id}")
         assert len(complaints(worker, task_id)) == 1, worker.output
     assert "Traceback" not in worker.output
     assert "x" not in ledger.read(ledger_path)
@@ -106,8 +106,8 @@ def test_a_message_without_headers_is_set_aside(broker_url, start_worker, client
     worker = start_worker("-P", "solo", broker=broker_url, ledger=ledger_path)
     queues.push(broker_url, b"", {}, content_type="", content_encoding="")
     client(broker_url).tasks["proj.record"].delay("good")
-    wait_for(lambda: ledger.read(ledger_path)["good"] == 1, 10, lambda: f"the good task: {worker.output}")
-    wait_for(lambda: queues.waiting(broker_url, DLQ) == 1, 10, lambda: f"a dead letter: {worker.output}")
+    wait_for(lambda: ledger.read(ledger_path)["good"] == 1, 30, lambda: f"the good task: {worker.output}")
+    wait_for(lambda: queues.waiting(broker_url, DLQ) == 1, 30, lambda: f"a dead letter: {worker.output}")
     assert len(complaints(worker, "without id")) == 1
     assert worker.running
 
@@ -147,8 +147,8 @@ def redis_broken_worker(redis_server, tmp_path_factory):
             before, done = queues.waiting(url, DLQ), ledger.size(path) + 1
             queues.push_bytes(url, raw)
             app.tasks["proj.record"].delay("good")
-            wait_for(lambda: ledger.size(path) >= done or not worker.running, 10, lambda: worker.output[-3000:])
-            wait_for(lambda: queues.waiting(url, DLQ) == before + 1, 10, lambda: worker.output[-3000:])
+            wait_for(lambda: ledger.size(path) >= done or not worker.running, 30, lambda: worker.output[-3000:])
+            wait_for(lambda: queues.waiting(url, DLQ) == before + 1, 30, lambda: worker.output[-3000:])
             assert worker.running, worker.output
             assert "Traceback" not in worker.output
 
@@ -175,17 +175,17 @@ def test_failures_of_the_call_are_stored_results(broker_url, backend_url, start_
     )
     app = client(broker_url, backend_url)
     with pytest.raises(TypeError, match="argument"):
-        app.send_task("proj.add", (1,)).get(timeout=10)
+        app.send_task("proj.add", (1,)).get(timeout=30)
     with pytest.raises(Exception, match=r"proj\.nowhere"):
-        app.send_task("proj.nowhere").get(timeout=10)
-    assert app.tasks["proj.add"].delay(1, 2).get(timeout=10) == 3
+        app.send_task("proj.nowhere").get(timeout=30)
+    assert app.tasks["proj.add"].delay(1, 2).get(timeout=30) == 3
     assert worker.running
 
 
 def test_a_message_set_aside_can_be_read_again(redis_url, start_worker):
     start_worker("-P", "solo", broker=redis_url)
     queues.push(redis_url, b"[", headers(Bad("x"), "the-id"), properties={"correlation_id": "the-id"})
-    wait_for(lambda: queues.waiting(redis_url, DLQ) == 1, 10, "a dead letter")
+    wait_for(lambda: queues.waiting(redis_url, DLQ) == 1, 30, "a dead letter")
     import base64
 
     import redis

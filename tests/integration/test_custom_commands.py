@@ -65,7 +65,7 @@ def test_a_command_of_ones_own(place, pool, start_worker, client):
     before = ask("stats")["prefetch_count"]
     assert ask("increase_prefetch_count") == {"ok": "prefetch count incremented"}
     assert ask("increase_prefetch_count", n=3) == {"ok": "prefetch count incremented"}
-    wait_for(lambda: ask("stats")["prefetch_count"] == before + 4, 10, "the prefetch count to rise")
+    wait_for(lambda: ask("stats")["prefetch_count"] == before + 4, 30, "the prefetch count to rise")
     assert ask("current_prefetch_count") == {"prefetch_count": before + 4, "node": "w@here"}
     assert ask("hidden", n="7") == {"ok": "7"}, "strings stay what they are where nothing is declared"
     assert ask("failing") == {"error": "RuntimeError('boom')"}

@@ -56,7 +56,7 @@ def test_task_events_are_switched_on_and_off(pool, broker, url, backend, client,
     add = app.tasks["proj.add"]
     with listening(app) as heard:
         worker = start_worker("-P", pool, "-c", "2", broker=url, backend=backend)
-        wait_for(lambda: heard.of("worker-online"), 10)
+        wait_for(lambda: heard.of("worker-online"), 30)
         assert add.delay(1, 1).get(timeout=20) == 2
         assert app.control.disable_events(reply=True, limit=1) == [
             {worker.node: {"ok": "task events already disabled"}}
@@ -65,11 +65,11 @@ def test_task_events_are_switched_on_and_off(pool, broker, url, backend, client,
         assert app.control.enable_events(reply=True, limit=1) == [{worker.node: {"ok": "task events already enabled"}}]
         told = add.delay(2, 2)
         assert told.get(timeout=20) == 4
-        wait_for(lambda: heard.of("task-succeeded"), 10)
+        wait_for(lambda: heard.of("task-succeeded"), 30)
         assert app.control.disable_events(reply=True, limit=1) == [{worker.node: {"ok": "task events disabled"}}]
         assert add.delay(3, 3).get(timeout=20) == 6
         worker.stop()
-        wait_for(lambda: heard.of("worker-offline"), 10)
+        wait_for(lambda: heard.of("worker-offline"), 30)
         assert {event["uuid"] for event in heard.events if event["type"].startswith("task-")} == {told.id}
         assert heard.of("task-succeeded")[0]["result"] == "4"
         assert heard.of("worker-offline")[0]["processed"] == 3
@@ -87,7 +87,7 @@ def test_events_of_a_worker_started_with_them_can_be_switched_off(pool, broker, 
         assert app.control.disable_events(reply=True, limit=1) == [{worker.node: {"ok": "task events disabled"}}]
         assert add.delay(2, 2).get(timeout=20) == 4
         worker.stop()
-        wait_for(lambda: heard.of("worker-offline"), 10)
+        wait_for(lambda: heard.of("worker-offline"), 30)
         assert {event["uuid"] for event in heard.events if "uuid" in event} == {first.id}
 
 
@@ -123,10 +123,10 @@ def test_events_have_all_their_fields(pool, broker, url, backend, client, start_
             ("task-revoked", "revoked"),
             ("task-rejected", "rejected"),
         ):
-            wait_for(lambda k=kind, n=name: ids[n] in [each["uuid"] for each in heard.of(k)], 10, f"{kind} of {name}")
-        wait_for(lambda: heard.types()["worker-heartbeat"] >= 2, 10)
+            wait_for(lambda k=kind, n=name: ids[n] in [each["uuid"] for each in heard.of(k)], 30, f"{kind} of {name}")
+        wait_for(lambda: heard.types()["worker-heartbeat"] >= 2, 30)
         worker.stop()
-        wait_for(lambda: heard.of("worker-offline"), 10)
+        wait_for(lambda: heard.of("worker-offline"), 30)
         events = list(heard.events)
     for event in events:
         if event["type"] == "worker-heartbeat" and event["freq"] == 5:
@@ -160,7 +160,7 @@ def test_a_hard_limit_is_one_failure(broker, url, backend, client, start_worker)
         after = app.tasks["proj.add"].delay(1, 2)
         wait_for(lambda: heard.of("task-succeeded"), 30)
         worker.stop()
-        wait_for(lambda: heard.of("worker-offline"), 10)
+        wait_for(lambda: heard.of("worker-offline"), 30)
         assert [event["uuid"] for event in heard.of("task-failed")] == [slow.id]
         assert [event["uuid"] for event in heard.of("task-succeeded")] == [after.id]
         assert heard.of("task-failed")[0]["exception"] == "TimeLimitExceeded(0.5)"
@@ -202,7 +202,7 @@ def test_without_heartbeat_nothing_is_told_unasked(redis_url, client, start_work
     with listening(app) as heard:
         worker = start_worker("--without-heartbeat", "-c", "1", broker=redis_url, backend=redis_url)
         assert app.control.heartbeat(reply=True, limit=1) == [{worker.node: None}]
-        wait_for(lambda: heard.of("worker-heartbeat"), 10)
+        wait_for(lambda: heard.of("worker-heartbeat"), 30)
         worker.stop()
         # An election of ours: nobody takes part, nobody minds.
         assert heard.types().keys() == {"worker-heartbeat"}
@@ -242,7 +242,7 @@ def test_a_worker_without_remote_control_tells_all_the_same(redis_url, client, s
     with listening(app) as heard:
         start_worker("-E", "-c", "1", broker=redis_url, backend=redis_url, conf={"worker_enable_remote_control": False})
         assert app.tasks["proj.add"].delay(1, 1).get(timeout=20) == 2
-        wait_for(lambda: heard.of("task-succeeded"), 10)
+        wait_for(lambda: heard.of("task-succeeded"), 30)
         assert heard.of("worker-online")
 
 
@@ -251,8 +251,8 @@ def test_an_idle_worker_holds_two_connections_and_says_little(redis_server, clie
     db = int(url.rpartition("/")[2])
     with redis_server.client() as server:
         start_worker("-E", "-c", "2", broker=url, backend=url)
-        wait_for(lambda: _connections(server, db) > 0, 10)
-        assert _connections(server, db) <= 2
+        # Mingle has had one of its own, for as long as it took.
+        wait_for(lambda: 0 < _connections(server, db) <= 2, 20, lambda: f"two connections, not {server.client_list()}")
         with server.monitor() as monitor:
             commands = _commands(monitor, db, seconds=4.5)
     published = [command for command in commands if command.startswith("PUBLISH") and "celeryev" in command]
@@ -286,19 +286,19 @@ def test_a_lost_connection_stops_neither_tasks_nor_events(tmp_path, client, star
         worker = start_worker("-E", "-c", "2", broker=url, backend=url)
         with listening(app) as heard:
             add.delay(1, 1).get(timeout=20)
-            wait_for(lambda: heard.of("task-succeeded"), 10)
+            wait_for(lambda: heard.of("task-succeeded"), 30)
             with broker.client() as server:
                 cut = server.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
             assert cut >= 2  # the worker's and ours
-            wait_for(lambda: len(heard.connections) >= 3, 10, "our receiver to be back")
-            wait_for(lambda: len(worker.lines("Remote control and events")) >= 1, 10)
+            wait_for(lambda: len(heard.connections) >= 3, 30, "our receiver to be back")
+            wait_for(lambda: len(worker.lines("Remote control and events")) >= 1, 30)
             for _ in range(20):
                 assert add.delay(2, 2).get(timeout=20) == 4
-            wait_for(lambda: heard.types()["task-succeeded"] >= 2, 10)
-            wait_for(lambda: heard.of("worker-heartbeat"), 10)
+            wait_for(lambda: heard.types()["task-succeeded"] >= 2, 30)
+            wait_for(lambda: heard.of("worker-heartbeat"), 30)
             # And with the whole broker gone for a while.
             broker.kill()
-            wait_for(lambda: worker.lines("Cannot connect to"), 10)
+            wait_for(lambda: worker.lines("Cannot connect to"), 30)
             heard.events.clear()
             broker.start()
             worker.wait_line("Connected to", 20, count=2)
@@ -331,7 +331,7 @@ def test_a_cold_stop_tells_what_it_cancels(redis_url, client, start_worker):
         late = app.tasks["proj.sleep_late"].delay(60)
         wait_for(lambda: heard.of("task-started"), 20)
         worker.stop(signal.SIGQUIT)
-        wait_for(lambda: heard.of("worker-offline"), 10)
+        wait_for(lambda: heard.of("worker-offline"), 30)
         assert [event["uuid"] for event in heard.of("task-cancelled")] == [late.id]
 
 

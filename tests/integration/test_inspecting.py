@@ -134,7 +134,7 @@ def test_scheduled_raises_the_prefetch_count(fleet):
     before = fleet.ask("stats")["prefetch_count"]
     eta = datetime.now(UTC) + timedelta(hours=1)
     results = [fleet.app.tasks["proj.add"].apply_async((number, 1), eta=eta) for number in range(2)]
-    waiting = wait_for(lambda: len(found := fleet.ask("scheduled")) == 2 and found, 10, "two scheduled tasks")
+    waiting = wait_for(lambda: len(found := fleet.ask("scheduled")) == 2 and found, 30, "two scheduled tasks")
     assert {entry["request"]["id"] for entry in waiting} == {result.id for result in results}
     assert all(datetime.fromisoformat(entry["eta"]) == eta for entry in waiting)
     assert all(entry["priority"] == 6 for entry in waiting)
@@ -149,7 +149,7 @@ def test_scheduled_raises_the_prefetch_count(fleet):
 @pytest.mark.acceptance(192, 195)
 def test_reserved_and_query_task(fleet):
     with fleet.holding(fleet.slots + 3) as results:
-        wait_for(lambda: len(fleet.ask("reserved")) == 3, 10, "three reserved tasks")
+        wait_for(lambda: len(fleet.ask("reserved")) == 3, 30, "three reserved tasks")
         states = fleet.ask("query_task", *[result.id for result in results], "nowhere")
         assert sorted(state for state, _info in states.values()) == ["active"] * fleet.slots + ["reserved"] * 3
         assert states.keys() == {result.id for result in results}
@@ -232,14 +232,14 @@ def test_the_process_of_stats(fleet):
 def test_totals_by_task(fleet):
     before = fleet.ask("stats")["total"].get("proj.add", 0)
     for number in range(3):
-        assert fleet.app.tasks["proj.add"].delay(number, 1).get(timeout=10) == number + 1
+        assert fleet.app.tasks["proj.add"].delay(number, 1).get(timeout=30) == number + 1
     assert fleet.ask("stats")["total"]["proj.add"] == before + 3
 
 
 @pytest.mark.acceptance(201, 203, 204)
 def test_the_pool_of_stats(fleet):
     for number in range(4):
-        fleet.app.tasks["proj.add"].delay(number, 1).get(timeout=10)
+        fleet.app.tasks["proj.add"].delay(number, 1).get(timeout=30)
     pool = fleet.ask("stats")["pool"]
     assert pool["max-concurrency"] == fleet.slots
     assert pool["timeouts"] == [200, 300]

@@ -46,13 +46,13 @@ def test_a_pool_grows_and_shrinks_while_its_tasks_run(worker):
     # One at a time: the second has to wait for the first.
     with worker.holding(1):
         waiting = worker.send("proj.add", 1, 1)
-        wait_for(lambda: waiting.id in {task["id"] for task in worker.ask("reserved")}, 10, "the second task")
+        wait_for(lambda: waiting.id in {task["id"] for task in worker.ask("reserved")}, 30, "the second task")
     assert waiting.get(timeout=20) == 2
     worker.tell("pool_grow", 1)
     with worker.holding(2):
         assert worker.info()["max-concurrency"] == 2
     if worker.pool == "prefork":
-        wait_for(lambda: len(worker.info()["processes"]) == 2, 10, "two children")
+        wait_for(lambda: len(worker.info()["processes"]) == 2, 30, "two children")
 
 
 def test_what_was_received_and_has_not_begun_is_revoked_at_once(worker):
@@ -60,8 +60,8 @@ def test_what_was_received_and_has_not_begun_is_revoked_at_once(worker):
         waiting = [worker.send("proj.record", f"never{number}", ignore_result=False) for number in range(2)]
         later = worker.send("proj.record", "never2", ignore_result=False, countdown=5)
         ids = {result.id for result in waiting}
-        wait_for(lambda: ids <= {task["id"] for task in worker.ask("reserved")}, 10, "the tasks to be received")
-        wait_for(lambda: worker.ask("query_task", [later.id]), 10, "the task of later to be received")
+        wait_for(lambda: ids <= {task["id"] for task in worker.ask("reserved")}, 30, "the tasks to be received")
+        wait_for(lambda: worker.ask("query_task", [later.id]), 30, "the task of later to be received")
         assert worker.tell("terminate", waiting[0].id) == {"ok": f"terminate: {waiting[0].id}"}
         worker.tell("revoke", [waiting[1].id, later.id])
         for result in (*waiting, later):

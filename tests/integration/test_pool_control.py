@@ -64,14 +64,14 @@ def test_each_way_to_revoke_keeps_a_waiting_task_from_running(once):
     fleet = once
     with fleet.holding():
         first, second, third = (fleet.send("bounded.wait", 0) for _ in range(3))
-        wait_for(lambda: {task["id"] for task in fleet.ask("reserved")} & ids(first), 10, "the first to be received")
+        wait_for(lambda: {task["id"] for task in fleet.ask("reserved")} & ids(first), 30, "the first to be received")
         assert first.revoke(wait=True, timeout=15)
         fleet.app.AsyncResult(second.id).revoke()
         fleet.app.control.revoke(third.id)
-        wait_for(lambda: ids(first, second, third) <= set(fleet.ask("revoked")), 10, "all to be revoked")
+        wait_for(lambda: ids(first, second, third) <= set(fleet.ask("revoked")), 30, "all to be revoked")
     for result in (first, second, third):
         with pytest.raises(TaskRevokedError, match="revoked"):
-            result.get(timeout=15)
+            result.get(timeout=30)
         assert result.state == "REVOKED"
         assert fleet.runs(result) == 0
 
@@ -85,19 +85,19 @@ def test_terminate_ends_the_task_and_no_other(fleet):
         reply = fleet.tell("terminate", task_id=doomed.id, signal="TERM")
         assert reply == {"ok": f"terminate: {doomed.id}"}
         with pytest.raises(TaskRevokedError, match="terminated"):
-            doomed.get(timeout=15)
+            doomed.get(timeout=30)
         assert doomed.state == "REVOKED"
         assert doomed.id in fleet.ask("revoked")
         # The holders, which run on, are the only ones left.
-        wait_for(lambda: len(fleet.ask("active")) == neighbours, 10, "the task to be gone")
+        wait_for(lambda: len(fleet.ask("active")) == neighbours, 30, "the task to be gone")
         if fleet.pool == "prefork":
-            wait_for(lambda: len(fleet.pids()) == fleet.slots and fleet.pids() != before, 10, "another process")
+            wait_for(lambda: len(fleet.pids()) == fleet.slots and fleet.pids() != before, 30, "another process")
     # A second copy of the message is skipped.
     again = fleet.app.send_task("bounded.wait", (0, doomed.id), task_id=doomed.id)
     fleet.worker.wait_line(f"Discarding revoked task: .*{doomed.id}")
     assert fleet.runs(doomed) == 1
     assert again.state == "REVOKED"
-    assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=15) == 3
+    assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=30) == 3
 
 
 @pytest.mark.acceptance(81)
@@ -106,10 +106,10 @@ def test_terminate_is_told(once):
     watch = Watch(fleet.app)
     try:
         # The watcher has been bound when it sees the first.
-        wait_for(lambda: fleet.tell("heartbeat") is None and watch.events, 10, "a heartbeat")
+        wait_for(lambda: fleet.tell("heartbeat") is None and watch.events, 30, "a heartbeat")
         doomed = fleet.begin("bounded.wait", 60)
         fleet.app.control.terminate(doomed.id, signal="SIGKILL")
-        (event,) = wait_for(lambda: watch.of(doomed, "task-revoked"), 10, lambda: str(watch.events))
+        (event,) = wait_for(lambda: watch.of(doomed, "task-revoked"), 30, lambda: str(watch.events))
         assert event["terminated"] is True
         assert event["signum"] in ("SIGKILL", 9)
         assert event["expired"] is False
@@ -122,12 +122,12 @@ def test_terminate_is_told(once):
 def test_terminate_what_waits(fleet):
     with fleet.holding():
         waiting = fleet.send("bounded.wait", 60)
-        wait_for(lambda: [task for task in fleet.ask("reserved") if task["id"] == waiting.id], 10, "it to be received")
+        wait_for(lambda: [task for task in fleet.ask("reserved") if task["id"] == waiting.id], 30, "it to be received")
         assert fleet.tell("revoke", task_id=[waiting.id, "nowhere"], terminate=True) == {
             "ok": f"terminate: {waiting.id}"
         }
     with pytest.raises(TaskRevokedError):
-        waiting.get(timeout=15)
+        waiting.get(timeout=30)
     assert fleet.runs(waiting) == 0
 
 
@@ -149,8 +149,8 @@ def test_the_signal_is_term_by_default(prefork):
     trapped = prefork.begin("bounded.trap")
     trapped.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
-        trapped.get(timeout=15)
-    wait_for(lambda: "signal:SIGTERM" in prefork.book.read_text(), 10, "the signal")
+        trapped.get(timeout=30)
+    wait_for(lambda: "signal:SIGTERM" in prefork.book.read_text(), 30, "the signal")
 
 
 @pytest.mark.acceptance(84, 85)
@@ -161,7 +161,7 @@ def test_another_signal(prefork, name):
         name = "KILL"  # children ignore INT
     assert prefork.tell("terminate", signal=name, task_id=doomed.id)["ok"] == f"terminate: {doomed.id}"
     with pytest.raises(TaskRevokedError):
-        doomed.get(timeout=15)
+        doomed.get(timeout=30)
 
 
 # ---------------------------------------------------------------- H
@@ -171,17 +171,17 @@ def test_another_signal(prefork, name):
 def test_limits_of_a_call(once):
     fleet = once
     tidy = fleet.send(fleet.native("tidy"), 60, soft_time_limit=0.2)
-    assert tidy.get(timeout=15) == "tidied up"
+    assert tidy.get(timeout=30) == "tidied up"
     untidy = fleet.send("bounded.wait", 60, soft_time_limit=0.2)
     with pytest.raises(SoftTimeLimitExceeded):
-        untidy.get(timeout=15)
+        untidy.get(timeout=30)
     cut = fleet.send("bounded.wait", 60, time_limit=0.2)
     with pytest.raises(TimeLimitExceeded):
-        cut.get(timeout=15)
+        cut.get(timeout=30)
     # The call's own wins over the task's.
-    assert fleet.send("bounded.limited", 0.5, time_limit=60).get(timeout=15) == 0.5
+    assert fleet.send("bounded.limited", 0.5, time_limit=60).get(timeout=30) == 0.5
     with pytest.raises(TimeLimitExceeded):
-        fleet.send("bounded.limited", 60).get(timeout=15)
+        fleet.send("bounded.limited", 60).get(timeout=30)
 
 
 @pytest.mark.acceptance(111, 112, 114)
@@ -194,22 +194,22 @@ def test_time_limits_changed_at_run_time(fleet):
     fleet.worker.wait_line(f"New time limits for tasks of type {task}: soft=60.0 hard=0.2")
     if fleet.slots > 1:
         with pytest.raises(TimeLimitExceeded):
-            fleet.send(task, str(path)).get(timeout=15)
+            fleet.send(task, str(path)).get(timeout=30)
     else:
         waiting = fleet.send(task, str(fleet.directory / "never"))
     # That limit is long over, and it runs.
     assert before.id in {one["id"] for one in fleet.ask("active")}
     path.touch()
-    before.get(timeout=15)
+    before.get(timeout=30)
     if fleet.slots == 1:
         with pytest.raises(TimeLimitExceeded):
-            waiting.get(timeout=15)
+            waiting.get(timeout=30)
     # What a call says wins; and what was removed is gone.
     never = str(fleet.directory / "never")
     with pytest.raises(SoftTimeLimitExceeded):
-        fleet.send(task, never, soft_time_limit=0.1, time_limit=60).get(timeout=15)
+        fleet.send(task, never, soft_time_limit=0.1, time_limit=60).get(timeout=30)
     fleet.tell("time_limit", task_name="bounded.limited", soft=None, hard=None)
-    assert fleet.send("bounded.limited", 0.5).get(timeout=15) == 0.5
+    assert fleet.send("bounded.limited", 0.5).get(timeout=30) == 0.5
     fleet.tell("time_limit", task_name="bounded.limited", hard=0.3)
     fleet.tell("time_limit", task_name=task, soft=None, hard=None)
 
@@ -219,10 +219,10 @@ def test_a_change_reaches_what_waits(once):
     fleet = once
     with fleet.holding():
         waiting = fleet.send("bounded.wait", 60)
-        wait_for(lambda: [task for task in fleet.ask("reserved") if task["id"] == waiting.id], 10, "it to be received")
+        wait_for(lambda: [task for task in fleet.ask("reserved") if task["id"] == waiting.id], 30, "it to be received")
         fleet.tell("time_limit", task_name="bounded.wait", soft=0.1)
     with pytest.raises(SoftTimeLimitExceeded):
-        waiting.get(timeout=15)
+        waiting.get(timeout=30)
     fleet.tell("time_limit", task_name="bounded.wait")
 
 
@@ -239,10 +239,10 @@ def test_a_time_out_of_a_green_library_is_a_failure_of_the_task(once):
         pytest.skip("what greenlets have")
     result = once.send("bounded.times_out", once.pool)
     with pytest.raises(TaskError, match="Timeout"):
-        result.get(timeout=15)
+        result.get(timeout=30)
     assert not isinstance(result.result, WorkerLostError)
     assert "Timeout" in f"{type(result.result).__name__} {result.result}"
-    assert once.app.tasks["proj.add"].delay(1, 2).get(timeout=15) == 3
+    assert once.app.tasks["proj.add"].delay(1, 2).get(timeout=30) == 3
 
 
 # ---------------------------------------------------------------- size
@@ -262,12 +262,12 @@ def test_grow_and_shrink(once):
             assert fleet.tell("pool_shrink", n="2") == {"ok": "pool will shrink"}
     finally:
         fleet.slots -= 2
-    wait_for(lambda: fleet.ask("stats")["pool"]["max-concurrency"] == 2, 10, "the pool to shrink")
+    wait_for(lambda: fleet.ask("stats")["pool"]["max-concurrency"] == 2, 30, "the pool to shrink")
     with fleet.holding():
         waiting = fleet.send("bounded.wait", 0)
-        wait_for(lambda: [task for task in fleet.ask("reserved") if task["id"] == waiting.id], 10, "it to be received")
+        wait_for(lambda: [task for task in fleet.ask("reserved") if task["id"] == waiting.id], 30, "it to be received")
         assert fleet.runs(waiting) == 0
-    assert waiting.get(timeout=15) == 0
+    assert waiting.get(timeout=30) == 0
     assert fleet.tell("pool_shrink", n=2)["error"] == "the pool has 2 slots, and without 2 of them it would have none"
     assert "wanted 1 or more" in fleet.tell("pool_grow", n=0)["error"]
     assert "at most 1000" in fleet.tell("pool_grow", n=10**6)["error"]
@@ -291,12 +291,12 @@ def test_restart_brings_in_modules(fleet):
     fleet.write("late_one", TASK.format(name="one", value=1))
     assert fleet.tell("pool_restart", modules=["late_one"]) == {"ok": "reload started"}
     assert "late.one" in fleet.ask("registered")
-    assert fleet.app.send_task("late.one").get(timeout=15) == 1
+    assert fleet.app.send_task("late.one").get(timeout=30) == 1
     fleet.write("late_one", TASK.format(name="one", value=2))
     fleet.tell("pool_restart", modules=["late_one"])
-    assert fleet.app.send_task("late.one").get(timeout=15) == 1
+    assert fleet.app.send_task("late.one").get(timeout=30) == 1
     fleet.tell("pool_restart", modules=["late_one"], reload=True)
-    wait_for(lambda: fleet.app.send_task("late.one").get(timeout=15) == 2, 10, "the new code")
+    wait_for(lambda: fleet.app.send_task("late.one").get(timeout=30) == 2, 30, "the new code")
 
 
 @pytest.mark.acceptance(180)
@@ -305,15 +305,15 @@ def test_restart_reloads_all_modules_with_tasks_in_the_order_in_which_they_depen
     fleet.write("late_base", "VALUE = 1\n")
     fleet.write("late_two", "from late_base import VALUE\n" + TASK.format(name="two", value=0).replace("VALUE = 0", ""))
     fleet.tell("pool_restart", modules=["late_two"])
-    assert fleet.app.send_task("late.two").get(timeout=15) == 1
+    assert fleet.app.send_task("late.two").get(timeout=30) == 1
     fleet.write("late_base", "VALUE = 2\n")
     fleet.tell("pool_restart", modules=["late_two", "late_base"], reload=True)
-    wait_for(lambda: fleet.app.send_task("late.two").get(timeout=15) == 2, 10, "the new code")
+    wait_for(lambda: fleet.app.send_task("late.two").get(timeout=30) == 2, 30, "the new code")
     fleet.write("late_two", TASK.format(name="two", value=3))
     # The modules of all tasks, among them that which makes the application.
     assert fleet.tell("pool_restart", reload=True) == {"ok": "reload started"}
-    wait_for(lambda: fleet.app.send_task("late.two").get(timeout=15) == 3, 10, "the new code")
-    assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=15) == 3
+    wait_for(lambda: fleet.app.send_task("late.two").get(timeout=30) == 3, 30, "the new code")
+    assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=30) == 3
 
 
 @pytest.mark.acceptance(182, 185)
@@ -325,8 +325,8 @@ def test_restart_leaves_running_tasks_alone(once):
         assert fleet.app.control.inspect(timeout=15, limit=1).ping()
     assert [result.state for result in held] == ["SUCCESS"] * fleet.slots
     if fleet.pool == "prefork":
-        wait_for(lambda: not before & fleet.pids() and len(fleet.pids()) == fleet.slots, 15, "other processes")
-    assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=15) == 3
+        wait_for(lambda: not before & fleet.pids() and len(fleet.pids()) == fleet.slots, 30, "other processes")
+    assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=30) == 3
 
 
 @pytest.mark.acceptance(183)
@@ -357,9 +357,9 @@ def test_restart_with_a_module_that_fails(once):
     assert "may not be imported" in fleet.tell("pool_restart", modules=["os"])["error"]
     assert "no name of a module" in fleet.tell("pool_restart", modules=["late_/x"])["error"]
     assert "modules is 'late_one'" in fleet.tell("pool_restart", modules="late_one")["error"]
-    assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=15) == 3
+    assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=30) == 3
 
 
 def test_nothing_is_left_in_the_queue(fleet):
-    wait_for(lambda: queues.waiting(fleet.app.conf.settings.broker.url) == 0, 10, "an empty queue")
+    wait_for(lambda: queues.waiting(fleet.app.conf.settings.broker.url) == 0, 30, "an empty queue")
     assert fleet.ask("active") == fleet.ask("reserved") == []

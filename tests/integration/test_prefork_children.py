@@ -180,7 +180,7 @@ def test_a_child_that_the_kernel_kills_for_its_memory_is_named_so(start, redis_u
         assert app.tasks["proj.add"].delay(1, 2).get(timeout=20) == 3
     finally:
         worker.close()
-        wait_for(lambda: not (group / "cgroup.procs").read_text(), 10, "the group to be empty")
+        wait_for(lambda: not (group / "cgroup.procs").read_text(), 30, "the group to be empty")
         group.rmdir()
     assert ledger.lines(ledger_path) == ["greedy"]
 

@@ -51,7 +51,7 @@ def children(app):
 @pytest.mark.acceptance(42, 44)
 def test_each_process_writes_its_own_file(files):
     worker, app, directory = files()
-    wait_for(lambda: len(names(directory)) == 3, 10, "three files")
+    wait_for(lambda: len(names(directory)) == 3, 30, "three files")
     assert names(directory) == ["worker1-0.log", "worker1-1.log", "worker1-2.log"]
     results = [app.tasks["proj.sleeptask"].delay(0.05) for _ in range(20)]
     for result in results:
@@ -68,7 +68,7 @@ def test_each_process_writes_its_own_file(files):
 def test_the_index_with_its_separator(files):
     worker, app, directory = files(name="%n%I.log")
     app.tasks["proj.add"].delay(1, 2).get(timeout=20)
-    wait_for(lambda: len(names(directory)) == 3, 10, "three files")
+    wait_for(lambda: len(names(directory)) == 3, 30, "three files")
     assert names(directory) == ["worker1-1.log", "worker1-2.log", "worker1.log"]
     assert worker.stop() == 0
 
@@ -77,11 +77,11 @@ def test_the_index_with_its_separator(files):
 def test_children_that_die_leave_their_number_to_others(files):
     _worker, app, directory = files()
     for _ in range(5):
-        before = wait_for(lambda: len(children(app)) == 2 and children(app), 10, "two children")
+        before = wait_for(lambda: len(children(app)) == 2 and children(app), 30, "two children")
         os.kill(before[0], signal.SIGKILL)
-        wait_for(lambda before=before: not psutil.pid_exists(before[0]), 10, "its end")
+        wait_for(lambda before=before: not psutil.pid_exists(before[0]), 30, "its end")
         assert app.tasks["proj.add"].delay(1, 2).get(timeout=20) == 3
-        wait_for(lambda before=before: len(set(children(app)) - {before[0]}) == 2, 10, "another child")
+        wait_for(lambda before=before: len(set(children(app)) - {before[0]}) == 2, 30, "another child")
     assert names(directory) == ["worker1-0.log", "worker1-1.log", "worker1-2.log"]
 
 

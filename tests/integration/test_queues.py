@@ -45,8 +45,8 @@ def test_all_defined_queues_are_consumed(consumed, url, client):
     assert set(consumed(task_queues=DEFINED, task_default_queue="default")) == {"default", "media"}
     app = client(url, "rpc://", task_queues=DEFINED, task_default_queue="default")
     add = app.tasks["proj.add"]
-    assert add.delay(1, 1).get(timeout=10) == 2
-    assert add.apply_async((2, 2), exchange="media", routing_key="media.video").get(timeout=10) == 4
+    assert add.delay(1, 1).get(timeout=30) == 2
+    assert add.apply_async((2, 2), exchange="media", routing_key="media.video").get(timeout=30) == 4
 
 
 @pytest.mark.acceptance(142, 144)
@@ -57,7 +57,7 @@ def test_exactly_the_queues_named_are_consumed_and_made_if_missing(consumed, url
         assert (queue["exchange"]["name"], queue["exchange"]["type"], queue["routing_key"]) == (name, "direct", name)
     app = client(url, "rpc://")
     for name in queues:
-        assert app.tasks["proj.add"].apply_async((1, 2), queue=name).get(timeout=10) == 3
+        assert app.tasks["proj.add"].apply_async((1, 2), queue=name).get(timeout=30) == 3
 
 
 @pytest.mark.acceptance(143)
@@ -100,4 +100,4 @@ def test_queues_command_tells_how_much_waits(broker_url, client):
         assert done.returncode == 0, done.stderr
         return "celery" in done.stdout and "3" in done.stdout
 
-    assert wait_for(listed, 10, "three waiting messages in the list")
+    assert wait_for(listed, 30, "three waiting messages in the list")

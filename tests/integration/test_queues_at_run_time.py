@@ -163,7 +163,7 @@ def test_changes_outlive_the_connection(fleet):
     fleet.tell("add_consumer", "gone")
     fleet.tell("cancel_consumer", "gone")
     fleet.cut()
-    wait_for(lambda: fleet.ours.control.ping(timeout=0.5).nodes == set(fleet.nodes), 15, "remote control to be back")
+    wait_for(lambda: fleet.ours.control.ping(timeout=0.5).nodes == set(fleet.nodes), 30, "remote control to be back")
     # What was revoked meanwhile is asked for.
     fleet.workers[ONE].wait_line("mingle: searching for neighbors", count=2)
     assert "kept" in consumed(fleet)
@@ -184,12 +184,12 @@ def test_a_quiet_worker_takes_in_nothing_and_answers(fleet):
         fleet.send("proj.record", entry)
     fleet.ran("end:noise")
     # All of them, also what the broker would push ahead to a consumer that does not read.
-    wait_for(lambda: queues.waiting(fleet.url) == len(sent), 10, lambda: f"{queues.waiting(fleet.url)} wait")
+    wait_for(lambda: queues.waiting(fleet.url) == len(sent), 30, lambda: f"{queues.waiting(fleet.url)} wait")
     assert "celery" in consumed(fleet)
     if not fleet.url.startswith("sqlite"):
         # A worker that reads nothing may come to know of it when it resumes.
         fleet.cut(noticed=False)
-        wait_for(lambda: control.ping(timeout=0.5).nodes == set(fleet.nodes), 15, "remote control to be back")
+        wait_for(lambda: control.ping(timeout=0.5).nodes == set(fleet.nodes), 30, "remote control to be back")
         assert queues.waiting(fleet.url) == len(sent)
     assert control.resume([TWO], reply=True, timeout=20) == [{TWO: {"ok": "resumed"}}]
     for entry in sent:

@@ -63,7 +63,7 @@ def wait_rest(fleet: Fleet, prefix: str, count: int) -> int:
         ran = len(stamps(fleet, prefix))
         return ran if ran and waiting(fleet) + ran == count else 0
 
-    ran = wait_for(done, 10, lambda: f"{waiting(fleet)} wait, {len(stamps(fleet, prefix))} ran")
+    ran = wait_for(done, 30, lambda: f"{waiting(fleet)} wait, {len(stamps(fleet, prefix))} ran")
     assert ran <= 2
     return ran
 
@@ -189,7 +189,7 @@ def test_workers_may_ignore_limits(redis_url, start_worker, celery_client, clien
     app = client(redis_url)
     for number in range(5):
         app.tasks["proj.record"].delay(number)
-    wait_for(lambda: ledger.size(ledger_path) == 5, 10, lambda: worker.output[-2000:])
+    wait_for(lambda: ledger.size(ledger_path) == 5, 30, lambda: worker.output[-2000:])
 
 
 def test_the_default_limit_is_for_every_task(redis_url, start_worker, client, ledger_path):
@@ -201,7 +201,7 @@ def test_the_default_limit_is_for_every_task(redis_url, start_worker, client, le
         app.tasks["proj.record"].delay(number)
         app.tasks["proj.noop"].delay()
     inspect = app.control.inspect(worker.node)
-    wait_for(lambda: len(inspect.reserved()) == 8, 10, "all but one of each name to wait")
+    wait_for(lambda: len(inspect.reserved()) == 8, 30, "all but one of each name to wait")
     # On the way out they go back to where they came from.
     assert worker.stop() == 0
     assert queues.waiting(redis_url) == 8

@@ -48,6 +48,6 @@ def test_a_worker_outlives_a_restart_of_its_broker(own_server, pool, start_worke
     )
     assert ledger.balance([*before, *after], ledger_path).balanced
     # Remote control is back too.
-    wait_for(lambda: again.control.ping(timeout=0.5), 15, "an answer to ping")
+    wait_for(lambda: again.control.ping(timeout=0.5), 30, "an answer to ping")
     assert worker.stop() == 0
     assert "Traceback" not in worker.output

@@ -50,7 +50,7 @@ def test_nothing_is_left_after_ten_restarts(pool, request, tmp_path):
         # What is opened once, at the first use, is there now.
         for number in range(2):
             work_through(fleet, -1 - number)
-        before = wait_for(lambda: not (seen := census(fleet.worker.pid))["in flux"] and seen, 10, "a quiet moment")
+        before = wait_for(lambda: not (seen := census(fleet.worker.pid))["in flux"] and seen, 30, "a quiet moment")
         for number in range(ROUNDS):
             work_through(fleet, number)
         after: Counter[str] = Counter()
@@ -60,7 +60,7 @@ def test_nothing_is_left_after_ten_restarts(pool, request, tmp_path):
             after = census(fleet.worker.pid)
             return not after["zombies"] and all(after[kind] <= before[kind] for kind in after)
 
-        wait_for(settled, 15, lambda: f"{dict(before)} to be all that is left, and not {dict(after)}")
+        wait_for(settled, 30, lambda: f"{dict(before)} to be all that is left, and not {dict(after)}")
         books = ledger.balance([f"{n}.{job}" for n in range(ROUNDS) for job in range(20)], fleet.book)
         assert not books.lost
         assert not books.duplicated

@@ -62,7 +62,7 @@ def test_every_pool_skips_what_waits_for_its_time(fleet):
     # All of them know all ids, whoever held the task.
     assert all(known >= set(wanted) for known in revoked(fleet).values())
     if not fleet.url.startswith("amqp"):
-        wait_for(lambda: {fleet.ours.AsyncResult(one).state for one in wanted} == {"REVOKED"}, 10, "their states")
+        wait_for(lambda: {fleet.ours.AsyncResult(one).state for one in wanted} == {"REVOKED"}, 30, "their states")
 
 
 @pytest.mark.acceptance(79)
@@ -104,12 +104,12 @@ def test_every_pool_skips_what_is_sent_later(fleet):
 def test_what_waits_for_its_turn_is_skipped(fleet):
     fleet.tell("rate_limit", "proj.stamp", "1/h", to=["threads@here"])
     ids = [fleet.send("proj.stamp", f"turn{number}", queue="threads").id for number in range(4)]
-    wait_for(lambda: len(fleet.ask("reserved", to=["threads@here"])["threads@here"]) == 3, 10, "3 to wait")
+    wait_for(lambda: len(fleet.ask("reserved", to=["threads@here"])["threads@here"]) == 3, 30, "3 to wait")
     fleet.tell("revoke", ids[1:3])
     for one in ids[1:3]:
         discarded(fleet, "threads@here", one)
     fleet.tell("rate_limit", "proj.stamp", 0, to=["threads@here"])
-    wait_for(lambda: len([line for line in ledger.lines(fleet.book) if line.startswith("turn")]) == 2, 10, "2 to run")
+    wait_for(lambda: len([line for line in ledger.lines(fleet.book) if line.startswith("turn")]) == 2, 30, "2 to run")
 
 
 @pytest.mark.acceptance(80, 89)
@@ -143,7 +143,7 @@ def test_results_revoke_themselves(fleet):
         app.control.revoke(three)
         four = [fleet.send("proj.record", f"form4{n}", queue="threads", countdown=LATER) for n in range(3)]
         GroupResult("group", four, app=app).revoke()
-        wait_for(lambda: len(hear()) == 4, 10, lambda: f"4 messages, not {heard}")
+        wait_for(lambda: len(hear()) == 4, 30, lambda: f"4 messages, not {heard}")
     finally:
         listener.close()
     assert heard == [one.id, two, three, [result.id for result in four]]
@@ -186,7 +186,7 @@ def test_stamped_tasks_are_skipped_by_their_stamps(fleet):
         return fleet.send("proj.record", entry, queue=queue, headers=headers, **options)
 
     held = send("stamp-held", {"mon": ["red", "blue"]}, countdown=LATER)
-    wait_for(lambda: fleet.ask("scheduled", to=["threads@here"])["threads@here"], 10, "one to be held")
+    wait_for(lambda: fleet.ask("scheduled", to=["threads@here"])["threads@here"], 30, "one to be held")
     replies = fleet.tell("revoke_by_stamped_headers", {"mon": ["blue", "green"]}, to=["threads@here"])
     assert replies["threads@here"] == {
         "ok": "headers {'mon': ['blue', 'green']} flagged as revoked, but not terminated"
@@ -283,7 +283,7 @@ def test_a_worker_that_starts_learns_what_the_others_know(broker_url, start_work
     app.control.revoke(["one", "two"], reply=True, limit=1, timeout=20)
     second = start_worker("-P", "threads", "-n", "second@here", broker=broker_url)
     inspect = app.control.inspect("second@here", timeout=20)
-    wait_for(lambda: inspect.revoked() == ["one", "two"], 10, "what the first knows")
+    wait_for(lambda: inspect.revoked() == ["one", "two"], 30, "what the first knows")
     second.wait_line("mingle: sync with 1 nodes")
     second.wait_line("mingle: sync complete")
 
@@ -298,7 +298,7 @@ def test_a_worker_that_starts_tells_what_it_knows(redis_url, start_worker, clien
     inspect = app.control.inspect("second@here", timeout=20)
     assert inspect.revoked() == []
     start_worker(*with_file, broker=redis_url)
-    wait_for(lambda: inspect.revoked() == ["one"], 10, "what the first had kept")
+    wait_for(lambda: inspect.revoked() == ["one"], 30, "what the first had kept")
 
 
 def test_what_is_learnt_takes_hold_of_what_was_taken_in(redis_url, start_worker, client, ledger_path):
@@ -327,7 +327,7 @@ def test_without_remote_control_nobody_answers(redis_url, start_worker, client, 
     start_worker("-P", "solo", broker=redis_url, ledger=ledger_path, conf={"worker_enable_remote_control": False})
     assert app.control.revoke("one", reply=True, timeout=0.5) == []
     app.tasks["proj.record"].apply_async(("runs",), task_id="one")
-    wait_for(lambda: ledger.read(ledger_path)["runs"] == 1, 10, "the task")
+    wait_for(lambda: ledger.read(ledger_path)["runs"] == 1, 30, "the task")
 
 
 @pytest.mark.acceptance(101)

@@ -40,7 +40,7 @@ def _start(pool, url, start_worker, client, ledger_path):
         """Send a task and one after it; return the first one's end once both have ended."""
         result = app.send_task(f"rough.{name}", args)
         good = app.tasks["proj.add"].delay(2, 3)
-        assert good.get(timeout=15) == 5
+        assert good.get(timeout=30) == 5
         result.get(timeout=15, propagate=False)
         assert worker.running
         assert "Defect" not in worker.output

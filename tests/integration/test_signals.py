@@ -42,11 +42,11 @@ def test_hup_restarts_with_the_same_arguments(pool, redis_url, start_worker, cli
     worker.signal(signal.SIGHUP)
     worker.wait_line("Restarting framework worker")
     worker.wait_ready(count=2)
-    assert result.get(timeout=10) == 0.5, "what ran has ended first"
+    assert result.get(timeout=30) == 0.5, "what ran has ended first"
     assert worker.running
     assert (psutil.Process(worker.pid).environ(), psutil.Process(worker.pid).cwd()) == command
     assert psutil.Process(worker.pid).cmdline()[-8:] == worker.argv[-8:] or pool == "prefork"
-    assert app.tasks["proj.add"].delay(1, 1).get(timeout=10) == 2
+    assert app.tasks["proj.add"].delay(1, 1).get(timeout=30) == 2
     assert worker.stop() == 0
     assert not members(worker.pid)
 
@@ -80,11 +80,11 @@ def test_hup_loads_new_code(redis_url, start_worker, client, tmp_path):
     module.write_text(source.format(url=redis_url, version=1))
     worker = start_worker("-c", "1", app="changing", app_dir=tmp_path)
     app = client(redis_url, redis_url)
-    assert app.send_task("changing.version").get(timeout=10) == 1
+    assert app.send_task("changing.version").get(timeout=30) == 1
     module.write_text(source.format(url=redis_url, version=22))
     worker.signal(signal.SIGHUP)
     worker.wait_ready(count=2)
-    assert app.send_task("changing.version").get(timeout=10) == 22
+    assert app.send_task("changing.version").get(timeout=30) == 22
 
 
 @pytest.mark.acceptance(25)
@@ -137,7 +137,7 @@ def test_an_end_asked_for_after_hup_is_an_end(redis_url, start_worker, client, l
     worker.signal(signal.SIGHUP)
     worker.wait_line("Restarting")
     assert worker.stop() == 0
-    assert result.get(timeout=10) == 1
+    assert result.get(timeout=30) == 1
     assert len(worker.lines("ready")) == 1
 
 
@@ -154,7 +154,7 @@ def test_usr1_shows_what_everybody_does(pool, redis_url, start_worker, client, l
     if pool != "asyncio":
         wait_started(ledger_path, "x")
     else:
-        wait_for(lambda: app.control.inspect(timeout=10).active()[worker.node], 10, "the task to run")
+        wait_for(lambda: app.control.inspect(timeout=10).active()[worker.node], 30, "the task to run")
     worker.signal(signal.SIGUSR1)
     worker.wait_line(r"^ END$")
     text = worker.output
@@ -163,7 +163,7 @@ def test_usr1_shows_what_everybody_does(pool, redis_url, start_worker, client, l
     assert "LOCAL VARIABLES" in text
     if pool != "prefork":  # whose tasks run in other processes
         assert re.search(r"in a?sleep(task)?$", text, re.MULTILINE)
-    result.get(timeout=10)
+    result.get(timeout=30)
     assert app.control.ping(timeout=10)
     assert worker.stop() == 0
 
@@ -180,7 +180,7 @@ def test_usr2_opens_the_debugger_where_that_is_enabled(pool, redis_url, start_wo
         talk = session.makefile("rw")
         talk.write("p 6 * 7\n")
         talk.flush()
-        wait_for(lambda: "42" in talk.readline(), 10, "an answer of the debugger")
+        wait_for(lambda: "42" in talk.readline(), 30, "an answer of the debugger")
         talk.write("exit\n")
         talk.flush()
         while talk.readline():
@@ -227,7 +227,7 @@ def test_a_task_can_set_a_trace(pool, redis_url, start_worker, client, tmp_path)
         talk.flush()
         heard = talk.read()
     assert "41" in heard
-    assert result.get(timeout=10) == 42
+    assert result.get(timeout=30) == 42
 
 
 # ---------------------------------------------------------------- phases
@@ -241,7 +241,7 @@ def test_the_soft_phase_ends_with_the_last_task(redis_url, start_worker, client,
     wait_started(ledger_path, "x")
     assert worker.stop(signal.SIGQUIT) == 0
     assert "Initiating Soft Shutdown, terminating in 300 seconds" in worker.output
-    assert result.get(timeout=10) == 0.5
+    assert result.get(timeout=30) == 0.5
 
 
 def test_a_signal_in_the_soft_phase_ends_it(redis_url, start_worker, client, ledger_path):

@@ -191,7 +191,7 @@ def test_processes_are_the_default(redis_url, start_worker, celery_client):
         return inspect(celery_client, redis_url).stats()[worker.node]["pool"]
 
     assert "prefork" in pool()["implementation"]
-    processes = wait_for(lambda: (found := pool()["processes"]) and len(found) == 3 and found, 10, "three processes")
+    processes = wait_for(lambda: (found := pool()["processes"]) and len(found) == 3 and found, 30, "three processes")
     assert all(psutil.pid_exists(pid) and pid != worker.pid for pid in processes)
 
 

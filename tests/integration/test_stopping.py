@@ -111,7 +111,7 @@ def test_kill_loses_the_task_that_was_acknowledged_early_and_runs(redis_url, sta
     assert queues.waiting(redis_url) == 0
     # Another worker has nothing of it: neither now nor when what was on loan comes back.
     other = start_worker("-c", "1", broker=redis_url, backend=redis_url, ledger=ledger_path)
-    assert app.tasks["proj.add"].delay(1, 1).get(timeout=10) == 2
+    assert app.tasks["proj.add"].delay(1, 1).get(timeout=30) == 2
     assert other.running
     assert started(ledger_path) == 1
 

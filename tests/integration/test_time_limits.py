@@ -25,35 +25,35 @@ def test_soft_then_hard(fleet):
     for result in stuck:
         # What swallows even the hard limit is given up after half a second more.
         with pytest.raises(TimeLimitExceeded, match=r"0\.6"):
-            result.get(timeout=15)
+            result.get(timeout=30)
     fleet.worker.wait_line(r"Soft time limit \(0\.3s\) exceeded for bounded.stubborn")
     fleet.worker.wait_line(r"Hard time limit \(0\.6s\) exceeded for bounded.stubborn")
-    assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=15) == 3
+    assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=30) == 3
     if fleet.pool == "prefork":
-        wait_for(lambda: len(fleet.pids()) == fleet.slots and not before & fleet.pids(), 10, "other processes")
+        wait_for(lambda: len(fleet.pids()) == fleet.slots and not before & fleet.pids(), 30, "other processes")
 
 
 @pytest.mark.acceptance(104)
 def test_soft_limit_can_be_caught(fleet):
-    assert fleet.send(fleet.native("tidy"), 60).get(timeout=15) == "tidied up"
+    assert fleet.send(fleet.native("tidy"), 60).get(timeout=30) == "tidied up"
     with pytest.raises(SoftTimeLimitExceeded):
-        fleet.send("bounded.wait", 60).get(timeout=15)
+        fleet.send("bounded.wait", 60).get(timeout=30)
 
 
 @pytest.mark.acceptance(115, 116)
 def test_a_hard_limit_is_told_once_and_its_message_settled(fleet):
     watch = Watch(fleet.app)
     try:
-        wait_for(lambda: fleet.tell("heartbeat") is None and watch.events, 10, "a heartbeat")
+        wait_for(lambda: fleet.tell("heartbeat") is None and watch.events, 30, "a heartbeat")
         cut = fleet.send("bounded.wait_late", 60, soft_time_limit=30)
         with pytest.raises(TimeLimitExceeded):
-            cut.get(timeout=15)
+            cut.get(timeout=30)
         # Back in its queue after the first limit, given up after the second.
         again = fleet.send("bounded.wait_requeued", 60, soft_time_limit=30)
         fleet.started(again, 2)
-        wait_for(lambda: again.state == "FAILURE", 15, "the end of its deliveries")
+        wait_for(lambda: again.state == "FAILURE", 30, "the end of its deliveries")
         after = fleet.app.tasks["proj.add"].delay(1, 2)
-        wait_for(lambda: watch.of(after, "task-succeeded"), 10, "the event of what came after")
+        wait_for(lambda: watch.of(after, "task-succeeded"), 30, "the event of what came after")
         (event,) = watch.of(cut, "task-failed")
         assert event["exception"] == "TimeLimitExceeded(0.6)"
         assert fleet.runs(cut) == 1
@@ -75,6 +75,6 @@ def test_limits_in_code_by_either_name(request, tmp_path, hard, soft):
     conf = {hard: 0.6, soft: 0.3}
     with poolfleet.running(request, "redis", "prefork", tmp_path, **conf) as fleet:
         stubborn = fleet.send("bounded.stubborn", 60)
-        assert fleet.send("bounded.tidy", 60).get(timeout=15) == "tidied up"
+        assert fleet.send("bounded.tidy", 60).get(timeout=30) == "tidied up"
         with pytest.raises(TimeLimitExceeded):
-            stubborn.get(timeout=15)
+            stubborn.get(timeout=30)

@@ -43,7 +43,7 @@ def fleet(request, tmp_path_factory) -> Iterator[SimpleNamespace]:
 
 @pytest.mark.acceptance(225)
 def test_add(fleet):
-    assert fleet.tasks["proj.add"].delay(2, 3).get(timeout=10) == 5
+    assert fleet.tasks["proj.add"].delay(2, 3).get(timeout=30) == 5
 
 
 def test_xsum_and_many(fleet):
@@ -53,13 +53,13 @@ def test_xsum_and_many(fleet):
 
 def test_unicode_and_nesting_come_through(fleet):
     value = {"grüße": ["\U0001f600", None, 1.5, {"a": [True]}]}
-    assert fleet.tasks["proj.echo"].delay(value, key=value).get(timeout=10) == [[value], {"key": value}]
+    assert fleet.tasks["proj.echo"].delay(value, key=value).get(timeout=30) == [[value], {"key": value}]
 
 
 def test_failing(fleet):
     result = fleet.tasks["proj.fail"].delay("on purpose")
     with pytest.raises(ValueError, match="on purpose"):
-        result.get(timeout=10)
+        result.get(timeout=30)
     assert result.state == "FAILURE"
     assert "Traceback" in result.traceback
 
@@ -78,12 +78,12 @@ def test_retried_too_often(fleet):
 @pytest.mark.acceptance(226)
 def test_acks_late(fleet):
     fleet.tasks["proj.record_late"].delay("late")
-    wait_for(lambda: ledger.read(fleet.ledger)["late"] == 1, 10, lambda: fleet.worker.output[-2000:])
+    wait_for(lambda: ledger.read(fleet.ledger)["late"] == 1, 30, lambda: fleet.worker.output[-2000:])
 
 
 @pytest.mark.acceptance(226)
 def test_countdown(fleet):
-    assert fleet.tasks["proj.add"].apply_async((1, 2), countdown=0.5).get(timeout=10) == 3
+    assert fleet.tasks["proj.add"].apply_async((1, 2), countdown=0.5).get(timeout=30) == 3
 
 
 @pytest.mark.acceptance(226)
@@ -92,26 +92,26 @@ def test_expired(fleet):
 
     result = fleet.tasks["proj.add"].apply_async((1, 2), expires=-1)
     with pytest.raises(TaskRevokedError, match="expired"):
-        result.get(timeout=10)
+        result.get(timeout=30)
 
 
 @pytest.mark.acceptance(226)
 def test_priority_is_accepted(fleet):
     results = [fleet.tasks["proj.add"].apply_async((1, priority), priority=priority) for priority in (0, 3, 9)]
-    assert [result.get(timeout=10) for result in results] == [1, 4, 10]
+    assert [result.get(timeout=30) for result in results] == [1, 4, 10]
 
 
 @pytest.mark.acceptance(226)
 def test_link(fleet):
     add, record = fleet.tasks["proj.add"], fleet.tasks["proj.record"]
     add.apply_async((20, 22), link=record.s())
-    wait_for(lambda: ledger.read(fleet.ledger)["42"] == 1, 10, lambda: fleet.worker.output[-2000:])
+    wait_for(lambda: ledger.read(fleet.ledger)["42"] == 1, 30, lambda: fleet.worker.output[-2000:])
 
 
 @pytest.mark.acceptance(226)
 def test_link_error(fleet):
     result = fleet.tasks["proj.fail"].apply_async(("x",), link_error=fleet.tasks["proj.oops"].s())
-    wait_for(lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"] == 1, 10, lambda: fleet.worker.output[-2000:])
+    wait_for(lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"] == 1, 30, lambda: fleet.worker.output[-2000:])
 
 
 @pytest.mark.acceptance(226)
@@ -129,14 +129,14 @@ def test_group(fleet):
 def test_protocol_1(fleet):
     app = celeryproj.make_app(fleet.url, fleet.app.conf.result_backend, task_protocol=1)
     with celeryproj.closing(app):
-        assert app.tasks["proj.add"].delay(2, 2).get(timeout=10) == 4
+        assert app.tasks["proj.add"].delay(2, 2).get(timeout=30) == 4
         with pytest.raises(ValueError, match="old"):
-            app.tasks["proj.fail"].delay("old").get(timeout=10)
+            app.tasks["proj.fail"].delay("old").get(timeout=30)
 
 
 @pytest.mark.parametrize("compression", ["gzip", "bzip2"])
 def test_compressed(fleet, compression):
-    assert fleet.tasks["proj.echo"].apply_async(("x" * 5000,), compression=compression).get(timeout=10) == [
+    assert fleet.tasks["proj.echo"].apply_async(("x" * 5000,), compression=compression).get(timeout=30) == [
         ["x" * 5000],
         {},
     ]
@@ -145,7 +145,7 @@ def test_compressed(fleet, compression):
 def test_unknown_task_is_a_stored_failure(fleet):
     result = fleet.app.send_task("proj.nowhere")
     with pytest.raises(Exception, match=r"proj\.nowhere"):
-        result.get(timeout=10)
+        result.get(timeout=30)
 
 
 @pytest.mark.acceptance(57, 58, 61, 63)

@@ -40,7 +40,7 @@ def fleet(request, tmp_path_factory) -> Iterator[SimpleNamespace]:
 
 
 def test_add(fleet):
-    assert fleet.tasks["proj.add"].delay(2, 3).get(timeout=10) == 5
+    assert fleet.tasks["proj.add"].delay(2, 3).get(timeout=30) == 5
 
 
 def test_xsum_and_many(fleet):
@@ -55,13 +55,13 @@ def test_bulk(fleet):
 
 
 def test_send_task_by_name(fleet):
-    assert fleet.app.send_task("proj.echo", ("a",), {"b": 1}).get(timeout=10) == [["a"], {"b": 1}]
+    assert fleet.app.send_task("proj.echo", ("a",), {"b": 1}).get(timeout=30) == [["a"], {"b": 1}]
 
 
 def test_failing(fleet):
     result = fleet.tasks["proj.fail"].delay("on purpose")
     with pytest.raises(ValueError, match="on purpose"):
-        result.get(timeout=10)
+        result.get(timeout=30)
     assert result.state == "FAILURE"
     assert "Traceback" in result.traceback
 
@@ -74,36 +74,36 @@ def test_retrying(fleet):
 @pytest.mark.acceptance(226)
 def test_countdown_priority_and_late_acknowledgement(fleet):
     add = fleet.tasks["proj.add"]
-    assert add.apply_async((1, 2), countdown=0.2).get(timeout=10) == 3
-    assert add.apply_async((1, 2), priority=3).get(timeout=10) == 3
+    assert add.apply_async((1, 2), countdown=0.2).get(timeout=30) == 3
+    assert add.apply_async((1, 2), priority=3).get(timeout=30) == 3
     fleet.tasks["proj.record_late"].delay("late")
-    wait_for(lambda: ledger.read(fleet.ledger)["late"] == 1, 10, lambda: fleet.worker.output[-2000:])
+    wait_for(lambda: ledger.read(fleet.ledger)["late"] == 1, 30, lambda: fleet.worker.output[-2000:])
 
 
 @pytest.mark.acceptance(226)
 def test_expired(fleet):
     with pytest.raises(TaskRevokedError, match="expired"):
-        fleet.tasks["proj.add"].apply_async((1, 2), expires=-1).get(timeout=10)
+        fleet.tasks["proj.add"].apply_async((1, 2), expires=-1).get(timeout=30)
 
 
 @pytest.mark.acceptance(226)
 def test_link(fleet):
     fleet.tasks["proj.add"].apply_async((20, 22), link=fleet.tasks["proj.record"].s())
-    wait_for(lambda: ledger.read(fleet.ledger)["42"] == 1, 10, lambda: fleet.worker.output[-2000:])
+    wait_for(lambda: ledger.read(fleet.ledger)["42"] == 1, 30, lambda: fleet.worker.output[-2000:])
 
 
 @pytest.mark.acceptance(226)
 def test_link_error(fleet):
     result = fleet.tasks["proj.fail"].apply_async(("x",), link_error=fleet.tasks["proj.oops"].s())
-    wait_for(lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"] == 1, 10, lambda: fleet.worker.output[-2000:])
+    wait_for(lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"] == 1, 30, lambda: fleet.worker.output[-2000:])
 
 
 def test_chain_and_group(fleet):
     add = fleet.tasks["proj.add"]
-    assert chain(add.s(1, 2), add.s(3), add.s(4)).apply_async().get(timeout=10) == 10
+    assert chain(add.s(1, 2), add.s(3), add.s(4)).apply_async().get(timeout=30) == 10
     assert group(add.s(number, 1) for number in range(10)).apply_async().get(timeout=20) == list(range(1, 11))
 
 
 def test_unknown_task(fleet):
     with pytest.raises(Exception, match=r"nowhere"):
-        fleet.app.send_task("proj.nowhere").get(timeout=10)
+        fleet.app.send_task("proj.nowhere").get(timeout=30)

@@ -111,7 +111,7 @@ def test_celerys_camera_photographs_our_tasks(tmp_path, place, run_tool, start_w
 
     def taken() -> bool:
         result = celery_app.tasks["proj.add"].delay(2, 3)
-        result.get(timeout=10)
+        result.get(timeout=30)
         return album.exists() and " proj.add SUCCESS" in album.read_text()
 
     wait_for(taken, 20)
@@ -215,7 +215,7 @@ def test_flower_lists_our_worker_and_its_tasks(place, run_tool, start_worker, ce
     tell(f"/worker/pool/shrink/{node}", n=3)
     assert pool() == 1
     assert "started consuming from 'extra'" in tell(f"/worker/queue/add-consumer/{node}", queue="extra")
-    assert celery_app.tasks["proj.add"].apply_async((1, 2), queue="extra").get(timeout=10) == 3
+    assert celery_app.tasks["proj.add"].apply_async((1, 2), queue="extra").get(timeout=30) == 3
     assert "no longer consuming from" in tell(f"/worker/queue/cancel-consumer/{node}", queue="extra")
     assert "new rate limit set" in tell("/task/rate-limit/proj.add", workername=node, ratelimit="100/s")
     assert "time limits set" in tell("/task/timeout/proj.add", workername=node, soft=10, hard=20)
@@ -284,7 +284,7 @@ def test_our_json_and_state_understand_a_celery_worker(place, run_tool, start_ce
     output = run_tool(*OURS, "events", "--json")
     output(r'"type":"worker-heartbeat"')
     node = worker.node
-    wait_for(lambda: app.control.enable_events(reply=True, limit=1, timeout=3), 10)
+    wait_for(lambda: app.control.enable_events(reply=True, limit=1, timeout=3), 30)
     result = app.tasks["proj.fail"].delay("on purpose")
     line = output(rf'^.*"{result.id}".*"task-failed".*$|^.*"task-failed".*"{result.id}".*$')[0]
     event = json.loads(line)

@@ -19,7 +19,7 @@ def test_each_learns_what_the_other_knows(request, broker, start_worker, start_c
     theirs = start_celery_worker("-P", "solo", "-n", "theirs@here", "--without-gossip", broker=url)
     control.revoke("told to theirs", destination=["theirs@here"], reply=True, timeout=10)
     ours = start_worker("-P", "solo", "-n", "ours@here", broker=url)
-    wait_for(lambda: revoked("ours@here") == ["told to theirs"], 15, lambda: ours.output[-2000:])
+    wait_for(lambda: revoked("ours@here") == ["told to theirs"], 30, lambda: ours.output[-2000:])
     ours.wait_line("mingle: sync with 1 nodes")
     control.revoke("told to ours", destination=["ours@here"], reply=True, timeout=10)
     late = start_celery_worker("-P", "solo", "-n", "late@here", "--without-gossip", broker=url)

@@ -26,9 +26,9 @@ def test_a_celery_worker_does_what_our_client_asks_for(request, broker, start_ce
     assert control.add_consumer("foo", **to_it) == [{node: {"ok": "add consumer foo"}}]
     # Celery answers before it acts.
     inspect = control.inspect(node, timeout=15)
-    wait_for(lambda: "foo" in {queue["name"] for queue in inspect.active_queues()}, 10, "the queue to be consumed")
+    wait_for(lambda: "foo" in {queue["name"] for queue in inspect.active_queues()}, 30, "the queue to be consumed")
     app.tasks["proj.record"].apply_async(("by-foo",), queue="foo")
-    wait_for(lambda: ledger.read(ledger_path)["by-foo"] == 1, 15, "the task in the added queue")
+    wait_for(lambda: ledger.read(ledger_path)["by-foo"] == 1, 30, "the task in the added queue")
     assert control.cancel_consumer("foo", **to_it) == [{node: {"ok": "no longer consuming from foo"}}]
 
     assert control.rate_limit("proj.add", "7/m", **to_it) == [{node: {"ok": "new rate limit set successfully"}}]

@@ -22,7 +22,7 @@ POOL = loader.load("pool", os.environ["TEST_GREEN_POOL"])
 def test_as_many_jobs_run_as_there_are_slots_and_no_more():
     with Harness(POOL, 100) as pool:
         first = pool.submit(*[b"sleep:0.5"] * 150)
-        wait_for(lambda: len(pool.begun) == 100, 10, "a hundred jobs to begin")
+        wait_for(lambda: len(pool.begun) == 100, 30, "a hundred jobs to begin")
         assert not pool.ended
         assert pool.call(pool.pool.info)["greenlets"] == 100
         assert {outcome.code for outcome in pool.wait(first)} == {SUCCESS}

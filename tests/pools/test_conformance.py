@@ -22,7 +22,6 @@ class TestAsyncio(PoolSuite):
 
     pool = "asyncio"
     coroutines = True
-    many = 20_000
 
 
 class TestAsyncioBeside(PoolSuite):
@@ -33,4 +32,3 @@ class TestAsyncioBeside(PoolSuite):
 
 class TestSolo(PoolSuite):
     pool = "solo"
-    many = 20_000

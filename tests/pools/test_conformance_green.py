@@ -11,9 +11,7 @@ pytestmark = pytest.mark.acceptance(103, 104, 109, 201, 202, 203, 204)
 
 class TestGevent(PoolSuite):
     pool = "gevent"
-    many = 20_000
 
 
 class TestEventlet(PoolSuite):
     pool = "eventlet"
-    many = 20_000

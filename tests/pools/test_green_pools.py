@@ -62,7 +62,7 @@ def test_control_is_answered_while_every_greenlet_is_busy(
     worker = start_worker("-P", pool, "-c", "2", broker=url, ledger=ledger_path)
     for number in range(4):
         client(url).tasks["proj.sleeptask"].apply_async((60, number), ignore_result=True)
-    wait_for(lambda: ledger.size(ledger_path) == 2, 10, "both slots to be busy")
+    wait_for(lambda: ledger.size(ledger_path) == 2, 30, "both slots to be busy")
     inspect = celery_client(url).control.inspect(timeout=10, limit=1)
     assert inspect.ping() == {worker.node: {"ok": "pong"}}
     assert inspect.stats()[worker.node]["pool"]["processes"] == [worker.pid]

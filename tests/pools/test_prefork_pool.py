@@ -27,7 +27,7 @@ from support.wait import wait_for
 
 def ready(pool: Harness, count: int = 2) -> list[int]:
     """Wait until `count` children take jobs; returns their pids."""
-    wait_for(lambda: sum(slot.ready for slot in pool.pool._crew.slots.values()) == count, 10, f"{count} children")
+    wait_for(lambda: sum(slot.ready for slot in pool.pool._crew.slots.values()) == count, 30, f"{count} children")
     return pool.pids()
 
 
@@ -60,7 +60,7 @@ def test_killed_from_outside_while_running(make, tmp_path):
     pool = make()
     [seq] = pool.submit(b"note:here;sleep:30")
     pid = pool.wait_begun(seq)
-    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 10, "the job itself")
+    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 30, "the job itself")
     short = pool.submit(*[b"noop"] * 20)
     pool.wait(short)
     os.kill(pid, signal.SIGKILL)
@@ -73,7 +73,7 @@ def test_idle_child_killed_is_replaced(make):
     pool = make()
     before = ready(pool)
     os.kill(before[0], signal.SIGKILL)
-    wait_for(lambda: before[0] not in pool.pids() and len(pool.pids()) == 2, 10, "a new child")
+    wait_for(lambda: before[0] not in pool.pids() and len(pool.pids()) == 2, 30, "a new child")
     assert pool.run(b"noop")[0].code == SUCCESS
 
 
@@ -82,7 +82,7 @@ def test_fork_server_killed_is_replaced(make, tmp_path):
     pool = make()
     ready(pool)
     [seq] = pool.submit(b"note:here;sleep:30")
-    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 10, "the job itself")
+    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 30, "the job itself")
     os.kill(pool.pool._crew._launcher.pid, signal.SIGKILL)
     assert pool.wait([seq])[0].code == WORKER_LOST
     assert pool.run(b"noop")[0].code == SUCCESS
@@ -110,7 +110,7 @@ def test_random_deaths_and_limits_keep_the_books(make, tmp_path):
 def test_children_that_cannot_start_are_not_respawned_in_a_rush(make, caplog):
     pool = make(1, {"fails_to_prepare": True})
     wait_for(
-        lambda: sum("do not stay alive" in record.getMessage() for record in caplog.records) >= 2, 10, "the back-off"
+        lambda: sum("do not stay alive" in record.getMessage() for record in caplog.records) >= 2, 30, "the back-off"
     )
     assert pool.pool._crew._number < 10
 
@@ -193,7 +193,7 @@ def test_terminate_takes_the_tasks_own_processes_along(make, tmp_path):
     pool = make()
     note = tmp_path / "pid"
     [seq] = pool.submit(b"spawn:" + str(note).encode())
-    wait_for(lambda: note.exists() and note.read_text(), 10, "the task's own process")
+    wait_for(lambda: note.exists() and note.read_text(), 30, "the task's own process")
     process = psutil.Process(int(note.read_text()))
     assert pool.call(pool.pool.terminate, seq, signal.SIGTERM)
     assert pool.wait([seq])[0].code == TERMINATED
@@ -354,12 +354,12 @@ def test_nothing_is_left_after_ten_rounds(tmp_path, start_method):
     before = None
     # The servers of other tests are children of this process too, and have children that come and go.
     others = {process.pid for process in psutil.Process().children()}
-    for _ in range(10):
+    for _ in range(10 if start_method == "fork" else 4):
         recipe = {"path": [TESTS], "ledger": str(tmp_path / "ledger")}
         with Harness(PreforkPool, 2, recipe, start_method=start_method) as pool:
             ready(pool)
             pool.run(*[b"noop"] * 10)
-            wait_for(lambda pool=pool: len(pool.pids()) == 2, 10, "both children to come up")
+            wait_for(lambda pool=pool: len(pool.pids()) == 2, 30, "both children to come up")
             own = [each for each in psutil.Process().children() if each.pid not in others]
             tree = [*own, *(child for each in own for child in each.children(recursive=True))]
             assert len(tree) >= 3

@@ -28,7 +28,7 @@ def module(tmp_path):
 
 def ready(pool: Harness, count: int = 2) -> list[int]:
     """Wait until `count` children take jobs; returns their pids."""
-    wait_for(lambda: sum(slot.ready for slot in pool.pool._crew.slots.values()) == count, 10, f"{count} children")
+    wait_for(lambda: sum(slot.ready for slot in pool.pool._crew.slots.values()) == count, 30, f"{count} children")
     return pool.pids()
 
 
@@ -40,7 +40,7 @@ def restart(pool: Harness, *imports: str, fresh: bool = False) -> None:
     """Restart the pool and wait until all its children are others."""
     before = set(ready(pool))
     pool.call(pool.pool.restart, imports, fresh)
-    wait_for(lambda: len(pool.pids()) == 2 and not before & set(pool.pids()), 10, "new children")
+    wait_for(lambda: len(pool.pids()) == 2 and not before & set(pool.pids()), 30, "new children")
     ready(pool)
 
 
@@ -52,7 +52,7 @@ def word(pool: Harness, name: str) -> str:
 
 
 def complaint(caplog: pytest.LogCaptureFixture) -> str:
-    wait_for(lambda: "cannot be restarted" in caplog.text, 10, "the complaint")
+    wait_for(lambda: "cannot be restarted" in caplog.text, 30, "the complaint")
     [line] = [record.getMessage() for record in caplog.records if "cannot be restarted" in record.getMessage()]
     return line
 
@@ -68,11 +68,11 @@ def test_fresh_restart_lets_running_jobs_end(make):
     [running] = pool.submit(b"sleep:1;pid")
     old = pool.wait_begun(running)
     pool.call(pool.pool.restart, (), True)
-    wait_for(lambda: server(pool) != old_server, 10, "the new server")
+    wait_for(lambda: server(pool) != old_server, 30, "the new server")
     assert pool.wait([running])[0].note == str(old)
-    wait_for(lambda: len(pool.pids()) == 2 and not set(before) & set(pool.pids()), 10, "new children")
+    wait_for(lambda: len(pool.pids()) == 2 and not set(before) & set(pool.pids()), 30, "new children")
     assert pool.run(b"noop")[0].code == SUCCESS
-    wait_for(lambda: not psutil.pid_exists(old_server), 10, "the end of the old server")
+    wait_for(lambda: not psutil.pid_exists(old_server), 30, "the end of the old server")
 
 
 @both
@@ -117,7 +117,7 @@ def test_fresh_restart_while_jobs_flow_loses_nothing(make, tmp_path):
     for _ in range(2):
         before = server(pool)
         pool.call(pool.pool.restart, (), True)
-        wait_for(lambda before=before: server(pool) != before, 10, "the new server")
+        wait_for(lambda before=before: server(pool) != before, 30, "the new server")
     pool.wait(seqs, 30)
     books = ledger.balance(range(3_000), tmp_path / "ledger")
     assert books.balanced, str(books)
@@ -141,16 +141,18 @@ def test_restart_keeps_the_server_and_its_code(make, module):
 def test_restart_lets_running_jobs_end(make, module, tmp_path):
     pool = make()
     before = ready(pool)
-    [running] = pool.submit(b"note:begun;sleep:1;pid")
+    gate = tmp_path / "gate"
+    [running] = pool.submit(b"note:begun;await:%s;pid" % bytes(gate))
     old = pool.wait_begun(running)
     # Reported the moment it is given to an idle child: it has begun when it says so itself.
-    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 10, "the job to begin")
+    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 30, "the job to begin")
     pool.call(pool.pool.restart, [module("meanwhile")])
     others = [pid for pid in before if pid != old]
-    wait_for(lambda: not set(others) & set(pool.pids()), 10, "the idle child to be replaced")
+    wait_for(lambda: not set(others) & set(pool.pids()), 30, "the idle child to be replaced")
     assert running not in pool.ended
+    gate.touch()
     assert pool.wait([running])[0].note == str(old)
-    wait_for(lambda: old not in pool.pids(), 10, "the busy child to be replaced")
+    wait_for(lambda: old not in pool.pids(), 30, "the busy child to be replaced")
     assert word(pool, "meanwhile") == "first"
 
 
@@ -170,7 +172,7 @@ def test_later_servers_have_the_imports(make, module, caplog):
     assert word(pool, "early") == "first"
     before = server(pool)
     os.kill(before, signal.SIGKILL)
-    wait_for(lambda: server(pool) != before, 10, "another server")
+    wait_for(lambda: server(pool) != before, 30, "another server")
     ready(pool)
     assert word(pool, "early") == "first"
 
@@ -213,7 +215,7 @@ def test_module_that_kills_the_server_is_named_and_forgotten(make, module, caplo
     ready(pool)
     before = server(pool)
     pool.call(pool.pool.restart, [module("deadly", "import os\nos._exit(5)")])
-    wait_for(lambda: server(pool) != before, 10, "another server")
+    wait_for(lambda: server(pool) != before, 30, "another server")
     assert f"the fork server (pid {before}) has ended while it imported deadly" in caplog.text
     ready(pool)
     assert word(pool, "deadly") == "absent"
@@ -230,10 +232,10 @@ def test_restart_during_a_fresh_restart_reaches_both_servers(make, module):
         pool.pool.restart([module("two")])
 
     pool.call(both)
-    wait_for(lambda: server(pool) != before, 10, "the new server")
-    wait_for(lambda: not pool.pool._crew._launcher.asked, 10, "its imports")
-    wait_for(lambda: {slot.launcher.pid for slot in pool.pool._crew.slots.values()} == {server(pool)}, 10, "children")
-    wait_for(lambda: word(pool, "one") == word(pool, "two") == "first", 10, "both modules")
+    wait_for(lambda: server(pool) != before, 30, "the new server")
+    wait_for(lambda: not pool.pool._crew._launcher.asked, 30, "its imports")
+    wait_for(lambda: {slot.launcher.pid for slot in pool.pool._crew.slots.values()} == {server(pool)}, 30, "children")
+    wait_for(lambda: word(pool, "one") == word(pool, "two") == "first", 30, "both modules")
 
 
 def test_fresh_restart_overtaken_by_another_keeps_what_both_import(make, module):
@@ -247,8 +249,8 @@ def test_fresh_restart_overtaken_by_another_keeps_what_both_import(make, module)
 
     before = server(pool)
     pool.call(three)
-    wait_for(lambda: server(pool) != before, 10, "the new server")
-    wait_for(lambda: {slot.launcher.pid for slot in pool.pool._crew.slots.values()} == {server(pool)}, 10, "children")
+    wait_for(lambda: server(pool) != before, 30, "the new server")
+    wait_for(lambda: {slot.launcher.pid for slot in pool.pool._crew.slots.values()} == {server(pool)}, 30, "children")
     assert [word(pool, name) for name in ("one", "two", "three")] == ["first"] * 3
 
 
@@ -258,7 +260,7 @@ def test_restart_while_jobs_flow_loses_nothing(make, module, tmp_path):
     seqs = pool.submit(*[b"note:%d;sleep:0.0005" % n for n in range(3_000)], task="usual")
     for number in range(5):
         pool.call(pool.pool.restart, [module(f"flow_{number}")])
-        wait_for(lambda: not pool.pool._crew._launcher.asked, 10, "the import")
+        wait_for(lambda: not pool.pool._crew._launcher.asked, 30, "the import")
     pool.wait(seqs, 30)
     books = ledger.balance(range(3_000), tmp_path / "ledger")
     assert books.balanced, str(books)

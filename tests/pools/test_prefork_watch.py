@@ -36,7 +36,7 @@ def stop():
 
 def ready(pool: Harness, count: int = 2) -> list[int]:
     """Wait until `count` children take jobs; returns their pids."""
-    wait_for(lambda: sum(slot.ready for slot in pool.pool._crew.slots.values()) == count, 10, f"{count} children")
+    wait_for(lambda: sum(slot.ready for slot in pool.pool._crew.slots.values()) == count, 30, f"{count} children")
     return pool.pids()
 
 
@@ -47,7 +47,7 @@ def line(caplog: pytest.LogCaptureFixture, *words: object) -> str:
         messages = [record.getMessage() for record in caplog.records]
         return [message for message in messages if all(str(word) in message for word in words)]
 
-    wait_for(found, 10, lambda: f"a line with {words}; there are {found()} and\n{caplog.text}")
+    wait_for(found, 30, lambda: f"a line with {words}; there are {found()} and\n{caplog.text}")
     [message] = found()
     return message
 
@@ -139,7 +139,7 @@ def test_a_restart_replaces_an_idle_stopped_child(make, stop, caplog):
     first, second = ready(pool)
     stop(first)
     pool.call(pool.pool.restart)
-    wait_for(lambda: not {first, second} & set(ready(pool)), 15, "two other children")
+    wait_for(lambda: not {first, second} & set(ready(pool)), 30, "two other children")
     assert "is to leave" in line(caplog, f"pid:{first}", "is killed")
 
 
@@ -192,12 +192,12 @@ def test_a_child_that_is_deaf_is_replaced_and_its_jobs_run_elsewhere(make, tmp_p
     ready(pool)
     [outcome] = pool.run(b"haunt;pid")
     haunted = int(outcome.note)
-    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 10, "the child to be haunted")
+    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 30, "the child to be haunted")
     outcomes = pool.run(*[b"sleep:0.01;pid"] * 200, task="usual")
     assert {outcome.code for outcome in outcomes} == {SUCCESS}
     message = line(caplog, f"pid:{haunted}", "has not begun what it was given")
     assert "in do_seize" in message
-    wait_for(lambda: haunted not in ready(pool), 10, "another child")
+    wait_for(lambda: haunted not in ready(pool), 30, "another child")
 
 
 def test_stacks_do_not_pile_up(make, caplog):

@@ -130,7 +130,7 @@ def test_a_result_is_pushed_to_all_that_wait(store: RedisStore, make_store: Make
     threads = [threading.Thread(target=wait) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: listening() == 4, 10, "subscribers")
+    wait_for(lambda: listening() == 4, 30, "subscribers")
     writer = make_store()
     for name in names:
         # A state on the way is published as well, and is not the end.
@@ -190,15 +190,15 @@ def test_celery_reads_ours_and_we_read_celerys(store: RedisStore, redis_url: str
     try:
         done = {"status": "SUCCESS", "result": [1, "é"], "traceback": None, "children": [], "task_id": "ours"}
         store.store([Record("ours", json.dumps(done).encode(), "SUCCESS")])
-        assert app.AsyncResult("ours").get(timeout=10) == [1, "é"]
+        assert app.AsyncResult("ours").get(timeout=30) == [1, "é"]
         app.backend.store_result("theirs", 5, "SUCCESS")
         assert results(store.wait(["theirs"], 5, ready)) == {"theirs": 5}
         store.store([record("theirs", 6, "FAILURE")])
-        assert app.AsyncResult("theirs").get(timeout=10) == 5
+        assert app.AsyncResult("theirs").get(timeout=30) == 5
         waiting = app.AsyncResult("pushed")
         thread = threading.Timer(0.05, store.store, [[record("pushed", 9)]])
         thread.start()
-        assert waiting.get(timeout=10) == 9
+        assert waiting.get(timeout=30) == 9
         thread.join()
     finally:
         app.backend.result_consumer.stop()

@@ -100,7 +100,7 @@ def test_states_on_the_way_are_seen_but_not_waited_for(make: Callable[..., RpcSt
     client, worker = make("oid-1"), make()
     client.prepare(["a"])
     worker.store([record("a", "oid-1", "STARTED")])
-    wait_for(lambda: client.fetch(["a"]) == {"a": document("a", "STARTED")}, 10, "STARTED")
+    wait_for(lambda: client.fetch(["a"]) == {"a": document("a", "STARTED")}, 30, "STARTED")
     with pytest.raises(TimeoutError, match="1 of the results did not arrive within"):
         list(client.wait(["a"], 0.05, is_ready))
     worker.store([record("a", "oid-1")])

@@ -142,7 +142,7 @@ def test_the_very_first_result_of_a_file_wakes(make: Make, tmp_path: Path) -> No
     waiter, writer = make(), make()
 
     def write_once_somebody_waits() -> None:
-        wait_for((tmp_path / "results.db-wake").exists, 10, "the waiting client's doorbell")
+        wait_for((tmp_path / "results.db-wake").exists, 30, "the waiting client's doorbell")
         writer.store([record("a", result=1)])
 
     thread = threading.Thread(target=write_once_somebody_waits)

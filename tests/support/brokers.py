@@ -276,7 +276,7 @@ class PrivateRabbit(PrivateServer):
         # Ours to start, so that it is ours to end: the server would leave it running.
         if self._epmd is None or self._epmd.poll() is not None:
             self._epmd = spawn([epmd, "-port", str(self._epmd_port)], log=home / "epmd.log", env=environment)
-            wait_for(lambda: _accepts(self._epmd_port), 10, "epmd to listen")
+            wait_for(lambda: _accepts(self._epmd_port), 30, "epmd to listen")
         return spawn([self._server], log=self.log, env=environment)
 
     def _names(self) -> list[str]:

@@ -19,7 +19,7 @@ CONF = {"worker_pool_restarts": True, "worker_prefetch_multiplier": 4}
 
 
 def soft(fleet: PoolFleet) -> str:
-    told = fleet.send(fleet.native("tidy"), 60, soft_time_limit=0.2).get(timeout=15)
+    told = fleet.send(fleet.native("tidy"), 60, soft_time_limit=0.2).get(timeout=30)
     return "raised in the task" if told == "tidied up" else repr(told)
 
 
@@ -29,14 +29,14 @@ def ended(fleet: PoolFleet, error: type[Exception], end: Callable[[Any], object]
     result = fleet.begin(fleet.native("gate"), str(fleet.directory / "never"), **options)
     end(result)
     try:
-        result.get(timeout=15)
+        result.get(timeout=30)
     except error:
         pass
     else:
         return "ignored"
     if fleet.pool != "prefork":
         return "the task is interrupted"
-    wait_for(lambda: fleet.pids() != before and len(fleet.pids()) == fleet.slots, 10, "another process")
+    wait_for(lambda: fleet.pids() != before and len(fleet.pids()) == fleet.slots, 30, "another process")
     return "the process is replaced"
 
 
@@ -78,15 +78,15 @@ def restart(fleet: PoolFleet) -> str:
     before = fleet.pids()
     fleet.write("matrix_tasks", MODULE.format(1))
     fleet.tell("pool_restart", modules=["matrix_tasks"])
-    first = fleet.app.send_task("matrix.value").get(timeout=15)
+    first = fleet.app.send_task("matrix.value").get(timeout=30)
     fleet.write("matrix_tasks", MODULE.format(2))
     with fleet.holding(1) as held:
         assert fleet.tell("pool_restart", modules=["matrix_tasks"], reload=True) == {"ok": "reload started"}
     assert [result.state for result in held] == ["SUCCESS"]
-    wait_for(lambda: fleet.app.send_task("matrix.value").get(timeout=15) == 2, 10, "the new code")
+    wait_for(lambda: fleet.app.send_task("matrix.value").get(timeout=30) == 2, 30, "the new code")
     assert first == 1
     if fleet.pool == "prefork":
-        wait_for(lambda: len(fleet.pids()) == fleet.slots and not before & fleet.pids(), 10, "other processes")
+        wait_for(lambda: len(fleet.pids()) == fleet.slots and not before & fleet.pids(), 30, "other processes")
         return "new code, new processes"
     return "new code"
 
@@ -94,7 +94,7 @@ def restart(fleet: PoolFleet) -> str:
 def revoke(fleet: PoolFleet) -> str:
     with fleet.holding():
         waiting = fleet.send("bounded.wait", 0)
-        wait_for(lambda: [task for task in fleet.ask("reserved") if task["id"] == waiting.id], 10, "it to be received")
+        wait_for(lambda: [task for task in fleet.ask("reserved") if task["id"] == waiting.id], 30, "it to be received")
         fleet.tell("revoke", task_id=waiting.id)
     waiting.get(timeout=15, propagate=False)
     return "skipped" if waiting.state == "REVOKED" and fleet.runs(waiting) == 0 else waiting.state

@@ -24,7 +24,7 @@ def run_all(groups: Sequence[Iterable[str]], directory: Path) -> dict[str, str]:
         return {name: result for results in found for name, result in results.items()}
 
 
-def run(tests: Iterable[str], directory: Path, timeout: float = 110) -> dict[str, str]:
+def run(tests: Iterable[str], directory: Path, timeout: float = 280) -> dict[str, str]:
     """Run `tests` (node ids) and return what became of each: "passed", "skipped", else why it failed.
 
     By ``Class::test``.

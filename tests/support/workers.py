@@ -51,7 +51,7 @@ class WorkerProcess:
         """Return the lines of the output in which `pattern` (a regular expression) is found."""
         return [line for line in self.output.splitlines() if re.search(pattern, line)]
 
-    def wait_line(self, pattern: str, timeout: float = 10, count: int = 1) -> re.Match[str]:
+    def wait_line(self, pattern: str, timeout: float = 30, count: int = 1) -> re.Match[str]:
         """Wait until `pattern` occurs `count` times; returns the last match. Fails at once if the worker has ended."""
         compiled = re.compile(pattern, re.MULTILINE)
 

@@ -8,6 +8,8 @@ from support import suites
 from support.broken_transports import MEANT
 
 FILE = "tests/support/broken_transports.py"
+# The first one waits for them all.
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(scope="module")

@@ -479,7 +479,7 @@ def test_what_exceeds_a_lowered_limit_goes_back(transport: AmqpTransport, produc
         assert consumer.fetch(10) == []
         return waiting(transport) == 55
 
-    wait_for(returned, 10, lambda: f"the surplus to return: {waiting(transport)} wait")
+    wait_for(returned, 30, lambda: f"the surplus to return: {waiting(transport)} wait")
     held[0].ack()
     assert [ident(one) for one in gather(consumer, 1)] == ["id5"]
 
@@ -511,7 +511,7 @@ def test_cancelled_queues_send_nothing_more(transport: AmqpTransport, producer, 
     held = gather(consumer, 3)
     consumer.cancel_queue("q")
     consumer.cancel_queue("q")
-    wait_for(lambda: waiting(transport) == 7, 10, lambda: f"7 to return, {waiting(transport)} have")
+    wait_for(lambda: waiting(transport) == 7, 30, lambda: f"7 to return, {waiting(transport)} have")
     assert consumer.fetch(10) == []
     for one in held:
         one.ack()
@@ -623,7 +623,7 @@ def test_without_confirms(make: Callable[..., AmqpTransport]) -> None:
     producer.declare([Q])
     for number in range(100):
         producer.publish([message(number)])
-    wait_for(lambda: waiting(transport) == 100, 10, "100 messages")
+    wait_for(lambda: waiting(transport) == 100, 30, "100 messages")
     producer.close()
 
 
@@ -798,7 +798,7 @@ def test_an_exchange_that_vanishes_costs_nothing_else(amqp_url: str, mailboxes: 
         node.send([own])
         return bool(select.select([node.fileno()], [], [], 1)[0] and node.receive())
 
-    wait_for(heard, 10, "the mailbox to work again")
+    wait_for(heard, 30, "the mailbox to work again")
     node.send([events])
 
 
@@ -923,7 +923,7 @@ def test_a_silent_broker_is_noticed(
     consumer.add_queue(Q)
     assert consumer.fetch(1) == []
     link = consumer._link
-    wait_for(lambda: consumer.fetch(1) == [] and not link.readable(), 10, "silence")
+    wait_for(lambda: consumer.fetch(1) == [] and not link.readable(), 30, "silence")
     link.last_received -= 100
     with pytest.raises(ConnectionLost, match="no heartbeat for"):
         consumer.heartbeat()

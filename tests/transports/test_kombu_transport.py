@@ -65,7 +65,7 @@ def gather(consumer: Consumer, count: int) -> list[Delivery]:
         found.extend(consumer.fetch(100))
         return len(found) >= count
 
-    wait_for(enough, 10, lambda: f"{count} deliveries, got {len(found)}")
+    wait_for(enough, 30, lambda: f"{count} deliveries, got {len(found)}")
     return found
 
 

@@ -408,7 +408,7 @@ def test_a_consumer_that_overslept_its_lease_does_no_harm(
         other.heartbeat()
         return other.fetch(5)
 
-    (again,) = wait_for(taken, 10, "the message to be taken from the sleeper")
+    (again,) = wait_for(taken, 30, "the message to be taken from the sleeper")
     held.reject(requeue=True)
     sleeper.heartbeat()
     sleeper.flush()
@@ -459,7 +459,7 @@ def test_what_a_celery_worker_left_behind_is_taken_over(
     bound = queue(channel)
     bound.declare()
     kombu.Producer(channel).publish({"n": 1}, exchange="work", routing_key="work", priority=5)
-    taken = wait_for(bound.get, 10, "kombu to get its message")
+    taken = wait_for(bound.get, 30, "kombu to get its message")
     assert taken is not None
     # As a killed worker would: the tag stays in the index, and nothing is restored.
     channel.qos._delivered.clear()
@@ -471,7 +471,7 @@ def test_what_a_celery_worker_left_behind_is_taken_over(
         consumer.heartbeat()
         return consumer.fetch(5)
 
-    (delivery,) = wait_for(look, 10, "the abandoned message")
+    (delivery,) = wait_for(look, 30, "the abandoned message")
     assert delivery.deliveries == 1
     assert read(delivery.payload).body == b'{"n": 1}'
     connection.close()

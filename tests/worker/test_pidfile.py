@@ -52,7 +52,7 @@ def test_a_worker_keeps_its_file_whatever_the_clock_says(file):
         os.utime(file, (1e9, 1e9))
         # The forked child may not have become the program yet.
         command = Path(f"/proc/{child.pid}/cmdline")
-        wait_for(lambda: b"framework" in command.read_bytes(), 10, "the program")
+        wait_for(lambda: b"framework" in command.read_bytes(), 30, "the program")
         assert holder(file) == child.pid
         with pytest.raises(PidfileTaken, match=f"belongs to process {child.pid}"):
             Pidfile(file).take()
