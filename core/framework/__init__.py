@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from framework.api.transport import Exchange, Queue
-    from framework.app import App, shared_task
-    from framework.canvas import Signature, chain, chord, group, signature
+    from framework.app import App, current_app, current_task, shared_task
+    from framework.canvas import Signature, chain, chord, chunks, group, signature, xmap, xstarmap
     from framework.results import AsyncResult, EagerResult, GroupResult, ResultSet
     from framework.task import Task
 
@@ -27,9 +27,14 @@ __all__ = [
     "__version__",
     "chain",
     "chord",
+    "chunks",
+    "current_app",
+    "current_task",
     "group",
     "shared_task",
     "signature",
+    "xmap",
+    "xstarmap",
 ]
 
 __version__ = "0.1.0"
@@ -46,9 +51,14 @@ _MODULES = {
     "Task": "framework.task",
     "chain": "framework.canvas",
     "chord": "framework.canvas",
+    "chunks": "framework.canvas",
+    "current_app": "framework.app",
+    "current_task": "framework.app",
     "group": "framework.canvas",
     "shared_task": "framework.app",
     "signature": "framework.canvas",
+    "xmap": "framework.canvas",
+    "xstarmap": "framework.canvas",
 }
 
 

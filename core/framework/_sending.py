@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
@@ -218,6 +218,7 @@ class Sender:
             parent_id = parent_id or parent.id
             if priority is None and self._task.inherit_parent_priority:
                 priority = parent.delivery_info["priority"]
+        limits = [_limit(get("time_limit"), "time_limit"), _limit(get("soft_time_limit"), "soft_time_limit")]
         levels = self._task.repr_maxlevels
         headers = plan.template.copy()
         headers.update(
@@ -228,7 +229,7 @@ class Sender:
             group=get("group_id"),
             group_index=get("group_index"),
             retries=get("retries") or 0,
-            timelimit=[get("time_limit"), get("soft_time_limit")],
+            timelimit=limits,
             root_id=root_id or task_id,
             parent_id=parent_id,
             argsrepr=get("argsrepr") or safe_repr(args, maxlevels=levels),
@@ -241,10 +242,10 @@ class Sender:
         if (ignore := get("ignore_result")) is not None:
             headers["ignore_result"] = ignore
         if custom := get("headers"):
-            headers.update(custom)
+            headers.update(_mapping(custom, "headers"))
         embed = {
-            "callbacks": _links(get("link")),
-            "errbacks": _links(get("link_error")),
+            "callbacks": _links(get("link"), "link"),
+            "errbacks": _links(get("link_error"), "link_error"),
             "chain": get("chain") or None,
             "chord": get("chord"),
         }
@@ -280,7 +281,7 @@ class Sender:
         """Return `expires` as ISO 8601 and as milliseconds from now."""
         if expires is None:
             return None, None
-        if isinstance(expires, (int, float)):
+        if isinstance(expires, (int, float, timedelta)):
             moment = now + timedelta(seconds=_seconds(expires, "expires"))
         else:
             text = _moment(expires, "expires", self._zone)
@@ -372,10 +373,26 @@ def _plain_body(args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
         return dumps((args, kwargs, _NO_EMBED))
 
 
-def _links(links: Any) -> list[Any] | None:
+def _links(links: Any, name: str) -> list[Any] | None:
     if links is None or links == []:
         return None
-    return list(links) if isinstance(links, (list, tuple)) else [links]
+    found = list(links) if isinstance(links, (list, tuple)) else [links]
+    for link in found:
+        if not isinstance(link, Mapping):
+            raise TypeError(f"{name} takes signatures, such as add.s(1), or a list of them, and got {link!r:.100}")
+    return found
+
+
+def _mapping(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be a mapping of names to values, and is {value!r:.100}")
+    return value
+
+
+def _limit(value: Any, name: str) -> float | None:
+    if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0):
+        raise TypeError(f"{name} must be a number of seconds, and is {value!r:.100}")
+    return cast("float | None", value)
 
 
 def _stamps(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -416,7 +433,9 @@ def _moment(value: Any, name: str, zone: tzinfo) -> str | None:
         return value
     if isinstance(value, datetime):
         return (value if value.tzinfo is not None else value.replace(tzinfo=zone)).isoformat()
-    raise TypeError(f"{name} must be a datetime, and is {value!r:.100}")
+    if name == "eta":
+        raise TypeError(f"eta must be a datetime, and is {value!r:.100}; countdown takes seconds")
+    raise TypeError(f"{name} must be a number of seconds or a datetime, and is {value!r:.100}")
 
 
 def _seconds(value: Any, name: str) -> float:

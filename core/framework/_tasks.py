@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 #: Options of the decorator that are not attributes of a task.
 _RETRY_OPTIONS = ("dont_autoretry_for", "retry_kwargs", "retry_backoff", "retry_backoff_max", "retry_jitter")
 
+#: Options of Celery's decorator that say how its registry is filled; here a task belongs to the application it is made
+#: with, at once.
+_CELERYS = ("lazy", "shared")
+
 
 class Registry(Mapping[str, Task[..., Any]]):
     """Tasks by name."""
@@ -123,8 +127,10 @@ def make_task(app: App, function: Callable[..., Any], options: dict[str, Any]) -
     name = options.pop("name", None) or app.gen_task_name(
         getattr(function, "__name__", type(function).__name__), function.__module__
     )
-    autoretry = tuple(options.pop("autoretry_for", None) or getattr(base, "autoretry_for", ()))
+    autoretry = _classes(options.pop("autoretry_for", None) or getattr(base, "autoretry_for", ()))
     retrying = {key: options.pop(key, getattr(base, key, None)) for key in _RETRY_OPTIONS}
+    for key in _CELERYS:
+        options.pop(key, None)
     unknown = [key for key in options if not hasattr(base, key)]
     if unknown:
         import difflib
@@ -155,9 +161,14 @@ def make_task(app: App, function: Callable[..., Any], options: dict[str, Any]) -
     return task
 
 
+def _classes(errors: Any) -> tuple[type[BaseException], ...]:
+    """Return one exception class, or several, as a tuple."""
+    return (errors,) if isinstance(errors, type) else tuple(errors)
+
+
 def retry_as_its_class_says(task: Task[..., Any]) -> None:
     """Have a class-based task retried for the exceptions in its attribute `autoretry_for`."""
-    errors = tuple(getattr(task, "autoretry_for", None) or ())
+    errors = _classes(getattr(task, "autoretry_for", None) or ())
     if errors and "run" not in vars(task):  # once
         _retry_automatically(task, errors, {key: getattr(task, key, None) for key in _RETRY_OPTIONS})
 
@@ -165,7 +176,7 @@ def retry_as_its_class_says(task: Task[..., Any]) -> None:
 def _retry_automatically(task: Task[..., Any], errors: tuple[type[BaseException], ...], how: Mapping[str, Any]) -> None:
     """Have `task` retried when it raises one of `errors`."""
     run = task.run
-    spared = tuple(how["dont_autoretry_for"] or ())
+    spared = _classes(how["dont_autoretry_for"] or ())
     backoff = how["retry_backoff"]
     longest = 600 if how["retry_backoff_max"] is None else how["retry_backoff_max"]
     jitter = True if how["retry_jitter"] is None else how["retry_jitter"]

@@ -24,7 +24,7 @@ from framework._request import Context, current_request, parent_request
 from framework._tasks import Registry, make_task, retry_as_its_class_says
 from framework.results import AsyncResult, ResultSet
 from framework.results.sets import Groups
-from framework.task import Task
+from framework.task import Task, sequence
 
 if TYPE_CHECKING:
     from framework._plugins.hooks import Hooks
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from framework.canvas import Signature
     from framework.events import Events
 
-__all__ = ["App", "shared_task"]
+__all__ = ["App", "current_app", "current_task", "shared_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -181,6 +181,12 @@ class App:
         """Make this the application that shared tasks are sent by."""
         _apps.choose(self)
 
+    def config_from_object(
+        self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> None:
+        """Take settings from an object or the name of a module, see `Conf.config_from_object`."""
+        self.conf.config_from_object(obj, namespace=namespace, silent=silent, force=force)
+
     # ------------------------------------------------ connections
 
     @property
@@ -284,10 +290,12 @@ class App:
         **options: Any,
     ) -> AsyncResult[Any]:
         """Send the task `name`, which need not exist here; options as in `Task.apply_async`."""
+        if not isinstance(name, str):
+            raise TypeError(f"send_task takes the name of a task, and got {name!r:.100}; tasks have apply_async")
         if task_id is not None:
             options["task_id"] = task_id
         parent = parent_request()
-        result: AsyncResult[Any] = self.send_one(name, None, args or (), dict(kwargs or {}), options, parent)
+        result: AsyncResult[Any] = self.send_one(name, None, sequence(args or ()), dict(kwargs or {}), options, parent)
         if parent is not None and add_to_parent:
             parent.add_child(result)
         return result
@@ -413,3 +421,41 @@ def shared_task(function: Any = None, /, **options: Any) -> Any:
     if function is None:
         return lambda function: SharedTask(function, options)
     return SharedTask(function, options)
+
+
+class _Current:
+    """Stands for what is the current one whenever it is used; false while there is none."""
+
+    __slots__ = ("_find", "_what")
+
+    def __init__(self, find: Callable[[], Any], what: str) -> None:
+        object.__setattr__(self, "_find", find)
+        object.__setattr__(self, "_what", what)
+
+    def __getattr__(self, name: str) -> Any:
+        found = self._find()
+        if found is None:
+            raise AttributeError(f"no task runs here: {self._what}.{name} is of use inside of tasks only")
+        return getattr(found, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._find(), name, value)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._find()(*args, **kwargs)
+
+    def __bool__(self) -> bool:
+        return self._find() is not None
+
+    def __repr__(self) -> str:
+        return repr(self._find())
+
+
+def _task_that_runs_here() -> Task[..., Any] | None:
+    return None if current_request() is None else _apps.current_app().current_task
+
+
+#: The current application, see `shared_task`.
+current_app: Any = _Current(_apps.current_app, "current_app")
+#: The task that runs here: ``current_task.request.id``.
+current_task: Any = _Current(_task_that_runs_here, "current_task")

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast
 
@@ -169,8 +169,8 @@ class Task(Generic[P, R]):
         `link_error` are signatures for success and failure. Raises `TypeError` when the arguments do not fit the
         function, `TransportError` when the broker does not take the message.
         """
-        positional = () if args is None else args if isinstance(args, (tuple, list)) else _sequence(args)
-        named = {} if kwargs is None else dict(kwargs)
+        positional = () if args is None else sequence(args)
+        named = {} if kwargs is None else dict(kwargs) if isinstance(kwargs, Mapping) else _named_arguments(kwargs)
         if self.typing:
             self.check_arguments(positional, named)
         app = self.app
@@ -219,6 +219,10 @@ class Task(Generic[P, R]):
             signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.name}() cannot be called so: {error} (its parameters are {signature})") from None
+
+    def AsyncResult(self, task_id: str, **options: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
+        """Return the result of the call `task_id`."""
+        return AsyncResult(task_id, app=self.app, task_name=self.name, **options)
 
     # ------------------------------------------------ signatures
 
@@ -296,7 +300,10 @@ class Task(Generic[P, R]):
             # A plain call: there is no message to send again.
             if exc is not None:
                 raise exc
-            raise Retry("Task can be retried", None)
+            raise Retry(
+                f"{self.name} was called as a function, so there is no message to send again: "
+                "send it with delay() or apply_async(), or run it with apply()"
+            )
         limit = self.max_retries if max_retries is None else max_retries
         retries = request.retries + 1
         if limit is not None and retries > limit:
@@ -407,10 +414,17 @@ def _named(name: str) -> Any:
     return current_app().tasks[name]
 
 
-def _sequence(args: Any) -> tuple[Any, ...]:
+def sequence(args: Any) -> Sequence[Any]:
+    """Return positional arguments as a list or tuple. Raises `TypeError` for what can be none."""
+    if isinstance(args, (tuple, list)):
+        return args
     if isinstance(args, (str, bytes, Mapping)) or not isinstance(args, Iterable):
         raise TypeError(f"the arguments of a task must be a list or tuple, and are {args!r:.100}")
     return tuple(args)
+
+
+def _named_arguments(kwargs: Any) -> dict[str, Any]:
+    raise TypeError(f"the keyword arguments of a task must be a mapping, and are {kwargs!r:.100}")
 
 
 def _shape_of(task: Task[..., Any]) -> tuple[inspect.Signature, int, int]:

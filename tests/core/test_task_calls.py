@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import textwrap
+from datetime import timedelta
 
 import pytest
 
-from framework import App, Task, chain, chord, group, shared_task
+from framework import App, Task, chain, chord, current_app, current_task, group, shared_task
 from framework._request import Context, pop_request, push_request
 from framework.exceptions import AlreadyRegistered, MaxRetriesExceededError, NotRegistered, Retry
 from framework.results import AsyncResult, GroupResult, result_from_tuple
@@ -174,6 +175,52 @@ def test_an_option_of_a_wrong_type_is_refused_in_a_sentence(app, options, error,
 
     with pytest.raises(error, match=text):
         noop.apply_async(**options)
+
+
+def test_a_time_to_expire_may_be_a_timedelta():
+    with App("proj", broker="memory://expiring", set_as_current=False) as app:
+        app.send_task("proj.add", expires=timedelta(minutes=1))
+        assert waiting(app) == 1
+
+
+def test_options_of_celerys_registry_are_taken(app):
+    @app.task(shared=False, lazy=True, autoretry_for=ValueError, max_retries=0)
+    def fail():
+        raise ValueError("broken")
+
+    assert fail.apply().state == "FAILURE"
+
+
+def test_what_is_current_is_found_by_whoever_asks(app):
+    app.set_current()
+
+    @app.task(name="proj.who")
+    def who():
+        return current_task.name, current_task.request.id, bool(current_task), current_app.main
+
+    result = who.apply()
+    assert result.get() == ("proj.who", result.id, True, "proj")
+    assert not current_task
+    with pytest.raises(AttributeError, match="no task runs here"):
+        current_task.request  # noqa: B018 - looking is what fails
+
+
+def test_settings_come_from_an_object_by_the_app_too(app):
+    app.config_from_object({"CELERY_TASK_ACKS_LATE": True, "OTHER": 1}, namespace="CELERY")
+    assert app.conf.task_acks_late is True
+
+
+def test_a_task_makes_results_by_id(app):
+    @app.task
+    def add(x, y):
+        return x + y
+
+    result = add.AsyncResult("an-id")
+    assert (result.id, result.app) == ("an-id", app)
+    assert (add.s(1, 2).set(queue="a").replace(args=(3,)), add.s(1, y=2).replace(kwargs={}, options={})) == (
+        add.s(3).set(queue="a"),
+        add.s(1),
+    )
 
 
 def test_a_chain_that_is_called_is_sent(app):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from framework.canvas.signatures import KINDS, Several, Signature, listed
+from framework.canvas.signatures import KINDS, Several, Signature, listed, members, refuse_task
 from framework.exceptions import FrameworkError
 
 if TYPE_CHECKING:
@@ -28,9 +28,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
     subtask_type = "chain"
 
     def __init__(self, *tasks: Any, app: App | None = None, **options: Any) -> None:
-        if len(tasks) == 1 and not isinstance(tasks[0], dict):
-            tasks = tuple(tasks[0])
-        super().__init__("celery.chain", (), {"tasks": steps(tasks)}, options, app=app)
+        super().__init__("celery.chain", (), {"tasks": steps(members(tasks, "chain"))}, options, app=app)
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
         """Return a copy; `args` go to its first task."""
@@ -48,7 +46,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
             made.options.pop("task_id", None)
             made["kwargs"] = {"tasks": steps([*made.tasks, Signature.from_dict(other, self._app)])}
             return made
-        return NotImplemented
+        return refuse_task(other)
 
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
         """Settle the ids of all tasks; return the result of the last, whose parents are the others."""

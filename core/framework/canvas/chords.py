@@ -16,7 +16,15 @@ from framework._identity import new_id
 from framework._request import Context, parent_request
 from framework.canvas.chains import chain, set_parent
 from framework.canvas.groups import OF_THE_RESULT, group, send_all, spread
-from framework.canvas.signatures import KINDS, Several, Signature, append_option, listed
+from framework.canvas.signatures import (
+    KINDS,
+    Several,
+    Signature,
+    append_option,
+    listed,
+    members,
+    refuse_task,
+)
 from framework.exceptions import ChordError, FrameworkError
 
 if TYPE_CHECKING:
@@ -45,7 +53,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
             tasks: list[Any] = spread(header)
             app = app or header._app
         else:
-            tasks = [Signature.from_dict(task) for task in ([header] if isinstance(header, dict) else header)]
+            tasks = [Signature.from_dict(task) for task in members((header,), "chord")]
         made = None if body is None else Signature.from_dict(body)
         super().__init__("celery.chord", (), {"header": tasks, "body": made, "kwargs": {}}, options, app=app)
 
@@ -77,7 +85,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
             following = Signature.from_dict(other, self._app)
             made._with(made.tasks, following if made.body is None else made.body | following)
             return made
-        return NotImplemented
+        return refuse_task(other)
 
     def link(self, callback: Signature[Any]) -> Signature[Any]:
         """Have `callback` sent with the result of the body; return `callback`."""

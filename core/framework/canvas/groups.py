@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from framework._identity import new_id
 from framework._request import parent_request
-from framework.canvas.signatures import KINDS, Several, Signature, append_option, listed
+from framework.canvas.signatures import (
+    KINDS,
+    Several,
+    Signature,
+    append_option,
+    listed,
+    members,
+    refuse_task,
+)
 
 if TYPE_CHECKING:
     from framework.app import App
@@ -29,9 +37,7 @@ class group(Several[R]):  # noqa: N801 - called like a function
     subtask_type = "group"
 
     def __init__(self, *tasks: Any, app: App | None = None, **options: Any) -> None:
-        if len(tasks) == 1 and not isinstance(tasks[0], dict):
-            tasks = tuple(tasks[0])
-        made = [Signature.from_dict(task) for task in tasks]
+        made = [Signature.from_dict(task) for task in members(tasks, "group")]
         super().__init__("celery.group", (), {"tasks": made}, options, app=app)
 
     @property
@@ -51,7 +57,7 @@ class group(Several[R]):  # noqa: N801 - called like a function
             from framework.canvas.chords import chord
 
             return chord(self, other)
-        return NotImplemented
+        return refuse_task(other)
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> group[R]:
         """Delay the tasks: the first by `start` seconds, each by `step` more than the one before, up to `stop`."""

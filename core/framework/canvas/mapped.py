@@ -27,6 +27,8 @@ class _Mapped(Signature[R]):
 
     def __init__(self, name: str, task: Any, items: Iterable[Any], *, app: App | None = None, **options: Any) -> None:
         inner = Signature.from_dict(task if isinstance(task, Mapping) else task.s())
+        if not isinstance(items, Iterable):
+            raise TypeError(f"{name} takes an iterable of arguments, and got {items!r:.100}")
         super().__init__(
             name,
             (),

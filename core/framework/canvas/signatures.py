@@ -121,6 +121,8 @@ class Signature(dict[str, Any], Generic[R]):
             return document
         name = document.get("task") if isinstance(document, Mapping) else None
         if not name or not isinstance(name, str):
+            if hasattr(document, "apply_async"):
+                raise FrameworkError(f"{document!r} is a task, not a call of it: write .s(…) behind it")
             raise FrameworkError(
                 "not a signature: it must be a mapping with task (a name), args, kwargs and options, "
                 f"and is {document!r:.200}"
@@ -150,6 +152,22 @@ class Signature(dict[str, Any], Generic[R]):
         return made
 
     partial = clone
+
+    def replace(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Signature[R]:
+        """Return a copy with what is given in the place of its own."""
+        made = self.clone()
+        if args is not None:
+            made["args"] = tuple(args)
+        if kwargs is not None:
+            made["kwargs"] = dict(kwargs)
+        if options is not None:
+            made["options"] = dict(options)
+        return made
 
     def _merged(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Return its options with `options` over them; stamps that it has already stay."""
@@ -204,7 +222,7 @@ class Signature(dict[str, Any], Generic[R]):
             from framework.canvas.chains import chain
 
             return chain(self, Signature.from_dict(other, self._app))
-        return NotImplemented
+        return refuse_task(other)
 
     # ------------------------------------------------ stamps
 
@@ -293,6 +311,22 @@ def append_option(options: dict[str, Any], name: str, item: Any) -> None:
     if item not in items:
         items.append(item)
     options[name] = items
+
+
+def members(tasks: tuple[Any, ...], kind: str) -> Iterable[Any]:
+    """Return the signatures that `kind` was called with: themselves, or one iterable of them. Raises `TypeError`."""
+    if len(tasks) != 1 or isinstance(tasks[0], dict):
+        return tasks
+    if not isinstance(tasks[0], Iterable):
+        raise TypeError(f"a {kind} takes signatures, such as add.s(1, 1), or an iterable of them, and got {tasks[0]!r}")
+    return tasks[0]
+
+
+def refuse_task(other: Any) -> Any:
+    """Return `NotImplemented`, for ``signature | other``. Raises `TypeError` for a task: its `s` is what is meant."""
+    if hasattr(other, "apply_async"):
+        raise TypeError(f"{other!r} is a task, not a call of it: write .s(…) behind it")
+    return NotImplemented
 
 
 def listed(items: Any) -> list[Any]:

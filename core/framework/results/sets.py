@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +53,10 @@ class ResultSet:
             raise KeyError(str(result))
         self.results.remove(found)
 
-    discard = remove
+    def discard(self, result: AsyncResult[Any] | str) -> None:
+        """Take a result out if it is in the set."""
+        with contextlib.suppress(KeyError):
+            self.remove(result)
 
     def update(self, results: Iterable[AsyncResult[Any]]) -> None:
         """Add those of `results` that are not in the set."""

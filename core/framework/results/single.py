@@ -35,6 +35,9 @@ _PENDING: Final[dict[str, Any]] = {"status": "PENDING", "result": None}
 class AsyncResult(Generic[R]):
     """The result of a task that was sent. `R` is what the task returns."""
 
+    #: What `get` raises when the time is over.
+    TimeoutError = TimeoutError
+
     __slots__ = ("_app", "_document", "_given_name", "_ignored", "id", "parent")
 
     def __init__(
@@ -157,6 +160,15 @@ class AsyncResult(Generic[R]):
     def group_id(self) -> str | None:
         """The group it belongs to."""
         return self._read().get("group_id")
+
+    @property
+    def ignored(self) -> bool:
+        """Whether the task was sent with ``ignore_result``: there is nothing to wait for then."""
+        return self._ignored
+
+    def exists(self) -> bool:
+        """Whether the result store knows anything of the task."""
+        return self.state != "PENDING"
 
     def ready(self) -> bool:
         """Whether the task has ended."""
