@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from framework._documents import FAILURE, Documents
@@ -289,7 +290,9 @@ def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str |
     """Have the body of a chord, and all that would follow it, fail with `error`; call its error callbacks."""
     from framework._followups import call_errbacks
 
-    fail_all(app, doomed(body), error)
+    # Whoever looks at the body finds the traceback of what has failed it.
+    trace = "".join(format_exception(error))
+    fail_all(app, doomed(body), error, trace)
     errbacks = _errbacks(body)
     if not errbacks:
         return
@@ -303,7 +306,7 @@ def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str |
         called_directly=False,
     )
     try:
-        call_errbacks(app, request, error, None)
+        call_errbacks(app, request, error, trace)
     except ConnectionLost:
         raise
     except Exception as failed:  # noqa: BLE001 - they come from the message, and may be anything

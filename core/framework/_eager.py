@@ -59,7 +59,7 @@ def run_eagerly(
     result: EagerResult[R] = EagerResult(
         task_id, value, state, text, app=task.app, task_name=task.name, children=request.children
     )
-    _follow(task, request, state, value)
+    _follow(task, request, state, value, text)
     if settings.task.store_eager_result:
         _store(task, result)
     return result
@@ -104,7 +104,7 @@ def _run(
     return state, value, text
 
 
-def _follow(task: Task[..., Any], request: Context, state: str, value: Any) -> None:
+def _follow(task: Task[..., Any], request: Context, state: str, value: Any, text: str | None) -> None:
     from framework.canvas import Signature
 
     if state == "SUCCESS":
@@ -113,7 +113,7 @@ def _follow(task: Task[..., Any], request: Context, state: str, value: Any) -> N
     elif state == "FAILURE":
         from framework._followups import call_errbacks
 
-        call_errbacks(task.app, request, value, None)
+        call_errbacks(task.app, request, value, text)
 
 
 def _store(task: Task[..., Any], result: EagerResult[Any]) -> None:

@@ -208,8 +208,8 @@ class Sender:
         address = self.router.address(given)
         now = datetime.now(UTC)
         eta = _moment(get("eta"), "eta", self._zone)
-        if (countdown := get("countdown")) is not None:
-            eta = (now + timedelta(seconds=_seconds(countdown, "countdown"))).isoformat()
+        if (countdown := get("countdown")) and (countdown := _seconds(countdown, "countdown")):
+            eta = (now + timedelta(seconds=countdown)).isoformat()
         expires, expiration = self._expiry(get("expires"), now)
         priority = get("priority")
         root_id, parent_id = get("root_id"), get("parent_id")
@@ -328,6 +328,8 @@ class Sender:
         args, kwargs = call.pop("args", None), call.pop("kwargs", None)
         args = request.args if args is None else args
         kwargs = request.kwargs if kwargs is None else kwargs
+        if type(args) is list:  # as the first call of it is shown
+            args = tuple(args)
         task_id = str(call.pop("task_id", None) or request.id)
         return self.build(self.plan(task.name, task), task_id, args, kwargs, call, None)
 

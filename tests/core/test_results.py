@@ -43,6 +43,54 @@ def test_a_result_is_waited_for_read_and_forgotten(app):
     assert app.AsyncResult("A").state == "PENDING"
 
 
+def test_each_state_on_the_way_is_told_once(app):
+    heard = []
+    begun = threading.Event()
+
+    def listen(document):
+        heard.append((document["task_id"], document["status"], document["result"]))
+        begun.set()
+
+    def work():
+        assert begun.wait(20)
+        store(app, "A", "PROGRESS", {"done": 2})
+        store(app, "A", "SUCCESS", "end")
+
+    store(app, "A", "PROGRESS", {"done": 1})
+    store(app, "B", "SUCCESS", 2)
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        group_of_both = app.GroupResult("G", [app.AsyncResult("A"), app.AsyncResult("B")])
+        assert group_of_both.get(timeout=20, on_message=listen) == ["end", 2]
+    finally:
+        worker.join()
+    assert {("A", "PROGRESS", 1), ("B", "SUCCESS", 2)} <= {
+        (task, state, value["done"] if isinstance(value, dict) else value) for task, state, value in heard
+    }
+    assert heard[-1] == ("A", "SUCCESS", "end")
+    assert heard.count(("B", "SUCCESS", 2)) == 1
+    once = []
+    assert app.AsyncResult("A").get(timeout=20, on_message=once.append) == "end"
+    assert [document["status"] for document in once] == ["SUCCESS"]
+
+
+def test_an_exception_that_a_task_returns_is_no_failure():
+    with pytest.raises(TypeError, match="type ValueError cannot be encoded"):
+        Documents().build("SUCCESS", ValueError("returned"), "A")
+
+
+def test_a_set_gives_up_what_it_has(app):
+    kept, other = app.AsyncResult("A"), app.AsyncResult("B")
+    results = app.ResultSet([kept])
+    results.discard(other)
+    assert list(results) == [kept]
+    with pytest.raises(KeyError):
+        results.remove(other)
+    results.discard(kept)
+    assert (len(results), kept.ignored, kept.exists()) == (0, False, False)
+
+
 def test_a_failure_is_raised_as_what_it_was(app):
     store(app, "A", "FAILURE", ValueError("boom", 3), traceback="Traceback …", children=[[["C", None], None]])
     store(app, "B", "REVOKED", TaskRevokedError("terminated"))

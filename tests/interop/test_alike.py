@@ -128,6 +128,24 @@ def test_a_task_that_has_begun_is_told_with_its_arguments(sides, tmp_path):
     assert {"name", "args", "worker"} <= told["framework"]
 
 
+def test_progress_is_told_to_whoever_waits(sides, tmp_path):
+    told = {}
+    for kind, side in sides.items():
+        heard = told[kind] = []
+        gate = tmp_path / kind
+
+        def listen(document, heard=heard, gate=gate):
+            heard.append({key: document.get(key) for key in ("status", "result", "name", "args", "queue", "retries")})
+            gate.touch()
+
+        result = side.app.tasks["alike.progress"].delay(str(gate))
+        assert result.get(timeout=LONG, on_message=listen) == "end"
+        for document in heard:
+            assert document.pop("args") == [str(gate)]
+    assert told["framework"] == told["celery"]
+    assert [document["status"] for document in told["framework"]] == ["PROGRESS", "SUCCESS"]
+
+
 @pytest.mark.parametrize("how", ["ok", "fail", "retry", "ignore", "reject", "replace"])
 def test_handlers_are_told_what_celery_tells(sides, how):
     told = {}

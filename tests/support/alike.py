@@ -50,6 +50,14 @@ def make(broker: str | None, backend: str | None, library: str, **conf: Any) -> 
         while not os.path.exists(gate):
             time.sleep(0.01)
 
+    @app.task(name="alike.progress", bind=True)
+    def progress(self, gate):
+        """Tell how far it is, and end when `gate` is there."""
+        self.update_state(state="PROGRESS", meta={"done": 1})
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+        return "end"
+
     @app.task(name="alike.told")
     def told(task_id):
         """An error callback of the old kind."""
