@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from framework._annotations import annotate
 from framework._errordocs import ExceptionInfo
 from framework._identity import new_id
 from framework._replacing import ReplacedHere
@@ -25,6 +26,7 @@ def run_eagerly(
 ) -> EagerResult[R]:
     """Run `task` now; options are those of `apply_async`, and `throw`: raise what it raises."""
     settings = task.app.conf.settings
+    annotate(task, settings.task.annotations)
     throw = options.get("throw")
     if throw is None:
         throw = settings.task.eager_propagates

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 
+from framework._annotations import annotate
 from framework._identity import new_id, origin
 from framework._request import Context
 from framework.exceptions import ConfigError
@@ -121,6 +122,8 @@ class Sender:
         return plan
 
     def _make_plan(self, name: str, task: Any) -> Plan:
+        if task is not None:
+            annotate(task, self._task.annotations)
         options = {key: value for key in TASK_OPTIONS if (value := getattr(task, key, None)) is not None}
         ignore = None
         if task is not None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast
 
+from framework._annotations import annotate
 from framework._policy import TaskPolicy, resolve
 from framework._request import Context, current_request, parent_request, pop_request, push_request
 from framework.exceptions import (
@@ -136,6 +137,7 @@ class Task(Generic[P, R]):
         """How it is delivered, limited and recorded: its attributes, else the settings."""
         settings = self.app.conf.settings
         if self._policy is None or self._policy[0] is not settings:
+            annotate(self, settings.task.annotations)
             self._policy = (settings, resolve(self, settings.task))
         return self._policy[1]
 

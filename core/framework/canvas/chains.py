@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from framework import _chords
 from framework.canvas.signatures import KINDS, Several, Signature, listed, members, refuse_task
 from framework.exceptions import FrameworkError
 
@@ -74,6 +75,9 @@ class chain(Several[R]):  # noqa: N801 - called like a function
         work = cast("chain[R]", self.clone(args, kwargs, **options))
         if work.app.conf.settings.task.always_eager:
             return work.apply()
+        if any(task.get("subtask_type") == "chord" for task in work.tasks):
+            # Now, not when the tasks before it have run.
+            _chords.check(work.app)
         own = dict(work.options)
         errbacks = listed(own.pop("link_error", None))
         callbacks = listed(own.pop("link", None))
