@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework._identity import new_id
+from framework._patience import patient
 from framework.exceptions import ConnectionLost, TransportError
 
 if TYPE_CHECKING:
@@ -104,23 +105,33 @@ class Publisher:
     ) -> None:
         """Publish `messages`, declaring `queues` first where that was not done yet.
 
-        `retry` and `policy` (None: the settings) say whether and how to try again. Raises `ConnectionLost` in the
-        end.
+        `retry` and `policy` (None: the settings) say whether and how to try again; in a block of `patiently` there is
+        no end to it unless `policy` sets one. Raises `ConnectionLost` in the end.
         """
-        settings = self._settings.task
-        again = settings.publish_retry if retry is None else retry
-        tries = _pauses(settings.publish_retry_policy, policy) if again else iter(())
-        while True:
+        try:
+            self._publish(messages, queues)
+        except ConnectionLost as error:
+            settings = self._settings.task
+            if not (settings.publish_retry if retry is None else retry):
+                raise
+            self._publish_again(messages, queues, _pauses(settings.publish_retry_policy, policy), error)
+
+    def _publish_again(
+        self, messages: Sequence[Outgoing], queues: Iterable[Queue], tries: Iterator[float], error: ConnectionLost
+    ) -> None:
+        number = 0
+        for number, pause in enumerate(tries):
+            # Once is enough for who waits as long as it takes.
+            level = logging.DEBUG if number and patient() else logging.WARNING
+            logger.log(level, "The broker did not take a message, trying again in %.1f s: %s", pause, error)
+            time.sleep(pause)
             try:
                 self._publish(messages, queues)
-            except ConnectionLost as error:
-                pause = next(tries, None)
-                if pause is None:
-                    raise
-                logger.warning("The broker did not take a message, trying again in %.1f s: %s", pause, error)
-                time.sleep(pause)
+            except ConnectionLost as failed:
+                error = failed
             else:
                 return
+        raise error
 
     def _publish(self, messages: Sequence[Outgoing], queues: Iterable[Queue]) -> None:
         self._check_pid()
@@ -186,6 +197,8 @@ def _pauses(default: RetryPolicy, own: Any) -> Iterator[float]:
     policy = {
         name: getattr(default, name) for name in ("max_retries", "interval_start", "interval_step", "interval_max")
     }
+    if patient():
+        policy["max_retries"] = None
     policy.update(own or {})
     done, pause = 0, float(policy["interval_start"] or 0)
     while policy["max_retries"] is None or done < policy["max_retries"]:

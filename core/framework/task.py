@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast
 
 from framework._annotations import annotate
+from framework._patience import patiently
 from framework._policy import TaskPolicy, resolve
 from framework._request import Context, current_request, parent_request, pop_request, push_request
 from framework.exceptions import (
@@ -336,7 +337,8 @@ class Task(Generic[P, R]):
         sender = self.app.sender
         message, address = sender.retry_of(request, changes, self)
         try:
-            sender.send(self.name, message, address, changes)
+            with patiently():
+                sender.send(self.name, message, address, changes)
         except TransportError as error:
             if self.policy.acks_late:
                 # The message that came is still on loan: giving it back loses nothing.

@@ -30,9 +30,9 @@ def private(redis_server):
 def scene(private, redis_url, client, start_worker, ledger_path):
     """Return ``(app, tasks, worker)``; `private` is what the parameter says, ``broker`` or ``backend``."""
 
-    def make(pool, private_is):
+    def make(pool, private_is, *options):
         urls = {"broker": redis_url, "backend": redis_url, private_is: private.fresh_url()}
-        worker = start_worker("-P", pool, "-c", "3", ledger=ledger_path, **urls)
+        worker = start_worker("-P", pool, "-c", "3", *options, ledger=ledger_path, **urls)
         app = client(urls["broker"], urls["backend"])
         return app, Tasks.of(app.tasks), worker
 
@@ -93,3 +93,26 @@ def test_a_member_that_is_revoked_meanwhile_is_counted_too(scene, private):
     private.start()
     with pytest.raises(ChordError, match="TaskRevokedError"):
         result.get(timeout=LONG)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent"])
+def test_what_follows_a_task_waits_for_the_broker(pool, scene, private, ledger_path):
+    """The next task of a chain, a callback and a retry, with early ack, while the broker is away for long."""
+    app, _t, worker = scene(pool, "broker", "-l", "debug")
+    gate = str(ledger_path.with_name("gate"))
+    hold, body = app.tasks["proj.hold"], app.tasks["proj.body"]
+    chained = (hold.s(gate) | body.s("next")).apply_async()
+    linked = hold.apply_async((gate,), link=body.s("link"))
+    retried = app.tasks["proj.hold_and_retry"].delay(gate, "retry")
+    wait_for(lambda: sum(map(len, active(app).values())) == 3, LONG, lambda: worker.output[-2000:])
+    private.stop()
+    with open(gate, "w"):
+        pass
+    # Each more often than `task_publish_retry_policy` tries.
+    worker.wait_line("The broker did not take a message", LONG, count=3 * 5)
+    private.start()
+    assert isinstance(chained.get(timeout=LONG), int)
+    assert isinstance(linked.get(timeout=LONG), int)
+    assert retried.get(timeout=LONG) == 1
+    expected = {"body:next": 1, "body:link": 1, "again:retry": 1}
+    wait_for(lambda: ledger.read(ledger_path) == expected, LONG, lambda: f"{ledger.read(ledger_path)}")

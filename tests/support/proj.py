@@ -94,6 +94,15 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         hold(gate)
         note(f"end:{entry}")
 
+    @app.task(name="proj.hold_and_retry", bind=True)
+    def hold_and_retry(self, gate, entry):
+        """Run until the file `gate` exists, be retried at once, and write `again:<entry>`."""
+        hold(gate)
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+        note(f"again:{entry}")
+        return self.request.retries
+
     @app.task(name="proj.hold_early", ignore_result=True)
     def hold_early(gate, entry):
         return hold_late(gate, entry)

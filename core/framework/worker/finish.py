@@ -19,6 +19,7 @@ from framework import _chords, _followups
 from framework._documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
 from framework._ends import Action
 from framework._errordocs import ExceptionInfo
+from framework._patience import insist, patiently
 from framework._request import Context
 from framework._saferepr import safe_repr
 from framework.api import pool as outcomes
@@ -81,7 +82,8 @@ class Finish:
         plan, request = run.plan, run.request
         follows = run.embed and any(run.embed.values())
         if follows:
-            _followups.follow_up(self._app, request, retval)
+            with patiently():
+                _followups.follow_up(self._app, request, retval)
         document = None
         if not plan.policy.ignores(request.ignore_result):
             document = self._document(SUCCESS, retval, request)
@@ -166,12 +168,20 @@ class Finish:
             document = self._document(FAILURE, error, request, trace)
         try:
             document = self._count(FAILURE, error, run, document)
-            _followups.fail_rest(self._app, request, error, trace)
-            if request.errbacks:
-                _followups.call_errbacks(self._app, request, error, trace)
+            if request.chain or request.errbacks:
+                self._fail_others(request, error, trace)
         except Exception as failed:  # noqa: BLE001 - what follows comes from the message, and may be anything
             logger.error("What follows the failure of %s[%s] was not done: %s", _name(request), request.id, failed)
         return document, told, trace
+
+    def _fail_others(self, request: Context, error: BaseException, trace: str) -> None:
+        with patiently():
+            insist(
+                lambda: _followups.fail_rest(self._app, request, error, trace),
+                f"The failure of what comes after {_name(request)}[{request.id}]",
+            )
+            if request.errbacks:
+                _followups.call_errbacks(self._app, request, error, trace)
 
     def _tell_failure(self, run: Run, error: BaseException, told: str, trace: str) -> None:
         plan, request, on = run.plan, run.request, self.listeners
