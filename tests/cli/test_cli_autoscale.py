@@ -11,6 +11,7 @@ import pytest
 from framework._config.autoscale import Range
 from framework.api.autoscaler import Autoscaler, Observation
 from framework.api.plugin import NoOptions
+from framework.worker.prefetch import Prefetch
 from framework.worker.simulation import PATTERNS, Job, Report, Simulation, World
 
 
@@ -37,7 +38,7 @@ class Free(Autoscaler):
 
 def simulate(kind: type[Autoscaler], jobs: list[Job], keepalive: float = 2.0, **world: float) -> Report:
     made = World(**{"startup": 0.0, **world})  # type: ignore[arg-type]
-    return Simulation(kind(NoOptions()), Range(5, 1), keepalive, 1, made).run(jobs)
+    return Simulation(kind(NoOptions()), Range(5, 1), keepalive, Prefetch(1, 1), made).run(jobs)
 
 
 def test_a_job_runs_when_a_slot_is_free():

@@ -7,9 +7,11 @@ import logging
 import os
 import sys
 
+import msgspec
 import pytest
 
 from framework._config.settings import WorkerSettings
+from framework._request import Context, pop_request, push_request
 from framework.worker.logformats import make_formatter
 from framework.worker.logs import LogFile
 
@@ -77,3 +79,15 @@ def test_a_rotated_file_is_opened_anew_for_the_descriptors_too(tmp_path):
         os.close(fd)
     assert (tmp_path / "w.log.1").read_text() == "one\n"
     assert path.read_text() == "two\nthree\n"
+
+
+def test_the_times_of_tasks_have_a_format_of_their_own():
+    worker = WorkerSettings(log_format="%(asctime)s", task_log_format="task %(asctime)s", log_datefmt="outside")
+    own = msgspec.structs.replace(worker, task_log_datefmt="inside")
+    token = push_request(Context({"id": "1", "task": "t"}))
+    try:
+        said = [make_formatter(each, None).format(record("x", name="framework.task.t")) for each in (worker, own)]
+    finally:
+        pop_request(token)
+    assert said == ["task outside", "task inside"]
+    assert make_formatter(own, None).format(record("x")) == "outside"

@@ -40,7 +40,12 @@ class TestPrefetch:
 
     def test_what_is_held_for_later_comes_on_top(self):
         prefetch = Prefetch(4, 2)
-        prefetch.held = 3
+        prefetch.hold(2, 1)
+        assert prefetch.limit == 11
+
+    def test_only_so_much_of_it_as_is_allowed(self):
+        prefetch = Prefetch(4, 2, 2)
+        prefetch.hold(5, 1)
         assert prefetch.limit == 11
 
 

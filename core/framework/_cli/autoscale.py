@@ -68,6 +68,7 @@ def simulate(
     from framework._cli.config import resolved
     from framework._config.autoscale import autoscale_range
     from framework.worker.autoscaler import Autoscaler
+    from framework.worker.prefetch import Prefetch
     from framework.worker.simulation import PATTERNS, Simulation, World
 
     if (pattern is None) == (trace is None):
@@ -85,7 +86,7 @@ def simulate(
     sizes = autoscale_range(bounds or worker.autoscale or "10,1")
     keep = worker.autoscale_keepalive if keepalive is None else keepalive
     world = World(cpus=cpus, cpu_share=cpu_share, memory_mib=memory, slot_mib=slot_memory, startup=startup)
-    report = Simulation(decider, sizes, keep, worker.prefetch_multiplier, world).run(jobs)
+    report = Simulation(decider, sizes, keep, Prefetch.of(worker, sizes.start), world).run(jobs)
     about = {"autoscaler": name, "max": sizes.largest, "min": sizes.smallest, "keepalive": keep}
     if as_json:
         samples = resampled(report.samples, report.duration, _POINTS)

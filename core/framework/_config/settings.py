@@ -245,11 +245,10 @@ class WorkerSettings(Table):
     disable_prefetch: Annotated[
         bool,
         opt(
-            "Reserve a message only when a slot is free.",
+            "Reserve a message only when a slot is free; prefetch_multiplier does not matter then.",
             "CELERYD_DISABLE_PREFETCH",
             flag=("--disable-prefetch",),
             value=True,
-            since="disabling prefetch",
         ),
     ] = False
     optimization: Annotated[
@@ -258,7 +257,10 @@ class WorkerSettings(Table):
     ] = "fair"
     eta_task_limit: Annotated[
         Count | None,
-        opt("Most messages held because their eta lies ahead.", "CELERYD_ETA_TASK_LIMIT"),
+        opt(
+            "Messages held for their eta that leave room for others; with more, no others are fetched. None: all of them.",
+            "CELERYD_ETA_TASK_LIMIT",
+        ),
     ] = None
     eta_park_after: Annotated[
         Seconds,
@@ -373,9 +375,9 @@ class WorkerSettings(Table):
         opt("Colour the log. None: only on a terminal, without a log file or NO_COLOR.", "CELERYD_LOG_COLOR"),
     ] = None
     log_datefmt: Annotated[str | None, opt("Date format of a log line.", "CELERYD_LOG_DATEFMT")] = None
-    task_log_datefmt: Annotated[str | None, opt("Date format of a log line of a task.", "CELERYD_TASK_LOG_DATEFMT")] = (
-        None
-    )
+    task_log_datefmt: Annotated[
+        str | None, opt("Date format of a log line of a task. Default: log_datefmt.", "CELERYD_TASK_LOG_DATEFMT")
+    ] = None
 
     # ------------------------------------------------ accepted, without effect here
     timer: Annotated[

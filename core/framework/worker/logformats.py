@@ -23,7 +23,9 @@ def make_formatter(worker: Any, logfile: str | None) -> logging.Formatter:
     """Return the formatter that the ``[worker]`` table asks for."""
     if worker.log_format == JSON:
         return JsonFormatter()
-    return TextFormatter(worker.log_format, worker.task_log_format, worker.log_datefmt, _wants_color(worker, logfile))
+    plain = logging.Formatter(worker.log_format, worker.log_datefmt)
+    task = logging.Formatter(worker.task_log_format, worker.task_log_datefmt or worker.log_datefmt)
+    return TextFormatter(plain, task, color=_wants_color(worker, logfile))
 
 
 def _wants_color(worker: Any, logfile: str | None) -> bool:
@@ -47,9 +49,11 @@ def _task_of(record: logging.LogRecord) -> Context | None:
 class TextFormatter(logging.Formatter):
     """Adds the name and id of the task to records of `framework.task` loggers."""
 
-    def __init__(self, plain: str, task: str, datefmt: str | None, color: bool) -> None:
-        super().__init__(plain, datefmt)
-        self._task = logging.Formatter(task, datefmt)
+    def __init__(self, plain: logging.Formatter, task: logging.Formatter, *, color: bool) -> None:
+        """`plain` and `task` format records from outside and from inside of tasks."""
+        super().__init__()
+        self._plain = plain
+        self._task = task
         self._color = color
 
     def format(self, record: logging.LogRecord) -> str:
@@ -60,7 +64,7 @@ class TextFormatter(logging.Formatter):
             record.task_name = request.task
             text = self._task.format(record)
         else:
-            text = super().format(record)
+            text = self._plain.format(record)
         color = _COLORS.get(record.levelno) if self._color else None
         return f"\033[{color}m{text}\033[0m" if color else text
 

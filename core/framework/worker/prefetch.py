@@ -3,12 +3,16 @@
 1. A number as `worker_prefetch_multiplier` fixes it at slots x multiplier, as in Celery; 0 is unlimited.
 2. ``"auto"`` follows how long tasks take: the worker holds about `HORIZON` seconds of work a slot, at least one
    message a slot, so that no short task waits here behind a long one while another worker is free.
-3. Messages held for their eta do not count.
+3. Messages held for their eta do not count, up to `worker_eta_task_limit`.
+4. `worker_disable_prefetch` is a multiplier of 1: a message is taken when a slot is free.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from framework._config.settings import WorkerSettings
 
 #: Seconds of work to hold for each slot. A round trip to a broker is a fraction of a millisecond, so this is plenty.
 HORIZON: Final = 0.05
@@ -23,15 +27,26 @@ _WEIGHT: Final = 0.2
 class Prefetch:
     """Says how many messages to hold."""
 
-    def __init__(self, multiplier: int | Literal["auto"], slots: int) -> None:
+    def __init__(self, multiplier: int | Literal["auto"], slots: int, eta_limit: int | None = None) -> None:
+        """`eta_limit`: so many messages at most are held for a later time on top of the others; None: all."""
         self.multiplier = multiplier
         self.slots = slots
+        self.eta_limit = eta_limit
         #: Messages held for a later time, on top.
         self.held = 0
         #: Added at run time by remote control.
         self.extra = 0
         # Until a task has run nothing is known, and a long task is the case to be careful with.
         self._average = HORIZON
+
+    @classmethod
+    def of(cls, worker: WorkerSettings, slots: int) -> Prefetch:
+        """Return what `worker` asks for."""
+        return cls(1 if worker.disable_prefetch else worker.prefetch_multiplier, slots, worker.eta_task_limit)
+
+    def hold(self, later: int, others: int) -> None:
+        """Hold `later` messages for their eta, and `others` that wait for something else, on top."""
+        self.held = (later if self.eta_limit is None else min(later, self.eta_limit)) + others
 
     def learn(self, runtime: float, count: int) -> None:
         """Take in that `count` tasks took `runtime` seconds in all."""

@@ -1,6 +1,6 @@
 """Room: how many more messages fit into the worker, and which of those that are here leave room for others.
 
-1. What waits for its eta takes no room.
+1. What waits for its eta takes no room, up to a limit.
 2. What waits for its turn under a rate limit comes to take none, step by step: taken in at once, all there is would
    wait here, while another worker's turns pass unused.
 3. Neither do the first thousand whose task is not known here.
@@ -71,7 +71,7 @@ class Room:
         """Let what waits for its time leave room for others."""
         waiting = len(self._rates) if self._rates.buckets else 0
         self._spared = min(self._spared, waiting)
-        self._prefetch.held = len(self._schedule) + self._spared + min(len(self._strange), _STRANGE_MAX)
+        self._prefetch.hold(len(self._schedule), self._spared + min(len(self._strange), _STRANGE_MAX))
         if self._spared < min(waiting, HOLD_MAX) and not self._sparing:
             self._sparing = True
             self._loop.call_later(_PAUSE, self._spare)
@@ -86,5 +86,5 @@ class Room:
     def forget_held(self) -> list[Item]:
         """Forget what waits for its time or its turn, and return it."""
         held = [*self._rates.clear(), *self._schedule.clear()]
-        self._prefetch.held = 0
+        self._prefetch.hold(0, 0)
         return held

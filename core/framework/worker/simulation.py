@@ -14,7 +14,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -85,7 +85,7 @@ class Simulation:
         decider: Autoscaler,
         bounds: Range,
         keepalive: float,
-        multiplier: int | Literal["auto"] = "auto",
+        prefetch: Prefetch | None = None,
         world: World | None = None,
     ) -> None:
         self._decider = decider
@@ -95,7 +95,8 @@ class Simulation:
         self._world = world or World()
         self._period = period(keepalive)
         self._size = self._floor
-        self._prefetch = Prefetch(multiplier, self._reach())
+        self._prefetch = prefetch or Prefetch("auto", 1)
+        self._prefetch.slots = self._reach()
         self._now = 0.0
         self._events: list[tuple[float, int, Callable[..., None], tuple[float, ...]]] = []
         self._order = itertools.count()

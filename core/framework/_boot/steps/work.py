@@ -55,7 +55,7 @@ class SettleStep(Step):
         store: ResultStore = board.get("results")
         self._outbox = Outbox(transport.producer)
         deadletters = DeadLetters(self._outbox, settings.task.dead_letter_queue)
-        prefetch = Prefetch(settings.worker.prefetch_multiplier, run.concurrency)
+        prefetch = Prefetch.of(settings.worker, run.concurrency)
         ticker = Ticker()
         documents = Documents.of(settings.result)
         settle = Settle(board.get("loop"), store, documents, deadletters, self._outbox, prefetch, ticker)
