@@ -19,9 +19,19 @@ import psutil
 from faults.accounts import Fault
 from faults.plan import STEADY, VICTIM, Event
 from faults.scene import Actor, Scene
+from support.wait import wait_for
 
 #: Seconds after which a fault may still have consequences: a reconnect with its back-off, a lease that lapses.
 AFTERMATH = 8.0
+#: Seconds that a killed process may take to end, at the very most.
+_DYING = 30.0
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Mishaps:
@@ -121,8 +131,11 @@ class Mishaps:
         chosen = children[int(event.pick * len(children))]
         killed = {chosen.pid}
         with contextlib.suppress(psutil.NoSuchProcess):
-            killed |= {process.pid for process in chosen.children(recursive=True)}
+            dying = [chosen, *chosen.children(recursive=True)]
+            killed |= {process.pid for process in dying}
             chosen.kill()
+            # Those that it made die of its death, which takes a moment: what they begin until then is lost, too.
+            wait_for(lambda: not any(map(_lives, dying)), _DYING, "killed processes to end")
         return frozenset(map(str, killed))
 
     def _stop(self, actor: Actor, event: Event) -> Callable[[], object]:
