@@ -6,7 +6,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
@@ -164,3 +164,22 @@ def test_a_consumer_that_has_no_room_settles_what_comes_again(transport: AmqpTra
     assert ids(again) == ["b"]
     assert not new._settlements.pending
     assert ids(gather(new, 1)) == ["c"]
+
+
+def test_what_has_no_id_is_never_taken_for_something_else(transport: AmqpTransport, consumer: Any) -> None:
+    with closing(transport.producer()) as producer:
+        producer.declare([Q])
+        producer.publish([Outgoing(body=body, headers={"task": "t"}, routing_key="q") for body in (b"1", b"2")])
+    lost = consumer()
+    lost.add_queue(Q)
+    gather(lost, 2)[0].ack()
+    lost.flush()
+    cut(lost)
+    new = follow(consumer, lost)
+    found: set[bytes] = set()
+
+    def the_other_comes() -> bool:
+        found.update(delivery.payload[4] for delivery in new.fetch(10))
+        return b"2" in found
+
+    wait_for(the_other_comes, 20, lambda: f"what was not acknowledged; there are {found}")

@@ -8,6 +8,7 @@ from typing import Final
 from framework.api.transport import Delivery, Queue
 from framework.message import JSON, UTF8, Payload
 from framework_transports.amqp import native
+from framework_transports.amqp.acknowledged import mark_of
 from framework_transports.amqp.codec import MALFORMED, ContentHeader, read_content_header
 from framework_transports.amqp.connection import Delivered
 from framework_transports.amqp.levels import PARKING_BYTES, brought_back
@@ -47,7 +48,7 @@ class AmqpDelivery(Delivery):
         if settlements is not None:
             self._settlements = None
             settlements.ack(self._tag)
-            settlements.recent.append(self.payload[0])
+            settlements.recent.append(mark_of(self.payload[0]))
 
     def reject(self, *, requeue: bool) -> None:
         """Give the message back, or drop it (to the queue's own dead-letter exchange where it has one)."""

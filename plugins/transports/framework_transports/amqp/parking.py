@@ -24,6 +24,7 @@ from typing import Any, Final
 from framework.api.transport import Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Payload
+from framework_transports.amqp.acknowledged import Mark, mark_of
 from framework_transports.amqp.codec import publish_frames, write_properties
 from framework_transports.amqp.connection import LOST, ChannelClosed, Link, Returned
 from framework_transports.amqp.connector import Connector
@@ -60,10 +61,10 @@ class Parking:
         self._channel = 0
         self._sequence = 0
         self._frames: list[bytes] = []
-        #: By the number of the publication: the original's delivery tag and headers.
-        self._waiting: dict[int, tuple[int, object]] = {}
+        #: By the number of the publication: the original's delivery tag and mark.
+        self._waiting: dict[int, tuple[int, Mark]] = {}
         #: The same of what is confirmed, in a queue that may be new.
-        self._young: list[tuple[int, object]] = []
+        self._young: list[tuple[int, Mark]] = []
         self._firm_at = 0.0
         self._pace = _SOON
         self._rest_until = 0.0
@@ -102,7 +103,7 @@ class Parking:
             return False
         self._sequence += 1
         self._frames.append(frames)
-        self._waiting[self._sequence] = (tag, payload[0])
+        self._waiting[self._sequence] = (tag, mark_of(payload[0]))
         self._pace = _SOON
         return True
 
@@ -174,9 +175,9 @@ class Parking:
             # That the time is over says nothing: is the broker still the one that confirmed?
             link.nudge(self._channel)
             return
-        for tag, headers in self._young:
+        for tag, mark in self._young:
             self._settlements.ack(tag)
-            self._settlements.recent.append(headers)
+            self._settlements.recent.append(mark)
         self._young.clear()
 
     def _came_back(self, returned: Returned) -> None:

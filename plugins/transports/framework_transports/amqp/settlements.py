@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from framework_transports.amqp.acknowledged import Mark
 from framework_transports.amqp.codec import reject_frame, settle_frame
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class Settlements:
         self._settled: set[int] = set()
         self._acked: list[int] = []
         self._rejected: list[tuple[int, bool]] = []
-        #: Headers of what was acknowledged last; the broker may not have heard of it.
-        self.recent: deque[object] = deque(maxlen=_RECENT)
+        #: Marks of what was acknowledged last; the broker may not have heard of it.
+        self.recent: deque[Mark] = deque(maxlen=_RECENT)
         #: Parks what is on loan; None: nobody does.
         self.parking: Parking | None = None
 
