@@ -1,4 +1,4 @@
-"""How much a worker reserves, where it is told to reserve little (acceptance: worker semantics 12)."""
+"""How much a worker reserves, where it is told to reserve little."""
 
 from __future__ import annotations
 

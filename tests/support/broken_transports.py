@@ -350,6 +350,13 @@ class AttendsWithoutCare(Unbroken):
             return ()
 
 
+class HoardsWhileItRests(Unbroken):
+    class Consumer(MemoryConsumer):
+        def rest(self, running):
+            super().rest(running)
+            self.fetch(1)
+
+
 class HeartbeatsGiveBack(Unbroken):
     class Consumer(MemoryConsumer):
         def heartbeat(self):
@@ -686,6 +693,7 @@ MEANT: dict[type[Transport], str] = {
     NeverSleeps: "test_it_does_not_spin",
     ChangesItsDescriptor: "test_the_descriptor_stays_the_same",
     AttendsWithoutCare: "test_attending_takes_nothing_away",
+    HoardsWhileItRests: "test_who_rests_leaves_the_others_theirs",
     HeartbeatsGiveBack: "test_heartbeats_harm_nothing",
     ParkedIsLost: "test_what_is_parked_comes_at_its_time",
     ParkedComesAtOnce: "test_what_is_parked_comes_at_its_time",

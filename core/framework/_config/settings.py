@@ -258,7 +258,7 @@ class WorkerSettings(Table):
     eta_task_limit: Annotated[
         Count | None,
         opt(
-            "Messages held for their eta that leave room for others; with more, no others are fetched. None: all of them.",
+            "Most messages held for their eta that take no room from others; None: any number.",
             "CELERYD_ETA_TASK_LIMIT",
         ),
     ] = None

@@ -173,6 +173,17 @@ class Consumer(ABC):
     def flush(self) -> None:
         """Send pending settlements."""
 
+    def rest(self, running: int) -> None:
+        """Send pending settlements; core has room for no message, and will not for a while.
+
+        A broker that pushes would send one for each that is acknowledged, which would wait here while another worker is
+        free: have it send nothing from before these settlements until the next `fetch`. But not while fewer are on loan
+        than the `running` whose tasks run unacknowledged: then an earlier connection was lost, and they come again. As
+        here, nothing is to be done by a transport that does not push.
+        """
+        del running
+        self.flush()
+
     def attend(self) -> Sequence[Delivery] | None:
         """Take in what the broker says while core wants no messages; it may be that it takes some back.
 

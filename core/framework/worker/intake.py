@@ -131,8 +131,25 @@ class Intake:
 
     def tell(self, consumer: Consumer) -> None:
         """Tell `consumer` how many messages may be on loan."""
-        self._told = self._prefetch.limit
+        self._told = self._on_loan()
         consumer.prefetch(self._told)
+
+    def _flush(self, consumer: Consumer) -> None:
+        """Send settlements while there is no room."""
+        if self._prefetch.depth == 1:
+            consumer.rest(sum(not item.acknowledged for item in self._settle.running.values()))
+        else:
+            consumer.flush()
+
+    def _on_loan(self) -> int:
+        """Return how many messages may be on loan.
+
+        What was acknowledged as it began is not, and yet has a slot: were as many on loan, some would wait here.
+        """
+        limit = self._prefetch.limit
+        if self._prefetch.depth == 1:
+            limit -= sum(item.acknowledged for item in self._settle.running.values())
+        return max(1, limit)
 
     def detach(self) -> None:
         """Forget the consumer, and with it what it had on loan and has not started: the broker gives that out again.
@@ -171,6 +188,7 @@ class Intake:
         What runs here and was taken from us comes again; whatever else does has been pushed, so it waits for its turn.
         """
         try:
+            self._flush(consumer)
             again = consumer.attend()
         except TransportError as error:
             self._lose(error)
@@ -221,12 +239,12 @@ class Intake:
         """Send settlements and fetch what fits."""
         # With every task that waits no longer the limit falls by one: a broker that pushes would take back a message
         # each time, and count that as a delivery.
-        limit = self._prefetch.limit
+        limit = self._on_loan()
         if limit != self._told and (limit > self._told or limit * 2 <= self._told or not self._prefetch.held):
             self.tell(consumer)
         room = self._left()
         if room <= 0:
-            consumer.flush()
+            self._flush(consumer)
             if consumer.due_at != self._due_at:
                 self._await_due(consumer.due_at)
             return
@@ -242,7 +260,7 @@ class Intake:
         parked = self._take(deliveries)
         if parked or self._reach:
             self._look_beyond(asked, parked, len(deliveries))
-        if parked or len(deliveries) == asked or self._told < self._prefetch.limit:
+        if parked or len(deliveries) == asked or self._told < limit:
             self.ask()
 
     def _take(self, deliveries: Sequence[Delivery]) -> int:

@@ -60,12 +60,14 @@ class Prefetch:
         return None if self._average is HORIZON else self._average
 
     @property
+    def depth(self) -> int:
+        """Messages to hold for each slot; 0: any number. At 1 none is to wait here while another worker is free."""
+        if self.multiplier == "auto":
+            return max(1, min(DEPTH_MAX, int(HORIZON / max(self._average, 1e-6))))
+        return self.multiplier
+
+    @property
     def limit(self) -> int:
         """The most messages to hold now, those held for later included."""
-        if self.multiplier == 0:
-            return UNLIMITED
-        if self.multiplier == "auto":
-            depth = max(1, min(DEPTH_MAX, int(HORIZON / max(self._average, 1e-6))))
-        else:
-            depth = self.multiplier
-        return min(UNLIMITED, max(1, self.slots) * depth + self.held + self.extra)
+        depth = self.depth
+        return min(UNLIMITED, max(1, self.slots) * depth + self.held + self.extra) if depth else UNLIMITED

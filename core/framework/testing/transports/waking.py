@@ -50,6 +50,23 @@ class WakingPromises(TransportSuiteBase):
         again += ids(bench.gather(other, 3 - len(again)))
         assert sorted(again) == numbers(3)
 
+    def test_who_rests_leaves_the_others_theirs(self, bench: Bench) -> None:
+        """What a full consumer was not given yet is everybody's; with its next fetch it takes part again."""
+        queue = bench.filled(3)
+        full = bench.consumer(queue)
+        full.prefetch(1)
+        for delivery in bench.gather(full, 1):
+            delivery.ack()
+        full.rest(0)
+        other = bench.consumer(queue)
+        left = bench.gather(other, 2)
+        for delivery in left:
+            delivery.ack()
+        other.close(requeue=True)
+        bench.producer().publish([bench.message(3, queue)])
+        assert len(left) == 2
+        assert ids(bench.gather(full, 1)) == ["3"]
+
     def test_no_wake_up_is_lost_in_a_race(self, bench: Bench) -> None:
         """Messages that come just as the consumer falls asleep: none waits for the next one."""
         queue = bench.queue()

@@ -123,9 +123,9 @@ class AmqpConsumer(Consumer):
         except LOST as error:
             self._fail(error)
 
-    def _new_source(self, queue: Queue) -> Source:
+    def _new_source(self, queue: Queue, before: Source | None = None) -> Source:
         self._numbers += 1
-        source = Source(queue, b"%d" % self._numbers)
+        source = Source(queue, b"%d" % self._numbers, before)
         self._sources[source.tag] = source
         self._current[queue.name] = source
         self._parking.know(queue)
@@ -137,19 +137,24 @@ class AmqpConsumer(Consumer):
         source = self._current.pop(name, None)
         if source is None:
             return
-        source.cancelled = True
         try:
-            self._link.write(self._cancel_frame(source))
-            kept: deque[Delivered] = deque()
-            for item in self._ready:
-                if item[0] == source.tag and not source.queue.no_ack:
-                    self._settlements.reject(item[1], True)
-                else:
-                    kept.append(item)
-            self._ready = kept
+            if not source.resting:
+                self._end(source)
             self._settle()
         except LOST as error:
             self._fail(error)
+
+    def _end(self, source: Source) -> None:
+        """Cancel `source`, and give back what it was sent that was not fetched."""
+        source.cancelled = True
+        self._link.write(self._cancel_frame(source))
+        kept: deque[Delivered] = deque()
+        for item in self._ready:
+            if item[0] == source.tag and not source.queue.no_ack:
+                self._settlements.reject(item[1], True)
+            else:
+                kept.append(item)
+        self._ready = kept
 
     def _cancel_frame(self, source: Source) -> bytes:
         return method_frame(self._channel_id, 60, 30, short_string(source.tag.decode()) + b"\x01")
@@ -176,12 +181,12 @@ class AmqpConsumer(Consumer):
     # ------------------------------------------------------------ in
 
     def _arrived(self, item: Delivered) -> None:
-        source = self._sources[item[0]]
+        source = self._sources.get(item[0])
         if item[2]:
             self._again = True
-        if not source.queue.no_ack:
+        if source is None or not source.queue.no_ack:
             self._settlements.lend(item[1])
-            if source.cancelled:
+            if source is None or source.cancelled:
                 self._settlements.reject(item[1], True)
                 return
         self._ready.append(item)
@@ -192,6 +197,7 @@ class AmqpConsumer(Consumer):
         ready = self._ready
         try:
             self._settle()
+            self._rise()
             if len(ready) < limit:
                 while self._link.advance() and len(ready) < limit:
                     pass
@@ -206,6 +212,32 @@ class AmqpConsumer(Consumer):
             return self._fetch_new(limit)
         count = min(limit, len(ready))
         return [self._delivery(ready.popleft()) for _ in range(count)]
+
+    def rest(self, running: int) -> None:
+        """Send pending settlements, and before them the end of every consumer that can be begun again.
+
+        A limit does not do: the least that there is, is one message for each that is acknowledged.
+        """
+        self._check()
+        try:
+            if running <= len(self._settlements) < self._limit:
+                for source in self._current.values():
+                    if source.may_rest and not source.resting:
+                        source.resting = True
+                        self._end(source)
+            self._settle()
+        except LOST as error:
+            self._fail(error)
+
+    def _rise(self) -> None:
+        """Begin the consumers again that rest."""
+        for source in list(self._current.values()):
+            if source.resting:
+                if source.before is not None:
+                    # What it still had to say has come, or comes as from a stranger.
+                    del self._sources[source.before.tag]
+                    source.before = None
+                self._link.write(self._consume_frame(self._new_source(source.queue, source)))
 
     def _fetch_new(self, limit: int) -> list[Delivery]:
         found: list[Delivery] = []
@@ -334,14 +366,18 @@ class AmqpConsumer(Consumer):
         self._send_qos()
         for source in list(self._current.values()):
             # The new one first: a queue that deletes itself with its last consumer must have one throughout.
-            arguments = (
-                b"\x00\x00"
-                + short_string(source.name)
-                + short_string(self._new_source(source.queue).tag.decode())
-                + (b"\x0a" if source.queue.no_ack else b"\x08")
-                + write_table(source.queue.consumer_arguments or {})
-            )
-            self._link.write(method_frame(self._channel_id, 60, 20, arguments) + self._cancel_frame(source))
+            if not source.resting:
+                self._link.write(self._consume_frame(self._new_source(source.queue)) + self._cancel_frame(source))
+
+    def _consume_frame(self, source: Source) -> bytes:
+        arguments = (
+            b"\x00\x00"
+            + short_string(source.name)
+            + short_string(source.tag.decode())
+            + (b"\x0a" if source.queue.no_ack else b"\x08")
+            + write_table(source.queue.consumer_arguments or {})
+        )
+        return method_frame(self._channel_id, 60, 20, arguments)
 
     # ------------------------------------------------------------ life
 

@@ -16,10 +16,20 @@ class QosMode:
 class Source:
     """One consumer of the broker's."""
 
-    __slots__ = ("cancelled", "name", "queue", "tag")
+    __slots__ = ("before", "cancelled", "name", "queue", "resting", "tag")
 
-    def __init__(self, queue: Queue, tag: bytes) -> None:
+    def __init__(self, queue: Queue, tag: bytes, before: Source | None = None) -> None:
+        """`before`: the one that this one takes the place of, after a rest."""
         self.queue = queue
         self.name = queue.name
         self.tag = tag
         self.cancelled = False
+        #: Cancelled for as long as core has no room.
+        self.resting = False
+        self.before = before
+
+    @property
+    def may_rest(self) -> bool:
+        """Whether the queue bears being without a consumer; one that goes away then does not."""
+        queue = self.queue
+        return not (queue.no_ack or queue.auto_delete or queue.expires or "x-expires" in (queue.queue_arguments or ()))
