@@ -56,9 +56,9 @@ def check(
         said.append(worker.output[-500:])
     last = start_worker("-P", pool, "-c", "2", broker=url, backend=backend, ledger=ledger_path, conf=conf)
     assert results.join(timeout=LONG, propagate=False) == [0.002] * TASKS, f"{points} {said} {last.output[-2000:]}"
-    wait_for(lambda: _unfinished(url) == 0, LONG, lambda: f"{_unfinished(url)} messages; {last.output[-2000:]}")
+    wait_for(lambda: unfinished(url) == 0, LONG, lambda: f"{unfinished(url)} messages; {last.output[-2000:]}")
     assert last.stop() == 0
-    assert _unfinished(url) == 0
+    assert unfinished(url) == 0
     book = ledger.read(ledger_path)
     assert set(book) == {f"{what}:{number}" for what in ("start", "end") for number in range(TASKS)}
     # Again only what was under way at one of the kills.
@@ -67,7 +67,7 @@ def check(
     assert queues.waiting(url, "celery.dlq") == 0
 
 
-def _unfinished(url: str) -> int:
+def unfinished(url: str) -> int:
     """Return how many messages wait or are on loan."""
     if url.startswith("sqlite"):
         file = SqliteTransport(url, SqliteTransport.options_type(), {})._file

@@ -287,7 +287,8 @@ class WorkerSettings(Table):
     deduplicate_successful_tasks: Annotated[
         bool,
         opt(
-            "Skip a redelivered task whose result is a success already.",
+            "Acknowledge a redelivered task with late ack that has succeeded already, here or by its stored result, "
+            "and do not run it.",
             "CELERYD_DEDUPLICATE_SUCCESSFUL_TASKS",
         ),
     ] = False
@@ -344,7 +345,11 @@ class WorkerSettings(Table):
         Seconds, opt("Seconds that a revoked id is remembered.", env=("CELERY_WORKER_REVOKE_EXPIRES",))
     ] = 10_800.0
     successful_max: Annotated[
-        Count, opt("Most successful task ids remembered.", env=("CELERY_WORKER_SUCCESSFUL_MAX",))
+        Count,
+        opt(
+            "Most successful task ids remembered, if deduplicate_successful_tasks is on.",
+            env=("CELERY_WORKER_SUCCESSFUL_MAX",),
+        ),
     ] = 1_000
     successful_expires: Annotated[
         Seconds, opt("Seconds that a successful id is remembered.", env=("CELERY_WORKER_SUCCESSFUL_EXPIRES",))

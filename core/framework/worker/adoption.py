@@ -63,7 +63,7 @@ class Remembered(Delivery):
 
 
 class Past(NamedTuple):
-    """What is left of an orphan that is done with: a few bytes, whatever its task was given."""
+    """What is left of a task that is done with: a few bytes, whatever it was given."""
 
     retries: int
     since: float
@@ -108,7 +108,7 @@ class Adoption:
         orphan = self.orphans.get(remembered.task_id)
         if isinstance(orphan, Item) and orphan.delivery is remembered:
             if done:
-                self.orphans[remembered.task_id] = _past(orphan)
+                self.orphans[remembered.task_id] = past(orphan)
             else:
                 del self.orphans[remembered.task_id]
 
@@ -147,7 +147,7 @@ class Adoption:
         """Settle `delivery`, or leave it to the task that runs for it, if it is an orphan's; return whether it is."""
         orphan = self.orphans.get(task_id)
         # A retry has the id of what it repeats, and is another message.
-        if orphan is None or not _came_back(delivery, head) or (head.headers.retries or 0) != _retries(orphan):
+        if orphan is None or not came_back(delivery, head) or (head.headers.retries or 0) != _retries(orphan):
             return False
         if isinstance(orphan, Past):
             del self.orphans[task_id]
@@ -168,10 +168,12 @@ def _retries(orphan: Item | Past) -> int:
     return orphan.retries if isinstance(orphan, Past) else orphan.head.headers.retries or 0
 
 
-def _past(item: Item) -> Past:
+def past(item: Item) -> Past:
+    """Return what is to be remembered of `item`, which is over just now."""
     return Past(_retries(item), time.monotonic())
 
 
-def _came_back(delivery: Delivery, head: Head) -> bool:
+def came_back(delivery: Delivery, head: Head) -> bool:
+    """Say whether the broker has handed this message out before."""
     information = head.properties.delivery_info
     return delivery.deliveries > 0 or bool(information is not None and information.redelivered)

@@ -1,6 +1,7 @@
 """Dispatch: decides what becomes of a message that was just fetched.
 
-1. Reads its head; what cannot be read is a dead letter. What runs here already is left to the task that runs.
+1. Reads its head; what cannot be read is a dead letter. What runs here already is left to the task that runs; what
+   has succeeded already need not run (`Successes`).
 2. Unknown task: handed back for a while (`Unregistered`). Handed out too often: a dead letter.
 3. Revoked or expired: settled as such, never run.
 4. `eta` far ahead: parked in the broker, where it can do that. Only a little: held until then. Everything else: an
@@ -62,6 +63,7 @@ class Dispatch:
         self._adoption = adoption
         self.unregistered = unregistered
         self._orphans = adoption.orphans
+        self._successes = settle.successes
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
@@ -122,6 +124,8 @@ class Dispatch:
             self._parked += self.unregistered.meet(delivery, head, name, task_id)
             return None
         item = Item(next(self._seq), delivery, head, name, task_id, policy)
+        if self._successes is not None and self._successes.skips(item):
+            return None
         if policy.max_deliveries is not None and delivery.deliveries >= policy.max_deliveries:
             text = (
                 f"handed out {delivery.deliveries} times without an end, and max_deliveries is {policy.max_deliveries}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from framework._documents import FAILURE, RETRY, REVOKED, SUCCESS, Documents
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from framework.api.transport import Delivery
     from framework.message import Payload
     from framework.worker.meter import Meter
+    from framework.worker.successes import Successes
     from framework.worker.taskevents import TaskEvents
 
     Consequences = Callable[[Payload, str, BaseException], Callable[[], object] | None]
@@ -96,6 +98,8 @@ class Settle:
         self.events: TaskEvents | None = None
         #: Counts tasks where there is a health endpoint.
         self.meter: Meter | None = None
+        #: Remembers what has ended well where what comes again need not run.
+        self.successes: Successes | None = None
         #: Makes a request of a message, for what its result's document tells besides the result.
         self.request_of: Callable[[Payload], Context] | None = None
         self.hostname: str | None = None
@@ -134,6 +138,7 @@ class Settle:
         total = self.total
         events = self.events
         meter = self.meter
+        successes = self.successes
         runtime = 0.0
         count = 0
         for outcome in outcomes:
@@ -159,6 +164,8 @@ class Settle:
                     state = RETRY
                 elif action is Action.REQUEUE and code == _WORKER_LOST:
                     document = None  # it will run again: no failure to tell
+            elif successes is not None and item.policy.acks_late:
+                self.afterwards(partial(successes.add, item))
             if events is not None:
                 events.finished(item, outcome, action)
             if meter is not None:

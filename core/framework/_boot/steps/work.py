@@ -31,6 +31,7 @@ from framework.worker.revokes import Revokes
 from framework.worker.settle import Settle
 from framework.worker.statefile import StateFile
 from framework.worker.subscriptions import Subscriptions
+from framework.worker.successes import Successes
 from framework.worker.turnstile import Keeper, find_store
 from framework.worker.unregistered import Unregistered
 
@@ -60,7 +61,9 @@ class SettleStep(Step):
         documents = Documents.of(settings.result)
         settle = Settle(board.get("loop"), store, documents, deadletters, self._outbox, prefetch, ticker)
         settle.consequences = Consequences(run.app)
-        settle.request_of = lambda payload: Context.from_incoming(read(payload), run.app)
+        settle.request_of = request_of = lambda payload: Context.from_incoming(read(payload), run.app)
+        if settings.worker.deduplicate_successful_tasks:
+            settle.successes = Successes(settings, store, request_of, ticker)
         settle.hostname = run.hostname
         board.put("settle", settle)
         board.put("prefetch", prefetch)
