@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 
 from framework._boot.steps.parts import check_traits
-from framework._config.settings import BrokerSettings, Settings, TaskSettings
+from framework._config.settings import BrokerSettings, Settings, TaskSettings, WorkerSettings
 from framework.api.pool import PoolTraits
 from framework.exceptions import ConfigError, TaskRevokedError
 from framework_pools.prefork.pool import PreforkPool
@@ -95,4 +96,14 @@ def test_a_limit_that_a_pool_cannot_keep_is_refused_in_words(monkeypatch):
     monkeypatch.setattr(PreforkPool, "traits", PoolTraits(processes=True, hard_limit=True, recycles=True))
     settings = Settings(broker=BrokerSettings(url="memory://"), task=TaskSettings(soft_time_limit=1))
     with pytest.raises(ConfigError, match=r"cannot enforce a soft time limit .* choose another with --pool"):
+        check_traits(PreforkPool, settings, SimpleNamespace(tasks={}))
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_pool_that_cannot_end_tasks_is_refused_where_they_are_to_end_with_the_connection(wanted, monkeypatch):
+    monkeypatch.setattr(PreforkPool, "traits", PoolTraits(processes=True, recycles=True))
+    worker = WorkerSettings(cancel_long_running_tasks_on_connection_loss=wanted)
+    settings = Settings(broker=BrokerSettings(url="memory://"), worker=worker)
+    refused = pytest.raises(ConfigError, match=r"cannot end a running task .* choose another with --pool")
+    with refused if wanted else nullcontext():
         check_traits(PreforkPool, settings, SimpleNamespace(tasks={}))

@@ -205,6 +205,8 @@ class Consumption:
         #: The reason that was told last.
         self._told = ""
         self.on_ready: Callable[[], object] | None = None
+        #: Called when a connection is lost, while there is none.
+        self.on_loss: Callable[[], object] | None = None
 
     def start(self) -> None:
         """Connect and consume, now or as soon as the broker lets us."""
@@ -293,6 +295,8 @@ class Consumption:
             error,
         )
         self._take_down()
+        if self.on_loss is not None:
+            self.on_loss()
         if self._short <= 1:
             self.start()
         else:

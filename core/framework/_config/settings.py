@@ -280,7 +280,8 @@ class WorkerSettings(Table):
     cancel_long_running_tasks_on_connection_loss: Annotated[
         bool,
         opt(
-            "Terminate late-acknowledged tasks when the connection is lost.",
+            "Terminate running tasks with late ack when the connection is lost: they run again. Others go on, as do "
+            "all by default.",
             "CELERYD_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS",
         ),
     ] = False

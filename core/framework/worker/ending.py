@@ -3,6 +3,7 @@
 1. `signal_named` reads the signal that a request names.
 2. `end_tasks` ends the tasks with given ids, and no others: what has not started is discarded as revoked, what runs is
    terminated by the pool.
+3. `tear_off` ends what runs with late ack when the broker is lost: it is to run again, as if its process had died.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from framework.exceptions import FrameworkError
 from framework.worker.item import Item
 
 if TYPE_CHECKING:
+    from framework.api.pool import Pool
     from framework.worker.control import ControlState
+    from framework.worker.settle import Settle
 
 logger = logging.getLogger(__name__)
 
@@ -60,11 +63,30 @@ def end_tasks(state: ControlState, ids: Collection[str], signum: signal.Signals)
     for item in running:
         if item.seq in state.settle.running:
             logger.info("Terminating %s (%d)", item.task_id, signum)
-            _end(state, item, signum)
+            _end(state.settle, state.pool, item, signum)
     here = {item.task_id for item in (*running, *waiting)}
     return [task_id for task_id in dict.fromkeys(ids) if task_id in here]
 
 
-def _end(state: ControlState, item: Item, signum: signal.Signals) -> None:
-    if item.seq in state.settle.running and not state.pool.terminate(item.seq, signum):
-        state.pool.context.loop.call_later(_AGAIN, _end, state, item, signum)
+def tear_off(settle: Settle, pool: Pool) -> None:
+    """End every running task with late ack, as its message is not acknowledged: they run again.
+
+    One that ends by itself before it can be ended has ended, and is settled as ever.
+    """
+    items = [item for item in settle.running.values() if item.policy.acks_late and not item.acknowledged]
+    settle.torn = {item.seq for item in items}
+    if not items:
+        return
+    logger.warning(
+        "consumer: Terminating %d running tasks with late ack, which run again when the broker is back "
+        "(worker_cancel_long_running_tasks_on_connection_loss)",
+        len(items),
+    )
+    signum = signal_named(None)
+    for item in items:
+        _end(settle, pool, item, signum)
+
+
+def _end(settle: Settle, pool: Pool, item: Item, signum: signal.Signals) -> None:
+    if item.seq in settle.running and not pool.terminate(item.seq, signum):
+        pool.context.loop.call_later(_AGAIN, _end, settle, pool, item, signum)

@@ -94,6 +94,8 @@ class Settle:
         self.total: dict[str, int] = {}
         #: Set by a cold stop: what ends now was torn from its process and goes back to the broker.
         self.cold = False
+        #: Torn from their processes too, because the connection to the broker is lost: what the pool ends of these.
+        self.torn: set[int] = set()
         #: Told of tasks while task events are wanted.
         self.events: TaskEvents | None = None
         #: Counts tasks where there is a health endpoint.
@@ -154,6 +156,9 @@ class Settle:
             action = Action.ACK
             state = SUCCESS
             if code != _SUCCESS:
+                if code == _TERMINATED and seq in self.torn:
+                    self._give_back(item, took)
+                    continue
                 action = self.follows(item, code)
                 if self._stays_on_loan(item, code, action):
                     continue
@@ -207,6 +212,17 @@ class Settle:
                 self.events.cancelled(item)
             return True
         return False
+
+    def _give_back(self, item: Item, took: float) -> None:
+        """Have `item`, which was torn off, run again: uncounted, as it is not the task's fault."""
+        self.torn.discard(item.seq)
+        if self.events is not None:
+            self.events.cancelled(item)
+        if self.meter is not None:
+            self.meter.finished(item, _TERMINATED, took, Action.REQUEUE)
+        if not item.acknowledged:
+            item.acknowledged = True
+            item.delivery.release()
 
     def vacancy(self) -> None:
         """The pool can take more."""

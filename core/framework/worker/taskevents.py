@@ -92,7 +92,7 @@ class Rejected(Event, gc=False, tag="task-rejected"):
 
 
 class Cancelled(Event, gc=False, tag="task-cancelled"):
-    """The worker stopped before its end."""
+    """The worker stopped, or lost its broker, before its end."""
 
 
 class _Told(msgspec.Struct, gc=False):
@@ -172,7 +172,7 @@ class TaskEvents:
         self._dispatcher.add(event)
 
     def cancelled(self, item: Item) -> None:
-        """A cold stop ended it, and its message goes back to its queue."""
+        """A cold stop, or the loss of the broker, ended it, and its message goes back to its queue."""
         if item.policy.send_events:
             self._dispatcher.add(Cancelled(*self._common(item.task_id)))
 

@@ -57,7 +57,7 @@ class Verdicts:
             error = WorkerLostError(text)
         else:
             error = TaskRevokedError("terminated")
-        if code == outcomes.TERMINATED and self._settle.cold:
+        if code == outcomes.TERMINATED and (self._settle.cold or job.seq in self._settle.torn):
             return Outcome(
                 job.seq, code, runtime
             )  # it goes back to its queue, or is lost as early acks are; no verdict

@@ -161,6 +161,11 @@ def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
             f"the pool {name!r} has a fixed size and cannot be scaled (--autoscale): "
             f"choose another with --pool, or leave the option out"
         )
+    if settings.worker.cancel_long_running_tasks_on_connection_loss and not traits.terminate:
+        raise ConfigError(
+            f"the pool {name!r} cannot end a running task (cancel_long_running_tasks_on_connection_loss): "
+            f"choose another with --pool, or leave the setting out"
+        )
     if traits.main_thread and settings.worker.concurrency not in (None, 1, "auto"):
         logger.warning(
             "The pool %r runs one task at a time: the concurrency of %s is ignored",

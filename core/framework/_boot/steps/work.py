@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from framework._boot.consumption import Consumption
@@ -22,6 +23,7 @@ from framework.worker.adoption import Adoption
 from framework.worker.consequences import Consequences
 from framework.worker.deadletters import DeadLetters
 from framework.worker.dispatch import Dispatch
+from framework.worker.ending import tear_off
 from framework.worker.intake import Intake
 from framework.worker.loop import Loop
 from framework.worker.outbox import Outbox
@@ -218,7 +220,9 @@ class ConsumptionStep(Step):
     """Consumes: keeps the consumer graph up while there is a broker."""
 
     name = "consumption"
-    requires = ("run", "loop", "turning", "transport", "intake", "adoption", "queues", "revokes", "hooks")
+    requires = (
+        *("run", "loop", "turning", "transport", "intake", "adoption", "queues", "revokes", "hooks", "settle", "pool"),
+    )
     #: No task must run before its events would be told; who reads that the worker is ready may steer it; and the others
     #: have been asked by then what must not run. The service manager hears that the worker is ready.
     after = ("events", "control", "mingle", "line-up", "notify")
@@ -237,6 +241,8 @@ class ConsumptionStep(Step):
             run.hostname,
             run.ready,
         )
+        if run.settings.worker.cancel_long_running_tasks_on_connection_loss:
+            self._consumption.on_loss = partial(tear_off, board.get("settle"), board.get("pool"))
         hooks: Hooks = board.get("hooks")
         if (ready := hooks.bind("worker_ready")) is not None:
             self._consumption.on_ready = lambda: ready(app=run.app, hostname=run.hostname)
