@@ -1,6 +1,7 @@
 """The publisher: this process's way to the broker, made when first needed and made anew after a fork.
 
 1. Holds the transport, one producer and the result store; loads plugins only when something is sent or read.
+   Messages may go to another broker than the one that workers listen at; events go to where workers listen.
 2. Declares a queue before the first message to it on a connection.
 3. Tries again, with back-off, when the broker cannot be reached.
 """
@@ -36,6 +37,8 @@ class Publisher:
         self._lock = threading.RLock()
         self._oid = new_id()
         self._transport: Transport | None = None
+        #: Where messages are published; the same one, unless the settings name another broker for that.
+        self._outlet: Transport | None = None
         self._producer: Producer | None = None
         self._store: ResultStore | None = None
         #: For events; made when the first is sent.
@@ -46,9 +49,9 @@ class Publisher:
 
     def _check_pid(self) -> None:
         if self._pid != os.getpid():
-            self._inherited += [self._transport, self._producer, self._store, self._mailbox]
+            self._inherited += [self._transport, self._outlet, self._producer, self._store, self._mailbox]
             self._lock = threading.RLock()
-            self._transport = self._producer = self._store = self._mailbox = None
+            self._transport = self._outlet = self._producer = self._store = self._mailbox = None
             self._declared = set()
             self._oid = new_id()
             self._pid = os.getpid()
@@ -62,7 +65,7 @@ class Publisher:
 
     @property
     def transport(self) -> Transport:
-        """The transport that the settings ask for. Raises `PluginError` or `ConfigError`."""
+        """The transport of the broker that workers listen at. Raises `PluginError` or `ConfigError`."""
         self._check_pid()
         with self._lock:
             if self._transport is None:
@@ -70,6 +73,21 @@ class Publisher:
 
                 self._transport = make_transport(self._settings)
             return self._transport
+
+    @property
+    def outlet(self) -> Transport:
+        """The transport of the broker that messages are published to. Raises `PluginError` or `ConfigError`."""
+        self._check_pid()
+        with self._lock:
+            if self._outlet is None:
+                broker = self._settings.broker
+                if broker.writing == broker.reading:
+                    self._outlet = self.transport
+                else:
+                    from framework._plugins.loader import make_outlet
+
+                    self._outlet = make_outlet(self._settings)
+            return self._outlet
 
     @property
     def store(self) -> ResultStore:
@@ -139,7 +157,7 @@ class Publisher:
         if producer is None:
             with self._lock:
                 if self._producer is None:
-                    self._producer = self.transport.producer()
+                    self._producer = self.outlet.producer()
                 producer = self._producer
         try:
             missing = [queue for queue in queues if queue.name not in self._declared]
@@ -184,8 +202,9 @@ class Publisher:
         """Disconnect; what is sent afterwards connects again."""
         self._check_pid()
         with self._lock:
-            parts = (self._store, self._producer, self._mailbox, self._transport)
-            self._store = self._producer = self._mailbox = self._transport = None
+            outlet = None if self._outlet is self._transport else self._outlet
+            parts = (self._store, self._producer, self._mailbox, self._transport, outlet)
+            self._store = self._producer = self._mailbox = self._transport = self._outlet = None
             self._declared = set()
         for part in parts:
             if part is not None:

@@ -24,6 +24,7 @@ _LIBRARIES: Final = ("kombu", "amqp", "hiredis", "msgspec", "pluggy", "stevedore
 def report(app: App) -> str:
     """Return the report on this process and on `app`, as text of several lines."""
     settings = app.conf.settings
+    outlet = app.publisher.outlet
     lines = [
         f"software -> framework {metadata.version('framework')}, Python {platform.python_version()} "
         f"({platform.python_implementation()})",
@@ -31,6 +32,7 @@ def report(app: App) -> str:
         "libraries -> " + ", ".join(f"{name} {version}" for name in _LIBRARIES if (version := _version(name))),
         f"application -> {app.main or '(no name)'}, {len(app.tasks)} tasks",
         f"broker -> {app.transport.display_url}",
+        *([f"broker for calls -> {outlet.display_url}"] if outlet is not app.transport else []),
         f"pool -> {settings.worker.pool}",
     ]
     foreign = [str(info) for info in catalog.plugins() if info.distribution != "framework"]

@@ -234,7 +234,7 @@ class App:
 
     @property
     def transport(self) -> Transport:
-        """The transport that the settings ask for; it connects when it is used."""
+        """The transport of the broker that workers listen at; it connects when it is used."""
         return self.publisher.transport
 
     @property

@@ -181,6 +181,25 @@ def test_the_last_place_wins(run):
     assert json.loads(out)["broker_url"] == "redis://two"
 
 
+def test_one_broker_named_there_is_for_everything(run, monkeypatch):
+    monkeypatch.setenv("FRAMEWORK_BROKER_READ_URL", "redis://read")
+    monkeypatch.setenv("FRAMEWORK_BROKER_WRITE_URL", "redis://write")
+    shown = json.loads(run("config", "show", "--json")[1])
+    assert (shown["broker_read_url"], shown["broker_write_url"]) == ("redis://read", "redis://write")
+    shown = json.loads(run("-b", "redis://one", "config", "show", "--json")[1])
+    assert (shown["broker_url"], shown["broker_read_url"], shown["broker_write_url"]) == ("redis://one", None, None)
+
+
+@pytest.mark.parametrize("key", ["read_url", "write_url"])
+def test_a_wrong_url_of_two_is_called_by_its_name(run, monkeypatch, key):
+    monkeypatch.setenv("FRAMEWORK_BROKER_URL", "memory://")
+    monkeypatch.setenv(f"FRAMEWORK_BROKER_{key.upper()}", "redsi://:hunter2@h")
+    code, _, err = run("config", "check")
+    assert code == 78
+    assert f"broker_{key}: no transport named 'redsi' is installed" in err
+    assert "hunter2" not in err
+
+
 def test_the_working_directory(run, tmp_path):
     (tmp_path / "proj").mkdir()
     (tmp_path / "proj" / "framework.toml").write_text("[worker]\npool = 'solo'\n")

@@ -154,6 +154,8 @@ def test_text_becomes_a_value(name, text, value):
         ("imports", "a", ["a"]),
         ("broker_url", ["redis://a", "redis://b"], "redis://a;redis://b"),
         ("broker_url", None, ""),
+        ("broker_read_url", ["redis://a", "redis://b"], "redis://a;redis://b"),
+        ("broker_write_url", None, None),
         ("task_default_delivery_mode", "transient", 1),
         ("worker_loglevel", 20, "INFO"),
         ("worker_loglevel", "warn", "WARNING"),

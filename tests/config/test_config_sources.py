@@ -75,6 +75,29 @@ def test_an_origin_says_where(read, here):
     assert str(config.origin("broker_url")) == "default (the embedded broker)"
 
 
+@pytest.mark.parametrize(
+    ("text", "reading", "writing", "origin"),
+    [
+        ('url = "redis://a"', "redis://a", "redis://a", "framework.toml, line 2"),
+        ('url = "redis://a"\nread_url = "redis://b"', "redis://b", "redis://a", "framework.toml, line 2"),
+        ('url = "redis://a"\nwrite_url = "amqp"', "redis://a", "amqp://", "framework.toml, line 2"),
+        ('read_url = "redis://b"', "redis://b", "redis://b", "default (from broker.read_url)"),
+        ('write_url = "redis://c"', "redis://c", "redis://c", "default (from broker.write_url)"),
+        (
+            'read_url = "redis://b;redis://d"\nwrite_url = "redis://c"',
+            "redis://b;redis://d",
+            "redis://c",
+            "default (from broker.read_url)",
+        ),
+    ],
+)
+def test_two_brokers(read, text, reading, writing, origin):
+    config = resolve(read(f"[broker]\n{text}\n"))
+    broker = config.settings.broker
+    assert (broker.reading, broker.writing, str(config.origin("broker_url"))) == (reading, writing, origin)
+    assert config.settings.result.backend is None
+
+
 def test_plugin_tables_are_merged_key_by_key(read):
     found = read(
         "[transport.redis]\nlease = 20\nother = 1\n",

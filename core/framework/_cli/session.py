@@ -53,7 +53,12 @@ class Session:
             self.enter()
             flags = dict(self.flags)
             if self.broker is not None:
-                flags["broker_url"] = ("--broker", self.broker)
+                # For this run there is one broker, whatever the file says of two.
+                flags.update(
+                    broker_url=("--broker", self.broker),
+                    broker_read_url=("--broker", None),
+                    broker_write_url=("--broker", None),
+                )
             if self.result_backend is not None:
                 flags["result_backend"] = ("--result-backend", self.result_backend)
             if self.no_color:

@@ -16,7 +16,7 @@ from datetime import timedelta
 from difflib import get_close_matches
 from functools import cache
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -232,6 +232,10 @@ def _kinds(kind: Any) -> frozenset[Any]:
     return frozenset({dict if isinstance(plain, type) and issubclass(plain, msgspec.Struct) else plain})
 
 
+#: Settings that take several URLs: as a list, or parted by ``;``.
+_URLS: Final = ("broker_url", "broker_read_url", "broker_write_url")
+
+
 def _prepare(option: Option, value: Any) -> Any:
     """Bring what people write to what the types take."""
     kinds = _kinds(option.type)
@@ -239,8 +243,10 @@ def _prepare(option: Option, value: Any) -> Any:
         return value.total_seconds()
     if isinstance(value, PathLike):
         return str(value)
-    if option.name == "broker_url" and (value is None or isinstance(value, (list, tuple))):
-        return ";".join(value or ())
+    if option.name == "broker_url" and value is None:
+        return ""
+    if option.name in _URLS and isinstance(value, (list, tuple)):
+        return ";".join(value)
     if option.name == "result_expires" and value is None:
         return 0.0
     if option.name == "task_default_delivery_mode" and isinstance(value, str):

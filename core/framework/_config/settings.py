@@ -665,10 +665,21 @@ class BrokerSettings(Table):
         ),
     ] = ""
     read_url: Annotated[
-        str | None, opt("Another URL to consume from.", env=("CELERY_BROKER_READ_URL",), secret=True)
+        str | None,
+        opt(
+            "URL of the broker that workers consume from, and that remote control, events, queues, purge and dlq "
+            "go to; several as for url. None: url.",
+            env=("CELERY_BROKER_READ_URL",),
+            secret=True,
+        ),
     ] = None
     write_url: Annotated[
-        str | None, opt("Another URL to publish to.", env=("CELERY_BROKER_WRITE_URL",), secret=True)
+        str | None,
+        opt(
+            "URL of the broker that calls are published to; several as for url. None: url.",
+            env=("CELERY_BROKER_WRITE_URL",),
+            secret=True,
+        ),
     ] = None
     transport: Annotated[str | None, opt("Scheme, where the URL has none.", "BROKER_TRANSPORT")] = None
     transport_options: Annotated[
@@ -706,6 +717,16 @@ class BrokerSettings(Table):
         Literal["classic", "quorum"],
         opt("Kind of the queues of Celery's delayed delivery (AMQP)."),
     ] = "quorum"
+
+    @property
+    def reading(self) -> str:
+        """The URL that workers listen at."""
+        return self.read_url or self.url
+
+    @property
+    def writing(self) -> str:
+        """The URL that calls are published to."""
+        return self.write_url or self.url
 
 
 class ControlSettings(Table):

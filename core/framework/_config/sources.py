@@ -359,11 +359,16 @@ def _derive(settings: Settings, origins: dict[str, Origin], sources: Sources) ->
         port = f":{broker.port}" if broker.port else ""
         broker.url = f"{broker.transport or 'amqp'}://{account}{broker.host}{port}/{broker.vhost or ''}"
         origins["broker_url"] = Origin("default", "from broker.host")
+    elif not broker.url and (broker.read_url or broker.write_url):
+        # Nobody who names one broker means the embedded one as the other.
+        broker.url = broker.read_url or broker.write_url or ""
+        origins["broker_url"] = Origin("default", f"from broker.{'read' if broker.read_url else 'write'}_url")
     elif not broker.url:
         broker.url = "sqlite:///" + os.path.join(sources.directory or os.getcwd(), EMBEDDED_FILE)
         origins["broker_url"] = Origin("default", "the embedded broker")
-    elif "://" not in broker.url:
-        broker.url = f"{broker.url}://"
+    for key in ("url", "read_url", "write_url"):
+        if (url := getattr(broker, key)) and "://" not in url:
+            setattr(broker, key, f"{url}://")
     if result.backend is None and "result_backend" not in origins and broker.url.startswith("sqlite:"):
         result.backend = broker.url
         origins["result_backend"] = Origin("default", "the embedded broker's own file")

@@ -4,16 +4,17 @@
    not installed (did you mean …), offered by two distributions, missing a library (which extra brings it), against
    the contract.
 2. `options` fills the plugin's options from its config table.
-3. `make_transport`, `make_result_store` choose by URL, `load_pool`, `make_autoscaler` by name, `make_watcher`
-   by name or the best there is.
+3. `make_transport`, `make_outlet`, `make_result_store` choose by URL, `load_pool`, `make_autoscaler` by name,
+   `make_watcher` by name or the best there is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any, Final
 
@@ -28,6 +29,7 @@ from framework.exceptions import (
     ConfigError,
     FrameworkError,
     PluginConflict,
+    PluginError,
     PluginInvalid,
     PluginNotFound,
     PluginUnavailable,
@@ -192,11 +194,49 @@ def _kombu_knows(scheme: str) -> bool:
     return scheme.partition("+")[0] in TRANSPORT_ALIASES
 
 
-def make_transport(settings: Any, url: str | None = None) -> Transport:
-    """Load and make the transport that the `Settings` ask for, or the one for `url`. It connects to nothing yet."""
+def load_transport(settings: Any) -> tuple[str, type[Transport]]:
+    """Load the transport of the broker that workers listen at; return its name and its class."""
     broker = settings.broker
-    loose = broker.transport_options if url is None else {}
-    url = broker.url if url is None else url
+    with _naming("broker_read_url" if broker.read_url else None):
+        name = transport_name(broker.reading)
+        return name, load("transport", name)
+
+
+def make_transport(settings: Any, url: str | None = None) -> Transport:
+    """Load and make the transport of the broker that workers listen at, or the one for `url`. It does not connect yet.
+
+    Raises `PluginError` or `ConfigError`.
+    """
+    if url is not None:
+        return _make_transport(settings, url, {})
+    broker = settings.broker
+    with _naming("broker_read_url" if broker.read_url else None):
+        return _make_transport(settings, broker.reading, broker.transport_options)
+
+
+def make_outlet(settings: Any) -> Transport:
+    """Load and make the transport of the broker that calls are published to. It does not connect yet.
+
+    Raises `PluginError` or `ConfigError`.
+    """
+    broker = settings.broker
+    with _naming("broker_write_url" if broker.write_url else None):
+        return _make_transport(settings, broker.writing, broker.transport_options)
+
+
+@contextlib.contextmanager
+def _naming(setting: str | None) -> Iterator[None]:
+    """Have an error say which setting it is about: a configuration may hold three URLs of brokers."""
+    try:
+        yield
+    except (ConfigError, PluginError) as error:
+        if setting is None:
+            raise
+        raise type(error)(f"{setting}: {error}") from error
+
+
+def _make_transport(settings: Any, url: str, loose: Mapping[str, Any]) -> Transport:
+    broker = settings.broker
     name = transport_name(url)
     plugin = load("transport", name)
     # Aliases of one driver (redis, rediss, …) share the table of the first name it was written under.

@@ -41,13 +41,13 @@ def class_at(path: str, setting: str) -> Any:
 
 
 class TransportStep(Step):
-    """Loads the transport that the broker's URL names."""
+    """Loads the transport of the broker that the worker consumes from."""
 
     name = "transport"
     requires = ("run", "logging")
 
     def __init__(self, settings: Settings) -> None:
-        self.origin = origin_of("transport", loader.transport_name(settings.broker.url))
+        self.origin = origin_of("transport", loader.transport_name(settings.broker.reading))
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")

@@ -30,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 def without_fanout(settings: Settings) -> str | None:
     """Return, in words, why the transport can have neither remote control nor events; None: it can."""
-    name = loader.transport_name(settings.broker.url)
-    if not loader.load("transport", name).traits.fanout:
+    name, plugin = loader.load_transport(settings)
+    if not plugin.traits.fanout:
         return f"the transport {name!r} has no fan-out, so there are no remote control and no events"
     return None
 
