@@ -145,7 +145,11 @@ class WorkerSettings(Table):
         Seconds, opt("Seconds to wait for a new child to come up.", "CELERYD_PROC_ALIVE_TIMEOUT")
     ] = 10.0
     lost_wait: Annotated[
-        Seconds, opt("Seconds to wait for the result of a child that died.", "CELERYD_WORKER_LOST_WAIT")
+        Seconds,
+        opt(
+            "Kept for old configurations; what a child has sent is read as soon as it died, and nothing is waited for.",
+            "CELERYD_WORKER_LOST_WAIT",
+        ),
     ] = 10.0
     max_tasks_per_child: Annotated[
         Count | None,
@@ -253,7 +257,7 @@ class WorkerSettings(Table):
     ] = False
     optimization: Annotated[
         Literal["default", "fair"],
-        opt("Kept for old command lines; sharing out is always fair.", flag=("-O", "--optimization")),
+        opt("Kept for old configurations; sharing out is always fair.", flag=("-O", "--optimization")),
     ] = "fair"
     eta_task_limit: Annotated[
         Count | None,
@@ -269,13 +273,14 @@ class WorkerSettings(Table):
     enable_prefetch_count_reduction: Annotated[
         bool,
         opt(
-            "Reserve less after a reconnection, until the running tasks are done.",
+            "Kept for old configurations; what runs on after a reconnection always counts as reserved.",
             "CELERYD_ENABLE_PREFETCH_COUNT_REDUCTION",
         ),
     ] = True
     direct: Annotated[bool, opt("Consume from a queue of this worker's own too.", "CELERY_WORKER_DIRECT")] = False
     detect_quorum_queues: Annotated[
-        bool, opt("Notice quorum queues and use their own limits.", "CELERYD_DETECT_QUORUM_QUEUES")
+        bool,
+        opt("Kept for old configurations; quorum queues are always noticed.", "CELERYD_DETECT_QUORUM_QUEUES"),
     ] = True
     cancel_long_running_tasks_on_connection_loss: Annotated[
         bool,
@@ -392,7 +397,11 @@ class WorkerSettings(Table):
     ] = None
     timer_precision: Annotated[
         Seconds,
-        opt("Kept for old configurations.", "CELERYD_TIMER_PRECISION", "CELERYD_ETA_SCHEDULER_PRECISION"),
+        opt(
+            "Kept for old configurations; the loop wakes up when a timer is due.",
+            "CELERYD_TIMER_PRECISION",
+            "CELERYD_ETA_SCHEDULER_PRECISION",
+        ),
     ] = 1.0
     consumer: Annotated[str | None, opt("Kept for old configurations; add steps instead.", "CELERYD_CONSUMER")] = None
     agent: Annotated[str | None, opt("Kept for old configurations; add steps instead.", "CELERYD_AGENT")] = None
@@ -405,7 +414,9 @@ class RetryPolicy(Table):
     interval_start: Annotated[Seconds, opt("Seconds before the first of them.")] = 0.0
     interval_step: Annotated[Seconds, opt("Seconds added each time.")] = 0.2
     interval_max: Annotated[Seconds, opt("Most seconds between two tries.")] = 1.0
-    retry_errors: Annotated[Any, opt("Kept for old configurations.")] = None
+    retry_errors: Annotated[
+        Any, opt("Kept for old configurations; what is tried again is what the connection could not take.")
+    ] = None
 
 
 class TaskSettings(Table):
@@ -561,7 +572,13 @@ class TaskSettings(Table):
         msgspec.field(default_factory=RetryPolicy)
     )
     repr_maxlevels: Annotated[Natural, opt("Levels of nesting shown of arguments.", "CELERY_REPR_MAXLEVELS")] = 3
-    remote_tracebacks: Annotated[bool, opt("Kept for old configurations.", "CELERY_REMOTE_TRACEBACKS")] = False
+    remote_tracebacks: Annotated[
+        bool,
+        opt(
+            "Kept for old configurations; the traceback of a failure is always kept, as text, in its result.",
+            "CELERY_REMOTE_TRACEBACKS",
+        ),
+    ] = False
 
     # ------------------------------------------------ eager
     always_eager: Annotated[bool, opt("Run tasks where they are called, without a broker.", "CELERY_ALWAYS_EAGER")] = (
@@ -607,7 +624,13 @@ class ResultSettings(Table):
     ] = None
     exchange: Annotated[str, opt("Kept for old configurations.", "CELERY_RESULT_EXCHANGE")] = "celeryresults"
     exchange_type: Annotated[str, opt("Kept for old configurations.", "CELERY_RESULT_EXCHANGE_TYPE")] = "direct"
-    cache_max: Annotated[int, opt("Results a client keeps in memory; -1: none.", "CELERY_MAX_CACHED_RESULTS")] = -1
+    cache_max: Annotated[
+        int,
+        opt(
+            "Kept for old configurations; a result object keeps the end of its task once that was read.",
+            "CELERY_MAX_CACHED_RESULTS",
+        ),
+    ] = -1
     chord_expires: Annotated[
         Seconds | None,
         opt("Seconds a chord's parts are kept. None: as expires.", "CELERY_RESULT_CHORD_EXPIRES"),
@@ -633,20 +656,33 @@ class ResultSettings(Table):
             "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS",
         ),
     ] = msgspec.field(default_factory=dict)
-    backend_always_retry: Annotated[bool, opt("Try writing a result again.", "CELERY_RESULT_BACKEND_ALWAYS_RETRY")] = (
-        False
-    )
+    backend_always_retry: Annotated[
+        bool,
+        opt(
+            "Kept for old configurations; a worker keeps results until the store takes them.",
+            "CELERY_RESULT_BACKEND_ALWAYS_RETRY",
+        ),
+    ] = False
     backend_max_retries: Annotated[
         Natural | None,
-        opt("Most tries after the first. None: for ever.", "CELERY_RESULT_BACKEND_MAX_RETRIES"),
+        opt(
+            "Kept for old configurations; writing a result is tried again for as long as the worker runs.",
+            "CELERY_RESULT_BACKEND_MAX_RETRIES",
+        ),
     ] = None
     backend_base_sleep_between_retries_ms: Annotated[
         Natural,
-        opt("Milliseconds before the first of them.", "CELERY_RESULT_BACKEND_BASE_SLEEP_BETWEEN_RETRIES_MS"),
+        opt(
+            "Kept for old configurations; the first new try comes after half a second.",
+            "CELERY_RESULT_BACKEND_BASE_SLEEP_BETWEEN_RETRIES_MS",
+        ),
     ] = 10
     backend_max_sleep_between_retries_ms: Annotated[
         Natural,
-        opt("Most milliseconds between two tries.", "CELERY_RESULT_BACKEND_MAX_SLEEP_BETWEEN_RETRIES_MS"),
+        opt(
+            "Kept for old configurations; two tries are ten seconds apart at most.",
+            "CELERY_RESULT_BACKEND_MAX_SLEEP_BETWEEN_RETRIES_MS",
+        ),
     ] = 10_000
 
 
@@ -694,16 +730,27 @@ class BrokerSettings(Table):
         Natural | None,
         opt("Most tries; then the worker stops. None: it never gives up.", "BROKER_CONNECTION_MAX_RETRIES"),
     ] = None
-    channel_error_retry: Annotated[bool, opt("Connect again after a channel error too.")] = False
+    channel_error_retry: Annotated[
+        bool, opt("Kept for old configurations; the worker always connects again after a channel error.")
+    ] = False
     failover_strategy: Annotated[
         str | None, opt("Order of the URLs: round-robin or shuffle.", "BROKER_FAILOVER_STRATEGY")
     ] = None
     heartbeat: Annotated[Natural | None, opt("Seconds between heartbeats (AMQP); 0: none.", "BROKER_HEARTBEAT")] = 120
     heartbeat_checkrate: Annotated[
-        Annotated[float, Meta(gt=0)], opt("Checks per heartbeat interval.", "BROKER_HEARTBEAT_CHECKRATE")
+        Annotated[float, Meta(gt=0)],
+        opt("Kept for old configurations; three checks an interval, always.", "BROKER_HEARTBEAT_CHECKRATE"),
     ] = 3.0
-    pool_limit: Annotated[Natural | None, opt("Most connections a client keeps open.", "BROKER_POOL_LIMIT")] = 10
-    pool_acquire_timeout: Annotated[Seconds | None, opt("Seconds to wait for one of them. None: for ever.")] = None
+    pool_limit: Annotated[
+        Natural | None,
+        opt(
+            "Kept for old configurations; the threads of a process share one connection for each of its uses.",
+            "BROKER_POOL_LIMIT",
+        ),
+    ] = 10
+    pool_acquire_timeout: Annotated[
+        Seconds | None, opt("Kept for old configurations; there is no pool of connections to wait for.")
+    ] = None
     use_ssl: Annotated[
         bool | dict[str, Any], opt("TLS: true, or {keyfile, certfile, ca_certs, …}.", "BROKER_USE_SSL")
     ] = False
@@ -762,15 +809,40 @@ class RedisSettings(Table):
     db: Annotated[int | str | None, opt("Database.", "CELERY_REDIS_DB")] = None
     username: Annotated[str | None, opt("User.", "CELERY_REDIS_USERNAME")] = None
     password: Annotated[str | None, opt("Password.", "CELERY_REDIS_PASSWORD", secret=True)] = None
-    max_connections: Annotated[Count | None, opt("Most connections.", "CELERY_REDIS_MAX_CONNECTIONS")] = None
-    socket_timeout: Annotated[Seconds | None, opt("Seconds to wait for an answer.", "CELERY_REDIS_SOCKET_TIMEOUT")] = (
-        120.0
-    )
-    socket_connect_timeout: Annotated[
-        Seconds | None, opt("Seconds to wait for a connection.", "CELERY_REDIS_SOCKET_CONNECT_TIMEOUT")
+    max_connections: Annotated[
+        Count | None,
+        opt(
+            "Kept for old configurations; threads share one connection, and each that waits for results has its own.",
+            "CELERY_REDIS_MAX_CONNECTIONS",
+        ),
     ] = None
-    socket_keepalive: Annotated[bool, opt("TCP keep-alive.", "CELERY_REDIS_SOCKET_KEEPALIVE")] = False
-    retry_on_timeout: Annotated[bool, opt("Try again after a time-out.", "CELERY_REDIS_RETRY_ON_TIMEOUT")] = False
+    socket_timeout: Annotated[
+        Seconds | None,
+        opt(
+            "Kept for old configurations; use socket_timeout under [result_store.redis].", "CELERY_REDIS_SOCKET_TIMEOUT"
+        ),
+    ] = 120.0
+    socket_connect_timeout: Annotated[
+        Seconds | None,
+        opt(
+            "Kept for old configurations; use socket_connect_timeout under [result_store.redis].",
+            "CELERY_REDIS_SOCKET_CONNECT_TIMEOUT",
+        ),
+    ] = None
+    socket_keepalive: Annotated[
+        bool,
+        opt(
+            "Kept for old configurations; use socket_keepalive under [result_store.redis].",
+            "CELERY_REDIS_SOCKET_KEEPALIVE",
+        ),
+    ] = False
+    retry_on_timeout: Annotated[
+        bool,
+        opt(
+            "Kept for old configurations; a worker stores a result again after a time-out, as after a lost link.",
+            "CELERY_REDIS_RETRY_ON_TIMEOUT",
+        ),
+    ] = False
     backend_use_ssl: Annotated[
         bool | dict[str, Any] | None, opt("TLS: true, or {ssl_certfile, …}.", "CELERY_REDIS_BACKEND_USE_SSL")
     ] = None
@@ -816,8 +888,18 @@ class Settings(Table):
         list[str],
         opt("Content types or serializers accepted in messages and commands.", "CELERY_ACCEPT_CONTENT"),
     ] = msgspec.field(default_factory=lambda: ["json"])
-    enable_utc: Annotated[bool, opt("Times in messages are in UTC.", "CELERY_ENABLE_UTC")] = True
-    timezone: Annotated[str | None, opt("Time zone of local times. None: UTC.", "CELERY_TIMEZONE")] = None
+    enable_utc: Annotated[
+        bool,
+        opt(
+            "Kept for old configurations; times are sent with their zone. One that comes without is in UTC, "
+            "unless its message says otherwise.",
+            "CELERY_ENABLE_UTC",
+        ),
+    ] = True
+    timezone: Annotated[
+        str | None,
+        opt("Time zone of times that a call gives without one (eta, expires). None: UTC.", "CELERY_TIMEZONE"),
+    ] = None
 
     worker: Annotated[WorkerSettings, opt("The process that runs tasks.")] = msgspec.field(
         default_factory=WorkerSettings
