@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import hypothesis
 import pytest
 
 from support import workers
@@ -30,6 +31,12 @@ from support.nodes import Place
 
 Server = TypeVar("Server", bound=PrivateServer)
 StartWorker = Callable[..., workers.WorkerProcess]
+
+# How long an example takes says more about the machine than about what is tested.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 # A developer's shell must not configure the tests.
 for _name in [name for name in os.environ if name.startswith(("FRAMEWORK_", "CELERY"))]:

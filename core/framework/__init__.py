@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from framework._current import current_app, current_task
     from framework.api.transport import Exchange, Queue
-    from framework.app import App, current_app, current_task, shared_task
+    from framework.app import App, shared_task
     from framework.canvas import Signature, chain, chord, chunks, group, signature, xmap, xstarmap
     from framework.results import AsyncResult, EagerResult, GroupResult, ResultSet
     from framework.task import Task
@@ -52,8 +53,8 @@ _MODULES = {
     "chain": "framework.canvas",
     "chord": "framework.canvas",
     "chunks": "framework.canvas",
-    "current_app": "framework.app",
-    "current_task": "framework.app",
+    "current_app": "framework._current",
+    "current_task": "framework._current",
     "group": "framework.canvas",
     "shared_task": "framework.app",
     "signature": "framework.canvas",

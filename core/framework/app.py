@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from framework.canvas import Signature
     from framework.events import Events
 
-__all__ = ["App", "current_app", "current_task", "shared_task"]
+__all__ = ["App", "shared_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -421,41 +421,3 @@ def shared_task(function: Any = None, /, **options: Any) -> Any:
     if function is None:
         return lambda function: SharedTask(function, options)
     return SharedTask(function, options)
-
-
-class _Current:
-    """Stands for what is the current one whenever it is used; false while there is none."""
-
-    __slots__ = ("_find", "_what")
-
-    def __init__(self, find: Callable[[], Any], what: str) -> None:
-        object.__setattr__(self, "_find", find)
-        object.__setattr__(self, "_what", what)
-
-    def __getattr__(self, name: str) -> Any:
-        found = self._find()
-        if found is None:
-            raise AttributeError(f"no task runs here: {self._what}.{name} is of use inside of tasks only")
-        return getattr(found, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._find(), name, value)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._find()(*args, **kwargs)
-
-    def __bool__(self) -> bool:
-        return self._find() is not None
-
-    def __repr__(self) -> str:
-        return repr(self._find())
-
-
-def _task_that_runs_here() -> Task[..., Any] | None:
-    return None if current_request() is None else _apps.current_app().current_task
-
-
-#: The current application, see `shared_task`.
-current_app: Any = _Current(_apps.current_app, "current_app")
-#: The task that runs here: ``current_task.request.id``.
-current_task: Any = _Current(_task_that_runs_here, "current_task")
