@@ -41,6 +41,11 @@ def carry(source, target):
             brought.lpush("celery", message)
 
 
+def answers(app):
+    """Ask who is there until somebody answers: a worker may be ready a moment before it hears."""
+    return wait_for(lambda: app.control.ping(timeout=2, limit=1), 40, "an answer to ping")
+
+
 def test_calls_go_to_one_and_the_worker_looks_in_the_other(
     worker, settings, read, write, sqlite_url, client, ledger_path
 ):
@@ -68,7 +73,7 @@ def test_control_and_the_commands_for_queues_go_to_where_the_worker_looks(
     worker, settings, read, write, sqlite_url, client
 ):
     app = client(sqlite_url, **settings)
-    assert [list(reply) for reply in app.control.ping(timeout=20, limit=1)] == [[worker.node]]
+    assert [list(reply) for reply in answers(app)] == [[worker.node]]
     # The worker's own letters stay where it looks.
     client(read).send_task("proj.unheard_of")
     wait_for(lambda: queues.waiting(read, "celery.dlq") == 1, 30, lambda: worker.output)
@@ -84,11 +89,13 @@ def test_control_and_the_commands_for_queues_go_to_where_the_worker_looks(
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    # Who is named is waited for, no longer than it takes.
+    there = ("--destination", worker.node, "--timeout", "20")
     assert "proj.unheard_of" in printed("dlq", "list")
     assert "broker for calls" in printed("report")
-    assert worker.node in printed("inspect", "ping")
+    assert worker.node in printed("inspect", "ping", *there)
     # One broker for everything, when the command line names one.
-    assert worker.node in printed("inspect", "ping", "--broker", read)
+    assert worker.node in printed("inspect", "ping", *there, "--broker", read)
     assert "proj.unheard_of" not in printed("dlq", "list", "--broker", write)
 
 
@@ -97,7 +104,7 @@ def test_both_may_be_the_same(read, sqlite_url, start_worker, client):
     worker = start_worker("-P", "solo", broker=sqlite_url, backend="rpc://", conf=conf)
     app = client(sqlite_url, "rpc://", **conf)
     assert app.tasks["proj.retrying"].delay(2).get(timeout=30) == 2
-    assert list(app.control.inspect(timeout=20, limit=1).ping()) == [worker.node]
+    assert [list(reply) for reply in answers(app)] == [[worker.node]]
     assert app.publisher.outlet is app.transport
 
 
