@@ -4,7 +4,7 @@
 2. `Router` finds the route of a call: what the caller says wins over `task_routes`, which wins over the defaults.
 3. `address` turns a route into exchange and routing key: a direct queue is reached by its name, through the
    anonymous exchange.
-4. `select_queues` is ``-Q`` and ``-X`` of the worker.
+4. `select_queues` is ``-Q`` and ``-X`` of the worker; `worker_direct` is a queue of one worker's own.
 
 Source: the routing rules and publishing rules of Celery 5 (task protocol 2).
 """
@@ -24,7 +24,7 @@ from framework.exceptions import ConfigError, QueueNotFound
 if TYPE_CHECKING:
     from framework._config.settings import Settings, TaskSettings
 
-__all__ = ["Address", "Exchange", "Queue", "Queues", "Router", "select_queues"]
+__all__ = ["Address", "Exchange", "Queue", "Queues", "Router", "select_queues", "worker_direct"]
 
 Route: TypeAlias = Mapping[str, Any]
 Rule: TypeAlias = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], Route | None]
@@ -388,6 +388,11 @@ class _Map:
 
 
 # ---------------------------------------------------------------- the worker
+
+
+def worker_direct(node: str) -> Queue:
+    """Return the queue that only the worker `node` consumes, where `worker_direct` is on."""
+    return Queue(name=f"{node}.dq2", exchange=Exchange(name="C.dq2"), routing_key=node)
 
 
 def select_queues(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from celery.utils import nodenames
 
+from framework.routing import worker_direct
 from support import workers
 from support.wait import wait_for
 
@@ -101,3 +103,12 @@ def test_queues_command_tells_how_much_waits(broker_url, client):
         return "celery" in done.stdout and "3" in done.stdout
 
     assert wait_for(listed, 30, "three waiting messages in the list")
+
+
+def test_a_queue_of_the_workers_own(consumed, url, client, celery_client):
+    queues = consumed("-n", "one@here", worker_direct=True)
+    assert set(queues) == {"celery", "one@here.dq2"}
+    ours, theirs = client(url, "rpc://"), celery_client(url, "rpc://")
+    for app, direct in ((ours, worker_direct("one@here")), (theirs, nodenames.worker_direct("one@here"))):
+        for queue in (direct, direct.name):
+            assert app.tasks["proj.add"].apply_async((1, 2), queue=queue).get(timeout=30) == 3

@@ -277,7 +277,9 @@ class WorkerSettings(Table):
             "CELERYD_ENABLE_PREFETCH_COUNT_REDUCTION",
         ),
     ] = True
-    direct: Annotated[bool, opt("Consume from a queue of this worker's own too.", "CELERY_WORKER_DIRECT")] = False
+    direct: Annotated[bool, opt("Consume from a queue of this worker's own too: NODE.dq2.", "CELERY_WORKER_DIRECT")] = (
+        False
+    )
     detect_quorum_queues: Annotated[
         bool,
         opt("Kept for old configurations; quorum queues are always noticed.", "CELERYD_DETECT_QUORUM_QUEUES"),

@@ -18,7 +18,7 @@ from framework.api.step import Board, Step
 from framework.api.transport import Queue, Transport
 from framework.exceptions import ConfigError
 from framework.message import read
-from framework.routing import Queues, select_queues
+from framework.routing import Queues, select_queues, worker_direct
 from framework.worker.adoption import Adoption
 from framework.worker.consequences import Consequences
 from framework.worker.deadletters import DeadLetters
@@ -163,6 +163,8 @@ class QueuesStep(Step):
         queues: Sequence[Queue] = select_queues(run.settings, worker.queues, worker.exclude_queues)
         if not queues:
             raise ConfigError("no queue is left to consume from: check -Q and -X")
+        if worker.direct:
+            queues = [*queues, worker_direct(run.hostname)]
         board.put("queues", Subscriptions(queues, Queues(run.settings.task)))
 
 
