@@ -23,7 +23,7 @@ demo: $(VENV)/.demo ## Run the main job on the embedded broker: worker, a few hu
 	@$(BIN)/python docs/examples/quickstart/demo.py
 
 test: check brokers ## Everything CI runs: all checks, then all tests against private Redis and RabbitMQ servers
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --durations=12 --durations-min=10 $(ARGS)
 
 again: $(READY) brokers ## The tests that failed in the last run, one after another, with the machine to themselves
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none $(ARGS)

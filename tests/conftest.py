@@ -54,12 +54,19 @@ for _signum, _handler in (
 
 @pytest.fixture(scope="module", autouse=True)
 def _hang_up() -> Iterator[None]:
-    """Disconnect what redis-py has open: kombu keeps the connection over which it said PING until some later test."""
+    """Disconnect what Celery's client has left open, in circles that would be collected in the middle of a later test.
+
+    Kombu keeps the connection to Redis over which it said PING, and one to RabbitMQ that its pool has forgotten.
+    """
     yield
-    if redis := sys.modules.get("redis.connection"):
-        for each in gc.get_objects():
-            if issubclass(type(each), redis.AbstractConnection):
-                each.disconnect()
+    redis, amqp = sys.modules.get("redis.connection"), sys.modules.get("amqp.transport")
+    if redis is None and amqp is None:
+        return
+    for each in gc.get_objects():
+        if redis is not None and issubclass(type(each), redis.AbstractConnection):
+            each.disconnect()
+        elif amqp is not None and issubclass(type(each), amqp._AbstractTransport) and each.sock is not None:
+            each.sock.close()
 
 
 def _serve(make: Callable[[], Server]) -> Iterator[Server]:
