@@ -149,6 +149,9 @@ class Producer(ABC):
 class Consumer(ABC):
     """Fetches from a set of queues; see the promises of this module."""
 
+    #: The broker sends messages unasked, up to a limit: see `prefetch` and `rest`.
+    pushes: ClassVar[bool] = False
+
     @abstractmethod
     def add_queue(self, queue: Queue) -> None:
         """Declare `queue` and consume from it too; harmless when it is consumed already.

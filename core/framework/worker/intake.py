@@ -131,23 +131,23 @@ class Intake:
 
     def tell(self, consumer: Consumer) -> None:
         """Tell `consumer` how many messages may be on loan."""
-        self._told = self._on_loan()
+        self._told = self._on_loan(consumer)
         consumer.prefetch(self._told)
 
     def _flush(self, consumer: Consumer) -> None:
         """Send settlements while there is no room."""
-        if self._prefetch.depth == 1:
+        if consumer.pushes and self._prefetch.depth == 1:
             consumer.rest(sum(not item.acknowledged for item in self._settle.running.values()))
         else:
             consumer.flush()
 
-    def _on_loan(self) -> int:
+    def _on_loan(self, consumer: Consumer) -> int:
         """Return how many messages may be on loan.
 
         What was acknowledged as it began is not, and yet has a slot: were as many on loan, some would wait here.
         """
         limit = self._prefetch.limit
-        if self._prefetch.depth == 1:
+        if consumer.pushes and self._prefetch.depth == 1:
             limit -= sum(item.acknowledged for item in self._settle.running.values())
         return max(1, limit)
 
@@ -239,7 +239,7 @@ class Intake:
         """Send settlements and fetch what fits."""
         # With every task that waits no longer the limit falls by one: a broker that pushes would take back a message
         # each time, and count that as a delivery.
-        limit = self._on_loan()
+        limit = self._on_loan(consumer)
         if limit != self._told and (limit > self._told or limit * 2 <= self._told or not self._prefetch.held):
             self.tell(consumer)
         room = self._left()

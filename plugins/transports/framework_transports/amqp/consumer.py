@@ -53,6 +53,8 @@ _NOT_IMPLEMENTED: Final = 540
 class AmqpConsumer(Consumer):
     """Fetches from a set of queues over one connection."""
 
+    pushes = True
+
     def __init__(self, link: Link, mode: QosMode, tries: Tries, connector: Connector, delayed_in: str) -> None:
         """`connector` makes the connection that messages for later are parked over.
 
