@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from framework._documents import FAILURE, Documents
 from framework._errordocs import decode_exception, encode_exception
 from framework._identity import new_id
+from framework._patience import pauses
 from framework._request import Context
 from framework.api.result_store import ChordPart, Record, Turn
 from framework.exceptions import ChordError, ConnectionLost, FrameworkError, MessageError
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two tries while the result store or the broker is away: at most less than a turn lasts.
-_PAUSE_FIRST: Final = 0.2
-_PAUSE_MAX: Final = 2.0
 #: Seconds between two looks at a chord whose body somebody else is about to send.
 _LOOK_AGAIN: Final = 0.25
 _EXCEPTIONS: Final = frozenset({"RETRY", "FAILURE", "REVOKED"})
@@ -73,7 +71,7 @@ def conclude(app: App, member: Member, state: str, result: Any, record: Record |
     Goes on until that has worked, unless an exception is thrown in.
     """
     token = new_id().replace("-", "")
-    pause = 0.0
+    waits: Iterator[float] | None = None
     while True:
         try:
             if record is not None:
@@ -81,10 +79,10 @@ def conclude(app: App, member: Member, state: str, result: Any, record: Record |
                 record = None
             turn = count(app, member, state, result, token)
         except ConnectionLost as error:
-            if not pause:
+            if waits is None:
                 logger.warning("Task %s of a chord waits until its result can be counted: %s", member.task_id, error)
-            pause = min(pause * 2, _PAUSE_MAX) or _PAUSE_FIRST
-            time.sleep(pause)
+                waits = pauses()
+            time.sleep(next(waits))
             continue
         if turn is not Turn.TAKEN:
             return

@@ -21,6 +21,7 @@ from framework.exceptions import ConnectionLost
 logger = logging.getLogger(__name__)
 
 _PAUSE_FIRST: Final = 0.2
+#: Less than the turn to send a chord's body lasts: who has that tries again in time.
 _PAUSE_MAX: Final = 2.0
 
 _patient: ContextVar[bool] = ContextVar("framework_patient", default=False)

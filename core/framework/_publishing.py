@@ -137,7 +137,6 @@ class Publisher:
     def _publish_again(
         self, messages: Sequence[Outgoing], queues: Iterable[Queue], tries: Iterator[float], error: ConnectionLost
     ) -> None:
-        number = 0
         for number, pause in enumerate(tries):
             # Once is enough for who waits as long as it takes.
             level = logging.DEBUG if number and patient() else logging.WARNING

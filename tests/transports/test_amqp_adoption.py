@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -13,8 +12,9 @@ import pytest
 
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost
-from framework.message import HANDED_BACK, Outgoing, read_head
+from framework.message import HANDED_BACK, Outgoing
 from framework_transports.amqp import AmqpTransport
+from support.deliveries import gather, ids
 from support.wait import wait_for
 
 Q = Queue(name="q", routing_key="q")
@@ -50,23 +50,6 @@ def send(transport: AmqpTransport, *ids: str, retries: int = 0, **headers: Any) 
         ]
     )
     producer.close()
-
-
-def gather(consumer: Consumer, count: int) -> list[Delivery]:
-    found: list[Delivery] = []
-
-    def enough() -> bool:
-        found.extend(consumer.fetch(count))
-        if len(found) < count:
-            select.select([consumer.fileno()], [], [], 0.05)
-        return len(found) >= count
-
-    wait_for(enough, 20, lambda: f"{count} deliveries, there are {ids(found)}")
-    return found
-
-
-def ids(deliveries: Any) -> list[str | None]:
-    return [read_head(delivery.payload).headers.id for delivery in deliveries]
 
 
 def cut(consumer: Consumer) -> None:

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from framework.api.transport import Consumer, Delivery, Exchange, Queue
-from framework.message import Outgoing, read, read_head
+from framework.message import Outgoing, read
 from framework_transports.amqp import AmqpTransport, parking
 from framework_transports.amqp.acknowledged import mark_of
 from framework_transports.amqp.levels import LEVELS, UNIT, can_wait, exchange_of, level_queues, routing_key, units
 from support.brokers import PrivateRabbit
+from support.deliveries import gather, ids
 from support.proxy import Proxy
 from support.wait import wait_for
 
@@ -74,23 +75,6 @@ def send(transport: AmqpTransport, to: Queue, *ids: str, **given: Any) -> None:
         producer.publish(
             [Outgoing(b"[[], {}, {}]", {"task": "t", "id": each}, correlation_id=each, **given) for each in ids]
         )
-
-
-def gather(consumer: Consumer, count: int) -> list[Delivery]:
-    found: list[Delivery] = []
-
-    def enough() -> bool:
-        found.extend(consumer.fetch(count))
-        if len(found) < count:
-            select.select([consumer.fileno()], [], [], 0.02)
-        return len(found) >= count
-
-    wait_for(enough, 20, lambda: f"{count} deliveries, there are {ids(found)}")
-    return found
-
-
-def ids(deliveries: Any) -> list[str | None]:
-    return [read_head(delivery.payload).headers.id for delivery in deliveries]
 
 
 def park(consumer: Consumer, deliveries: list[Delivery], ahead: float = LONG) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ from framework.worker.handbacks import HandBacks
 from framework.worker.loop import Loop
 from framework.worker.outbox import Outbox
 from framework_transports.amqp import AmqpTransport
+from support.deliveries import gather
 from support.wait import wait_for
 
 Q = Queue(name="q", routing_key="q")
@@ -60,16 +60,7 @@ def take(scene: SimpleNamespace, queue: Queue, count: int) -> tuple[Any, list[De
     scene.stack.callback(consumer.close, requeue=True)
     consumer.prefetch(count)
     consumer.add_queue(queue)
-    found: list[Delivery] = []
-
-    def enough() -> bool:
-        found.extend(consumer.fetch(count))
-        if len(found) < count:
-            select.select([consumer.fileno()], [], [], 0.05)
-        return len(found) >= count
-
-    wait_for(enough, 20, lambda: f"{count} deliveries, there are {len(found)}")
-    return consumer, found
+    return consumer, gather(consumer, count)
 
 
 def hand_back(scene: SimpleNamespace, deliveries: list[Delivery]) -> int:

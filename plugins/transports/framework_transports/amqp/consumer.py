@@ -78,6 +78,8 @@ class AmqpConsumer(Consumer):
         #: By consumer tag, ended ones too: what they pushed may still arrive.
         self._sources: dict[bytes, Source] = {}
         self._current: dict[str, Source] = {}
+        #: Some of these rest.
+        self._resting = False
         self._numbers = 0
         self._limit = PREFETCH_DEFAULT
         #: What the channel was told: the limit, and what is being parked beside that.
@@ -140,7 +142,7 @@ class AmqpConsumer(Consumer):
         if source is None:
             return
         try:
-            if not source.resting:
+            if not source.cancelled:
                 self._end(source)
             self._settle()
         except LOST as error:
@@ -199,7 +201,8 @@ class AmqpConsumer(Consumer):
         ready = self._ready
         try:
             self._settle()
-            self._rise()
+            if self._resting:
+                self._rise()
             if len(ready) < limit:
                 while self._link.advance() and len(ready) < limit:
                     pass
@@ -224,8 +227,8 @@ class AmqpConsumer(Consumer):
         try:
             if running <= len(self._settlements) < self._limit:
                 for source in self._current.values():
-                    if source.may_rest and not source.resting:
-                        source.resting = True
+                    if source.may_rest and not source.cancelled:
+                        self._resting = True
                         self._end(source)
             self._settle()
         except LOST as error:
@@ -233,8 +236,9 @@ class AmqpConsumer(Consumer):
 
     def _rise(self) -> None:
         """Begin the consumers again that rest."""
+        self._resting = False
         for source in list(self._current.values()):
-            if source.resting:
+            if source.cancelled:
                 if source.before is not None:
                     # What it still had to say has come, or comes as from a stranger.
                     del self._sources[source.before.tag]
@@ -368,7 +372,7 @@ class AmqpConsumer(Consumer):
         self._send_qos()
         for source in list(self._current.values()):
             # The new one first: a queue that deletes itself with its last consumer must have one throughout.
-            if not source.resting:
+            if not source.cancelled:
                 self._link.write(self._consume_frame(self._new_source(source.queue)) + self._cancel_frame(source))
 
     def _consume_frame(self, source: Source) -> bytes:

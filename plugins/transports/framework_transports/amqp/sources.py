@@ -16,16 +16,15 @@ class QosMode:
 class Source:
     """One consumer of the broker's."""
 
-    __slots__ = ("before", "cancelled", "name", "queue", "resting", "tag")
+    __slots__ = ("before", "cancelled", "name", "queue", "tag")
 
     def __init__(self, queue: Queue, tag: bytes, before: Source | None = None) -> None:
         """`before`: the one that this one takes the place of, after a rest."""
         self.queue = queue
         self.name = queue.name
         self.tag = tag
+        #: For good; or, while it is the queue's current one, for as long as core has no room.
         self.cancelled = False
-        #: Cancelled for as long as core has no room.
-        self.resting = False
         self.before = before
 
     @property
