@@ -14,9 +14,9 @@ from redis.crc import key_slot
 
 from framework import chord
 from framework._plugins import loader
-from framework.api.redis_cluster import slot_of
 from framework.api.transport import Queue
 from framework.exceptions import ConfigError, TaskRevokedError
+from framework_drivers.redis.cluster import slot_of
 from framework_transports.redis import RedisOptions, RedisTransport
 from framework_transports.redis.keys import Keys
 from support import ledger

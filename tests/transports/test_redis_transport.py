@@ -318,7 +318,7 @@ def test_a_consumer_without_room_does_not_spin(producer: Any, consumer: Any) -> 
 def test_a_server_without_pushes_is_polled(
     make_transport: MakeTransport, producer: Any, open_face: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from framework.api.resp import Link
+    from framework_drivers.redis.resp import Link
 
     monkeypatch.setattr(Link, "watch_keys", lambda link: False)
     consumer = open_face(make_transport(poll_interval=1).consumer())
@@ -620,7 +620,7 @@ def test_replies_reach_the_client_that_asked(transport: RedisTransport, open_fac
 
 
 def test_a_mailbox_without_pushes(transport: RedisTransport, open_face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from framework.api.resp import Link
+    from framework_drivers.redis.resp import Link
 
     monkeypatch.setattr(Link, "watch_keys", lambda link: False)
     replies = open_face(transport.mailbox())

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from framework.api.embedded import database_path
 from framework.api.transport import Consumer, Delivery, Exchange, Queue
 from framework.exceptions import ConfigError, ConnectionLost, TransportError
 from framework.message import Outgoing, read_head
+from framework_drivers.sqlite.database import database_path
 from framework_transports.sqlite import SqliteOptions, SqliteTransport
 from framework_transports.sqlite.housekeeping import MAIL_PATIENCE
 from support.wait import wait_for

@@ -20,13 +20,13 @@ from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 
-from framework.api.redis_link import SharedLink
-from framework.api.redis_sentinel import check
-from framework.api.redis_url import parse
-from framework.api.resp import Call, Link, LinkSettings, Script, ServerError, packer
 from framework.api.result_store import Record, ResultStoreContext, ResultStoreTraits
 from framework.exceptions import BackendError, ConnectionLost
 from framework.exceptions import TimeoutError as ResultTimeout
+from framework_drivers.redis.link import SharedLink
+from framework_drivers.redis.resp import Call, Link, LinkSettings, Script, ServerError, packer
+from framework_drivers.redis.sentinel import check
+from framework_drivers.redis.url import parse
 from framework_results.redis_chords import RedisChords
 
 _PREFIX: Final = "celery-task-meta-"

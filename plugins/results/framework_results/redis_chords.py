@@ -12,8 +12,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Final
 
-from framework.api.resp import Call, Script
 from framework.api.result_store import ChordPart, ResultStore, Turn
+from framework_drivers.redis.resp import Call, Script
 
 _PREFIX: Final = "celery-taskset-meta-"
 

@@ -18,10 +18,10 @@ from typing import Annotated, Final
 
 import msgspec
 
-from framework.api.doorbell import Doorbell, Ringer
-from framework.api.embedded import Database, Synchronous, database_path
 from framework.api.result_store import Record, ResultStoreContext, ResultStoreTraits
 from framework.exceptions import TimeoutError  # noqa: A004 - the one that the contract names
+from framework_drivers.sqlite.database import Database, Synchronous, database_path
+from framework_drivers.sqlite.doorbell import Doorbell, Ringer
 from framework_results.sqlite_chords import SqliteChords
 
 _BELL: Final = "r"

@@ -10,8 +10,8 @@ import math
 import time
 from typing import Final
 
-from framework.api.embedded import Database
 from framework.api.result_store import ChordPart, ResultStore, Turn
+from framework_drivers.sqlite.database import Database
 
 _SCHEMA: Final = """
 CREATE TABLE framework_chords (

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 import msgspec
 
-from framework.api.redis_url import masked
 from framework.api.transport import Queue, Transport, TransportTraits
+from framework_drivers.masking import masked
 from framework_transports.memory.broker import Broker
 from framework_transports.memory.consumer import MemoryConsumer
 from framework_transports.memory.mailbox import MemoryMailbox

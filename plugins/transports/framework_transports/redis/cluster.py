@@ -15,12 +15,12 @@ from typing import Any, Final
 
 import msgspec
 
-from framework.api.redis_cluster import ClusterLink
-from framework.api.redis_url import Address
-from framework.api.resp import Link, LinkSettings
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import TransportError
 from framework.message import Outgoing
+from framework_drivers.redis.cluster import ClusterLink
+from framework_drivers.redis.resp import Link, LinkSettings
+from framework_drivers.redis.url import Address
 from framework_transports.redis.consumer import RedisConsumer
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.mailbox import RedisMailbox

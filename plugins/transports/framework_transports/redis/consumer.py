@@ -25,10 +25,10 @@ from collections.abc import Collection, Sequence
 from time import monotonic
 from typing import Any, Final, NoReturn
 
-from framework.api.redis_url import Address
-from framework.api.resp import Call, Command, Link, LinkSettings, Push, ServerError, packer
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
+from framework_drivers.redis.resp import Call, Command, Link, LinkSettings, Push, ServerError, packer
+from framework_drivers.redis.url import Address
 from framework_transports._leases import OVERSLEPT
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.lane import BroadcastDelivery, Lane, RedisDelivery

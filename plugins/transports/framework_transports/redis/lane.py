@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from framework.api.resp import Argument, Call, Command
 from framework.api.transport import Delivery
 from framework.message import delivery_count, mark_redelivered
+from framework_drivers.redis.resp import Argument, Call, Command
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.scripts import script
 

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from framework.api.redis_url import Address
-from framework.api.resp import Command, Link, LinkSettings, Push, packer
 from framework.api.transport import Mailbox, Queue
 from framework.exceptions import ConnectionLost, TransportError
 from framework.message import Outgoing, Payload
+from framework_drivers.redis.resp import Command, Link, LinkSettings, Push, packer
+from framework_drivers.redis.url import Address
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.router import Router
 

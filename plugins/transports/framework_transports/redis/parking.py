@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from framework.api.resp import Call, Command
+from framework_drivers.redis.resp import Call, Command
 from framework_transports.redis.lane import Lane
 from framework_transports.redis.scripts import script
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from framework.api.redis_link import SharedLink
-from framework.api.redis_url import Address
-from framework.api.resp import LinkSettings, ServerError
 from framework.api.transport import Producer, Queue
 from framework.exceptions import PublishRefused
 from framework.message import Outgoing
+from framework_drivers.redis.link import SharedLink
+from framework_drivers.redis.resp import LinkSettings, ServerError
+from framework_drivers.redis.url import Address
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.router import Router
 

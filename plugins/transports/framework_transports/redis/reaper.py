@@ -17,8 +17,8 @@ from typing import Any, Final
 
 import msgspec
 
-from framework.api.resp import Call, Link, ServerError
 from framework.message import delivery_count, mark_redelivered
+from framework_drivers.redis.resp import Call, Link, ServerError
 from framework_transports._routing import matches
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.lane import Lane

@@ -16,11 +16,11 @@ from itertools import count
 from time import monotonic
 from typing import Final
 
-from framework.api.redis_cluster import ClusterLink
-from framework.api.resp import Argument, Call, Command, Link
 from framework.api.transport import Queue
 from framework.exceptions import PublishRefused
 from framework.message import Outgoing, to_envelope
+from framework_drivers.redis.cluster import ClusterLink
+from framework_drivers.redis.resp import Argument, Call, Command, Link
 from framework_transports._routing import matches
 from framework_transports.redis.keys import Binding, Keys
 from framework_transports.redis.scripts import script

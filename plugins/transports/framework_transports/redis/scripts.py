@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from framework.api.resp import Script
+from framework_drivers.redis.resp import Script
 
 
 @cache

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from framework.api.redis_url import Address
-from framework.api.resp import Link, LinkSettings, packer
+from framework_drivers.redis.resp import Link, LinkSettings, packer
+from framework_drivers.redis.url import Address
 
 
 class Ticker:

@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from framework.api.redis_link import connect
-from framework.api.redis_sentinel import check
-from framework.api.redis_url import Address, parse
-from framework.api.resp import Command, LinkSettings
 from framework.api.transport import Consumer, Queue, Transport, TransportTraits
+from framework_drivers.redis.link import connect
+from framework_drivers.redis.resp import Command, LinkSettings
+from framework_drivers.redis.sentinel import check
+from framework_drivers.redis.url import Address, parse
 from framework_transports.redis.cluster import ClusterConsumer, ClusterMailbox
 from framework_transports.redis.consumer import RedisConsumer
 from framework_transports.redis.keys import Keys

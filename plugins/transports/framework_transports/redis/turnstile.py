@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from framework.api.redis_link import connect
-from framework.api.redis_url import Address
-from framework.api.resp import Call, LinkSettings
 from framework.api.transport import Turnstile
 from framework.exceptions import TransportError
+from framework_drivers.redis.link import connect
+from framework_drivers.redis.resp import Call, LinkSettings
+from framework_drivers.redis.url import Address
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.scripts import script
 

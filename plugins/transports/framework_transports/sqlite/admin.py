@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from framework.api.embedded import Database
 from framework.api.transport import Queue
+from framework_drivers.sqlite.database import Database
 from framework_transports.sqlite.parking import create
 
 

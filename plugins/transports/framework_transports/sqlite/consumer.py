@@ -24,11 +24,11 @@ from contextlib import suppress
 
 import msgspec
 
-from framework.api.doorbell import Doorbell, Ringer
-from framework.api.embedded import Database
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import mark_redelivered
+from framework_drivers.sqlite.database import Database
+from framework_drivers.sqlite.doorbell import Doorbell, Ringer
 from framework_transports._leases import OVERSLEPT
 from framework_transports.sqlite.delivery import SqliteDelivery
 from framework_transports.sqlite.housekeeping import put_back, reap, unregister

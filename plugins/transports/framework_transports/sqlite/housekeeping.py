@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
-from framework.api.doorbell import Ringer
-from framework.api.embedded import Database
+from framework_drivers.sqlite.database import Database
+from framework_drivers.sqlite.doorbell import Ringer
 from framework_transports.sqlite.publish import drop_boxes
 from framework_transports.sqlite.schema import CONSUMER_BELL, MAILBOX_BELL
 from framework_transports.sqlite.topology import forget_auto_delete

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from framework.api.doorbell import Doorbell, Ringer
-from framework.api.embedded import Database
 from framework.api.transport import Mailbox, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Outgoing, Payload
+from framework_drivers.sqlite.database import Database
+from framework_drivers.sqlite.doorbell import Doorbell, Ringer
 from framework_transports.sqlite.housekeeping import reap_boxes
 from framework_transports.sqlite.publish import Batch, drop_boxes
 from framework_transports.sqlite.schema import MAILBOX_BELL

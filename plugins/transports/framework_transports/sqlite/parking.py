@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from framework.api.embedded import Database
+from framework_drivers.sqlite.database import Database
 
 PART: Final = "parking"
 VERSION: Final = 1

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from framework.api.doorbell import Ringer
-from framework.api.embedded import Database
 from framework.api.transport import Producer, Queue
 from framework.message import Outgoing
+from framework_drivers.sqlite.database import Database
+from framework_drivers.sqlite.doorbell import Ringer
 from framework_transports.sqlite.publish import Batch
 from framework_transports.sqlite.topology import Router, declare, is_declared
 

@@ -12,10 +12,10 @@ import time
 from collections.abc import Iterable, Sequence
 from uuid import uuid4
 
-from framework.api.doorbell import Ringer
-from framework.api.embedded import Database
 from framework.exceptions import PublishRefused
 from framework.message import Outgoing, to_envelope
+from framework_drivers.sqlite.database import Database
+from framework_drivers.sqlite.doorbell import Ringer
 from framework_transports.sqlite.schema import CONSUMER_BELL, MAILBOX_BELL
 from framework_transports.sqlite.topology import Router, declare_name
 

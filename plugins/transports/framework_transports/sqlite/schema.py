@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework.api.embedded import Database, Synchronous
+from framework_drivers.sqlite.database import Database, Synchronous
 
 PART: Final = "broker"
 VERSION: Final = 1
 
-#: Kinds of doorbell, see `framework.api.doorbell`.
+#: Kinds of doorbell, see `framework_drivers.sqlite.doorbell`.
 CONSUMER_BELL: Final = "q"
 MAILBOX_BELL: Final = "m"
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-from framework.api.embedded import Synchronous, database_path
 from framework.api.transport import Queue, Transport, TransportTraits
+from framework_drivers.sqlite.database import Synchronous, database_path
 from framework_transports.sqlite import admin
 from framework_transports.sqlite.consumer import SqliteConsumer
 from framework_transports.sqlite.mailbox import SqliteMailbox

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from framework.api.embedded import Database, Synchronous
 from framework.api.transport import Turnstile
+from framework_drivers.sqlite.database import Database, Synchronous
 
 PART: Final = "turnstile"
 VERSION: Final = 1

@@ -19,9 +19,9 @@ from typing import Any, Final
 
 import msgspec
 
-from framework.api.redis_url import Address
-from framework.api.resp import Argument, Call, Command, Link, LinkSettings, Script
 from framework.exceptions import ConnectionLost
+from framework_drivers.redis.resp import Argument, Call, Command, Link, LinkSettings, Script
+from framework_drivers.redis.url import Address
 
 logger = logging.getLogger(__name__)
 

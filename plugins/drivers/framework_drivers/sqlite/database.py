@@ -25,8 +25,8 @@ from contextlib import contextmanager, suppress
 from typing import Final, Literal
 from urllib.parse import unquote
 
-from framework.api.redis_url import masked
 from framework.exceptions import ConfigError, ConnectionLost, PluginUnavailable, TransportError
+from framework_drivers.masking import masked
 
 Synchronous = Literal["full", "normal"]
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import msgspec
 
-from framework.api.redis_url import Address
-from framework.api.resp import Link, LinkSettings
 from framework.exceptions import ConfigError, ConnectionLost, TransportError
+from framework_drivers.redis.resp import Link, LinkSettings
+from framework_drivers.redis.url import Address
 
 logger = logging.getLogger(__name__)
 

@@ -11,19 +11,19 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from framework.api.redis_url import Address
-from framework.api.resp import Link, LinkSettings
 from framework.exceptions import ConnectionLost, TransportError
+from framework_drivers.redis.resp import Link, LinkSettings
+from framework_drivers.redis.url import Address
 
 if TYPE_CHECKING:
-    from framework.api.redis_cluster import ClusterLink
+    from framework_drivers.redis.cluster import ClusterLink
 
 
 def connect(addresses: Sequence[Address], settings: LinkSettings) -> Link | ClusterLink:
     """Connect to the server, or to the cluster, that `addresses` name. Raises `ConnectionLost`."""
     if addresses[0].cluster:
         # It needs links itself, and few need it.
-        from framework.api.redis_cluster import ClusterLink
+        from framework_drivers.redis.cluster import ClusterLink
 
         return ClusterLink(addresses, settings)
     return Link(addresses, settings)

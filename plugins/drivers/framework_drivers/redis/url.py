@@ -4,15 +4,13 @@
    ``redis+socket:///path[?virtual_host=db]``; several servers may be given, separated by ``;``, tried in turn.
    ``redis-cluster://`` and ``rediss-cluster://`` name nodes of a cluster.
    ``sentinel://host[:port][/db]`` names Sentinels, who know where the server is; user and password are the server's.
-2. `masked` is the URL for people.
-3. `tls_context` turns the URL's ``ssl_…`` parameters, or the setting ``use_ssl``, into an `ssl.SSLContext`.
+2. `tls_context` turns the URL's ``ssl_…`` parameters, or the setting ``use_ssl``, into an `ssl.SSLContext`.
 
 Source of the forms: the Redis URL scheme registered with IANA, and kombu's form for Unix sockets.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -20,6 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from framework.exceptions import ConfigError
+from framework_drivers.masking import masked
 
 if TYPE_CHECKING:
     import ssl
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 DEFAULT_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 SCHEMES: Final = frozenset({"redis", "rediss", "redis+socket", "sentinel", "redis-cluster", "rediss-cluster"})
-_PASSWORD: Final = re.compile(r"(?P<user>//[^/@:;]*):[^/@;]*(?:/[^@;]*)?@")
 _VERIFY: Final = {
     "required": True,
     "cert_required": True,
@@ -74,11 +72,6 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
             return f"{self.scheme}://{user}{self.path}?virtual_host={self.db}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{user}{host}:{self.port}/{self.db}"
-
-
-def masked(url: str) -> str:
-    """Return `url` with every password replaced by ``**``."""
-    return _PASSWORD.sub(r"\g<user>:**@", url)
 
 
 def parse(url: str) -> list[Address]:

@@ -7,7 +7,7 @@
 4. Every failure of the network, and a server that cannot serve just now, is `ConnectionLost` with the URL but no
    password.
 
-A link belongs to one thread at a time; `framework.api.redis_link` has what threads share, and what connects to a
+A link belongs to one thread at a time; `framework_drivers.redis.link` has what threads share, and what connects to a
 cluster. hiredis does the parsing; it is imported with the first link.
 Source of the protocol: the RESP2 and RESP3 specifications of redis.io.
 """
@@ -26,8 +26,8 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, cast
 
 import msgspec
 
-from framework.api.redis_url import Address, tls_context
 from framework.exceptions import ConnectionLost, TransportError
+from framework_drivers.redis.url import Address, tls_context
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Link:
 
     def _connect_to_master(self, addresses: Sequence[Address]) -> None:
         # It needs links itself, and few need it.
-        from framework.api.redis_sentinel import locate, must_be_master
+        from framework_drivers.redis.sentinel import locate, must_be_master
 
         self.address = locate(addresses, self._settings)
         self._connect(self.address)

@@ -1,0 +1,1 @@
+"""The Redis client: RESP over a socket, URLs, TLS, Sentinel and Cluster."""

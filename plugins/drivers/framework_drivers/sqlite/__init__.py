@@ -1,0 +1,1 @@
+"""A SQLite file shared by several processes, and the doorbell that wakes them."""
