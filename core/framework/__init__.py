@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from framework._current import current_app, current_task
     from framework.api.transport import Exchange, Queue
-    from framework.app import App, shared_task
-    from framework.canvas import Signature, chain, chord, chunks, group, signature, xmap, xstarmap
-    from framework.results import AsyncResult, EagerResult, GroupResult, ResultSet
-    from framework.task import Task
+    from framework.client.app import App, shared_task
+    from framework.client.canvas import Signature, chain, chord, chunks, group, signature, xmap, xstarmap
+    from framework.client.current import current_app, current_task
+    from framework.client.results import AsyncResult, EagerResult, GroupResult, ResultSet
+    from framework.client.task import Task
 
 __all__ = [
     "App",
@@ -41,25 +41,25 @@ __all__ = [
 __version__ = "0.1.0"
 
 _MODULES = {
-    "App": "framework.app",
-    "AsyncResult": "framework.results",
-    "EagerResult": "framework.results",
+    "App": "framework.client.app",
+    "AsyncResult": "framework.client.results",
+    "EagerResult": "framework.client.results",
     "Exchange": "framework.api.transport",
-    "GroupResult": "framework.results",
+    "GroupResult": "framework.client.results",
     "Queue": "framework.api.transport",
-    "ResultSet": "framework.results",
-    "Signature": "framework.canvas",
-    "Task": "framework.task",
-    "chain": "framework.canvas",
-    "chord": "framework.canvas",
-    "chunks": "framework.canvas",
-    "current_app": "framework._current",
-    "current_task": "framework._current",
-    "group": "framework.canvas",
-    "shared_task": "framework.app",
-    "signature": "framework.canvas",
-    "xmap": "framework.canvas",
-    "xstarmap": "framework.canvas",
+    "ResultSet": "framework.client.results",
+    "Signature": "framework.client.canvas",
+    "Task": "framework.client.task",
+    "chain": "framework.client.canvas",
+    "chord": "framework.client.canvas",
+    "chunks": "framework.client.canvas",
+    "current_app": "framework.client.current",
+    "current_task": "framework.client.current",
+    "group": "framework.client.canvas",
+    "shared_task": "framework.client.app",
+    "signature": "framework.client.canvas",
+    "xmap": "framework.client.canvas",
+    "xstarmap": "framework.client.canvas",
 }
 
 

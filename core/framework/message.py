@@ -7,7 +7,7 @@ A message has two shapes on its way through the worker, both of which `marshal` 
 * `Parts`: what AMQP hands over already taken apart.
 
 The worker's main process reads only the `Head` of either (`read_head`): the few headers it decides by.
-The body is decoded where it runs (`read`, then `framework.serialization`).
+The body is decoded where it runs (`read`, then `framework.wire.serialization`).
 
 Source: the protocol as published by Celery 5 (task protocol 2) and kombu's virtual transports.
 """

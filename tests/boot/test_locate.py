@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from framework import App
-from framework._boot.locate import find_app, home_of, import_modules, load_app
 from framework._config import sources
+from framework.client.locate import find_app, home_of, import_modules, load_app
 from framework.exceptions import AppNotFound
 
 APP = "from framework import App\n{name} = App({name!r})\n"

@@ -8,11 +8,11 @@ import logging
 import pytest
 
 from framework import App, chain, chord, group, signature
-from framework._request import Context, pop_request, push_request
-from framework.canvas import Signature, StampingVisitor, chunks, xmap
+from framework.client.canvas import Signature, StampingVisitor, chunks, xmap
+from framework.client.request import Context, pop_request, push_request
 from framework.exceptions import ChordError, ConfigError, FrameworkError
 from framework.message import read
-from framework.serialization import decode_task
+from framework.wire.serialization import decode_task
 
 
 @pytest.fixture

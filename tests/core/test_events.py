@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from framework.events import Polaroid, State
-from framework.events.dumper import Dumper
+from framework.client.events import Polaroid, State
+from framework.client.events.dumper import Dumper
 from framework.exceptions import ConfigError
 from framework.message import Outgoing
 from support.wait import wait_for

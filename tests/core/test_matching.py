@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from framework._matching import matches
 from framework.exceptions import MessageError
+from framework.wire.control_request import matches
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from framework import App, chain, group
-from framework._documents import Documents
 from framework.api.result_store import Record
 from framework.exceptions import (
     ConfigError,
@@ -15,6 +14,7 @@ from framework.exceptions import (
     TaskRevokedError,
     TimeoutError,  # noqa: A004 - the name users catch
 )
+from framework.wire.result_document import Documents
 
 
 @pytest.fixture

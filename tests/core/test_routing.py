@@ -9,8 +9,8 @@ import pytest
 
 from framework import Exchange, Queue
 from framework._config.settings import Settings, TaskSettings
+from framework.client.routing import Router, select_queues
 from framework.exceptions import ConfigError, QueueNotFound
-from framework.routing import Router, select_queues
 
 
 def router(**task):

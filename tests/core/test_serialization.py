@@ -21,7 +21,7 @@ from kombu.utils import json as kombu_json
 from framework import exceptions
 from framework.exceptions import ContentRefused, MessageTooLarge, MessageUndecodable, UnknownError
 from framework.message import Incoming
-from framework.serialization import (
+from framework.wire.serialization import (
     COMPRESSED_MARK,
     decode,
     decode_exception,

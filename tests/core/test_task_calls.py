@@ -11,9 +11,9 @@ from datetime import timedelta
 import pytest
 
 from framework import App, Task, chain, chord, current_app, current_task, group, shared_task
-from framework._request import Context, pop_request, push_request
+from framework.client.request import Context, pop_request, push_request
+from framework.client.results import AsyncResult, GroupResult, result_from_tuple
 from framework.exceptions import AlreadyRegistered, MaxRetriesExceededError, NotRegistered, Retry
-from framework.results import AsyncResult, GroupResult, result_from_tuple
 
 
 @pytest.fixture
@@ -343,9 +343,9 @@ def test_a_shared_task_belongs_to_every_application(app):
         assert double.app is app
         assert double.apply((2,)).get() == 4
     finally:
-        from framework import _apps
+        from framework.client import current
 
-        _apps.choose(None)
+        current.choose(None)
         other.close()
 
 

@@ -6,8 +6,7 @@ import subprocess
 import sys
 
 SAMPLE = """
-from framework import App, shared_task
-from framework.task import Task
+from framework import App, Task, shared_task
 
 app = App("typed")
 

@@ -17,8 +17,8 @@ import pytest
 import redis
 
 from framework import exitcodes
-from framework._broadcast import Replies
 from framework.api.transport import Exchange, Queue
+from framework.wire.control_request import Replies
 from support import workers
 from support.wait import wait_for
 
@@ -114,7 +114,7 @@ def test_replies_go_to_reply_queues_only(url, client, start_worker):
     worker = start_worker("-P", "solo", "-n", "w@here", broker=url)
     mailbox = app.transport.mailbox()
     server = redis.Redis.from_url(url)
-    from framework._broadcast import Request
+    from framework.wire.control_request import Request
 
     for exchange, key in (("", "celery"), ("celery", "celery"), ("", 7)):
         request = Request("ping", {}, exchange="celery.pidbox")
@@ -204,7 +204,7 @@ def test_a_worker_that_is_frozen_is_named(amqp_url, client, start_worker):
     def listed() -> bool:
         mailbox = app.transport.mailbox()
         try:
-            from framework._broadcast import Request
+            from framework.wire.control_request import Request
 
             request = Request("ping", {}, exchange="celery.pidbox", destination=["well@here"])
             settings = app.conf.settings

@@ -134,7 +134,7 @@ def test_letters_come_back_when_a_reader_is_killed(redis_url):
         queues.push(redis_url, b"{}", {"id": f"l{number}"}, queue=DLQ)
     program = (
         "import os, signal\n"
-        "from framework._letters import LetterBox\n"
+        "from framework.client.dead_letter_queue import LetterBox\n"
         "from framework import App\n"
         "from framework._plugins import loader\n"
         f"app = App('x', broker={redis_url!r})\n"

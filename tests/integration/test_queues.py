@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from celery.utils import nodenames
 
-from framework.routing import worker_direct
+from framework.client.routing import worker_direct
 from support import workers
 from support.wait import wait_for
 

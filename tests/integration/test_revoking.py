@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import pytest
 
 from framework.api.transport import Exchange, Queue
+from framework.client.results import GroupResult
 from framework.message import read
-from framework.results import GroupResult
-from framework.serialization import decode
+from framework.wire.serialization import decode
 from support import ledger
 from support.fleet import Fleet, running
 from support.wait import wait_for

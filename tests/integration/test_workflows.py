@@ -13,8 +13,8 @@ import pytest
 
 import framework
 from framework import chain, chord, group
+from framework.client.results import GroupResult
 from framework.exceptions import ChordError, ConfigError, TaskRevokedError, WorkerLostError
-from framework.results import GroupResult
 from support import ledger, proj, workers
 from support.wait import wait_for
 from support.workflows import CASES, FAILING, Tasks

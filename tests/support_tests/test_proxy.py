@@ -11,7 +11,7 @@ import amqp
 import pytest
 import redis
 
-from framework.app import App
+from framework.client.app import App
 from support.proxy import Proxy
 from support.wait import wait_for
 

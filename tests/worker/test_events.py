@@ -10,9 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from framework._config.settings import EventSettings
-from framework._ends import Action
 from framework.api.pool import FAILURE, IGNORED, INVALID, RETRY, SUCCESS, TERMINATED, Outcome
 from framework.api.transport import Exchange, Queue
+from framework.client.after_end import Action
 from framework.message import read
 from framework.worker import events
 from framework.worker.events import Dispatcher

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from framework._config.settings import WorkerSettings
-from framework._request import Context, pop_request, push_request
+from framework.client.request import Context, pop_request, push_request
 from framework.worker.logformats import make_formatter
 from framework.worker.logs import LogFile
 

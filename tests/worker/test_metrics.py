@@ -10,8 +10,8 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from framework._ends import Action
 from framework.api import pool as outcomes
+from framework.client.after_end import Action
 from framework.worker import meter as meters
 from framework.worker.meter import ENDS, OTHERS, Meter
 from framework.worker.metrics import FAMILIES, Source, exposition

@@ -11,8 +11,8 @@ import pytest
 
 from framework import exitcodes
 from framework.exceptions import MessageUndecodable
+from framework.wire.clock import Clock
 from framework.worker.backoff import Backoff
-from framework.worker.clock import Clock
 from framework.worker.loop import Loop
 from framework.worker.pidfile import Pidfile, PidfileTaken
 from framework.worker.prefetch import UNLIMITED, Prefetch

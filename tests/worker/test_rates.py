@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from framework._policy import parse_rate
+from framework.client.task_policy import parse_rate
 from framework.exceptions import ConfigError
 from framework.worker.loop import Loop
 from framework.worker.rates import Rates

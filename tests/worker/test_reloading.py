@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from framework import App, _apps
+from framework import App
+from framework.client import current
 from framework.exceptions import FrameworkError
 from framework.worker.reloading import Reloading, in_order
 
@@ -15,7 +16,7 @@ from framework.worker.reloading import Reloading, in_order
 def home(tmp_path, monkeypatch):
     """A directory for modules; what is imported from it is forgotten after the test."""
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(_apps, "shared", [])
+    monkeypatch.setattr(current, "shared", [])
     before = set(sys.modules)
 
     def write(**modules):
@@ -100,4 +101,4 @@ def test_the_application_that_a_module_makes_anew_gives_its_place_to_the_old_one
     assert shop.app is app
     assert app.tasks["shop.f"]() == 2
     assert app.tasks["shop.f"].app is app
-    assert _apps.current_app() is app
+    assert current.find_app() is app

@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from framework import App
-from framework._ends import Action, Ends, decide
 from framework.api import pool
+from framework.client.after_end import Action, Ends, decide
 from framework.exceptions import ConfigError
 
 CODES = [value for name, value in vars(pool).items() if name.isupper() and isinstance(value, int)]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from framework import App
-from framework._documents import Documents
 from framework.api import pool
 from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStoreTraits
 from framework.api.transport import Delivery
 from framework.exceptions import ConnectionLost, FrameworkError
 from framework.message import Head
+from framework.wire.result_document import Documents
 from framework.worker.deadletters import DeadLetters
 from framework.worker.item import Item
 from framework.worker.loop import Loop

@@ -7,12 +7,12 @@ import threading
 import pytest
 
 from framework import App
-from framework._documents import FAILURE, RETRY, SUCCESS, Documents
-from framework._request import Context
 from framework.api.result_store import Record, ResultStoreTraits
 from framework.api.transport import Delivery
+from framework.client.request import Context
 from framework.exceptions import ConnectionLost
 from framework.message import mark_redelivered, read, read_head
+from framework.wire.result_document import FAILURE, RETRY, SUCCESS, Documents
 from framework.worker.item import Item
 from framework.worker.successes import Successes
 from support import queues

@@ -12,7 +12,12 @@ from framework._plugins import loader
 from framework.api.pool import Pool
 
 #: What a process imports that runs tasks, besides the application.
-_EXECUTION = ("framework.worker.execute", "framework.app", "framework._boot.locate", "framework._config.nodename")
+_EXECUTION = (
+    "framework.worker.execute",
+    "framework.client.app",
+    "framework.client.locate",
+    "framework._config.nodename",
+)
 
 
 def preload(pool: str, start_method: str) -> None:

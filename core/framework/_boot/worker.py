@@ -36,12 +36,12 @@ from framework.worker.stopping import Stopper
 
 if TYPE_CHECKING:
     from framework._boot.background import Background
-    from framework._boot.locate import LocatedApp
     from framework._config.settings import Settings
     from framework._config.sources import Config
     from framework.api.loop import Loop
     from framework.api.pool import Pool
-    from framework.app import App
+    from framework.client.app import App
+    from framework.client.locate import LocatedApp
     from framework.worker.notify import Notifier
     from framework.worker.settle import Settle
 
@@ -151,7 +151,7 @@ class WorkerRun:
         os.write(2, stacks().encode(errors="replace"))
 
     def _debug(self, frame: FrameType | None) -> None:
-        from framework import rdb
+        from framework.contrib import rdb
 
         if rdb.is_enabled():
             rdb.set_trace(frame)

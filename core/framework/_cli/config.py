@@ -60,7 +60,7 @@ def check(session: Session) -> int:
     from framework._boot.steps.scaling import choose
     from framework._config.autoscale import autoscale_range
     from framework._plugins import loader
-    from framework.routing import select_queues
+    from framework.client.routing import select_queues
 
     config = resolved(session)
     settings = config.settings

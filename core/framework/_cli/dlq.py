@@ -21,7 +21,8 @@ from framework._cli.session import Session
 from framework.exceptions import ConfigError, FrameworkError, MessageUndecodable
 
 if TYPE_CHECKING:
-    from framework._letters import Letter, LetterBox
+    from framework.client.dead_letter_queue import LetterBox
+    from framework.wire.dead_letter import Letter
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -156,9 +157,9 @@ def purge(
 
 @contextmanager
 def _box(session: Session, queues: str | None) -> Iterator[LetterBox]:
-    from framework._letters import LetterBox
     from framework._plugins import loader
-    from framework.routing import select_queues
+    from framework.client.dead_letter_queue import LetterBox
+    from framework.client.routing import select_queues
 
     settings = session.app().conf.settings
     template = settings.task.dead_letter_queue

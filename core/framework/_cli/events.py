@@ -19,7 +19,7 @@ from framework._cli.session import Session
 from framework.exceptions import ConfigError, TransportError
 
 if TYPE_CHECKING:
-    from framework.app import App
+    from framework.client.app import App
 
 
 @click.command(help="Watch workers and tasks on a live screen, or print what they tell.")
@@ -59,7 +59,7 @@ def command(
 
 
 def _print_lines(app: App, limit: int | None, timeout: float | None) -> int:
-    from framework.events.dumper import Dumper
+    from framework.client.events.dumper import Dumper
 
     dumper = Dumper()
     away = False

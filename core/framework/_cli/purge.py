@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @pass_session
 def command(session: Session, force: bool, queues: str | None, exclude_queues: str | None, as_json: bool) -> int:
     """Drop."""
-    from framework.routing import select_queues
+    from framework.client.routing import select_queues
 
     settings = session.app().conf.settings
     chosen = select_queues(settings, split(queues) or None, split(exclude_queues) or None)

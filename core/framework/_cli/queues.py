@@ -16,7 +16,7 @@ def command(session: Session, queues: str | None, as_json: bool) -> None:
     """Show."""
     from framework._cli.output import split
     from framework._plugins import loader
-    from framework.routing import select_queues
+    from framework.client.routing import select_queues
 
     settings = session.app().conf.settings
     chosen = select_queues(settings, split(queues) or None, None)

@@ -20,7 +20,7 @@ from framework._cli.output import json_option, pass_session, print_json, split
 from framework._cli.session import Session
 
 if TYPE_CHECKING:
-    from framework._broadcast import Replies
+    from framework.wire.control_request import Replies
     from framework.worker.panel import Command
 
 _INDENT = " " * 8

@@ -12,7 +12,7 @@ from framework._cli.session import Session
 @pass_session
 def command(session: Session) -> int:
     """Print."""
-    from framework._report import report
+    from framework.client.report import report
 
     click.echo(report(session.app()), nl=False)
     return 0

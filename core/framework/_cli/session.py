@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from framework._boot.background import Background
-    from framework._boot.locate import LocatedApp
     from framework._config.sources import Sources
-    from framework.app import App
+    from framework.client.app import App
+    from framework.client.locate import LocatedApp
 
 
 class Session:
@@ -47,8 +47,8 @@ class Session:
         Raises `ConfigError`.
         """
         if self._sources is None:
-            from framework._boot import locate
             from framework._config import sources
+            from framework.client import locate
 
             self.enter()
             flags = dict(self.flags)
@@ -85,7 +85,7 @@ class Session:
 
     def locate(self) -> LocatedApp:
         """Import the application. Raises `AppNotFound` or `ConfigError`."""
-        from framework._boot.locate import find_app
+        from framework.client.locate import find_app
 
         return find_app(None, self.sources().value("app"))
 
@@ -94,14 +94,14 @@ class Session:
 
         Raises `ConfigError` when one was named and cannot be had.
         """
-        from framework._boot.locate import find_app
+        from framework.client.locate import find_app
         from framework.exceptions import AppNotFound
 
         named = self.sources().value("app")
         try:
             found: App = find_app(None, named).app
         except AppNotFound:
-            from framework.app import App
+            from framework.client.app import App
 
             if named is not None or any(os.path.isfile(name) for name in ("app.py", "tasks.py")):
                 raise

@@ -21,7 +21,7 @@ from framework._config.sources import Config
 from framework.exceptions import ConfigError
 
 if TYPE_CHECKING:
-    from framework._boot.locate import LocatedApp
+    from framework.client.locate import LocatedApp
 
 
 def _store(option: Option, spelling: str) -> Any:
@@ -140,7 +140,7 @@ def _run(session: Session, assignments: tuple[str, ...], detach: bool) -> int:
 
 def _get_ready(session: Session) -> tuple[LocatedApp, Config]:
     """Import the application, and do what was asked for before the worker begins."""
-    from framework._boot.locate import import_modules
+    from framework.client.locate import import_modules
 
     located = session.locate()
     config: Config = located.app.conf.config
@@ -162,7 +162,7 @@ def _note_unavailable(config: Config) -> None:
 def _purge(session: Session, config: Config) -> None:
     """Drop what waits in the queues that the worker is going to consume from."""
     from framework._cli.purge import purge
-    from framework.routing import select_queues
+    from framework.client.routing import select_queues
 
     worker = config.settings.worker
     dropped = purge(config.settings, select_queues(config.settings, worker.queues, worker.exclude_queues))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from framework.app import App
+    from framework.client.app import App
     from framework.message import Outgoing
 
 PROJECT = "framework"

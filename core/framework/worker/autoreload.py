@@ -28,7 +28,7 @@ import msgspec
 from framework.api.fsnotify import Watcher
 from framework.api.loop import Loop, Timer
 from framework.api.pool import Pool
-from framework.app import App
+from framework.client.app import App
 from framework.exceptions import FrameworkError
 from framework.worker.intake import Intake
 from framework.worker.reloading import Reloading, imports_of, policies_of, take_up

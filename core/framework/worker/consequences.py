@@ -11,15 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from framework import _chords, _followups
-from framework._documents import FAILURE
-from framework._identity import new_id
-from framework._request import Context
+from framework.client.request import Context
+from framework.client.workflow import callbacks, chord_counting
 from framework.exceptions import ConnectionLost, MessageError
 from framework.message import Payload, read
+from framework.wire.identity import new_id
+from framework.wire.result_document import FAILURE
 
 if TYPE_CHECKING:
-    from framework.app import App
+    from framework.client.app import App
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,12 @@ class Consequences:
 
     def _follow(self, request: Context, state: str, error: BaseException, errbacks: bool) -> None:
         """Raises `ConnectionLost`; to be called again then."""
-        if request.chord and (member := _chords.Member.of(request)) is not None:
-            _chords.count(self._app, member, state, error, new_id().replace("-", ""))
-        _followups.fail_rest(self._app, request, error)
+        if request.chord and (member := chord_counting.Member.of(request)) is not None:
+            chord_counting.count(self._app, member, state, error, new_id().replace("-", ""))
+        callbacks.fail_rest(self._app, request, error)
         if errbacks and state == FAILURE and request.errbacks:
             try:
-                _followups.call_errbacks(self._app, request, error, None)
+                callbacks.call_errbacks(self._app, request, error, None)
             except ConnectionLost as lost:
                 # Some were called already: none is to be called twice.
                 logger.error("The error callbacks of task %s were not sent: %s", request.id, lost)

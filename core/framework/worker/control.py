@@ -14,9 +14,9 @@ import msgspec
 
 from framework.api.pool import Pool
 from framework.api.transport import Transport
+from framework.wire.clock import Clock
 from framework.worker.autoreload import Autoreloader
 from framework.worker.autoscaler import Autoscaler
-from framework.worker.clock import Clock
 from framework.worker.events import Dispatcher
 from framework.worker.intake import Intake
 from framework.worker.panel import COMMANDS, Command, Panel, control_command, inspect_command
@@ -27,7 +27,7 @@ from framework.worker.subscriptions import Subscriptions
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
-    from framework.app import App
+    from framework.client.app import App
 
 __all__ = ["COMMANDS", "Command", "ControlState", "Panel", "control_command", "inspect_command"]
 

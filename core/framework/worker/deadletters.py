@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
-from framework._letters import enclose
 from framework.api.transport import Delivery
 from framework.exceptions import TransportError
+from framework.wire.dead_letter import enclose
 from framework.worker.outbox import Outbox
 
 logger = logging.getLogger(__name__)

@@ -16,12 +16,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from framework._documents import REVOKED
 from framework.api.pool import Job
 from framework.api.transport import Delivery
 from framework.exceptions import ConnectionLost, MessageError, MessageUndecodable, TaskRevokedError
 from framework.message import Incoming, Payload, read, read_head
-from framework.serialization import decode_task, encode
+from framework.wire.result_document import REVOKED
+from framework.wire.serialization import decode_task, encode
 from framework.worker.adoption import Adoption
 from framework.worker.deadletters import DeadLetters
 from framework.worker.item import Item
@@ -34,7 +34,7 @@ from framework.worker.unregistered import Unregistered
 if TYPE_CHECKING:
     from framework._config.settings import Settings
     from framework._plugins.hooks import Hooks
-    from framework._policy import TaskPolicy
+    from framework.client.task_policy import TaskPolicy
     from framework.worker.taskevents import TaskEvents
 
 logger = logging.getLogger(__name__)

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from framework import _eventwire
 from framework.api.loop import Loop
 from framework.message import Outgoing
+from framework.wire import event_message
 from framework.worker.line import Line
 from framework.worker.taskevents import Event, TaskEvents
 
@@ -59,7 +59,7 @@ class Dispatcher:
         self.clock = line.clock
         self.hostname = hostname
         self.pid = os.getpid()
-        self.utcoffset = _eventwire.utc_offset()
+        self.utcoffset = event_message.utc_offset()
         self._settings = settings
         self._listeners = listeners
         self._tasks = TaskEvents(self)
@@ -98,7 +98,7 @@ class Dispatcher:
         Raises `TypeError` or `ValueError` for others. Without a connection the event is dropped.
         """
         self.flush()
-        self.utcoffset = _eventwire.utc_offset()
+        self.utcoffset = event_message.utc_offset()
         event = {
             "type": type,
             "hostname": self.hostname,
@@ -108,7 +108,7 @@ class Dispatcher:
             "timestamp": time.time(),
             **fields,
         }
-        message = self._message(event, _eventwire.routing_key(type))
+        message = self._message(event, event_message.routing_key(type))
         self._line.post([message])
 
     def add(self, event: Event) -> None:
@@ -120,7 +120,7 @@ class Dispatcher:
                 # The newest are kept: an old event is worth less than the memory of a worker.
                 waiting.popleft()
                 self._dropped += 1
-        elif len(waiting) >= _eventwire.BATCH:
+        elif len(waiting) >= event_message.BATCH:
             self.flush()
         elif not self._armed:
             self._armed = True
@@ -134,7 +134,7 @@ class Dispatcher:
         """Send what waits, as far as the broker takes it."""
         waiting = self._waiting
         while waiting:
-            events = list(islice(waiting, _eventwire.BATCH))
+            events = list(islice(waiting, event_message.BATCH))
             if not self._line.ready or not self._post(events):
                 if not self._armed:
                     self._armed = True
@@ -171,7 +171,7 @@ class Dispatcher:
         return True
 
     def _message(self, body: Any, key: str) -> Outgoing:
-        return _eventwire.outgoing(
+        return event_message.outgoing(
             body,
             key,
             self.hostname,

@@ -15,12 +15,12 @@ from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from framework._request import Context, pop_request, push_request
 from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
+from framework.client.request import Context, pop_request, push_request
 from framework.exceptions import MessageError
 from framework.message import read
-from framework.serialization import decode_task
+from framework.wire.serialization import decode_task
 from framework.worker.finish import Finish, Run
 from framework.worker.logs import redirect_stdouts, setup_logging
 from framework.worker.plan import Plans
@@ -28,7 +28,7 @@ from framework.worker.plan import Plans
 if TYPE_CHECKING:
     from framework._config.settings import Settings
     from framework.api.coroutine import Call
-    from framework.app import App
+    from framework.client.app import App
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class TaskWorkload:
         """Let go of what this process opened."""
         if (shutdown := self._app.hooks.bind("worker_process_shutdown")) is not None:
             shutdown(hostname=self._hostname, pid=os.getpid())
-        if (coroutines := sys.modules.get("framework._coroutines")) is not None:
+        if (coroutines := sys.modules.get("framework.client.coroutines")) is not None:
             coroutines.close_here()
         if self._own_process:
             self._app.close()
@@ -147,7 +147,7 @@ class TaskWorkload:
     def interrupt(self, thread: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
         """Have `exception` end the coroutine that `thread` runs."""
         # Not imported here: a process that runs no coroutine does not load asyncio.
-        coroutines = sys.modules.get("framework._coroutines")
+        coroutines = sys.modules.get("framework.client.coroutines")
         return coroutines is not None and bool(coroutines.interrupt(thread, exception, frame))
 
     def _begin(self, run: Run) -> None:
@@ -180,7 +180,7 @@ def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:
     # By name: `_boot` is above the worker, and only this entry into a new process turns around.
     from importlib import import_module
 
-    locate = import_module("framework._boot.locate")
+    locate = import_module("framework.client.locate")
     app = locate.load_app(recipe["app"], recipe["path"], recipe["sources"])
     # Here, once, and not in each child: looking for installed hooks reads the metadata of every distribution, and
     # setting up the log imports this.

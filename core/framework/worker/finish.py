@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from framework import _chords, _followups
-from framework._documents import FAILURE, RETRY, STARTED, SUCCESS, Documents
-from framework._ends import Action
-from framework._errordocs import ExceptionInfo
-from framework._patience import insist, patiently
-from framework._request import Context
-from framework._saferepr import safe_repr
 from framework.api import pool as outcomes
 from framework.api.pool import Outcome
 from framework.api.result_store import Record
+from framework.client.after_end import Action
+from framework.client.publisher import insist, patiently
+from framework.client.request import Context
+from framework.client.task import Task
+from framework.client.workflow import callbacks, chord_counting
 from framework.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
-from framework.task import Task
+from framework.wire.exception_document import ExceptionInfo
+from framework.wire.result_document import FAILURE, RETRY, STARTED, SUCCESS, Documents
+from framework.wire.safe_repr import safe_repr
 from framework.worker.plan import Handler, Listeners, Plan
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
-    from framework.app import App
+    from framework.client.app import App
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ _OWN_FILES: Final = tuple(
     for parts in (("worker", "execute.py"), ("_coroutines.py",), ("api", "coroutine.py"))
 )
 
-#: Arguments of `framework._chords.conclude`.
-Counted = tuple[_chords.Member, str, Any, Record | None]
+#: Arguments of `framework.client.workflow.chord_counting.conclude`.
+Counted = tuple[chord_counting.Member, str, Any, Record | None]
 
 
 class Run(msgspec.Struct, gc=False):
@@ -83,7 +83,7 @@ class Finish:
         follows = run.embed and any(run.embed.values())
         if follows:
             with patiently():
-                _followups.follow_up(self._app, request, retval)
+                callbacks.follow_up(self._app, request, retval)
         document = None
         if not plan.policy.ignores(request.ignore_result):
             document = self._document(SUCCESS, retval, request)
@@ -177,11 +177,11 @@ class Finish:
     def _fail_others(self, request: Context, error: BaseException, trace: str) -> None:
         with patiently():
             insist(
-                lambda: _followups.fail_rest(self._app, request, error, trace),
+                lambda: callbacks.fail_rest(self._app, request, error, trace),
                 f"The failure of what comes after {_name(request)}[{request.id}]",
             )
             if request.errbacks:
-                _followups.call_errbacks(self._app, request, error, trace)
+                callbacks.call_errbacks(self._app, request, error, trace)
 
     def _tell_failure(self, run: Run, error: BaseException, told: str, trace: str) -> None:
         plan, request, on = run.plan, run.request, self.listeners
@@ -221,13 +221,13 @@ class Finish:
     def _count(self, state: str, value: Any, run: Run, document: bytes | None) -> bytes | None:
         """Store and count the result if the task belongs to a chord; return what is left to be stored."""
         request = run.request
-        if not request.chord or (member := _chords.Member.of(request)) is None:
+        if not request.chord or (member := chord_counting.Member.of(request)) is None:
             return document
         record = None
         if document is not None:
             record = Record(member.task_id, document, state, request.reply_to, request.correlation_id or member.task_id)
         if run.later is None:
-            _chords.conclude(self._app, member, state, value, record)
+            chord_counting.conclude(self._app, member, state, value, record)
         else:
             run.later.append((member, state, value, record))
         return None
@@ -237,7 +237,7 @@ class Finish:
         import asyncio
 
         for counted in later:
-            await asyncio.to_thread(_chords.conclude, self._app, *counted)
+            await asyncio.to_thread(chord_counting.conclude, self._app, *counted)
 
     # ------------------------------------------------------------ results
 

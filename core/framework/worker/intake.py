@@ -31,7 +31,7 @@ from framework.worker.subscriptions import Subscriptions
 from framework.worker.unregistered import Unregistered
 
 if TYPE_CHECKING:
-    from framework._policy import TaskPolicy
+    from framework.client.task_policy import TaskPolicy
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from framework.api.transport import Delivery
 from framework.message import Head
 
 if TYPE_CHECKING:
-    from framework._policy import TaskPolicy
+    from framework.client.task_policy import TaskPolicy
 
 
 class Item:

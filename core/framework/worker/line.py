@@ -15,8 +15,8 @@ from framework.api.loop import Loop
 from framework.api.transport import Mailbox, Queue, Transport
 from framework.exceptions import TransportError
 from framework.message import Outgoing, Payload
+from framework.wire.clock import Clock
 from framework.worker.backoff import PAUSE_MAX, Backoff
-from framework.worker.clock import Clock
 
 logger = logging.getLogger(__name__)
 

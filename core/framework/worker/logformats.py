@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 if TYPE_CHECKING:
-    from framework._request import Context
+    from framework.client.request import Context
 
 #: The value of ``log_format`` that asks for one JSON object a line.
 JSON: Final = "json"
@@ -40,7 +40,7 @@ def _task_of(record: logging.LogRecord) -> Context | None:
     """Return the request of the task that wrote `record` by a logger of tasks, else None."""
     if not record.name.startswith(_TASK_LOGGER):
         return None
-    from framework._request import current_request
+    from framework.client.request import current_request
 
     request = current_request()
     return request if request is not None and request.id else None

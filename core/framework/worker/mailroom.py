@@ -16,12 +16,11 @@ from typing import Any
 
 import msgspec
 
-from framework._broadcast import ROSTER
-from framework._matching import matches
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import MessageError
 from framework.message import Outgoing, Payload, read
-from framework.serialization import decode_message, encode
+from framework.wire.control_request import ROSTER, matches
+from framework.wire.serialization import decode_message, encode
 from framework.worker.line import Line
 from framework.worker.panel import Panel
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from framework._ends import Action
 from framework.api import pool as outcomes
+from framework.client.after_end import Action
 from framework.worker.item import Item
 
 #: Words for how a task ended, by outcome code.

@@ -12,11 +12,11 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from framework._broadcast import Request
 from framework.api.loop import Loop
 from framework.api.transport import Transport
 from framework.exceptions import TransportError
-from framework.worker.clock import Clock
+from framework.wire.clock import Clock
+from framework.wire.control_request import Request
 from framework.worker.revokes import Revokes
 
 logger = logging.getLogger(__name__)

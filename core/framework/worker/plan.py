@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from framework._policy import TaskPolicy
-from framework.task import Task
+from framework.client.task import Task
+from framework.client.task_policy import TaskPolicy
 
 if TYPE_CHECKING:
-    from framework.app import App
+    from framework.client.app import App
 
 Handler = Callable[..., Any]
 
@@ -88,12 +88,12 @@ class Plans(dict[str, Plan]):
         acall = None
         if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(task.run):
             # Here: a process that runs no coroutine does not load asyncio.
-            from framework import _coroutines
+            from framework.client import coroutines
 
             acall = call
 
             def call(*args: Any, **kwargs: Any) -> Any:
-                return _coroutines.run_here(acall(*args, **kwargs))
+                return coroutines.run_here(acall(*args, **kwargs))
 
         on = self._listeners
         track_started = policy.track_started and not policy.ignore_result

@@ -19,7 +19,7 @@ from framework.exceptions import ConfigError
 from framework.worker.item import Item
 
 if TYPE_CHECKING:
-    from framework._policy import TaskPolicy
+    from framework.client.task_policy import TaskPolicy
 
 #: Most tasks that may wait for their turn without taking room from others in the prefetch.
 HOLD_MAX: Final = 1_000

@@ -23,12 +23,12 @@ from fnmatch import fnmatchcase
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from framework import _apps
+from framework.client import current
 from framework.exceptions import FrameworkError
 
 if TYPE_CHECKING:
-    from framework._policy import TaskPolicy
-    from framework.app import App
+    from framework.client.app import App
+    from framework.client.task_policy import TaskPolicy
     from framework.worker.intake import Intake
 
 logger = logging.getLogger(__name__)
@@ -76,13 +76,13 @@ class Reloading:
     @contextlib.contextmanager
     def _all_or_nothing(self, there: Sequence[ModuleType], new: Sequence[str]) -> Iterator[None]:
         tasks = self._app.tasks.copy()
-        shared = len(_apps.shared)
+        shared = len(current.shared)
         contents = [(module, dict(vars(module))) for module in there]
         try:
             yield
         except FrameworkError:
             # First: to look the tasks up registers those that are shared.
-            del _apps.shared[shared:]
+            del current.shared[shared:]
             self._app.tasks.restore(tasks)
             for module, content in contents:
                 _put_back(module, content)
@@ -127,7 +127,7 @@ class Reloading:
             self._app.tasks.adopt(self._app, found.tasks)
             setattr(holder, last, self._app)
             # Or what is sent without naming an application would go out by one that nobody closes.
-            _apps.forget(found)
+            current.forget(found)
 
 
 def _put_back(module: ModuleType, content: dict[str, Any]) -> None:

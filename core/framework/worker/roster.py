@@ -17,7 +17,7 @@ from framework.api.loop import Loop
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import MessageError
 from framework.message import Payload, read
-from framework.serialization import decode_message
+from framework.wire.serialization import decode_message
 from framework.worker.line import Line
 
 logger = logging.getLogger(__name__)

@@ -14,22 +14,22 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from framework._documents import FAILURE, RETRY, REVOKED, SUCCESS, Documents
-from framework._ends import Action, decide
 from framework.api import pool as outcomes
 from framework.api.loop import Loop, Timer
 from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStore
+from framework.client.after_end import Action, decide
 from framework.exceptions import ConnectionLost, MessageError, TransportError
 from framework.message import Head
+from framework.wire.result_document import FAILURE, RETRY, REVOKED, SUCCESS, Documents
 from framework.worker.deadletters import DeadLetters
 from framework.worker.item import Item
 from framework.worker.outbox import Outbox
 from framework.worker.prefetch import Prefetch
 
 if TYPE_CHECKING:
-    from framework._request import Context
     from framework.api.transport import Delivery
+    from framework.client.request import Context
     from framework.message import Payload
     from framework.worker.meter import Meter
     from framework.worker.successes import Successes

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from framework.api.transport import Consumer, Queue
+from framework.client.routing import Queues
 from framework.exceptions import ConnectionLost
-from framework.routing import Queues
 
 logger = logging.getLogger(__name__)
 

@@ -16,15 +16,15 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from framework._documents import SUCCESS
 from framework.exceptions import MessageError
-from framework.serialization import decode_result
+from framework.wire.result_document import SUCCESS
+from framework.wire.serialization import decode_result
 from framework.worker.adoption import Past, came_back, past
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
-    from framework._request import Context
     from framework.api.result_store import ResultStore
+    from framework.client.request import Context
     from framework.message import Payload
     from framework.worker.item import Item
 

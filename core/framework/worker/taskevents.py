@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from framework._ends import Action
 from framework.api import pool as outcomes
 from framework.api.pool import Outcome
+from framework.client.after_end import Action
 from framework.message import Payload
 from framework.worker.item import Item
 

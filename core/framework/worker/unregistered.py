@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from framework._documents import FAILURE, REVOKED
 from framework.api.loop import Loop
 from framework.api.transport import Delivery
 from framework.exceptions import NotRegistered, TaskRevokedError
 from framework.message import HANDED_BACK, Head, again, read
+from framework.wire.result_document import FAILURE, REVOKED
 from framework.worker.deadletters import DeadLetters
 from framework.worker.handbacks import HandBacks
 from framework.worker.outbox import Outbox

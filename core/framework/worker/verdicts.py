@@ -9,12 +9,11 @@ import logging
 import signal
 from typing import TYPE_CHECKING
 
-from framework import _followups
-from framework._documents import FAILURE, RETRY, REVOKED, Documents
-from framework._ends import Action
-from framework._request import Context
 from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
+from framework.client.after_end import Action
+from framework.client.request import Context
+from framework.client.workflow import callbacks
 from framework.exceptions import (
     MessageError,
     TaskRevokedError,
@@ -22,13 +21,14 @@ from framework.exceptions import (
     WorkerLostError,
 )
 from framework.message import read
+from framework.wire.result_document import FAILURE, RETRY, REVOKED, Documents
 from framework.worker.consequences import Consequences
 from framework.worker.settle import Settle
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
-    from framework._policy import TaskPolicy
-    from framework.app import App
+    from framework.client.app import App
+    from framework.client.task_policy import TaskPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +106,6 @@ class Verdicts:
                 traceback="",
             )
         try:
-            _followups.call_errbacks(self._app, request, error, None)
+            callbacks.call_errbacks(self._app, request, error, None)
         except Exception as failed:  # noqa: BLE001 - they come from the message, and may be anything
             logger.error("The error callbacks of task %s[%s] could not be sent: %s", job.task, job.id, failed)

@@ -20,7 +20,7 @@ from framework.worker.verdicts import Verdicts
 if TYPE_CHECKING:
     from framework._boot.worker import WorkerRun
     from framework._config.settings import Settings
-    from framework.app import App
+    from framework.client.app import App
 
 logger = logging.getLogger(__name__)
 

@@ -10,15 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from framework._boot.consumption import Consumption
-from framework._documents import Documents
 from framework._plugins.hooks import Hooks
-from framework._request import Context
 from framework.api.result_store import ResultStore
 from framework.api.step import Board, Step
 from framework.api.transport import Queue, Transport
+from framework.client.request import Context
+from framework.client.routing import Queues, select_queues, worker_direct
 from framework.exceptions import ConfigError
 from framework.message import read
-from framework.routing import Queues, select_queues, worker_direct
+from framework.wire.result_document import Documents
 from framework.worker.adoption import Adoption
 from framework.worker.consequences import Consequences
 from framework.worker.deadletters import DeadLetters

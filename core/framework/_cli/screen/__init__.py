@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from framework import exitcodes
 
 if TYPE_CHECKING:
-    from framework.app import App
+    from framework.client.app import App
 
 #: Seconds between two pictures, when no key is pressed.
 _FRAME = 0.25

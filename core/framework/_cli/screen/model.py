@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from framework.events.receiver import BackgroundReceiver
-from framework.events.state import State, Task, Worker
+from framework.client.events.receiver import BackgroundReceiver
+from framework.client.events.state import State, Task, Worker
 from framework.exceptions import FrameworkError, TransportError
 
 if TYPE_CHECKING:
-    from framework.app import App
+    from framework.client.app import App
 
 View = Literal["tasks", "workers", "types"]
 VIEWS: Final[tuple[View, ...]] = ("tasks", "workers", "types")

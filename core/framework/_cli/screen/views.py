@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from framework._cli.screen.model import VIEWS, Model
-from framework.events.state import Task, Worker
+from framework.client.events.state import Task, Worker
 
 _STYLES: Final = {
     "SUCCESS": "green",

@@ -9,7 +9,7 @@ import msgspec
 from framework.api.transport import Queue
 from framework.exceptions import MessageError
 from framework.message import read
-from framework.serialization import decode_task
+from framework.wire.serialization import decode_task
 from framework.worker.item import Item
 
 if TYPE_CHECKING:

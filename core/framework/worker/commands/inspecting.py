@@ -88,7 +88,7 @@ def conf(state: ControlState, with_defaults: bool = False) -> dict[str, Any]:
 @inspect_command()
 def report(state: ControlState) -> dict[str, str]:
     """Tell what a bug report should say: versions, platform, settings."""
-    from framework._report import report as written
+    from framework.client.report import report as written
 
     return {"ok": written(state.app)}
 

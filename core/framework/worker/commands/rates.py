@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from framework._policy import parse_rate
+from framework.client.task_policy import parse_rate
 from framework.exceptions import FrameworkError
 from framework.worker.panel import control_command
 

@@ -1,0 +1,27 @@
+"""Door for `celery.canvas`: signatures and what they are put together to, see `framework.client.canvas`."""
+
+from __future__ import annotations
+
+from framework.client.canvas import (
+    Signature,
+    StampingVisitor,
+    chain,
+    chord,
+    chunks,
+    group,
+    signature,
+    xmap,
+    xstarmap,
+)
+
+__all__ = [
+    "Signature",
+    "StampingVisitor",
+    "chain",
+    "chord",
+    "chunks",
+    "group",
+    "signature",
+    "xmap",
+    "xstarmap",
+]

@@ -1,0 +1,301 @@
+"""`chord`: a task, the body, that gets the results of a group, the header.
+
+1. Who sends a chord tells the result store how many results there will be, then sends the header; each of its messages
+   carries the body. Workers do the rest, see `framework.client.workflow.chord_counting`.
+2. Every task of the header must come to exactly one result: groups that stand directly in it are taken apart, a group
+   at the end of a chain in it becomes a chord whose body collects the results in a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+
+from framework.client.canvas.chains import chain, set_parent
+from framework.client.canvas.groups import OF_THE_RESULT, group, send_all, spread
+from framework.client.canvas.signatures import KINDS, Several, Signature, append_option, listed, members, refuse_task
+from framework.client.request import Context, parent_request
+from framework.client.workflow import chord_counting
+from framework.exceptions import ChordError, FrameworkError
+from framework.wire.identity import new_id
+
+if TYPE_CHECKING:
+    from framework.client.results import AsyncResult, EagerResult
+
+R = TypeVar("R")
+
+#: Options that say when to begin.
+_OF_THE_HEADER = ("countdown", "eta")
+_PLACE = ("queue", "exchange", "exchange_type", "routing_key")
+
+
+class chord(Several[R]):  # noqa: N801 - called like a function
+    """A task that gets the results of others: ``chord([add.s(1, 1), add.s(2, 2)], total.s())``.
+
+    ``chord(header)(body)`` sends it; ``group(...) | body`` makes one too. It needs a result store that can count
+    results (Redis, SQLite) for all workers that take part.
+    """
+
+    subtask_type = "chord"
+    _members: ClassVar[str] = "header"
+
+    def __init__(self, header: Any, body: Any = None, *, app: Any = None, **options: Any) -> None:
+        """`header` is a group, or an iterable of signatures; `body` a signature."""
+        if isinstance(header, group):
+            tasks: list[Any] = spread(header)
+            app = app or header._app
+        else:
+            tasks = [Signature.from_dict(task) for task in members((header,), "chord")]
+        made = None if body is None else Signature.from_dict(body)
+        super().__init__("celery.chord", (), {"header": tasks, "body": made, "kwargs": {}}, options, app=app)
+
+    @property
+    def body(self) -> Signature[Any] | None:
+        """The signature that gets the results."""
+        found = self.kwargs.get("body")
+        return Signature.from_dict(found, self._app) if found else None
+
+    def _with(self, header: Any, body: Any) -> None:
+        self["kwargs"] = {**self.kwargs, "header": header, "body": body}
+
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
+        """Return a copy; `args` go to each task of the header. ``kwargs={"body": …}`` gives it another body."""
+        made = cast("chord[R]", super().clone((), None, **options))
+        named = dict(kwargs or {})
+        body = named.pop("body", None) or self.kwargs.get("body")
+        given, named = ((), {}) if self.immutable else ((*args, *self.args), named)
+        made["args"] = ()
+        made._with(
+            [task.clone(given, named) for task in self.tasks],
+            Signature.from_dict(body, self._app).clone() if body else None,
+        )
+        return made
+
+    def __or__(self, other: Any) -> Any:
+        if isinstance(other, dict):
+            made = cast("chord[Any]", self.clone())
+            following = Signature.from_dict(other, self._app)
+            made._with(made.tasks, following if made.body is None else made.body | following)
+            return made
+        return refuse_task(other)
+
+    def link(self, callback: Signature[Any]) -> Signature[Any]:
+        """Have `callback` sent with the result of the body; return `callback`."""
+        return self._owned_body().link(callback)
+
+    def link_error(self, errback: Signature[Any]) -> Signature[Any]:
+        """Have `errback` called when the body fails, which it does when a task of the header has failed.
+
+        With the setting `allow_error_cb_on_chord_header` each task of the header that fails calls it too.
+        """
+        self._owned_body().link_error(errback)
+        if self.app.conf.settings.task.allow_error_cb_on_chord_header:
+            tasks = self.tasks
+            for task in tasks:
+                task.link_error(errback)
+            self._with(tasks, self.body)
+        return errback
+
+    def _owned_body(self) -> Signature[Any]:
+        body = self.body
+        if body is None:
+            raise FrameworkError("a chord needs a body: chord(header, body), or chord(header)(body)")
+        self._with(self.kwargs["header"], body)
+        return body
+
+    # ------------------------------------------------ making the call
+
+    def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
+        """Settle the ids of all tasks; return the result of the body, whose parent is that of the header."""
+        body = self._owned_body().clone()
+        # Once the ids are settled, this is the header's, as with Celery; before that, it is what the body's shall be.
+        group_id = self.options.get("task_id")
+        if not chord_counting.doomed(body):
+            task_id, group_id = task_id or group_id, None
+        header: group[Any] = group(*_members(self.tasks), app=self._app)
+        result = body.freeze(task_id, **{name: value for name, value in options.items() if value is not None})
+        set_parent(result, header.freeze(group_id or new_id()))
+        for task in header.tasks:
+            # Set when the header is sent: Celery's workers may then give it another id, but leave those of its tasks.
+            task.options.pop("group_id", None)
+        self._with(header, body)
+        self.options["task_id"] = header.id
+        return result
+
+    def apply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """Send the header; return the result of the body.
+
+        `options` are for all tasks, but those that speak of the result (`link`, `task_id`, …), which are for the body,
+        and `countdown` and `eta`, which are for the header. Raises `ConfigError` when the result store keeps no chords.
+        """
+        work = cast("chord[R]", self.clone(args, kwargs))
+        app = work.app
+        if app.conf.settings.task.always_eager:
+            return cast("AsyncResult[R]", self.apply(args, kwargs, **options))
+        work._owned_body()
+        chord_counting.check(app)
+        # What is None would go to the body as that, and Celery's workers take it for a value.
+        options = {name: value for name, value in options.items() if value is not None}
+        own = {**work.options, **options}
+        to_parent = own.pop("add_to_parent", True)
+        for errback in listed(own.pop("link_error", None)):
+            work.link_error(errback)
+        of_the_body = {name: own.pop(name) for name in OF_THE_RESULT if name in own}
+        body = work._owned_body()
+        for callback in listed(of_the_body.pop("link", None)):
+            body.link(callback)
+        # What was set on the body itself wins over what was set on the chord, but not over this call.
+        apart = ("task_id", "parent_id", *_OF_THE_HEADER)
+        common = {name: value for name, value in own.items() if name not in apart}
+        called = {name: value for name, value in common.items() if name in options}
+        body["options"] = {**common, **body.options, **called, **of_the_body}
+        work.options.pop("task_id", None)
+        if "task_id" in own:
+            work.options["task_id"] = own.pop("task_id")
+        place = {name: of_the_body.get(name) for name in ("group_id", "group_index", "chord")}
+        result = work.freeze(options.get("task_id"), **place)
+        _count_among(work._owned_body(), str(work.options["task_id"]))
+        work._send(own)
+        parent = parent_request()
+        if parent is not None and to_parent:
+            parent.add_child(_sent(result))
+        return result
+
+    def _send(self, options: Mapping[str, Any]) -> None:
+        header = cast("group[Any]", Signature.from_dict(self.kwargs["header"], self._app))
+        body = self._owned_body()
+        size = len(header.tasks)
+        if not size:
+            body.apply_async(([],), add_to_parent=False)
+            return
+        header.freeze(header.id, chord=body)
+        self.app.result_store.begin_chord(str(header.id), size)
+        send_all(header, options)
+
+    def apply(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[R]:
+        """Run header and body here and now."""
+        from framework.client.results import EagerResult, GroupResult
+        from framework.client.workflow.callbacks import call_errbacks
+
+        work = cast("chord[R]", self.clone(args, kwargs, **options))
+        own = dict(work.options)
+        for errback in listed(own.pop("link_error", None)):
+            work.link_error(errback)
+        body = work._owned_body()
+        for callback in listed(own.pop("link", None)):
+            append_option(body.options, "link", callback)
+        task_id = own.pop("task_id", None)
+        ident = {"task_id": task_id} if task_id else {}
+        quiet = {**own, "throw": False}
+        header = GroupResult(new_id(), [task.apply(**quiet) for task in _members(work.tasks)], app=work.app)
+        result: EagerResult[Any]
+        try:
+            values = _results(header)
+        except ChordError as error:
+            if own.get("throw") or (own.get("throw") is None and work.app.conf.settings.task.eager_propagates):
+                raise
+            body_id = task_id or body.options.get("task_id") or new_id()
+            result = EagerResult(body_id, error, "FAILURE", app=work.app, task_name=body.task)
+            request = Context(
+                {"id": body_id, "task": body.task}, [], {}, {"errbacks": listed(body.options.get("link_error"))},
+                app=work.app, called_directly=False, is_eager=True,
+            )  # fmt: skip
+            call_errbacks(work.app, request, error, None)
+        else:
+            result = body.apply((values,), **own, **ident)
+        set_parent(result, header)
+        return cast("EagerResult[R]", result)
+
+    def __call__(self, body: Any = None, **options: Any) -> Any:
+        """Send it, with `body` if that is given; return the result of the body."""
+        return self.apply_async((), None if body is None else {"body": body}, **options)
+
+    def __repr__(self) -> str:
+        return f"[{', '.join(map(repr, self.tasks))}] | {self.body!r}"
+
+
+def _results(header: Iterable[Any]) -> list[Any]:
+    """Return what the tasks of a header that ran here came to. Raises `ChordError`."""
+    values = []
+    for result in header:
+        if result.failed():
+            raise ChordError(f"Dependency {result.id} raised {result.result!r}")
+        values.append(result.get())
+    return values
+
+
+def _sent(result: Any) -> Any:
+    """Return what is sent first of a chord with `result`: its header, unless that is empty."""
+    top = result
+    while top.parent is not None:
+        top = top.parent
+    return top if top.children else result
+
+
+def _count_among(body: Signature[Any], group_id: str) -> None:
+    """Have what the result of `body` comes from carry the id of the header, as Celery has it, unless it has another."""
+    if isinstance(body, chain):
+        tasks = body.tasks
+        _count_among(tasks[-1], group_id)
+        body["kwargs"] = {"tasks": tasks}
+    elif isinstance(body, chord):
+        _count_among(body._owned_body(), group_id)
+    elif not isinstance(body, group):
+        body.options.setdefault("group_id", group_id)
+
+
+# ---------------------------------------------------------------- one result each
+
+
+def _members(tasks: Iterable[Signature[Any]]) -> list[Signature[Any]]:
+    """Return the tasks of a header, each of which will come to one result."""
+    found: list[Signature[Any]] = []
+    for task in tasks:
+        found.extend(_members(spread(task)) if isinstance(task, group) else [one_result(task)])
+    return found
+
+
+def one_result(task: Signature[Any], **place: Any) -> Signature[Any]:
+    """Return `task`, with its last part replaced by one that collects results in a list if it has several.
+
+    `place`: options that say where that goes.
+    """
+    if isinstance(task, group):
+        return collected(task, **place)
+    if isinstance(task, chain):
+        *before, last = task.tasks
+        single = one_result(last, **place)
+        if single is not last:
+            task["kwargs"] = {"tasks": [*before, single]}
+    elif isinstance(task, chord) and task.body is not None:
+        body = task.body
+        single = one_result(body, **place)
+        if single is not body:
+            task._with(task.kwargs["header"], single)
+    return task
+
+
+def collected(tasks: group[Any], **options: Any) -> chord[Any]:
+    """Return a chord of `tasks` whose result is the list of theirs."""
+    collect: Signature[Any] = Signature("celery.accumulate", (), {"index": 0}, app=tasks._app)
+    collect.set(**{**_place_of(tasks), **options})
+    return chord(tasks, collect)
+
+
+def _place_of(tasks: group[Any]) -> dict[str, Any]:
+    """Return the queue that the first of `tasks` names: whoever serves that one serves the collecting too."""
+    for task in tasks.tasks:
+        if isinstance(task, Several):
+            continue
+        place = {name: task.options[name] for name in _PLACE if task.options.get(name) is not None}
+        if not place and (queue := getattr(task.type, "queue", None)) is not None:
+            place = {"queue": queue}
+        return place
+    return {}
+
+
+KINDS["chord"] = chord

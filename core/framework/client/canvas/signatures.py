@@ -1,0 +1,345 @@
+"""`Signature`: a call that has not been made yet, a dict that travels inside messages as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+
+from framework.exceptions import FrameworkError
+from framework.wire.identity import new_id
+
+if TYPE_CHECKING:
+    from framework.client.app import App
+    from framework.client.canvas.stamping import StampingVisitor
+    from framework.client.results import AsyncResult, EagerResult
+
+R = TypeVar("R")
+
+#: The class of a document, by its ``subtask_type``; each kind enters itself.
+KINDS: dict[str, type[Signature[Any]]] = {}
+
+
+class Signature(dict[str, Any], Generic[R]):
+    """A call to be made later: ``add.s(2, 3)``. `R` is what the task returns.
+
+    Keys: task, args, kwargs, options, subtask_type, immutable. An immutable one (`si`) takes no arguments from a
+    task before it.
+    """
+
+    subtask_type: str | None = None
+
+    def __init__(
+        self,
+        task: Any = None,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+        *,
+        immutable: bool = False,
+        app: App | None = None,
+        type: Any = None,  # noqa: A002 - Celery's name for the task object
+        subtask_type: str | None = None,
+        **more: Any,
+    ) -> None:
+        """`task` is a name, a task, or another signature's dict; `more` are further options."""
+        self._type = type
+        self._app = app
+        if isinstance(task, dict):
+            super().__init__(task)
+            if app is None and isinstance(task, Signature):
+                self._app, self._type = task._app, task._type
+            return
+        name = task
+        if task is not None and not isinstance(task, str):
+            name, self._type = task.name, task
+            self._app = app or task.app
+        super().__init__(
+            task=name,
+            args=() if args is None else tuple(args),
+            kwargs={} if kwargs is None else dict(kwargs),
+            options={**options, **more} if options else more,
+            subtask_type=subtask_type or self.subtask_type,
+            immutable=immutable,
+        )
+
+    # ------------------------------------------------ parts
+
+    @property
+    def task(self) -> str:
+        """The task's name."""
+        return cast("str", self["task"])
+
+    name = task
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """The arguments by position."""
+        return tuple(self.get("args") or ())
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The arguments by name."""
+        return cast("dict[str, Any]", self.get("kwargs") or {})
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What `apply_async` will be given."""
+        return cast("dict[str, Any]", self.setdefault("options", {}))
+
+    @property
+    def immutable(self) -> bool:
+        """Whether it takes no arguments from a task before it."""
+        return bool(self.get("immutable"))
+
+    @property
+    def id(self) -> str | None:
+        """The id the task will have, if that is settled (see `freeze`)."""
+        return cast("str | None", self.options.get("task_id"))
+
+    @property
+    def app(self) -> App:
+        """The application it belongs to: the one it was made with, else the current one."""
+        if self._app is None:
+            from framework.client.current import find_app
+
+            self._app = find_app()
+        return self._app
+
+    @property
+    def type(self) -> Any:
+        """The task itself, or None when this process does not have it."""
+        if self._type is None:
+            self._type = self.app.tasks.get(self.task)
+        return self._type
+
+    # ------------------------------------------------ making others of it
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], app: App | None = None) -> Signature[Any]:
+        """Return the signature that `document` describes, of the class its ``subtask_type`` says."""
+        if isinstance(document, Signature) and (app is None or document._app is app):
+            return document
+        name = document.get("task") if isinstance(document, Mapping) else None
+        if not name or not isinstance(name, str):
+            if hasattr(document, "apply_async"):
+                raise FrameworkError(f"{document!r} is a task, not a call of it: write .s(…) behind it")
+            raise FrameworkError(
+                "not a signature: it must be a mapping with task (a name), args, kwargs and options, "
+                f"and is {document!r:.200}"
+            )
+        subtask_type = document.get("subtask_type")
+        kind = KINDS.get(subtask_type, Signature) if isinstance(subtask_type, str) else Signature
+        made: Signature[Any] = kind.__new__(kind)
+        dict.__init__(made, document)
+        made._type = None
+        made._app = app
+        made["options"] = dict(document.get("options") or {})
+        return made
+
+    def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
+        """Return a copy: `args` put before its own, `kwargs` and options over its own (unless it is immutable)."""
+        made = self.__class__.__new__(self.__class__)
+        dict.__init__(made, self)
+        made._type, made._app = self._type, self._app
+        merged = self._merged(options)
+        for name in ("link", "link_error"):
+            if isinstance(merged.get(name), list):
+                merged[name] = list(merged[name])
+        made["options"] = merged
+        if not self.immutable:
+            made["args"] = (*args, *self.args)
+            made["kwargs"] = {**self.kwargs, **kwargs} if kwargs else dict(self.kwargs)
+        return made
+
+    partial = clone
+
+    def replace(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Signature[R]:
+        """Return a copy with what is given in the place of its own."""
+        made = self.clone()
+        if args is not None:
+            made["args"] = tuple(args)
+        if kwargs is not None:
+            made["kwargs"] = dict(kwargs)
+        if options is not None:
+            made["options"] = dict(options)
+        return made
+
+    def _merged(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return its options with `options` over them; stamps that it has already stay."""
+        own = self.options
+        if not options:
+            return dict(own)
+        kept = own.get("stamped_headers")
+        merged = {**own, **options}
+        if kept:
+            merged.update((name, own[name]) for name in kept if name in own)
+            merged["stamped_headers"] = [*kept, *(n for n in options.get("stamped_headers") or () if n not in kept)]
+        return merged
+
+    def set(self, immutable: bool | None = None, **options: Any) -> Signature[R]:
+        """Set options; return itself."""
+        if immutable is not None:
+            self["immutable"] = immutable
+        self.options.update(options)
+        return self
+
+    def set_immutable(self, immutable: bool) -> None:
+        """Make it take, or not take, arguments from a task before it."""
+        self["immutable"] = immutable
+
+    def link(self, callback: Signature[Any]) -> Signature[Any]:
+        """Have `callback` sent with the result when the task succeeds; return `callback`."""
+        append_option(self.options, "link", callback)
+        return callback
+
+    def link_error(self, errback: Signature[Any]) -> Signature[Any]:
+        """Have `errback` called when the task fails; return `errback`."""
+        append_option(self.options, "link_error", errback)
+        return errback
+
+    def on_error(self, errback: Signature[Any]) -> Signature[R]:
+        """As `link_error`, and return itself."""
+        self.link_error(errback)
+        return self
+
+    def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
+        """Settle the id of the task now; return its result."""
+        from framework.client.results import AsyncResult
+
+        own = self.options
+        own["task_id"] = task_id or own.get("task_id") or new_id()
+        own.setdefault("reply_to", self.app.oid)
+        own.update((name, value) for name, value in options.items() if value is not None)
+        return AsyncResult(own["task_id"], app=self.app, task_name=self.task)
+
+    def __or__(self, other: Any) -> Any:
+        if isinstance(other, dict):
+            from framework.client.canvas.chains import chain
+
+            return chain(self, Signature.from_dict(other, self._app))
+        return refuse_task(other)
+
+    # ------------------------------------------------ stamps
+
+    def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
+        """Put stamps on it and on all that it links to and consists of.
+
+        `headers` are their names and values; `visitor` gives others, for each part its own.
+        A name that is there already takes the new value; with `append_stamps` it gets a list of both.
+        """
+        from framework.client.canvas.stamping import stamp
+
+        stamp(self, visitor, append_stamps, headers)
+
+    # ------------------------------------------------ making the call
+
+    def apply_async(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """Send the task; `args` are put before its own. Returns its result."""
+        call = self if not args and not kwargs and not options else self.clone(args, kwargs, **options)
+        task = call.type
+        if task is None:
+            return call.app.send_task(call.task, call.args, call.kwargs, **call.options)
+        return cast("AsyncResult[R]", task.apply_async(call.args, call.kwargs, **call.options))
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult[R]:
+        """Send the task with these arguments before its own."""
+        return self.apply_async(args, kwargs)
+
+    def apply(
+        self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> EagerResult[R]:
+        """Run the task here and now."""
+        call = self.clone(args, kwargs, **options)
+        if call.type is None:
+            raise FrameworkError(f"the task {call.task!r} is not registered here, so it can only be sent")
+        return cast("EagerResult[R]", call.type.apply(call.args, call.kwargs, **call.options))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> R:
+        """Call the function here and now, as a function."""
+        call = self.clone(args, kwargs)
+        return cast("R", call.type(*call.args, **call.kwargs))
+
+    def __repr__(self) -> str:
+        inside = [repr(arg) for arg in self.args] + [f"{name}={value!r}" for name, value in self.kwargs.items()]
+        return f"{self.task}({', '.join(inside)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return signature, (dict(self),)
+
+
+class Several(Signature[R]):
+    """What chains, groups and chords share: a list of signatures."""
+
+    #: Where it stands in the arguments.
+    _members: ClassVar[str] = "tasks"
+
+    @property
+    def tasks(self) -> list[Signature[Any]]:
+        """The signatures."""
+        return [Signature.from_dict(task, self._app) for task in self._listed()]
+
+    def _listed(self) -> list[Any]:
+        members = self.kwargs.get(self._members) or ()
+        if isinstance(members, Mapping):  # a group
+            members = (members.get("kwargs") or {}).get("tasks") or ()
+        return list(members)
+
+    @property
+    def app(self) -> App:
+        """The application of the first of them that has one, else the current one."""
+        if self._app is None:
+            for task in self._listed():
+                if isinstance(task, Signature) and task._app is not None:
+                    self._app = task._app
+                    break
+        return super().app
+
+    def __repr__(self) -> str:
+        return ", ".join(map(repr, self.tasks))
+
+
+def append_option(options: dict[str, Any], name: str, item: Any) -> None:
+    """Add `item` to the list `options[name]`, once."""
+    items = listed(options.get(name))
+    if item not in items:
+        items.append(item)
+    options[name] = items
+
+
+def members(tasks: tuple[Any, ...], kind: str) -> Iterable[Any]:
+    """Return the signatures that `kind` was called with: themselves, or one iterable of them. Raises `TypeError`."""
+    if len(tasks) != 1 or isinstance(tasks[0], dict):
+        return tasks
+    if not isinstance(tasks[0], Iterable):
+        raise TypeError(f"a {kind} takes signatures, such as add.s(1, 1), or an iterable of them, and got {tasks[0]!r}")
+    return tasks[0]
+
+
+def refuse_task(other: Any) -> Any:
+    """Return `NotImplemented`, for ``signature | other``. Raises `TypeError` for a task: its `s` is what is meant."""
+    if hasattr(other, "apply_async"):
+        raise TypeError(f"{other!r} is a task, not a call of it: write .s(…) behind it")
+    return NotImplemented
+
+
+def listed(items: Any) -> list[Any]:
+    """Return `items` as a list: of one, if it is none."""
+    if items is None:
+        return []
+    return list(items) if isinstance(items, (list, tuple)) else [items]
+
+
+def signature(
+    task: Any, args: Any = None, kwargs: Any = None, *, app: App | None = None, **options: Any
+) -> Signature[Any]:
+    """Return a signature of `task`: a name, a task, or a mapping that describes one."""
+    if isinstance(task, Mapping):
+        return Signature.from_dict(task, app)
+    return Signature(task, args, kwargs, app=app, **options)

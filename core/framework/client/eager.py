@@ -1,0 +1,138 @@
+"""Eager runs: a task where it is called, with retries and callbacks, without a broker."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from framework.client.coroutines import run_here
+from framework.client.request import Context, current_request, pop_request, push_request
+from framework.client.results import EagerResult
+from framework.client.task_policy import annotate
+from framework.client.workflow.replacing import ReplacedHere
+from framework.exceptions import Ignore, Reject, Retry
+from framework.wire.exception_document import ExceptionInfo
+from framework.wire.identity import new_id
+
+if TYPE_CHECKING:
+    from framework.client.task import Task
+
+
+R = TypeVar("R")
+
+
+def run_eagerly(
+    task: Task[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
+) -> EagerResult[R]:
+    """Run `task` now; options are those of `apply_async`, and `throw`: raise what it raises."""
+    settings = task.app.conf.settings
+    annotate(task, settings.task.annotations)
+    throw = options.get("throw")
+    if throw is None:
+        throw = settings.task.eager_propagates
+    task_id = options.get("task_id") or new_id()
+    retries = options.get("retries") or 0
+    parent = current_request()
+    while True:
+        headers = {
+            **(options.get("headers") or {}),
+            "task": task.name,
+            "id": task_id,
+            "retries": retries,
+            "root_id": task_id if parent is None else parent.root_id or parent.id or task_id,
+            "parent_id": None if parent is None else parent.id,
+            "group": options.get("group_id"),
+            "group_index": options.get("group_index"),
+        }
+        embed = {"callbacks": _listed(options.get("link")), "errbacks": _listed(options.get("link_error"))}
+        properties = {"delivery_info": {"exchange": options.get("exchange"), "routing_key": options.get("routing_key")}}
+        request = Context(
+            headers, list(args), kwargs, embed, properties, app=task.app, called_directly=False, is_eager=True
+        )
+        state, value, text = _run(task, request, task_id, args, kwargs)
+        if isinstance(value, ReplacedHere):
+            return value.result
+        if state == "RETRY" and isinstance(value, Retry) and value.sig is not None:
+            args, kwargs, retries = value.sig.args, value.sig.kwargs, retries + 1
+            continue
+        break
+    if throw and state in ("FAILURE", "RETRY") and isinstance(value, BaseException):
+        raise value
+    result: EagerResult[R] = EagerResult(
+        task_id, value, state, text, app=task.app, task_name=task.name, children=request.children
+    )
+    _follow(task, request, state, value, text)
+    if settings.task.store_eager_result:
+        _store(task, result)
+    return result
+
+
+def _run(
+    task: Task[..., Any], request: Context, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[str, Any, str | None]:
+    """Run it once; return its state, its value and the traceback."""
+    token = push_request(request)
+    state: str
+    value: Any
+    text: str | None = None
+    try:
+        try:
+            task.before_start(task_id, args, kwargs)
+            value, state = task.run(*args, **kwargs), "SUCCESS"
+            if inspect.iscoroutine(value):
+                value = run_here(value)
+            task.on_success(value, task_id, args, kwargs)
+        except Retry as error:
+            value, state, text = error, "RETRY", traceback.format_exc()
+            reason = error.exc or error
+            task.on_retry(reason, task_id, args, kwargs, ExceptionInfo.of(reason, text))
+        except ReplacedHere as error:
+            value, state = error, "REPLACED"
+            return state, value, None
+        except Ignore as error:
+            value, state = error, "IGNORED"
+        except Reject as error:
+            value, state = error, "REJECTED"
+        except Exception as error:  # noqa: BLE001 - the task-execution wall
+            value, state, text = error, "FAILURE", traceback.format_exc()
+            task.on_failure(error, task_id, args, kwargs, ExceptionInfo.of(error, text))
+        if state in ("SUCCESS", "FAILURE"):
+            einfo = None if text is None else ExceptionInfo.of(value, text)
+            task.after_return(state, value, task_id, args, kwargs, einfo)
+    finally:
+        pop_request(token)
+    return state, value, text
+
+
+def _follow(task: Task[..., Any], request: Context, state: str, value: Any, text: str | None) -> None:
+    from framework.client.canvas import Signature
+
+    if state == "SUCCESS":
+        for callback in request.callbacks or ():
+            Signature.from_dict(callback, task.app).apply((value,))
+    elif state == "FAILURE":
+        from framework.client.workflow.callbacks import call_errbacks
+
+        call_errbacks(task.app, request, value, text)
+
+
+def _store(task: Task[..., Any], result: EagerResult[Any]) -> None:
+    from framework.api.result_store import Record
+    from framework.wire.result_document import Documents
+
+    app = task.app
+    store = app.result_store
+    if store.traits.stores and result.state in ("SUCCESS", "FAILURE") and not task.policy.ignore_result:
+        settings = app.conf.settings.result
+        document = Documents(settings.serializer, settings.compression).build(
+            result.state, result.result, result.id, traceback=result.traceback
+        )
+        store.store([Record(result.id, document, result.state)])
+
+
+def _listed(links: Any) -> list[Any] | None:
+    if not links:
+        return None
+    return list(links) if isinstance(links, (list, tuple)) else [links]

@@ -1,0 +1,52 @@
+"""The report: what a bug report should say about an installation. `framework report` prints it, and workers answer it.
+
+Versions, the platform, the application, the plugins in use, and the settings that somebody set, secrets masked.
+"""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from framework._config.show import masked
+from framework._plugins import catalog
+
+if TYPE_CHECKING:
+    from framework.client.app import App
+
+#: Libraries whose versions matter for how a worker behaves.
+_LIBRARIES: Final = ("kombu", "amqp", "hiredis", "msgspec", "pluggy", "stevedore", "gevent", "eventlet", "celery")
+
+
+def report(app: App) -> str:
+    """Return the report on this process and on `app`, as text of several lines."""
+    settings = app.conf.settings
+    outlet = app.publisher.outlet
+    lines = [
+        f"software -> framework {metadata.version('framework')}, Python {platform.python_version()} "
+        f"({platform.python_implementation()})",
+        f"platform -> {platform.platform()}",
+        "libraries -> " + ", ".join(f"{name} {version}" for name in _LIBRARIES if (version := _version(name))),
+        f"application -> {app.main or '(no name)'}, {len(app.tasks)} tasks",
+        f"broker -> {app.transport.display_url}",
+        *([f"broker for calls -> {outlet.display_url}"] if outlet is not app.transport else []),
+        f"pool -> {settings.worker.pool}",
+    ]
+    foreign = [str(info) for info in catalog.plugins() if info.distribution != "framework"]
+    lines += ["plugins of others -> " + (", ".join(foreign) or "none"), "settings ->"]
+    lines += [f"    {name}: {_show(value)}" for name, value in sorted(masked(app.conf).items())]
+    return "\n".join(lines) + "\n"
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _show(value: object) -> str:
+    return msgspec.json.encode(value, enc_hook=repr).decode()

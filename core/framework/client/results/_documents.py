@@ -1,0 +1,86 @@
+"""What single results and sets of them share: reading a task's document, and where it is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from framework.client.request import parent_request
+from framework.exceptions import ConfigError
+from framework.wire.serialization import decode_exception, decode_result
+
+if TYPE_CHECKING:
+    from framework.api.result_store import ResultStore
+    from framework.client.app import App
+
+#: Called with each document.
+OnMessage = Callable[[dict[str, Any]], object]
+READY_STATES: Final = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
+EXCEPTION_STATES: Final = frozenset({"RETRY", "FAILURE", "REVOKED"})
+PROPAGATE_STATES: Final = frozenset({"FAILURE", "REVOKED"})
+
+
+def store_of(app: App) -> ResultStore:
+    store = app.result_store
+    if not store.traits.stores:
+        raise ConfigError(
+            'results are not kept: set backend under [result], for example backend = "redis://localhost:6379/0", '
+            "or App(backend=…)"
+        )
+    return store
+
+
+def revoke(
+    app: App,
+    ids: str | list[str],
+    terminate: bool,
+    signal: str | int | None,
+    wait: bool,
+    timeout: float | None,
+    options: Mapping[str, Any],
+) -> Any:
+    waiting: dict[str, Any] = {"reply": True, "timeout": 1.0 if timeout is None else timeout} if wait else {}
+    return app.control.revoke(ids, terminate=terminate, signal=signal, **{**waiting, **options})
+
+
+def decode(app: App, raw: bytes) -> dict[str, Any]:
+    settings = app.conf.settings
+    return decode_result(raw, settings.result.serializer, settings.result.accept_content or settings.accept_content)
+
+
+class Watcher:
+    """Looks at documents that come while somebody waits: says which are final, and tells `on_message` of each once."""
+
+    def __init__(self, app: App, on_message: OnMessage | None) -> None:
+        self._app = app
+        self._on_message = on_message
+        #: The last one of each task: stores are asked more than once, and a document has no number.
+        self._last: dict[str, bytes] = {}
+
+    def __call__(self, raw: bytes) -> bool:
+        document = decode(self._app, raw)
+        if self._on_message is not None:
+            task_id = str(document.get("task_id"))
+            if self._last.get(task_id) != raw:
+                self._last[task_id] = raw
+                self._on_message(document)
+        return document.get("status") in READY_STATES
+
+
+def result_of(document: dict[str, Any]) -> Any:
+    value = document.get("result")
+    if document.get("status") in EXCEPTION_STATES and value is not None:
+        return decode_exception(value)
+    return value
+
+
+def raisable(value: Any) -> BaseException:
+    return value if isinstance(value, BaseException) else decode_exception(value)
+
+
+def refuse_inside_a_task(refuse: bool) -> None:
+    if refuse and parent_request() is not None:
+        raise RuntimeError(
+            "Never call result.get() within a task: every slot may end up waiting for a task that finds no slot. "
+            "Chain the tasks instead, or give disable_sync_subtasks=False"
+        )

@@ -1,0 +1,405 @@
+"""The result of one task, sent away or run here and now."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+from framework.client.results._documents import (
+    PROPAGATE_STATES,
+    READY_STATES,
+    OnMessage,
+    Watcher,
+    decode,
+    raisable,
+    refuse_inside_a_task,
+    result_of,
+    revoke,
+    store_of,
+)
+from framework.exceptions import IncompleteStream, TimeoutError  # noqa: A004 - the name users catch
+
+if TYPE_CHECKING:
+    from framework.api.result_store import ResultStore
+    from framework.client.app import App
+    from framework.client.results.sets import GroupResult
+
+R = TypeVar("R")
+
+_PENDING: Final[dict[str, Any]] = {"status": "PENDING", "result": None}
+
+
+class AsyncResult(Generic[R]):
+    """The result of a task that was sent. `R` is what the task returns."""
+
+    #: What `get` raises when the time is over.
+    TimeoutError = TimeoutError
+
+    __slots__ = ("_app", "_document", "_given_name", "_ignored", "id", "parent")
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - Celery's name
+        *,
+        app: App | None = None,
+        parent: AsyncResult[Any] | None = None,
+        task_name: str | None = None,
+        ignored: bool = False,
+    ) -> None:
+        self.id = id
+        self.parent = parent
+        self._app = app
+        self._given_name = task_name
+        self._ignored = ignored
+        #: The document once it is final.
+        self._document: dict[str, Any] | None = None
+
+    # ------------------------------------------------ reading
+
+    @property
+    def app(self) -> App:
+        """The application whose result store is asked."""
+        if self._app is None:
+            from framework.client.current import find_app
+
+            self._app = find_app()
+        return self._app
+
+    @property
+    def task_id(self) -> str:
+        """As `id`."""
+        return self.id
+
+    @property
+    def backend(self) -> ResultStore:
+        """The result store that is asked."""
+        return self.app.result_store
+
+    def _read(self) -> dict[str, Any]:
+        """Return the document as it is now. Raises `ConnectionLost`, and `MessageError` for what is no document."""
+        if self._document is not None:
+            return self._document
+        raw = store_of(self.app).fetch([self.id]).get(self.id)
+        return _PENDING if raw is None else self._take(raw)
+
+    def _take(self, raw: bytes) -> dict[str, Any]:
+        document = decode(self.app, raw)
+        if document.get("status") in READY_STATES:
+            self._document = document
+        return document
+
+    @property
+    def state(self) -> str:
+        """PENDING (or unknown), STARTED, RETRY, SUCCESS, FAILURE, REVOKED, or a state of the task's own."""
+        return str(self._read().get("status"))
+
+    status = state
+
+    @property
+    def result(self) -> Any:
+        """What the task returned, or the exception it raised; None while there is neither."""
+        return result_of(self._read())
+
+    @property
+    def info(self) -> Any:
+        """As `result`; for a state of the task's own, what it gave with it."""
+        return self.result
+
+    @property
+    def traceback(self) -> str | None:
+        """The traceback of a failure, as text."""
+        return self._read().get("traceback")
+
+    @property
+    def date_done(self) -> datetime | None:
+        """When the task ended."""
+        moment = self._read().get("date_done")
+        return datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+
+    @property
+    def children(self) -> list[Any]:
+        """The results of what the task has sent."""
+        from framework.client.results.sets import result_from_tuple
+
+        return [result_from_tuple(child, self.app) for child in self._read().get("children") or ()]
+
+    @property
+    def name(self) -> str | None:
+        """The task's name: with extended results, or when this process has sent it."""
+        return self._read().get("name") or self._given_name
+
+    @property
+    def args(self) -> Any:
+        """Its arguments (extended results only)."""
+        return self._read().get("args")
+
+    @property
+    def kwargs(self) -> Any:
+        """Its keyword arguments (extended results only)."""
+        return self._read().get("kwargs")
+
+    @property
+    def worker(self) -> str | None:
+        """The node that ran it (extended results only)."""
+        return self._read().get("worker")
+
+    @property
+    def retries(self) -> int | None:
+        """How often it was retried (extended results only)."""
+        return self._read().get("retries")
+
+    @property
+    def queue(self) -> str | None:
+        """The queue it came from (extended results only)."""
+        return self._read().get("queue")
+
+    @property
+    def group_id(self) -> str | None:
+        """The group it belongs to."""
+        return self._read().get("group_id")
+
+    @property
+    def ignored(self) -> bool:
+        """Whether the task was sent with ``ignore_result``: there is nothing to wait for then."""
+        return self._ignored
+
+    def exists(self) -> bool:
+        """Whether the result store knows anything of the task."""
+        return self.state != "PENDING"
+
+    def ready(self) -> bool:
+        """Whether the task has ended."""
+        return self.state in READY_STATES
+
+    def successful(self) -> bool:
+        """Whether it has ended well."""
+        return self.state == "SUCCESS"
+
+    def failed(self) -> bool:
+        """Whether it has failed."""
+        return self.state == "FAILURE"
+
+    # ------------------------------------------------ waiting
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float | None = None,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: OnMessage | None = None,
+        on_interval: Callable[[], object] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """Wait for the task and return what it returned.
+
+        `timeout` is in seconds (None: for ever); `callback` is called with id and result, `on_message` with the
+        document of each state that the task comes to meanwhile (``{"status", "result", …}``); `interval` and `no_ack`
+        are accepted and not needed. Raises `framework.exceptions.TimeoutError`, the task's exception if
+        `propagate`, and `RuntimeError` inside a task unless `disable_sync_subtasks` is false: waiting there can
+        block every slot.
+        """
+        del interval, no_ack
+        if self._ignored:
+            return cast("R", None)
+        refuse_inside_a_task(disable_sync_subtasks)
+        document = self._document
+        if document is None:
+            document = self._wait(timeout, propagate and follow_parents, on_interval, on_message)
+        value = result_of(document)
+        if propagate and document.get("status") in PROPAGATE_STATES:
+            raise raisable(value)
+        if callback is not None:
+            callback(self.id, value)
+        return cast("R", value)
+
+    wait = get
+
+    async def aget(self, timeout: float | None = None, propagate: bool = True, **options: Any) -> R:
+        """As `get`, from a coroutine: the wait happens in a thread and does not block the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.get, timeout, propagate, **options)
+
+    def _wait(
+        self,
+        timeout: float | None,
+        parents: bool,
+        on_interval: Callable[[], object] | None,
+        on_message: OnMessage | None,
+    ) -> dict[str, Any]:
+        """Wait for this one; a parent in a chain that fails ends the wait, as this one will then never run."""
+        is_final = Watcher(self.app, on_message)
+        before = []
+        parent = self.parent
+        while parents and parent is not None:
+            if isinstance(parent, AsyncResult) and parent._document is None:
+                before.append(parent)
+            parent = parent.parent
+        if not before:
+            for _task_id, raw in store_of(self.app).wait([self.id], timeout, is_final, on_interval):
+                return self._take(raw)
+            raise TimeoutError(f"the result of task {self.id} did not arrive")
+        waited = {result.id: result for result in [self, *before]}
+        deadline = None if timeout is None else time.monotonic() + timeout
+        for task_id, raw in store_of(self.app).wait(list(waited), timeout, is_final, on_interval):
+            document = waited[task_id]._take(raw)
+            if task_id == self.id:
+                return document
+            if document.get("status") in PROPAGATE_STATES:
+                # The worker marks the rest of the chain as failed: a moment later, or never if it dies between the
+                # two.
+                raise raisable(result_of(document))
+            if deadline is not None and time.monotonic() > deadline:
+                break
+        raise TimeoutError(f"the result of task {self.id} did not arrive within {timeout} seconds")
+
+    def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], object] | None = None) -> Any:
+        """Return the result as it is now; raise it if it is a failure."""
+        document = self._read()
+        value = result_of(document)
+        if propagate and document.get("status") in PROPAGATE_STATES:
+            raise raisable(value)
+        if callback is not None:
+            callback(self.id, value)
+        return value
+
+    # ------------------------------------------------ those below it
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[AsyncResult[Any] | GroupResult | None, Any]]:
+        """Yield ``(parent, result)`` of this result and of what its task has sent, level by level.
+
+        Raises `IncompleteStream` at a task that has not ended, unless `intermediate`.
+        """
+        waiting: deque[tuple[Any, Any]] = deque([(None, self)])
+        while waiting:
+            parent, node = waiting.popleft()
+            yield parent, node
+            if node.ready():
+                waiting.extend((node, child) for child in node.children)
+            elif not intermediate:
+                raise IncompleteStream(f"the task {node.id} has not ended")
+
+    def collect(self, intermediate: bool = False, **options: Any) -> Iterator[tuple[Any, Any]]:
+        """Wait for this result and for all below it: yield ``(result, value)``; `options` are those of `get`."""
+        for _, node in self.iterdeps(intermediate=True):
+            if intermediate and not node.ready():
+                continue
+            yield node, node.get(**options)
+
+    def get_leaf(self) -> Any:
+        """Wait for this result and for all below it; return the value of the last."""
+        value = None
+        for _, value in self.collect():  # noqa: B007 - the last one counts
+            pass
+        return value
+
+    # ------------------------------------------------ doing something about it
+
+    def forget(self) -> None:
+        """Drop the result from the store, and that of its parents."""
+        self._document = None
+        if self.parent is not None:
+            self.parent.forget()
+        store_of(self.app).forget([self.id])
+
+    def revoke(
+        self,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Any:
+        """Have workers skip the task; with `terminate`, end it if it runs already.
+
+        With `wait` it returns what workers reply, at most `timeout` seconds apart (default 1).
+        """
+        return revoke(self.app, self.id, terminate, signal, wait, timeout, options)
+
+    # ------------------------------------------------ identity
+
+    def as_tuple(self) -> Any:
+        """Return ``((id, parent), None)``, the form that travels in messages and documents."""
+        return [[self.id, self.parent.as_tuple() if self.parent is not None else None], None]
+
+    __json__ = as_tuple
+
+    def as_list(self) -> list[str]:
+        """Return its id and those of its parents."""
+        return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, AsyncResult):
+            return self.id == other.id
+        return self.id == other if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.id}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore, (type(self), self.id, self.parent, self._given_name)
+
+
+def _restore(
+    kind: type[AsyncResult[Any]], task_id: str, parent: AsyncResult[Any] | None, name: str | None
+) -> AsyncResult[Any]:
+    return kind(task_id, parent=parent, task_name=name)
+
+
+class EagerResult(AsyncResult[R]):
+    """The result of a task that ran where it was called."""
+
+    __slots__ = ()
+
+    def __init__(
+        self,
+        id: str,  # noqa: A002 - Celery's name
+        value: Any,
+        state: str,
+        traceback: str | None = None,
+        *,
+        app: App | None = None,
+        task_name: str | None = None,
+        children: Sequence[Any] = (),
+    ) -> None:
+        super().__init__(id, app=app, task_name=task_name)
+        self._document = {
+            "status": state,
+            "result": value,
+            "traceback": traceback,
+            "children": [child.as_tuple() for child in children],
+            "date_done": None,
+        }
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float | None = None,
+        no_ack: bool = True,
+        follow_parents: bool = True,
+        callback: Callable[[str, Any], object] | None = None,
+        on_message: Any = None,
+        on_interval: Callable[[], object] | None = None,
+        disable_sync_subtasks: bool = True,
+    ) -> R:
+        """Return what the task returned, or raise its exception if `propagate`. There is nothing to wait for."""
+        return cast("R", self.maybe_throw(propagate, callback))
+
+    def forget(self) -> None:
+        """Do nothing: nothing is stored."""
+
+    def revoke(self, *_args: Any, **_options: Any) -> None:
+        """Do nothing: the task has run."""

@@ -1,0 +1,421 @@
+"""Routing: which queue a task's message goes to, and which queues a worker consumes from.
+
+1. `Queues` holds the queues that the settings define, and makes up the missing ones where it may.
+2. `Router` finds the route of a call: what the caller says wins over `task_routes`, which wins over the defaults.
+3. `address` turns a route into exchange and routing key: a direct queue is reached by its name, through the
+   anonymous exchange.
+4. `select_queues` is ``-Q`` and ``-X`` of the worker; `worker_direct` is a queue of one worker's own.
+
+Source: the routing rules and publishing rules of Celery 5 (task protocol 2).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from framework.api.transport import Exchange, Queue
+from framework.exceptions import ConfigError, QueueNotFound
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings, TaskSettings
+
+__all__ = ["Address", "Exchange", "Queue", "Queues", "Router", "select_queues", "worker_direct"]
+
+Route: TypeAlias = Mapping[str, Any]
+Rule: TypeAlias = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], Route | None]
+
+_EXCHANGE_FIELDS = frozenset(Exchange.__struct_fields__)
+_QUEUE_FIELDS = frozenset(Queue.__struct_fields__)
+#: Keys of a queue's table that speak of its exchange.
+_OF_EXCHANGE = {
+    "exchange_type": "type",
+    "exchange_durable": "durable",
+    "exchange_auto_delete": "auto_delete",
+    "exchange_arguments": "arguments",
+    "delivery_mode": "delivery_mode",
+}
+_OF_QUEUE = {"queue_durable": "durable", "queue_auto_delete": "auto_delete", "binding_key": "routing_key"}
+
+
+class Address(NamedTuple):
+    """Where a message is published to, and the queue to declare first (None: nothing)."""
+
+    exchange: str
+    routing_key: str
+    exchange_type: str
+    queue: Queue | None
+    delivery_mode: int
+
+
+# ---------------------------------------------------------------- queues
+
+
+class Queues(Mapping[str, Queue]):
+    """The queues of an application, by name; a missing one is made when it is asked for, if that is allowed."""
+
+    def __init__(self, settings: TaskSettings) -> None:
+        """Read ``[task] queues``. Raises `ConfigError`."""
+        self._settings = settings
+        self._queues: dict[str, Queue] = {}
+        for queue in _defined(settings):
+            self._queues[queue.name] = self._finished(queue, settings.default_queue_type)
+        if not self._queues:
+            self._queues[settings.default_queue] = self._default()
+
+    def _default(self) -> Queue:
+        settings = self._settings
+        name = settings.default_queue
+        exchange = Exchange(settings.default_exchange or name, settings.default_exchange_type)
+        queue = Queue(name=name, exchange=exchange, routing_key=settings.default_routing_key or name)
+        return self._finished(queue, settings.default_queue_type)
+
+    def _finished(self, queue: Queue, kind: str) -> Queue:
+        """Fill in what a definition leaves open."""
+        settings = self._settings
+        changes: dict[str, Any] = {}
+        if not queue.exchange.name:
+            default = settings.default_exchange
+            changes["exchange"] = msgspec.structs.replace(queue.exchange, name=default or queue.name)
+        if not queue.routing_key and queue.exchange.type != "fanout":
+            changes["routing_key"] = settings.default_routing_key or queue.name
+        if queue.max_priority is None and settings.queue_max_priority is not None:
+            changes["max_priority"] = settings.queue_max_priority
+        if kind == "quorum" and "x-queue-type" not in (queue.queue_arguments or {}):
+            changes["queue_arguments"] = {**(queue.queue_arguments or {}), "x-queue-type": "quorum"}
+        return msgspec.structs.replace(queue, **changes) if changes else queue
+
+    def queue_for(self, name: str) -> Queue:
+        """Return the queue `name`, made up if need be.
+
+        Raises `QueueNotFound` when it is not defined and ``create_missing_queues`` under ``[task]`` is off.
+        """
+        queue = self._queues.get(name)
+        if queue is None:
+            if name == self._settings.default_queue:
+                queue = self._default()
+            else:
+                if not self._settings.create_missing_queues:
+                    raise QueueNotFound(
+                        f"the queue {name!r} is not defined; there are: {', '.join(sorted(self._queues))} "
+                        "(define it under [task.queues], or set create_missing_queues under [task])"
+                    )
+                queue = self._missing(name)
+            self._queues[name] = queue
+        return queue
+
+    def configured(self, name: str) -> Queue | None:
+        """Return the queue `name` if the settings define it."""
+        return self._queues.get(name)
+
+    def described(
+        self,
+        name: str,
+        exchange: str | None,
+        exchange_type: str | None,
+        routing_key: str | None,
+        options: Mapping[str, Any],
+    ) -> Queue:
+        """Return the queue `name` as described, the rest as the settings have it for queues that are missing.
+
+        `options` are the keys of a queue's table. Raises `ConfigError` for a key or a value that is none.
+        """
+        settings = self._settings
+        table = {
+            **options,
+            "exchange": exchange or name,
+            "exchange_type": exchange_type or settings.create_missing_queue_exchange_type or "direct",
+            "routing_key": name if routing_key is None else routing_key,
+        }
+        return self._finished(_from_table(name, table), settings.create_missing_queue_type)
+
+    def _missing(self, name: str) -> Queue:
+        settings = self._settings
+        kind = settings.create_missing_queue_exchange_type or "direct"
+        queue = Queue(name=name, exchange=Exchange(name, kind), routing_key=name)
+        return self._finished(queue, settings.create_missing_queue_type)
+
+    def __getitem__(self, name: str) -> Queue:
+        return self._queues[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._queues)
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+
+def _defined(settings: TaskSettings) -> Iterator[Queue]:
+    defined = settings.queues
+    if defined is None:
+        return
+    if isinstance(defined, Mapping):
+        for name, table in defined.items():
+            yield _from_table(str(name), table)
+        return
+    if isinstance(defined, str) or not isinstance(defined, Iterable):
+        raise ConfigError(f"queues under [task] must be a table of queues or a list of Queue, and is {defined!r}")
+    for queue in defined:
+        yield as_queue(queue)
+
+
+def as_queue(queue: Any) -> Queue:
+    """Return `queue` as a `Queue`: one already, a name, a table with a name, or a kombu queue. Raises `ConfigError`."""
+    if isinstance(queue, Queue):
+        return queue
+    if isinstance(queue, str):
+        return Queue(name=queue)
+    if isinstance(queue, Mapping) and "name" in queue:
+        table = dict(queue)
+        return _from_table(str(table.pop("name")), table)
+    if hasattr(queue, "name") and hasattr(queue, "exchange"):
+        return _from_kombu(queue)
+    raise ConfigError(f"a queue must be a Queue, a name or a table with a name, and is {queue!r}")
+
+
+def _from_kombu(queue: Any) -> Queue:
+    """Take over the definition that a kombu queue holds."""
+    fields = {name: getattr(queue, name) for name in _QUEUE_FIELDS - {"exchange"} if hasattr(queue, name)}
+    exchange = queue.exchange
+    if exchange is not None and not isinstance(exchange, str):
+        exchange = Exchange(
+            name=exchange.name or "",
+            type=exchange.type or "direct",
+            durable=bool(exchange.durable),
+            auto_delete=bool(exchange.auto_delete),
+            delivery_mode=exchange.delivery_mode,
+            arguments=exchange.arguments or None,
+        )
+    else:
+        exchange = Exchange(exchange or "")
+    fields["routing_key"] = queue.routing_key or ""
+    return Queue(exchange=exchange, **fields)
+
+
+def _from_table(name: str, table: Any) -> Queue:
+    where = f"[task.queues.{name}]"
+    if isinstance(table, Queue):
+        return table if table.name == name else msgspec.structs.replace(table, name=name)
+    if table is None:
+        table = {}
+    if not isinstance(table, Mapping):
+        if hasattr(table, "exchange") and hasattr(table, "routing_key"):
+            return _from_kombu(table)
+        raise ConfigError(f"{where} must be a table with exchange, routing_key …, and is {table!r}")
+    exchange: dict[str, Any] = {}
+    queue: dict[str, Any] = {"name": name}
+    for key, value in table.items():
+        if key == "exchange":
+            if isinstance(value, Exchange):
+                exchange.update(msgspec.structs.asdict(value))
+            elif isinstance(value, Mapping):
+                exchange.update(value)
+            else:
+                exchange["name"] = value
+        elif key in _OF_EXCHANGE:
+            exchange[_OF_EXCHANGE[key]] = value
+        elif key == "durable":
+            queue["durable"] = value
+            exchange.setdefault("durable", value)
+        elif key in _OF_QUEUE:
+            queue[_OF_QUEUE[key]] = value
+        else:
+            queue[key] = value
+    unknown = [key for key in queue if key not in _QUEUE_FIELDS] + [
+        key for key in exchange if key not in _EXCHANGE_FIELDS
+    ]
+    if unknown:
+        known = sorted((_QUEUE_FIELDS | set(_OF_EXCHANGE) | set(_OF_QUEUE)) - {"name"})
+        raise ConfigError(f"{where} has no key {unknown[0]!r}; it may have {', '.join(known)}")
+    try:
+        queue["exchange"] = msgspec.convert(exchange, Exchange)
+        return msgspec.convert(queue, Queue)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+# ---------------------------------------------------------------- routes
+
+
+class Router:
+    """Finds routes. Made once for a set of settings."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Read ``[task] routes`` and ``[task] queues``. Raises `ConfigError`."""
+        self._settings = settings.task
+        self.queues = Queues(settings.task)
+        self._rules = [_rule(one) for one in _rules(settings.task.routes)]
+        self._default = self._address_of(self.queues.queue_for(settings.task.default_queue), None, None, None, None)
+
+    @property
+    def plain(self) -> bool:
+        """No rules: every task goes where its caller or the default says."""
+        return not self._rules
+
+    def route(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return `options` with what `task_routes` says about the task `name`; what is in `options` wins."""
+        for rule in self._rules:
+            found = rule(name, args, kwargs, options)
+            if found:
+                merged = dict(found) if isinstance(found, Mapping) else {"queue": found}
+                merged.update((key, value) for key, value in options.items() if value is not None)
+                return merged
+        return dict(options)
+
+    def queue_for(self, name: str) -> Queue:
+        """Return the queue `name`. Raises `QueueNotFound`."""
+        return self.queues.queue_for(name)
+
+    def address(self, options: Mapping[str, Any]) -> Address:
+        """Return where a message goes that has these options: queue, exchange, routing_key, …."""
+        queue = options.get("queue")
+        exchange = options.get("exchange")
+        key = options.get("routing_key")
+        kind = options.get("exchange_type")
+        mode = options.get("delivery_mode")
+        if queue is None and exchange is None and key is None and kind is None and mode is None:
+            return self._default
+        chosen: Queue | None = None
+        if queue is not None:
+            chosen = self.queue_for(queue) if isinstance(queue, str) else as_queue(queue)
+        elif exchange is None:
+            chosen = self.queue_for(self._settings.default_queue)
+        return self._address_of(chosen, exchange, key, kind, mode)
+
+    def _address_of(self, queue: Queue | None, exchange: Any, key: Any, kind: Any, mode: Any) -> Address:
+        settings = self._settings
+        if exchange is not None and not isinstance(exchange, str):
+            kind = kind or exchange.type
+            mode = mode or exchange.delivery_mode
+            exchange = exchange.name
+        if queue is not None:
+            kind = kind or queue.exchange.type
+            mode = mode or queue.exchange.delivery_mode
+        kind = kind or "direct"
+        mode = _delivery_mode(mode) or settings.default_delivery_mode
+        if kind == "direct" and queue is not None and (not exchange or not key):
+            return Address("", queue.name, kind, queue, mode)
+        if exchange is None:
+            exchange = (queue.exchange.name if queue is not None else "") or settings.default_exchange
+            exchange = exchange or settings.default_queue
+        if not key:
+            key = (queue.routing_key if queue is not None else "") or settings.default_routing_key
+            key = key or ("" if kind == "fanout" else settings.default_queue)
+        return Address(exchange, key, kind, queue, mode)
+
+
+def _delivery_mode(mode: Any) -> int | None:
+    if mode is None or isinstance(mode, int):
+        return mode
+    if mode in ("transient", "persistent"):
+        return 1 if mode == "transient" else 2
+    raise ConfigError(f"delivery_mode must be 1 (transient) or 2 (persistent), and is {mode!r}")
+
+
+def _rules(routes: Any) -> Iterable[Any]:
+    if routes is None:
+        return ()
+    if isinstance(routes, (list, tuple)):
+        # A list of rules; or a list of (pattern, route) pairs, which is one map with an order.
+        if all(isinstance(one, (list, tuple)) and len(one) == 2 for one in routes):
+            return (routes,)
+        return routes
+    return (routes,)
+
+
+def _rule(rule: Any) -> Rule:
+    if isinstance(rule, str):
+        rule = _imported(rule)
+    if isinstance(rule, Mapping):
+        return _Map(rule.items())
+    if isinstance(rule, (list, tuple)):
+        return _Map(rule)
+    if hasattr(rule, "route_for_task"):
+        method = rule.route_for_task
+        return lambda name, args, kwargs, options: method(name, args, kwargs)
+    if callable(rule):
+        # As Celery calls routers: the options as keywords; `task` is given as a keyword too.
+        return lambda name, args, kwargs, options: rule(name, args, kwargs, dict(options), task=None)
+    raise ConfigError(f"routes under [task] must be a table, a function, or a list of them, and has {rule!r}")
+
+
+def _imported(path: str) -> Any:
+    from importlib import import_module
+
+    module, _, attribute = path.replace(":", ".").rpartition(".")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ConfigError(f"the router {path!r} under [task] routes cannot be imported: {error}") from error
+
+
+class _Map:
+    """Patterns with their routes: exact names first, then globs and regular expressions in their order."""
+
+    def __init__(self, items: Iterable[tuple[Any, Any]]) -> None:
+        self._exact: dict[str, Route] = {}
+        self._patterns: list[tuple[re.Pattern[str], Route]] = []
+        for pattern, route in items:
+            target = {"queue": route} if isinstance(route, str) else route
+            if not isinstance(target, Mapping):
+                raise ConfigError(
+                    f"the route of {pattern!r} under [task] must be a queue's name or a table such as "
+                    f"{{queue = …}}, and is {route!r}"
+                )
+            if isinstance(pattern, re.Pattern):
+                self._patterns.append((pattern, target))
+            elif any(wild in pattern for wild in "*?["):
+                self._patterns.append((re.compile(fnmatch.translate(pattern)), target))
+            else:
+                self._exact[pattern] = target
+
+    def __call__(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> Route | None:
+        found = self._exact.get(name)
+        if found is not None:
+            return found
+        for pattern, route in self._patterns:
+            if pattern.match(name):
+                return route
+        return None
+
+
+# ---------------------------------------------------------------- the worker
+
+
+def worker_direct(node: str) -> Queue:
+    """Return the queue that only the worker `node` consumes, where `worker_direct` is on."""
+    return Queue(name=f"{node}.dq2", exchange=Exchange(name="C.dq2"), routing_key=node)
+
+
+def select_queues(
+    settings: Settings, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
+) -> list[Queue]:
+    """Return the queues to consume from: all that are defined, or those of `include`, without those of `exclude`.
+
+    Raises `QueueNotFound` when one of `include` is not defined and missing queues may not be created.
+    """
+    queues = Queues(settings.task)
+    names = list(queues)
+    if include:
+        names = list(dict.fromkeys(include))
+        for name in names:
+            try:
+                queues.queue_for(name)
+            except QueueNotFound:
+                raise QueueNotFound(
+                    f"Trying to select queue subset of {names!r}, but queue {name!r} isn't defined "
+                    "in the task_queues setting."
+                ) from None
+    excluded = set(exclude or ())
+    chosen = [queues[name] for name in names if name not in excluded]
+    if not chosen:
+        raise QueueNotFound(f"no queue is left to consume from: {', '.join(names)} are all excluded")
+    return chosen

@@ -1,0 +1,85 @@
+"""Events of senders: ``task-sent`` for every task, where the settings ask for it.
+
+1. Goes out after the task, on a connection of its own: monitors must neither hold up nor fail what they watch.
+2. What cannot be sent is dropped; each outage is told once.
+
+Source: the events of Celery 5; section 8 of the wire protocol.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from framework.exceptions import TransportError
+from framework.wire import event_message
+from framework.wire.identity import origin
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+    from framework.client.publisher import Publisher
+    from framework.client.routing import Address
+    from framework.message import Outgoing
+
+logger = logging.getLogger(__name__)
+
+
+class SentEvents:
+    """Tells what was sent. Any thread may call."""
+
+    def __init__(self, settings: Settings, publisher: Publisher) -> None:
+        self._settings = settings.event
+        self._publisher = publisher
+        self._clock = itertools.count(1)
+        self._away = False
+
+    def tell(self, sent: Sequence[tuple[str, Outgoing, Address]]) -> None:
+        """Send an event for each task: its name, its message, and where that went."""
+        sender = origin()
+        try:
+            for start in range(0, len(sent), event_message.BATCH):
+                events = [self._event(*task, sender) for task in sent[start : start + event_message.BATCH]]
+                body, key = (events[0], "task.sent") if len(events) == 1 else (events, "task.multi")
+                self._publisher.announce(
+                    event_message.outgoing(
+                        body,
+                        key,
+                        sender,
+                        exchange=self._settings.exchange,
+                        exchange_type=self._publisher.transport.traits.events_exchange,
+                        serializer=self._settings.serializer,
+                    )
+                )
+        except (TransportError, TypeError, ValueError) as error:
+            if not self._away:
+                logger.warning("Events about sent tasks cannot be sent and are dropped: %s", error)
+            self._away = True
+        else:
+            self._away = False
+
+    def _event(self, name: str, message: Outgoing, address: Address, sender: str) -> dict[str, Any]:
+        get = message.headers.get
+        return {
+            "type": "task-sent",
+            "hostname": sender,
+            "utcoffset": event_message.utc_offset(),
+            "pid": os.getpid(),
+            "clock": next(self._clock),
+            "timestamp": time.time(),
+            "uuid": message.correlation_id,
+            "root_id": get("root_id"),
+            "parent_id": get("parent_id"),
+            "name": name,
+            "args": get("argsrepr") or "",
+            "kwargs": get("kwargsrepr") or "",
+            "retries": get("retries") or 0,
+            "eta": get("eta"),
+            "expires": get("expires"),
+            "queue": address.queue.name if address.queue is not None else None,
+            "exchange": message.exchange,
+            "routing_key": message.routing_key,
+        }

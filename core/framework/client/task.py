@@ -1,0 +1,445 @@
+"""Tasks: functions that can be sent.
+
+1. `Task` is what `App.task` makes of a function, and the base of task classes: it calls, sends, retries and replaces.
+2. `Task.request` is the `Context` of the running call; `current_request` that of whatever runs here.
+3. `Task.policy` is what the worker's main process needs to know of it, see `TaskPolicy`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast
+
+from framework.client.publisher import patiently
+from framework.client.request import Context, current_request, parent_request, pop_request, push_request
+from framework.client.results import AsyncResult
+from framework.client.task_policy import TaskPolicy, annotate, resolve
+from framework.exceptions import (
+    Ignore,
+    MaxRetriesExceededError,
+    Reject,
+    Retry,
+    TransportError,
+)
+
+if TYPE_CHECKING:
+    from framework.client.app import App
+    from framework.client.canvas import Signature
+    from framework.client.results import EagerResult
+
+__all__ = ["Context", "Task", "TaskPolicy", "current_request", "pop_request", "push_request"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+#: `Task.Retry` hides the name inside the class.
+_Retry = Retry
+
+
+class Task(Generic[P, R]):
+    """A task. `P` are the parameters of its function, `R` what that returns.
+
+    Class-based tasks subclass it and define `run`; `App.task(base=…)` makes a task of such a class and a function.
+    Attributes that are None take the value of the setting of that name under ``[task]``. Times are in seconds.
+    """
+
+    name: str = ""
+    #: The application it is registered with.
+    app: App
+    #: The function was given the task as its first argument.
+    bind: ClassVar[bool] = False
+    #: Check arguments against the function's signature when the task is sent.
+    typing: bool = True
+
+    # ------------------------------------------------ delivery
+    acks_late: bool | None = None
+    acks_on_failure: bool | None = None
+    acks_on_timeout: bool | None = None
+    acks_on_failure_or_timeout: bool | None = None
+    reject_on_worker_lost: bool | None = None
+    retry_on_worker_lost: bool | None = None
+    #: What follows each end: failure, soft_timeout, hard_timeout, worker_lost, shutdown to ack, requeue, retry or
+    #: dead-letter; wins over the names above.
+    ends: Mapping[str, str] | None = None
+    max_deliveries: int | None = None
+
+    # ------------------------------------------------ limits
+    rate_limit: str | float | None = None
+    #: ``worker``: the limit is each worker's; ``cluster``: all workers together keep it.
+    rate_limit_scope: Literal["worker", "cluster"] | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    #: Retries after which `retry` gives up; None: never.
+    max_retries: int | None = 3
+    default_retry_delay: float = 180.0
+    #: Exceptions that are expected: logged without a traceback.
+    throws: tuple[type[BaseException], ...] = ()
+
+    # ------------------------------------------------ results
+    ignore_result: bool | None = None
+    store_errors_even_if_ignored: bool | None = None
+    track_started: bool | None = None
+    #: Send events about it.
+    send_events: bool = True
+    #: Remember what it sends as its children.
+    trail: bool = True
+    resultrepr_maxsize: int = 1024
+    backend: Any = None
+
+    # ------------------------------------------------ sending
+    queue: str | None = None
+    exchange: str | None = None
+    exchange_type: str | None = None
+    routing_key: str | None = None
+    priority: int | None = None
+    expires: float | datetime | None = None
+    serializer: str | None = None
+    compression: str | None = None
+    delivery_mode: int | str | None = None
+
+    # Class attributes of the exceptions, so that a task needs no imports for them.
+    MaxRetriesExceededError = MaxRetriesExceededError
+    Retry = Retry
+    Ignore = Ignore
+    Reject = Reject
+
+    #: What `typing` checks with: ``(signature, fewest, most positional arguments)``; made at the first call.
+    _shape: tuple[inspect.Signature, int, int] | None = None
+    _policy: tuple[object, TaskPolicy] | None = None
+    #: The function without what `autoretry_for` wraps around it.
+    __wrapped__: Callable[..., Any]
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Do the work. Defined by subclasses, or the decorated function."""
+        raise NotImplementedError(f"the task {self.name or type(self).__name__} must define run()")
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function here and now, as a function."""
+        token = push_request(Context({"task": self.name}, list(args), kwargs, app=getattr(self, "app", None)))
+        try:
+            return cast("R", self.run(*args, **kwargs))
+        finally:
+            pop_request(token)
+
+    # ------------------------------------------------ what it knows
+
+    @property
+    def request(self) -> Context:
+        """The running call of this task; an empty one when it does not run here."""
+        request = current_request()
+        if request is not None and request.task == self.name:
+            return request
+        return Context({"task": self.name})
+
+    @property
+    def policy(self) -> TaskPolicy:
+        """How it is delivered, limited and recorded: its attributes, else the settings."""
+        settings = self.app.conf.settings
+        if self._policy is None or self._policy[0] is not settings:
+            annotate(self, settings.task.annotations)
+            self._policy = (settings, resolve(self, settings.task))
+        return self._policy[1]
+
+    @policy.setter
+    def policy(self, policy: TaskPolicy) -> None:
+        # A change at run time, by remote control: for as long as the settings stay.
+        self._policy = (self.app.conf.settings, policy)
+
+    # ------------------------------------------------ sending
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """Send it with these arguments."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        *,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        add_to_parent: bool = True,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """Send it.
+
+        `options`: countdown (s), eta, expires (s or datetime), queue, exchange, routing_key, priority, serializer,
+        compression, headers, ignore_result, time_limit, soft_time_limit, retry, retry_policy, …. `link` and
+        `link_error` are signatures for success and failure. Raises `TypeError` when the arguments do not fit the
+        function, `TransportError` when the broker does not take the message.
+        """
+        positional = () if args is None else sequence(args)
+        named = {} if kwargs is None else dict(kwargs) if isinstance(kwargs, Mapping) else _named_arguments(kwargs)
+        if self.typing:
+            self.check_arguments(positional, named)
+        app = self.app
+        sender = app.sender
+        if sender.settings.task.always_eager:
+            return self.apply(positional, named, task_id=task_id, link=link, link_error=link_error, **options)
+        if link is not None:
+            options["link"] = link
+        if link_error is not None:
+            options["link_error"] = link_error
+        if shadow is not None:
+            options["shadow"] = shadow
+        if task_id is not None:
+            options["task_id"] = task_id
+        parent = parent_request()
+        result: AsyncResult[R] = app.send_one(self.name, self, positional, named, options, parent)
+        if parent is not None and add_to_parent:
+            parent.add_child(result)
+        return result
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """As `delay`, from a coroutine: sending happens in a thread and does not block the event loop."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """As `apply_async`, from a coroutine: sending happens in a thread and does not block the event loop."""
+        import asyncio
+
+        return await asyncio.to_thread(self.apply_async, args, kwargs, task_id, **options)
+
+    def check_arguments(self, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Raise `TypeError` when the function cannot be called so."""
+        shape = self._shape
+        if shape is None:
+            shape = self._shape = _shape_of(self)
+        signature, fewest, most = shape
+        if not kwargs and fewest <= len(args) <= most:
+            return
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}() cannot be called so: {error} (its parameters are {signature})") from None
+
+    def AsyncResult(self, task_id: str, **options: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
+        """Return the result of the call `task_id`."""
+        return AsyncResult(task_id, app=self.app, task_name=self.name, **options)
+
+    # ------------------------------------------------ signatures
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """Return a signature with these arguments."""
+        return self.signature(args, kwargs)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
+        """As `s`, and it takes no arguments from a task before it."""
+        return self.signature(args, kwargs, immutable=True)
+
+    def signature(
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> Signature[R]:
+        """Return a signature with options."""
+        from framework.client.canvas import Signature
+
+        return Signature(self, args, kwargs, **options)
+
+    subtask = signature
+
+    def map(self, it: Iterable[Any]) -> Signature[list[R]]:
+        """Return a signature that calls it with each item, in one message."""
+        from framework.client.canvas import xmap
+
+        return xmap(self, it, app=self.app)
+
+    def starmap(self, it: Iterable[Any]) -> Signature[list[R]]:
+        """As `map`, with each item taken apart: ``add.starmap([(1, 2), (3, 4)])``."""
+        from framework.client.canvas import xstarmap
+
+        return xstarmap(self, it, app=self.app)
+
+    def chunks(self, it: Iterable[Any], n: int) -> Signature[Any]:
+        """Return a signature of `starmap`s of `n` items each, sent as a group."""
+        from framework.client.canvas import chunks
+
+        return chunks(self, it, n, app=self.app)
+
+    # ------------------------------------------------ here and now
+
+    def apply(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> EagerResult[R]:
+        """Run it here and now, retries included, without a broker; `throw`: raise what it raises."""
+        from framework.client.eager import run_eagerly
+
+        return run_eagerly(self, tuple(args or ()), dict(kwargs or {}), options)
+
+    # ------------------------------------------------ from inside
+
+    def retry(
+        self,
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: datetime | None = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> _Retry:
+        """Send the running call again and end this run: ``raise self.retry(exc=error)``.
+
+        It keeps its id and goes to the queue it came from after `countdown` seconds (default `default_retry_delay`)
+        or at `eta`.
+        Raises `Retry` (or returns it, if not `throw`); `exc`, or else `MaxRetriesExceededError`, when it was retried
+        `max_retries` times; what the broker raised when it cannot be sent.
+        """
+        request = self.request
+        if request.called_directly:
+            # A plain call: there is no message to send again.
+            if exc is not None:
+                raise exc
+            raise Retry(
+                f"{self.name} was called as a function, so there is no message to send again: "
+                "send it with delay() or apply_async(), or run it with apply()"
+            )
+        limit = self.max_retries if max_retries is None else max_retries
+        retries = request.retries + 1
+        if limit is not None and retries > limit:
+            self._give_up(request, exc)
+        if eta is None and countdown is None:
+            countdown = self.default_retry_delay
+        call_args = request.args if args is None else list(args)
+        call_kwargs = request.kwargs if kwargs is None else dict(kwargs)
+        changes = {**options, "retries": retries, "countdown": countdown, "eta": eta}
+        again = self.signature(call_args, call_kwargs, task_id=request.id, **changes)
+        error = Retry(exc=exc, when=countdown if eta is None else eta, is_eager=request.is_eager, sig=again)
+        if not request.is_eager:
+            self._send_again(request, {**changes, "args": call_args, "kwargs": call_kwargs})
+        if throw:
+            raise error from exc
+        return error
+
+    def _give_up(self, request: Context, exc: BaseException | None) -> NoReturn:
+        if exc is not None:
+            raise exc
+        raise MaxRetriesExceededError(
+            f"Can't retry {self.name}[{request.id}] args:{tuple(request.args)} kwargs:{request.kwargs}",
+            task_args=request.args,
+            task_kwargs=request.kwargs,
+        )
+
+    def _send_again(self, request: Context, changes: dict[str, Any]) -> None:
+        sender = self.app.sender
+        message, address = sender.retry_of(request, changes, self)
+        try:
+            with patiently():
+                sender.send(self.name, message, address, changes)
+        except TransportError as error:
+            if self.policy.acks_late:
+                # The message that came is still on loan: giving it back loses nothing.
+                raise Reject(error, requeue=True) from error
+            raise
+        if request.id is not None:
+            request.add_child(AsyncResult(request.id, app=self.app))
+
+    def replace(self, sig: Signature[Any]) -> NoReturn:
+        """Have `sig` run instead of the running call: it takes over its id, callbacks and place in a workflow.
+
+        The result of a group is the list of its results, which takes a result store that keeps chords.
+        Raises `Ignore`, which ends this run without a result.
+        """
+        from framework.client.workflow.replacing import replace
+
+        replace(self, self.request, sig)
+
+    def add_to_chord(self, sig: Signature[Any], lazy: bool = False) -> Any:
+        """Have `sig` be one more task of the header that the running call belongs to; send it, unless `lazy`.
+
+        Returns its result, or with `lazy` the signature. Raises `ValueError` outside of a header.
+        """
+        from framework.client.workflow.replacing import add_to_chord
+
+        return add_to_chord(self, self.request, sig, lazy)
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **_more: Any
+    ) -> None:
+        """Store `state` with `meta` as the result of the running call (or of `task_id`)."""
+        from framework.api.result_store import Record
+        from framework.wire.result_document import Documents
+
+        request = self.request
+        ident = task_id or request.id
+        if ident is None or state is None:
+            raise ValueError("update_state needs a state, and a task_id outside a running task")
+        store = self.app.result_store
+        if request.is_eager or not store.traits.stores:
+            return
+        documents = Documents.of(self.app.conf.settings.result)
+        if ident == request.id:
+            document = documents.build_for(state, meta, request, request.hostname)
+        else:
+            document = documents.build(state, meta, ident)
+        store.store([Record(ident, document, state, request.reply_to, request.correlation_id or ident)])
+
+    # ------------------------------------------------ what subclasses may say
+    # `einfo` is the traceback as text, with the attributes `exception`, `type`, `traceback` (the text) and `tb`.
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called where the task runs, before `run`."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called where the task ran when it returned."""
+
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called where the task ran when it is to run again."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called where the task ran when it raised."""
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called where the task ran when it has succeeded or failed; not after `Retry`, `Ignore` and `Reject`."""
+
+    def __repr__(self) -> str:
+        return f"<@task: {self.name}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _named, (self.name,)
+
+
+def _named(name: str) -> Any:
+    from framework.client.current import find_app
+
+    return find_app().tasks[name]
+
+
+def sequence(args: Any) -> Sequence[Any]:
+    """Return positional arguments as a list or tuple. Raises `TypeError` for what can be none."""
+    if isinstance(args, (tuple, list)):
+        return args
+    if isinstance(args, (str, bytes, Mapping)) or not isinstance(args, Iterable):
+        raise TypeError(f"the arguments of a task must be a list or tuple, and are {args!r:.100}")
+    return tuple(args)
+
+
+def _named_arguments(kwargs: Any) -> dict[str, Any]:
+    raise TypeError(f"the keyword arguments of a task must be a mapping, and are {kwargs!r:.100}")
+
+
+def _shape_of(task: Task[..., Any]) -> tuple[inspect.Signature, int, int]:
+    signature = inspect.signature(task.run)
+    fewest = most = 0
+    for parameter in signature.parameters.values():
+        required = parameter.default is parameter.empty
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            most = 1 << 30
+        elif parameter.kind is parameter.KEYWORD_ONLY and required:
+            fewest = 1 << 31  # never enough by position alone: the full check says what is missing
+        elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            most += 1
+            fewest += required
+    return signature, fewest, most

@@ -1,0 +1,1 @@
+"""What follows when a task ends: callbacks, counting of chords, replacement, and the built-in tasks they need."""

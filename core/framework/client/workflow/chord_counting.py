@@ -1,0 +1,325 @@
+"""Chords, where their tasks run: each result of the header is counted, and the last one sends the body.
+
+1. `conclude` keeps the result of a member and counts it, until both are done: stores and brokers may be away.
+2. Whoever completes the header gets the *turn*: reads all results, sends the body with them, ends the chord. A turn
+   that was taken by somebody who died lapses, and the next one who brings a part, even one that was counted, gets it.
+3. One member that failed fails the body: `fail` stores a `ChordError` for all that will never run, tells the chords
+   around this one, and calls the error callbacks.
+
+Source: section 6 of the wire protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from traceback import format_exception
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from framework.api.result_store import ChordPart, Record, Turn
+from framework.client.publisher import pauses
+from framework.client.request import Context
+from framework.exceptions import ChordError, ConnectionLost, FrameworkError, MessageError
+from framework.wire.exception_document import decode_exception, encode_exception
+from framework.wire.identity import new_id
+from framework.wire.result_document import FAILURE, Documents
+from framework.wire.serialization import decode_stored, encode
+
+if TYPE_CHECKING:
+    from framework.api.result_store import ResultStore
+    from framework.client.app import App
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two looks at a chord whose body somebody else is about to send.
+_LOOK_AGAIN: Final = 0.25
+_EXCEPTIONS: Final = frozenset({"RETRY", "FAILURE", "REVOKED"})
+_FAILED: Final = frozenset({"FAILURE", "REVOKED"})
+
+
+class Member(NamedTuple):
+    """A task of a chord's header, as its message describes it."""
+
+    task_id: str
+    group_id: str
+    place: float | None
+    #: The body's signature.
+    body: Mapping[str, Any]
+    root_id: str | None
+
+    @classmethod
+    def of(cls, request: Context) -> Member | None:
+        """Return the member that `request` is; None: its chord or its group is no such thing."""
+        body, group_id, index = request.chord, request.group, request.group_index
+        if not isinstance(body, Mapping) or not group_id or not request.id:
+            return None
+        place = float(index) if isinstance(index, (int, float)) else None
+        return cls(str(request.id), str(group_id), place, body, request.root_id)
+
+
+def check(app: App) -> None:
+    """Raise `ConfigError` when the result store cannot count the parts of chords."""
+    store = app.result_store
+    if not store.traits.chords:
+        store._without_chords()
+
+
+def conclude(app: App, member: Member, state: str, result: Any, record: Record | None = None) -> None:
+    """Store `record`, the result of `member`, and count it; do what its being the last one asks for.
+
+    Goes on until that has worked, unless an exception is thrown in.
+    """
+    token = new_id().replace("-", "")
+    waits: Iterator[float] | None = None
+    while True:
+        try:
+            if record is not None:
+                app.result_store.store([record])
+                record = None
+            turn = count(app, member, state, result, token)
+        except ConnectionLost as error:
+            if waits is None:
+                logger.warning("Task %s of a chord waits until its result can be counted: %s", member.task_id, error)
+                waits = pauses()
+            time.sleep(next(waits))
+            continue
+        if turn is not Turn.TAKEN:
+            return
+        # Only one whose part was there already finds the turn taken: it runs for the second time, perhaps because who
+        # had the turn is dead. Then the turn lapses.
+        time.sleep(_LOOK_AGAIN)
+
+
+def count(app: App, member: Member, state: str, result: Any, token: str) -> Turn:
+    """Count `member` once; if all are there and nobody else is at it, send the body. Raises `ConnectionLost`."""
+    store = app.result_store
+    if not store.traits.chords:
+        logger.error(
+            "The body of the chord that task %s belongs to will never run: the result store %s keeps no chords",
+            member.task_id,
+            store.display_url,
+        )
+        return Turn.OVER
+    if isinstance(result, BaseException):
+        result = encode_exception(result)
+    settings = app.conf.settings.result
+    value = encode([1, member.task_id, state, result], settings.serializer)[2]
+    claim = max(5.0, 2 * settings.chord_join_timeout)
+    turn = store.return_part(ChordPart(member.group_id, member.task_id, member.place, value), token, claim)
+    if turn is Turn.OVER:
+        logger.info("The chord %s of task %s is over", member.group_id, member.task_id)
+    if turn is Turn.MINE:
+        _finish(app, store, member, token, claim)
+    return turn
+
+
+def _finish(app: App, store: ResultStore, member: Member, token: str, claim: float) -> None:
+    from framework.client.canvas import Signature
+
+    group_id = member.group_id
+    try:
+        values = _values(app, store, group_id)
+        body = Signature.from_dict(member.body, app)
+    except ConnectionLost:
+        raise
+    except (FrameworkError, MessageError) as error:
+        _give_up(app, store, member, error)
+        return
+    # Sending may take a while, with a broker that is slow to answer.
+    if not store.hold_turn(group_id, token, claim + _sending_time(app)):
+        logger.warning("The body of chord %s is left to somebody else: the turn to send it has lapsed", group_id)
+        return
+    options: dict[str, Any] = {"parent_id": member.task_id, "root_id": member.root_id or member.task_id}
+    try:
+        body.apply_async((values,), **options, add_to_parent=False)
+    except ConnectionLost:
+        raise
+    except Exception as error:  # noqa: BLE001 - body and results come from messages, and may be anything
+        _give_up(app, store, member, ChordError(f"Callback error: {error!r}"))
+        return
+    if not store.end_chord(group_id, token, max(2 * claim, 300.0)):
+        logger.warning("The turn to send the body of chord %s has lapsed while it was sent", group_id)
+
+
+def _sending_time(app: App) -> float:
+    """Return how many seconds the publishing of one message may take at most, roughly."""
+    policy = app.conf.settings.task.publish_retry_policy
+    return 10.0 + (policy.max_retries or 0) * float(policy.interval_max)
+
+
+def _give_up(app: App, store: ResultStore, member: Member, error: Exception) -> None:
+    logger.error("The chord %s fails: %s", member.group_id, error)
+    fail(app, member.body, error, member.root_id)
+    store.fail_chord(member.group_id)
+
+
+# ---------------------------------------------------------------- the results of the header
+
+
+def _values(app: App, store: ResultStore, group_id: str) -> list[Any]:
+    """Return the results of the header. Raises `ChordError` when one has failed."""
+    ordered: list[Any] = []
+    by_id: dict[str, Any] = {}
+    for raw in store.chord_parts(group_id):
+        _one, task_id, state, value = _decode(app, raw)
+        if state in _FAILED:
+            cause = decode_exception(value)
+            raise ChordError(f"Dependency {task_id} raised {cause!r}") from cause
+        ordered.append(value)
+        by_id[str(task_id)] = value
+    saved = store.fetch_group(group_id)
+    if saved is None:
+        return ordered
+    # A header with groups inside it, sent by a Celery client: its results have the header's shape.
+    members = _decode(app, saved)["result"][1] or ()
+    missing = [task_id for task_id in _leaves(members) if task_id not in by_id]
+    if missing:
+        by_id.update(_fetch(app, store, missing))
+    return [_shaped(one, by_id) for one in members]
+
+
+def _decode(app: App, raw: bytes) -> Any:
+    settings = app.conf.settings
+    return decode_stored(raw, settings.result.serializer, settings.result.accept_content or settings.accept_content)
+
+
+def _leaves(members: Sequence[Any]) -> list[str]:
+    found = []
+    for (task_id, _parent), below in members:
+        found.extend([str(task_id)] if below is None else _leaves(below))
+    return found
+
+
+def _shaped(one: Any, by_id: Mapping[str, Any]) -> Any:
+    (task_id, _parent), below = one
+    return by_id[str(task_id)] if below is None else [_shaped(each, by_id) for each in below]
+
+
+def _fetch(app: App, store: ResultStore, task_ids: list[str]) -> dict[str, Any]:
+    """Return results that came by another way than as parts."""
+    found = {}
+
+    def is_final(raw: bytes) -> bool:
+        return _decode(app, raw).get("status") in ("SUCCESS", *_FAILED)
+
+    for task_id, raw in store.wait(task_ids, app.conf.settings.result.chord_join_timeout, is_final):
+        document = _decode(app, raw)
+        if document["status"] in _FAILED:
+            cause = decode_exception(document["result"])
+            raise ChordError(f"Dependency {task_id} raised {cause!r}") from cause
+        found[task_id] = document["result"]
+    return found
+
+
+# ---------------------------------------------------------------- failing
+
+
+class Doomed(NamedTuple):
+    """A task that was to run later and never will."""
+
+    task_id: str
+    group_id: str | None
+    reply_to: str | None
+    #: Set if it belongs to the header of a chord.
+    member: Member | None
+
+
+def doomed(element: Any, depth: int = 0) -> list[Doomed]:
+    """Return all tasks of a signature, as it stands in a message. Raises `FrameworkError` if it is none."""
+    if not isinstance(element, Mapping):
+        raise FrameworkError(f"not a signature: {element!r:.200}")
+    found: list[Doomed] = []
+    if depth > 100:
+        return found
+    options, kwargs = element.get("options") or {}, element.get("kwargs") or {}
+    kind = element.get("subtask_type")
+    below: list[Any] = []
+    if kind in ("group", "chain"):
+        below = list(kwargs.get("tasks") or ())
+    elif kind == "chord":
+        header = kwargs.get("header") or ()
+        below = list(((header.get("kwargs") or {}).get("tasks") or ()) if isinstance(header, Mapping) else header)
+        above = (header.get("options") or {}).get("task_id") if isinstance(header, Mapping) else None
+        for each in below:
+            # The body fails at once: nobody is to count these.
+            lost = doomed(each, depth + 1)
+            found.extend(one._replace(member=None, group_id=one.group_id or above) for one in lost)
+        below = [kwargs["body"]] if kwargs.get("body") else []
+    for each in below:
+        found.extend(doomed(each, depth + 1))
+    if kind not in ("group", "chain", "chord") and (task_id := options.get("task_id")):
+        group_id, body, index = options.get("group_id"), options.get("chord"), options.get("group_index")
+        member = None
+        if isinstance(body, Mapping) and group_id:
+            place = float(index) if isinstance(index, (int, float)) else None
+            member = Member(str(task_id), str(group_id), place, body, options.get("root_id"))
+        found.append(Doomed(str(task_id), group_id, options.get("reply_to"), member))
+    for each in reversed(options.get("chain") or ()):
+        found.extend(doomed(each, depth + 1))
+    return found
+
+
+def fail_all(app: App, tasks: Sequence[Doomed], error: BaseException, trace: str | None = None) -> None:
+    """Store `error` as the result of `tasks`, and count it for the chords that they belong to."""
+    store = app.result_store
+    if not tasks or not store.traits.stores:
+        return
+    result = app.conf.settings.result
+    documents = Documents(result.serializer, result.compression)
+    store.store(
+        [
+            Record(
+                one.task_id,
+                documents.build(FAILURE, error, one.task_id, traceback=trace, group_id=one.group_id),
+                FAILURE,
+                one.reply_to,
+                one.task_id,
+            )
+            for one in tasks
+        ]
+    )
+    for one in tasks:
+        if one.member is not None:
+            count(app, one.member, FAILURE, error, new_id().replace("-", ""))
+
+
+def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str | None = None) -> None:
+    """Have the body of a chord, and all that would follow it, fail with `error`; call its error callbacks."""
+    from framework.client.workflow.callbacks import call_errbacks
+
+    # Whoever looks at the body finds the traceback of what has failed it.
+    trace = "".join(format_exception(error))
+    fail_all(app, doomed(body), error, trace)
+    errbacks = _errbacks(body)
+    if not errbacks:
+        return
+    last = doomed({**body, "options": {**(body.get("options") or {}), "chain": None}})
+    request = Context(
+        {"id": last[-1].task_id if last else None, "task": body.get("task"), "root_id": root_id},
+        list(body.get("args") or ()),
+        dict(body.get("kwargs") or {}),
+        {"errbacks": errbacks},
+        app=app,
+        called_directly=False,
+    )
+    try:
+        call_errbacks(app, request, error, trace)
+    except ConnectionLost:
+        raise
+    except Exception as failed:  # noqa: BLE001 - they come from the message, and may be anything
+        logger.error("The error callbacks of the body of a chord were not called: %s", failed)
+
+
+def _errbacks(element: Any, depth: int = 0) -> list[Any]:
+    """Return the error callbacks of a signature and of what it consists of, each once."""
+    if not isinstance(element, Mapping) or depth > 100:
+        return []
+    options, kwargs = element.get("options") or {}, element.get("kwargs") or {}
+    own = options.get("link_error") or ()
+    found = list(own) if isinstance(own, (list, tuple)) else [own]
+    kind = element.get("subtask_type")
+    below = (kwargs.get("tasks") or ()) if kind in ("group", "chain") else ()
+    for each in [*below, kwargs.get("body")] if kind == "chord" else below:
+        found.extend(errback for errback in _errbacks(each, depth + 1) if errback not in found)
+    return found

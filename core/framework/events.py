@@ -1,0 +1,7 @@
+"""Door for `celery.events`: receivers, states and snapshots of events, see `framework.client.events`."""
+
+from __future__ import annotations
+
+from framework.client.events import Events, Handler, Polaroid, Receiver, State, Task, Worker
+
+__all__ = ["Events", "Handler", "Polaroid", "Receiver", "State", "Task", "Worker"]

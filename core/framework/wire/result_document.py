@@ -1,0 +1,112 @@
+"""Result documents, as Celery's result stores keep them.
+
+One place builds them, for the process that ran a task and for the main process alike. The order of the keys, the
+encoded exception and the module names under which peers look exception classes up are Celery's (result document of the
+key-value stores).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from framework.wire.exception_document import encode_exception
+from framework.wire.serialization import COMPRESSED_MARK, encode
+
+if TYPE_CHECKING:
+    from framework._config.settings import ResultSettings
+    from framework.client.request import Context
+
+SUCCESS: Final = "SUCCESS"
+FAILURE: Final = "FAILURE"
+RETRY: Final = "RETRY"
+REVOKED: Final = "REVOKED"
+STARTED: Final = "STARTED"
+
+#: States after which nothing more comes; only these carry `date_done`.
+READY: Final = frozenset({SUCCESS, FAILURE, REVOKED})
+
+
+class Documents:
+    """Builds and encodes documents with one result serializer. Made once a process."""
+
+    def __init__(self, serializer: str = "json", compression: str | None = None, *, extended: bool = False) -> None:
+        self._serializer = serializer
+        self._compression = compression
+        self._extended = extended
+
+    @classmethod
+    def of(cls, settings: ResultSettings) -> Documents:
+        """Return what builds documents as `settings` say."""
+        return cls(settings.serializer, settings.compression, extended=settings.extended)
+
+    def build_for(
+        self, state: str, result: Any, request: Context, hostname: str | None, traceback: str | None = None
+    ) -> bytes:
+        """Return the encoded document of the task that `request` is; `hostname` is the node that has it.
+
+        Raises as `build`.
+        """
+        return self.build(
+            state,
+            result,
+            str(request.id),
+            traceback=traceback,
+            children=request.children_as_tuples(),
+            group_id=request.group,
+            parent_id=request.parent_id,
+            extended=_extended(request, hostname) if self._extended else None,
+        )
+
+    def build(
+        self,
+        state: str,
+        result: Any,
+        task_id: str,
+        *,
+        traceback: str | None = None,
+        children: list[Any] | None = None,
+        group_id: str | None = None,
+        parent_id: str | None = None,
+        extended: dict[str, Any] | None = None,
+    ) -> bytes:
+        """Return the encoded document.
+
+        An exception as `result` is encoded by class and arguments, unless the state is SUCCESS: then a task returned
+        it. Raises whatever the serializer raises for a result that it cannot encode.
+        """
+        if isinstance(result, BaseException) and state != SUCCESS:
+            result = encode_exception(result)
+        document: dict[str, Any] = {
+            "status": state,
+            "result": result,
+            "traceback": traceback,
+            "children": children if children is not None else [],
+            "date_done": datetime.now(UTC).isoformat() if state in READY else None,
+        }
+        if group_id is not None:
+            document["group_id"] = group_id
+        if parent_id is not None:
+            document["parent_id"] = parent_id
+        if extended:
+            document.update(extended)
+        document["task_id"] = task_id
+        _type, _encoding, body, mime = encode(document, self._serializer, self._compression)
+        if mime is not None:
+            return COMPRESSED_MARK + mime.encode() + b"\x00" + body
+        return body
+
+
+def _extended(request: Context, hostname: str | None) -> dict[str, Any]:
+    """Return what the setting `extended` adds."""
+    more = {
+        "name": request.task,
+        "args": request.args,
+        "kwargs": request.kwargs,
+        "worker": hostname,
+        "retries": request.retries,
+        "queue": request.delivery_info["routing_key"],
+    }
+    if stamps := request.stamps:
+        more |= {"stamped_headers": request.stamped_headers, **stamps}
+    return more

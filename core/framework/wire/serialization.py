@@ -1,0 +1,360 @@
+"""Bodies and results: from Python to bytes and back.
+
+1. `encode` and `decode`: JSON with the typed values kombu adds (``{"__type__": …, "__value__": …}``), fast and
+   built in; every other serializer through kombu's registry, imported when first needed.
+2. `decode` refuses what is not accepted, too large (also after decompression) or nested too deep, before it costs
+   anything.
+3. `decode_task` reads the call out of a message: protocol 2, protocol 1, and the hybrid of both.
+4. `encode_exception`, `decode_exception`: errors as documents, without ever importing what a document names.
+5. `safe_repr`: a repr of bounded length, for people.
+
+Source: task protocols 1 and 2 as published by Celery 5; the JSON types of kombu.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from framework.exceptions import ConfigError, ContentRefused, MessageTooLarge, MessageUndecodable
+from framework.message import JSON, UTF8, Incoming
+from framework.wire.compression import compress, decompress
+from framework.wire.exception_document import decode_exception, encode_exception
+from framework.wire.json_types import default, object_hook
+from framework.wire.safe_repr import safe_repr
+
+__all__ = [
+    "MAX_NESTING",
+    "decode",
+    "decode_exception",
+    "decode_result",
+    "decode_task",
+    "dumps",
+    "encode",
+    "encode_exception",
+    "loads",
+    "safe_repr",
+]
+
+#: Levels of nesting that are read when nobody says otherwise; about what the parsers can do without running out of
+#: stack.
+MAX_NESTING: Final = 1000
+#: What stands before the MIME type of a compressed result document.
+COMPRESSED_MARK: Final = b"\x00celery-compressed\x00"
+
+_CONTENT_TYPES: Final = {
+    "json": JSON,
+    "yaml": "application/x-yaml",
+    "pickle": "application/x-python-serialize",
+    "msgpack": "application/x-msgpack",
+}
+_fast_loads = msgspec.json.Decoder().decode
+
+
+def _make_dumps() -> Callable[[Any], str]:
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # an interpreter without the accelerator
+        return json.JSONEncoder(default=default, check_circular=False).encode
+    # `JSONEncoder.encode` builds this anew for every value, which costs more than a small body itself.
+    chunks = make(None, default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True)
+    return lambda obj: "".join(chunks(obj, 0))
+
+
+_dumps = _make_dumps()
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def dumps(obj: Any) -> bytes:
+    """Encode `obj` as JSON; tuples become lists.
+
+    Raises `TypeError` for a value that JSON and its typed extension have no form for, `MessageTooLarge` for nesting
+    without end.
+    """
+    try:
+        return _dumps(obj).encode()
+    except RecursionError:
+        raise MessageTooLarge(
+            "the value cannot be encoded as JSON: it is nested too deep, or contains itself"
+        ) from None
+
+
+def loads(data: bytes | str, max_nesting: int = MAX_NESTING) -> Any:
+    """Decode JSON. Raises `MessageTooLarge` when it is nested deeper than `max_nesting`, else `MessageUndecodable`."""
+    raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
+    # The count of brackets bounds the depth, and is all that most messages ever need.
+    if raw.count(b"[") + raw.count(b"{") > max_nesting and _depth(raw) > max_nesting:
+        raise _too_deep(max_nesting)
+    try:
+        if b"__type__" not in raw:
+            try:
+                return _fast_loads(raw)
+            except msgspec.MsgspecError:
+                pass  # perhaps one of the liberties that the standard library takes: NaN, lone surrogates, 1e400
+        return json.loads(raw.decode(), object_hook=object_hook)
+    except RecursionError:
+        raise _too_deep(max_nesting) from None
+    except (ValueError, TypeError, ArithmeticError, AttributeError, LookupError) as error:
+        raise MessageUndecodable(f"the body is not JSON: {error}") from error
+
+
+def _depth(raw: bytes) -> int:
+    """Return how deep the brackets outside strings are nested."""
+    import re
+    from itertools import accumulate
+
+    outside = re.sub(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', b"", raw, flags=re.DOTALL)
+    brackets = outside.translate(None, delete=_NO_BRACKETS)
+    return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
+
+
+_STEPS: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+_NO_BRACKETS: Final = bytes(byte for byte in range(256) if byte not in _STEPS)
+
+
+def _too_deep(limit: int) -> MessageTooLarge:
+    return MessageTooLarge(f"the body is nested deeper than the {limit:,} levels that max_nesting under [task] allows")
+
+
+# ---------------------------------------------------------------- any serializer
+
+
+def encode(obj: Any, serializer: str = "json", compression: str | None = None) -> tuple[str, str, bytes, str | None]:
+    """Return ``(content_type, content_encoding, body, MIME type of the compression or None)``.
+
+    Raises `ConfigError` for a serializer or compression that does not exist here, and what the serializer raises.
+    """
+    if serializer == "json" or serializer == JSON:
+        content_type, content_encoding, body = JSON, UTF8, dumps(obj)
+    else:
+        content_type, content_encoding, body = _encode_by_registry(obj, serializer)
+    if compression is None:
+        return content_type, content_encoding, body, None
+    body, mime = compress(body, compression)
+    return content_type, content_encoding, body, mime
+
+
+def decode(
+    body: bytes,
+    content_type: str | None = JSON,
+    content_encoding: str | None = UTF8,
+    compression: str | None = None,
+    *,
+    accept: Iterable[str] | None = None,
+    max_size: int | None = None,
+    max_nesting: int = MAX_NESTING,
+) -> Any:
+    """Decode `body`. `compression` is the message header of that name.
+
+    `accept` lists serializer names or MIME types (None: json alone); `max_size` is in bytes, for `body` before and
+    after decompression (None: no limit); `max_nesting` in levels, for JSON. Raises `ContentRefused`, `MessageTooLarge`
+    or `MessageUndecodable`.
+    """
+    kind = content_type or JSON
+    if not accepted(kind, accept):
+        wanted = ", ".join(accept) if accept is not None else "json"
+        raise ContentRefused(
+            f"the content type {kind!r} is not accepted (accept_content is {wanted}); "
+            "add its serializer there if you trust every sender"
+        )
+    if max_size is not None and len(body) > max_size:
+        raise MessageTooLarge(
+            f"the body has {len(body):,} bytes, and max_message_size under [task] allows {max_size:,}"
+        )
+    if compression:
+        body = decompress(body, compression, max_size)
+    if kind == JSON:
+        encoding = (content_encoding or UTF8).lower()
+        if encoding in ("utf-8", "utf8", "us-ascii", "ascii", "binary"):
+            return loads(body, max_nesting)
+        try:
+            return loads(body.decode(encoding), max_nesting)
+        except (LookupError, ValueError) as error:  # ValueError: a name that no encoding can have, or wrong bytes
+            raise MessageUndecodable(f"the body is not {encoding}: {error}") from error
+    return _decode_by_registry(body, kind, content_encoding or "binary")
+
+
+def accepted(content_type: str, accept: Iterable[str] | None) -> bool:
+    """Return whether `content_type` is one of `accept` (names or MIME types; None: json alone)."""
+    if accept is None:
+        return content_type == JSON
+    for name in accept:
+        if name == content_type or _CONTENT_TYPES.get(name) == content_type:
+            return True
+        if "/" not in name and name not in _CONTENT_TYPES and _registered_type(name) == content_type:
+            return True
+    return False
+
+
+def _registered_type(name: str) -> str | None:
+    from kombu.serialization import registry
+
+    found = registry.name_to_type.get(name)
+    return None if found is None else str(found)
+
+
+def _encode_by_registry(obj: Any, serializer: str) -> tuple[str, str, bytes]:
+    from kombu.exceptions import EncodeError, SerializerNotInstalled
+    from kombu.serialization import registry
+
+    name = registry.type_to_name.get(serializer, serializer) if "/" in serializer else serializer
+    try:
+        content_type, content_encoding, body = registry.dumps(obj, name)  # type: ignore[no-untyped-call]
+    except SerializerNotInstalled:
+        known = ", ".join(sorted(registry._encoders))
+        extra = f" (pip install 'framework[{name}]')" if name in ("yaml", "msgpack") else ""
+        raise ConfigError(f"there is no serializer {serializer!r} here{extra}; there are: {known}") from None
+    except EncodeError as error:
+        raise TypeError(f"the value cannot be encoded as {name}: {error}") from error
+    return content_type, content_encoding, body.encode() if isinstance(body, str) else body
+
+
+def _decode_by_registry(body: bytes, content_type: str, content_encoding: str) -> Any:
+    from kombu.serialization import registry
+
+    if content_type not in registry.type_to_name:
+        raise MessageUndecodable(f"the content type {content_type!r} is not known here")
+    try:
+        return registry.loads(body, content_type, content_encoding, accept={content_type})  # type: ignore[no-untyped-call]
+    except RecursionError:
+        raise MessageTooLarge("the body is nested too deep") from None
+    except Exception as error:  # each library has errors of its own, and the bytes come from outside
+        raise MessageUndecodable(f"the body is not {content_type}: {error}") from error
+
+
+def decode_message(
+    incoming: Incoming,
+    *,
+    accept: Iterable[str] | None = None,
+    max_size: int | None = None,
+    max_nesting: int = MAX_NESTING,
+) -> Any:
+    """Decode the body of `incoming`; see `decode`."""
+    return decode(
+        incoming.body,
+        incoming.content_type,
+        incoming.content_encoding,
+        incoming.headers.get("compression"),
+        accept=accept,
+        max_size=max_size,
+        max_nesting=max_nesting,
+    )
+
+
+def decode_result(document: bytes, serializer: str = "json", accept: Iterable[str] | None = None) -> dict[str, Any]:
+    """Decode a result document, compressed or not. Raises `MessageUndecodable` or `ContentRefused`."""
+    found = decode_stored(document, serializer, accept)
+    if not isinstance(found, dict):
+        raise MessageUndecodable(f"a result document must be a mapping, and is {type(found).__name__}")
+    return found
+
+
+def decode_stored(document: bytes, serializer: str = "json", accept: Iterable[str] | None = None) -> Any:
+    """Decode anything that is kept in a result store, compressed or not. Raises as `decode_result`."""
+    compression = None
+    if document.startswith(COMPRESSED_MARK):
+        mime, separator, document = document[len(COMPRESSED_MARK) :].partition(b"\x00")
+        if not separator:
+            raise MessageUndecodable("the result is marked as compressed, and does not say how")
+        compression = mime.decode("ascii", "replace")
+    kind = _CONTENT_TYPES.get(serializer) or _registered_type(serializer) or serializer
+    encoding = UTF8 if kind in (JSON, "application/x-yaml") else "binary"
+    return decode(document, kind, encoding, compression, accept=accept if accept is not None else (serializer,))
+
+
+# ---------------------------------------------------------------- tasks
+
+
+def decode_task(
+    incoming: Incoming,
+    *,
+    accept: Iterable[str] | None = None,
+    max_size: int | None = None,
+    max_nesting: int = MAX_NESTING,
+) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Return ``(args, kwargs, embed)`` of the call in `incoming`; `embed` has callbacks, errbacks, chain, chord.
+
+    A protocol 1 or hybrid message gets the headers of protocol 2: `incoming.headers` is replaced.
+    Raises `MessageError`.
+    """
+    headers = incoming.headers
+    body = decode_message(incoming, accept=accept, max_size=max_size, max_nesting=max_nesting)
+    if "task" in headers:
+        if isinstance(body, (list, tuple)):
+            if len(body) != 3:
+                raise MessageUndecodable(
+                    f"not a task message: its body has {len(body)} parts, not [args, kwargs, embed]"
+                )
+            args, kwargs, embed = body
+            return _call(args, kwargs, embed)
+        if isinstance(body, Mapping) and "args" in body:
+            fields = _from_protocol_1(body)
+            incoming.headers = {**fields, **headers}
+            return _call(body["args"], body.get("kwargs"), _embed_of(body))
+        raise MessageUndecodable(f"not a task message: its body is {type(body).__name__}, not [args, kwargs, embed]")
+    if not isinstance(body, Mapping) or "task" not in body or "id" not in body:
+        raise MessageUndecodable(
+            "neither a protocol 2 nor a protocol 1 task message: it names no task and no id in headers or body"
+        )
+    args, kwargs, embed = _call(body.get("args"), body.get("kwargs"), _embed_of(body))
+    fields = _from_protocol_1(body)
+    fields["argsrepr"], fields["kwargsrepr"] = safe_repr(tuple(args)), safe_repr(kwargs)
+    custom = {name: value for name, value in headers.items() if name != "compression"}
+    incoming.headers = {**custom, **fields}
+    return args, kwargs, embed
+
+
+def _call(args: Any, kwargs: Any, embed: Any) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    if args is None:
+        args = []
+    elif not isinstance(args, list):
+        if not isinstance(args, tuple):
+            raise MessageUndecodable(f"not a task message: its args are {type(args).__name__}, not a list")
+        args = list(args)
+    if kwargs is None:
+        kwargs = {}
+    elif not isinstance(kwargs, dict):
+        raise MessageUndecodable(f"not a task message: its kwargs are {type(kwargs).__name__}, not a mapping")
+    if embed is None:
+        embed = {}
+    elif not isinstance(embed, dict):
+        raise MessageUndecodable(f"not a task message: its embed is {type(embed).__name__}, not a mapping")
+    return args, kwargs, embed
+
+
+def _embed_of(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: body.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
+
+
+def _from_protocol_1(body: Mapping[str, Any]) -> dict[str, Any]:
+    task, task_id = body.get("task"), body.get("id")
+    limits = body.get("timelimit")
+    return {
+        "lang": "py",
+        "task": task if task is None else str(task),
+        "id": task_id if task_id is None else str(task_id),
+        "eta": _with_zone(body.get("eta"), body.get("utc", True)),
+        "expires": _with_zone(body.get("expires"), body.get("utc", True)),
+        "group": body.get("taskset") or body.get("group"),
+        "group_index": body.get("group_index"),
+        "retries": body.get("retries") or 0,
+        "timelimit": list(limits) if isinstance(limits, (list, tuple)) and len(limits) == 2 else [None, None],
+        "root_id": task_id,
+        "parent_id": None,
+    }
+
+
+def _with_zone(moment: Any, utc: Any) -> Any:
+    """Give a local time of a protocol 1 message its zone; what is no time stays as it is, and is refused later."""
+    if not isinstance(moment, str) or utc:
+        return moment
+    from datetime import datetime
+
+    try:
+        return datetime.fromisoformat(moment).astimezone().isoformat()
+    except (ValueError, OverflowError):
+        return moment
