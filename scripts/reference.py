@@ -71,8 +71,8 @@ def _table(value: object) -> bool:
 
 def plugins(family: str) -> str:
     """Every built-in plugin of a family, with its options."""
-    from framework._plugins import catalog, loader
-    from framework._plugins.families import FAMILIES
+    from framework._boot import catalog, loader
+    from framework._boot.families import FAMILIES
 
     parts = []
     seen: dict[type, str] = {}
@@ -165,9 +165,9 @@ def hooks() -> str:
 
 def steps() -> str:
     """Every built-in step."""
-    from framework._boot.consumption import consumer_steps
-    from framework._boot.steps import worker_steps
     from framework._config.settings import BrokerSettings, Settings
+    from framework.worker.steps.consumer import consumer_steps
+    from framework.worker.steps.builtin import worker_steps
 
     defaults = Settings(broker=BrokerSettings(url="sqlite:///framework.db"))
     rows = []
@@ -228,7 +228,7 @@ def result_store_promises() -> str:
 
 def metrics() -> str:
     """Every metric of a worker."""
-    from framework.worker.metrics import FAMILIES
+    from framework.worker.steps.health.prometheus import FAMILIES
 
     rows = [[code(each.name), each.type, ", ".join(map(code, each.labels)), each.help] for each in FAMILIES]
     return table(["metric", "type", "labels", "what it tells"], rows)

@@ -11,8 +11,8 @@ import pytest
 from framework._config.autoscale import Range
 from framework.api.autoscaler import Autoscaler, Observation
 from framework.api.plugin import NoOptions
-from framework.worker.prefetch import Prefetch
-from framework.worker.simulation import PATTERNS, Job, Report, Simulation, World
+from framework.worker.autoscaler.simulation import PATTERNS, Job, Report, Simulation, World
+from framework.worker.intake.capacity import Prefetch
 
 
 class Fixed(Autoscaler):

@@ -125,7 +125,7 @@ def test_plugins_lists_the_built_in_ones(run):
 
 
 def test_the_doctor_says_what_is_wrong(run, monkeypatch):
-    from framework._plugins import catalog, loader
+    from framework._boot import catalog, loader
     from framework.exceptions import PluginInvalid, PluginUnavailable
 
     infos = [catalog.PluginInfo("pool", name, "x:Y", "acme", "1.0") for name in ("good", "lacking", "bad")]

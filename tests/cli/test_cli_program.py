@@ -219,7 +219,7 @@ def test_a_sessions_sources_are_read_once(run, tmp_path):
 def test_a_strangers_command_is_listed_and_run(run, monkeypatch):
     from importlib.metadata import EntryPoint
 
-    from framework._plugins import loader
+    from framework._boot import loader
 
     point = EntryPoint("greet", "acme:command", program.GROUP)
     monkeypatch.setattr(program, "_installed", lambda: [point])

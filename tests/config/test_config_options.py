@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from framework._config.options import accept, aliases, mask, options, parse, tables
-from framework._config.schema import json_schema
 from framework._config.settings import Settings
+from framework._config.show import json_schema
 from framework.exceptions import ConfigError
 
 #: A sample of every kind of older name; the first column is what old configurations say.

@@ -73,7 +73,7 @@ def test_every_command_has_a_heading():
 
 
 def test_every_family_has_a_row():
-    from framework._plugins.families import FAMILIES
+    from framework._boot.families import FAMILIES
 
     text = (DOCS / "plugins.md").read_text()
     assert [family.name for family in FAMILIES.values() if f"| {family.name} | `{family.group}` |" not in text] == []

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from framework._boot import catalog, loader
 from framework._config.settings import Settings, WorkerSettings
-from framework._plugins import catalog, loader
 from framework.api.fsnotify import Watcher
 from framework.exceptions import PluginNotFound, PluginUnavailable
 from support import kqueue

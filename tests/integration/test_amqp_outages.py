@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.transport import Queue
 from support import ledger, queues
 from support.brokers import PrivateRabbit

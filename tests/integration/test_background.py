@@ -115,7 +115,7 @@ def test_files_are_named_after_the_node(place, redis_url):
 
 BECOME = """
 import os, sys
-from framework._boot.privileges import become, mask
+from framework.worker.process.privileges import become, mask
 from framework.exceptions import ConfigError
 become("nobody", None)
 become("nobody", None)

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from framework.worker.commands import PANEL
+from framework.worker.steps.control.commands import PANEL
 from support import commandmatrix, poolfleet
 
 

@@ -136,7 +136,7 @@ def test_letters_come_back_when_a_reader_is_killed(redis_url):
         "import os, signal\n"
         "from framework.client.dead_letter_queue import LetterBox\n"
         "from framework import App\n"
-        "from framework._plugins import loader\n"
+        "from framework._boot import loader\n"
         f"app = App('x', broker={redis_url!r})\n"
         "app.conf.broker_transport_options = {'lease': 1}\n"
         f"box = LetterBox(loader.make_transport(app.conf.settings), [{DLQ!r}])\n"

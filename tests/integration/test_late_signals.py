@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from framework._boot.signals import Signals
+from framework.worker.process.signals import Signals
 from support.wait import wait_for
 
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.transport import Queue
 from framework.exceptions import TaskRevokedError
 from support import celeryproj, ledger, proj, queues, workers

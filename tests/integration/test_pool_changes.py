@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from framework._boot.steps.parts import check_traits
 from framework._config.settings import BrokerSettings, Settings, TaskSettings, WorkerSettings
 from framework.api.pool import PoolTraits
 from framework.exceptions import ConfigError, TaskRevokedError
+from framework.worker.steps.plugins import check_traits
 from framework_pools.prefork.pool import PreforkPool
 from support import ledger
 from support.steering import POOLS, Steered, ends, steering

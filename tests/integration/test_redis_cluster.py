@@ -13,7 +13,7 @@ import pytest
 from redis.crc import key_slot
 
 from framework import chord
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.transport import Queue
 from framework.exceptions import ConfigError, TaskRevokedError
 from framework_drivers.redis.cluster import slot_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import closing
 
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.transport import Queue
 from support import ledger, queues
 from support.wait import wait_for

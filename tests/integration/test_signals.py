@@ -119,7 +119,7 @@ def test_with_a_terminal_hup_stops(redis_url):
 def test_where_hup_is_not_supported_it_says_so(monkeypatch, caplog):
     from types import SimpleNamespace
 
-    from framework.worker.stopping import Stopper
+    from framework.worker.process.stopping import Stopper
 
     monkeypatch.setattr(sys, "platform", "darwin")
     settings = SimpleNamespace(stop_timeout=None, soft_shutdown_timeout=0, enable_soft_shutdown_on_idle=False)

@@ -11,7 +11,7 @@ from datetime import datetime
 
 import pytest
 
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.transport import Queue
 from framework.exceptions import NotRegistered, TaskRevokedError
 from support import ledger, queues, workers

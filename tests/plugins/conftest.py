@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from framework._plugins import catalog
+from framework._boot import catalog
 
 
 class Site:

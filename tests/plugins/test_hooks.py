@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from framework._plugins.hooks import Hooks
+from framework._boot.hooks import Hooks
 from framework.api.hook import hookimpl
 from framework.exceptions import ConfigError, PluginInvalid
 

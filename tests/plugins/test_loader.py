@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from framework._plugins import catalog, loader
+from framework._boot import catalog, loader
 from framework.exceptions import ConfigError, PluginConflict, PluginInvalid, PluginNotFound, PluginUnavailable
 
 GOOD_STORE = """
@@ -136,7 +136,7 @@ def test_a_url_without_a_scheme_shows_no_password():
     assert "secret" not in str(caught.value)
 
 
-LOAD = "import sys; from framework._plugins import loader; print(loader.load(sys.argv[1], sys.argv[2]).__name__)"
+LOAD = "import sys; from framework._boot import loader; print(loader.load(sys.argv[1], sys.argv[2]).__name__)"
 
 
 @pytest.mark.parametrize("info", catalog.plugins(), ids=str)

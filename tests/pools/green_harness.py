@@ -9,10 +9,10 @@ import time
 
 import pytest
 
-from framework._plugins import loader
+from framework._boot import loader
+from framework._boot.loop import Loop
+from framework._boot.selector import GreenPoll
 from framework.api.pool import SUCCESS, TERMINATED, TIMED_OUT
-from framework.worker.loop import Loop
-from framework.worker.polling import GreenPoll
 from support.pool_harness import Harness
 from support.wait import wait_for
 

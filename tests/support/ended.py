@@ -13,7 +13,7 @@ from collections import Counter
 from typing import Any
 
 from framework import App
-from framework._plugins.loader import make_transport
+from framework._boot.loader import make_transport
 from framework.client.dead_letter_queue import LetterBox
 from support import ledger, proj
 

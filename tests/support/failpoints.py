@@ -40,11 +40,11 @@ PLACES: Final[Mapping[str, tuple[tuple[str, ...], str]]] = {
     # A new connection takes over what the lost one had on loan.
     "adopt": (_consumers(), "adopt"),
     # It is decided what becomes of what was fetched.
-    "dispatch": (("framework.worker.dispatch:Dispatch",), "take"),
+    "dispatch": (("framework.worker.dispatch.dispatch:Dispatch",), "take"),
     # Tasks have begun; early acks are noted.
-    "started": (("framework.worker.settle:Settle",), "started"),
+    "started": (("framework.worker.settle.settle:Settle",), "started"),
     # They have ended; late acks are noted.
-    "finished": (("framework.worker.settle:Settle",), "finished"),
+    "finished": (("framework.worker.settle.settle:Settle",), "finished"),
     "store": (tuple(f"framework_results.{name}" for name in _STORES), "store"),
 }
 

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Callable
 from typing import Any, Final
 
-from framework.worker.settle import Settle
+from framework.worker.settle.settle import Settle
 from framework_results.redis import RedisStore
 from framework_results.sqlite import SqliteStore
 from framework_transports.amqp.consumer import AmqpConsumer

@@ -10,7 +10,7 @@ import pytest
 from framework import App
 from framework.api.transport import Delivery, Queue
 from framework.message import Outgoing, read_head
-from framework.worker.adoption import Adoption, Past
+from framework.worker.dispatch.redelivery import Adoption, Past
 from framework.worker.item import Item
 from framework_transports.memory import MemoryTransport
 
@@ -142,6 +142,6 @@ def test_what_is_long_over_is_forgotten(monkeypatch):
     bench.items[0].acknowledged = True
     bench.lose()
     del bench.items[0]
-    monkeypatch.setattr("framework.worker.adoption._LONGEST", -1.0)
+    monkeypatch.setattr("framework.worker.dispatch.redelivery._LONGEST", -1.0)
     bench.lose()
     assert set(bench.adoption.orphans) == {"runs"}

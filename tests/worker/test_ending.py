@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from framework.exceptions import FrameworkError
-from framework.worker.ending import signal_named
+from framework.worker.settle.termination import signal_named
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import threading
 import pytest
 
 from framework._config.health import Address
-from framework.worker import endpoint as endpoints
-from framework.worker.endpoint import CONNECTIONS_MAX, REQUEST_MAX, Answer, Endpoint
-from framework.worker.health import CannotListen, Listener
+from framework.worker.steps.health import endpoint as endpoints
+from framework.worker.steps.health.answers import CannotListen, Listener
+from framework.worker.steps.health.endpoint import CONNECTIONS_MAX, REQUEST_MAX, Answer, Endpoint
 from support.probes import connect, exchange, get, parse
 from support.wait import wait_for
 

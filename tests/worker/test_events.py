@@ -9,16 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from framework._boot.loop import Loop
 from framework._config.settings import EventSettings
 from framework.api.pool import FAILURE, IGNORED, INVALID, RETRY, SUCCESS, TERMINATED, Outcome
 from framework.api.transport import Exchange, Queue
 from framework.client.after_end import Action
 from framework.message import read
-from framework.worker import events
-from framework.worker.events import Dispatcher
-from framework.worker.heart import Heart
-from framework.worker.line import Line
-from framework.worker.loop import Loop
+from framework.worker.steps.control.connection import Line
+from framework.worker.steps.events import dispatcher
+from framework.worker.steps.events.dispatcher import Dispatcher
+from framework.worker.steps.events.heartbeat import Heart
 from framework_transports.memory import MemoryTransport
 from support.wait import wait_for
 
@@ -190,13 +190,13 @@ def test_an_event_that_cannot_be_encoded_does_not_take_others_along(bench, caplo
 
 
 def test_without_a_connection_the_newest_are_kept_and_the_loss_is_told_once(bench, caplog, monkeypatch):
-    monkeypatch.setattr(events, "KEPT", 300)
+    monkeypatch.setattr(dispatcher, "KEPT", 300)
     more = 25
     done = threading.Event()
 
     def work():
         tasks = bench.listeners[0].events
-        for number in range(events.KEPT + more):
+        for number in range(dispatcher.KEPT + more):
             tasks.started(item(f"t{number}"))
         done.set()
 
@@ -207,10 +207,10 @@ def test_without_a_connection_the_newest_are_kept_and_the_loss_is_told_once(benc
     bench.loop.call_soon_threadsafe(bench.line.notify, bench.dispatcher.flush)
     with caplog.at_level(logging.WARNING):
         bench.loop.call_soon_threadsafe(bench.line.start)
-        wait_for(lambda: len(all_events(bench.listen())) >= events.KEPT, 5)
+        wait_for(lambda: len(all_events(bench.listen())) >= dispatcher.KEPT, 5)
         wait_for(lambda: "were dropped" in caplog.text, 5)
     found = [event["uuid"] for event in all_events(bench.listen())]
-    assert found == [f"t{number}" for number in range(more, events.KEPT + more)]
+    assert found == [f"t{number}" for number in range(more, dispatcher.KEPT + more)]
     assert [line for line in caplog.messages if "dropped" in line] == [
         f"{more} task events were dropped, because the broker was away or did not take them"
     ]

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from framework._boot.loop import Loop
 from framework.api.transport import Delivery, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Outgoing, again, read, read_head
-from framework.worker.handbacks import HandBacks
-from framework.worker.loop import Loop
-from framework.worker.outbox import Outbox
+from framework.worker.dispatch.unknown_tasks import HandBacks
+from framework.worker.settle.outbox import Outbox
 from framework_transports.amqp import AmqpTransport
 from support.deliveries import gather
 from support.wait import wait_for

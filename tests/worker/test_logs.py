@@ -12,8 +12,7 @@ import pytest
 
 from framework._config.settings import WorkerSettings
 from framework.client.request import Context, pop_request, push_request
-from framework.worker.logformats import make_formatter
-from framework.worker.logs import LogFile
+from framework.worker.process.logs import LogFile, make_formatter
 
 
 class Terminal:

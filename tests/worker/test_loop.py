@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from framework.worker.loop import Loop
+from framework._boot.loop import Loop
 
 
 @pytest.fixture

@@ -12,10 +12,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from framework.api import pool as outcomes
 from framework.client.after_end import Action
-from framework.worker import meter as meters
-from framework.worker.meter import ENDS, OTHERS, Meter
-from framework.worker.metrics import FAMILIES, Source, exposition
-from framework.worker.vitals import Vitals, is_stopped
+from framework.worker.steps.health import counters as meters
+from framework.worker.steps.health.counters import ENDS, OTHERS, Meter
+from framework.worker.steps.health.prometheus import FAMILIES, Source, exposition
+from framework.worker.steps.health.sample import Vitals, is_stopped
 
 MANUAL = Path(__file__).parent.parent.parent / "docs" / "health.md"
 
@@ -68,7 +68,7 @@ class Worker:
 def clock(monkeypatch):
     """The time as `Vitals` sees it; `clock.now += 5` lets it pass."""
     found = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("framework.worker.vitals.monotonic", lambda: found.now)
+    monkeypatch.setattr("framework.worker.steps.health.sample.monotonic", lambda: found.now)
     return found
 
 

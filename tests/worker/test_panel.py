@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
+from framework.api.command import COMMANDS, Command
 from framework.exceptions import ConfigError
-from framework.worker.commands import PANEL
 from framework.worker.control import Panel, control_command, inspect_command
-from framework.worker.panel import COMMANDS, Command
+from framework.worker.steps.control.commands import PANEL
 
 
 def noop(state): ...

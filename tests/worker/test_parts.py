@@ -10,14 +10,14 @@ import time
 import pytest
 
 from framework import exitcodes
+from framework._boot.loop import Loop
+from framework.api.backoff import Backoff
 from framework.exceptions import MessageUndecodable
 from framework.wire.clock import Clock
-from framework.worker.backoff import Backoff
-from framework.worker.loop import Loop
-from framework.worker.pidfile import Pidfile, PidfileTaken
-from framework.worker.prefetch import UNLIMITED, Prefetch
+from framework.worker.dispatch.eta import timestamp
+from framework.worker.intake.capacity import UNLIMITED, Prefetch
+from framework.worker.process.pidfile import Pidfile, PidfileTaken
 from framework.worker.schedule import Schedule
-from framework.worker.times import timestamp
 
 
 class TestPrefetch:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.worker.pidfile import Pidfile, PidfileTaken, holder
+from framework.worker.process.pidfile import Pidfile, PidfileTaken, holder
 from support.wait import wait_for
 
 

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from framework._boot.loop import Loop
 from framework.client.task_policy import parse_rate
 from framework.exceptions import ConfigError
-from framework.worker.loop import Loop
-from framework.worker.rates import Rates
+from framework.worker.intake.rate_limits import Rates
 
 
 @pytest.mark.parametrize(

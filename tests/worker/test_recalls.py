@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from framework._boot.loop import Loop
 from framework.api.transport import Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Outgoing, read_head
-from framework.worker.loop import Loop
-from framework.worker.recalls import Recalls
-from framework.worker.revokes import Revokes
+from framework.worker.dispatch.recall import Recalls
+from framework.worker.dispatch.revoked import Revokes
 from framework_transports.memory import MemoryTransport
 
 QUEUE = Queue(name="q")

@@ -9,7 +9,7 @@ import pytest
 from framework import App
 from framework.client import current
 from framework.exceptions import FrameworkError
-from framework.worker.reloading import Reloading, in_order
+from framework.worker.autoreload.reloading import Reloading, in_order
 
 
 @pytest.fixture

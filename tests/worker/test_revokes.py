@@ -7,8 +7,8 @@ import uuid
 
 import pytest
 
-from framework.worker import revokes as module
-from framework.worker.revokes import Revokes, matching_stamps
+from framework.worker.dispatch import revoked as module
+from framework.worker.dispatch.revoked import Revokes, matching_stamps
 
 
 class Clock:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from framework import App
+from framework._boot.loop import Loop
 from framework.api import pool
 from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStoreTraits
@@ -15,12 +16,11 @@ from framework.api.transport import Delivery
 from framework.exceptions import ConnectionLost, FrameworkError
 from framework.message import Head
 from framework.wire.result_document import Documents
-from framework.worker.deadletters import DeadLetters
+from framework.worker.intake.capacity import Prefetch
 from framework.worker.item import Item
-from framework.worker.loop import Loop
-from framework.worker.outbox import Outbox
-from framework.worker.prefetch import Prefetch
-from framework.worker.settle import Settle
+from framework.worker.settle.dead_letters import DeadLetters
+from framework.worker.settle.outbox import Outbox
+from framework.worker.settle.settle import Settle
 
 
 class Attic:

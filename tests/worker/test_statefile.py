@@ -14,9 +14,9 @@ from contextlib import closing
 import pytest
 
 from framework import exitcodes
-from framework.worker import statefile as module
-from framework.worker.revokes import Revokes
-from framework.worker.statefile import StateFile, StateFileUnusable
+from framework.worker.dispatch import revoked_file as module
+from framework.worker.dispatch.revoked import Revokes
+from framework.worker.dispatch.revoked_file import StateFile, StateFileUnusable
 from support.wait import wait_for
 
 
@@ -79,8 +79,8 @@ def test_times_to_come_are_taken_as_now(path):
 def test_survives_the_death_of_its_process(path):
     code = (
         "import sys, time\n"
-        "from framework.worker.revokes import Revokes\n"
-        "from framework.worker.statefile import StateFile\n"
+        "from framework.worker.dispatch.revoked import Revokes\n"
+        "from framework.worker.dispatch.revoked_file import StateFile\n"
         "revokes = Revokes(file=StateFile(sys.argv[1]))\n"
         "for number in range(100000):\n"
         "    revokes.add([f'id{number}'])\n"

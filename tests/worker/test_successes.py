@@ -13,8 +13,8 @@ from framework.client.request import Context
 from framework.exceptions import ConnectionLost
 from framework.message import mark_redelivered, read, read_head
 from framework.wire.result_document import FAILURE, RETRY, SUCCESS, Documents
+from framework.worker.dispatch.deduplication import Successes
 from framework.worker.item import Item
-from framework.worker.successes import Successes
 from support import queues
 
 MEMBER = b'[[], {}, {"chord": {"task": "body", "args": [], "kwargs": {}, "options": {}, "subtask_type": null}}]'
@@ -166,7 +166,7 @@ def test_a_store_that_is_away_is_not_asked_again_at_once(bench, caplog, monkeypa
     # What is remembered needs no store.
     bench.successes.add(bench.item("three"))
     assert bench.skips("three")
-    monkeypatch.setattr("framework.worker.successes._PAUSE", 0.0)
+    monkeypatch.setattr("framework.worker.dispatch.deduplication._PAUSE", 0.0)
     bench.successes._ask_at = 0.0
     bench.skips("four")
     bench.skips("five")
@@ -182,8 +182,8 @@ def test_a_store_that_does_not_answer_is_not_waited_for(bench, caplog, monkeypat
         return {}
 
     monkeypatch.setattr(bench.store, "fetch", fetch)
-    monkeypatch.setattr("framework.worker.successes._PATIENCE", 0.01)
-    monkeypatch.setattr("framework.worker.successes._PAUSE", 0.0)
+    monkeypatch.setattr("framework.worker.dispatch.deduplication._PATIENCE", 0.01)
+    monkeypatch.setattr("framework.worker.dispatch.deduplication._PAUSE", 0.0)
     assert not bench.skips("one")
     # The first one still asks.
     assert not bench.skips("two")

@@ -5,17 +5,21 @@
    a step whose policy is ``degrade`` is left out instead.
 3. Stops them in reverse under one deadline: `stop` for all, then `close` for all. Stopping twice, or before a start,
    is harmless.
-4. Holds the board on which steps leave what others need, and hands out only what a step said that it requires.
+4. `blueprint` makes one of the built-in steps and those that other distributions bring (entry points of
+   ``framework.steps``).
+5. Holds the board on which steps leave what others need, and hands out only what a step said that it requires.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from framework import __version__
+from framework._boot import catalog, loader
 from framework._boot.graph import Node, arrange
 from framework.api.step import Step
 from framework.exceptions import FrameworkError, GraphError, StepFailed
@@ -183,3 +187,37 @@ class _StepBoard:
 
     def _has(self, name: str) -> bool:
         return name in self._blueprint._board or name in self._blueprint._given
+
+
+# ---------------------------------------------------------------- which steps there are
+
+ORIGIN = f"framework {__version__}"
+
+
+class GraphSource(NamedTuple):
+    """What a graph is made of, as far as the worker brings it."""
+
+    name: Literal["worker", "consumer"]
+    built_in: Sequence[Step]
+    #: What whoever starts the graph puts on its board.
+    given: tuple[str, ...]
+
+
+def parts(graph: Literal["worker", "consumer"], built_in: Iterable[Step]) -> list[Part]:
+    """Return the steps of `graph`: `built_in`, then those of other distributions."""
+    found = [Part(step=step, origin=getattr(step, "origin", ORIGIN)) for step in built_in]
+    for info in catalog.plugins("step"):
+        step_type = loader.load("step", info.name)
+        if step_type.graph == graph:
+            found.append(Part(step=step_type(), origin=f"{info.distribution} {info.version}"))
+    return found
+
+
+def blueprint(
+    graph: Literal["worker", "consumer"],
+    built_in: Iterable[Step],
+    settings: Any,
+    given: dict[str, Any] | None = None,
+) -> Blueprint:
+    """Put the steps of `graph` in order. Raises `GraphError`."""
+    return Blueprint(graph, parts(graph, built_in), settings, given)

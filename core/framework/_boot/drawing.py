@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import msgspec
 
-from framework._boot.blueprint import Blueprint, Part
-from framework._boot.consumption import consumer_steps
+from framework._boot.blueprint import Blueprint, GraphSource, Part, blueprint
 from framework._boot.graph import Node, edges
-from framework._boot.parts import blueprint
-from framework._boot.steps import worker_steps
 
 Format = Literal["text", "dot", "mermaid", "svg"]
-
-#: What the worker itself puts on the board of each graph.
-GIVEN: Final[dict[str, tuple[str, ...]]] = {
-    "worker": ("run",),
-    "consumer": ("loop", "transport", "intake", "loans", "queues", "revokes", "lost"),
-}
 
 
 class Box(msgspec.Struct, frozen=True):
@@ -50,13 +41,11 @@ class Drawing(msgspec.Struct, frozen=True):
     edges: tuple[tuple[str, str], ...]
 
 
-def drawings(settings: Any) -> list[Drawing]:
-    """Return the worker's and the consumer's graph for `settings`, without starting anything. Raises `GraphError`."""
-    graphs = (
-        blueprint("worker", worker_steps(settings), settings, dict.fromkeys(GIVEN["worker"])),
-        blueprint("consumer", consumer_steps(), settings, dict.fromkeys(GIVEN["consumer"])),
-    )
-    return [_drawing(graph) for graph in graphs]
+def drawings(sources: Iterable[GraphSource], settings: Any) -> list[Drawing]:
+    """Return the graphs of `sources` for `settings`, without starting anything. Raises `GraphError`."""
+    return [
+        _drawing(blueprint(source.name, source.built_in, settings, dict.fromkeys(source.given))) for source in sources
+    ]
 
 
 def _drawing(graph: Blueprint) -> Drawing:

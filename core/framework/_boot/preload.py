@@ -8,16 +8,11 @@
 
 from __future__ import annotations
 
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.pool import Pool
 
 #: What a process imports that runs tasks, besides the application.
-_EXECUTION = (
-    "framework.worker.execute",
-    "framework.client.app",
-    "framework.client.locate",
-    "framework._config.nodename",
-)
+_EXECUTION = ("framework.worker.process.child", "framework.client.app", "framework._config.nodename")
 
 
 def preload(pool: str, start_method: str) -> None:

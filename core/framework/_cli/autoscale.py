@@ -17,7 +17,7 @@ from framework._cli.session import Session
 from framework.exceptions import ConfigError
 
 if TYPE_CHECKING:
-    from framework.worker.simulation import Job, Report, Sample
+    from framework.worker.autoscaler.simulation import Job, Report, Sample
 
 _WIDTH: Final = 72
 _HEIGHT: Final = 6
@@ -64,12 +64,12 @@ def simulate(
     as_json: bool,
 ) -> None:
     """Simulate."""
-    from framework._boot.steps.scaling import choose
     from framework._cli.config import resolved
     from framework._config.autoscale import autoscale_range
-    from framework.worker.autoscaler import Autoscaler
-    from framework.worker.prefetch import Prefetch
-    from framework.worker.simulation import PATTERNS, Simulation, World
+    from framework.worker.autoscaler.driver import Autoscaler
+    from framework.worker.autoscaler.simulation import PATTERNS, Simulation, World
+    from framework.worker.intake.capacity import Prefetch
+    from framework.worker.steps.autoscale import choose
 
     if (pattern is None) == (trace is None):
         raise click.UsageError("give either --pattern or --trace")
@@ -98,7 +98,7 @@ def simulate(
 
 def read_trace(path: Path) -> list[Job]:
     """Return the tasks that the file lists: ``seconds,seconds`` a line; a heading and empty lines are skipped."""
-    from framework.worker.simulation import Job
+    from framework.worker.autoscaler.simulation import Job
 
     jobs = []
     try:
@@ -122,7 +122,7 @@ def read_trace(path: Path) -> list[Job]:
 
 def resampled(samples: Sequence[Sample], duration: float, points: int) -> list[Sample]:
     """Return `points` samples, each with the largest values of its share of the time."""
-    from framework.worker.simulation import Sample
+    from framework.worker.autoscaler.simulation import Sample
 
     found = []
     index = 0

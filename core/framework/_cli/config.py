@@ -57,10 +57,10 @@ def show(session: Session, everything: bool, origin: bool, as_json: bool) -> Non
 @pass_session
 def check(session: Session) -> int:
     """Check; raises what is wrong."""
-    from framework._boot.steps.scaling import choose
+    from framework._boot import loader
     from framework._config.autoscale import autoscale_range
-    from framework._plugins import loader
     from framework.client.routing import select_queues
+    from framework.worker.steps.autoscale import choose
 
     config = resolved(session)
     settings = config.settings
@@ -81,7 +81,7 @@ def check(session: Session) -> int:
 @command.command(help="Print the JSON Schema of the config file, for editors.")
 def schema() -> None:
     """Print."""
-    from framework._config.schema import json_schema
+    from framework._config.show import json_schema
 
     print_json(json_schema())
 

@@ -157,7 +157,7 @@ def purge(
 
 @contextmanager
 def _box(session: Session, queues: str | None) -> Iterator[LetterBox]:
-    from framework._plugins import loader
+    from framework._boot import loader
     from framework.client.dead_letter_queue import LetterBox
     from framework.client.routing import select_queues
 

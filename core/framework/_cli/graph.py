@@ -31,8 +31,10 @@ def command(session: Session, which: str | None, form: Any, explain: bool, outpu
     """Draw."""
     from framework._boot.drawing import drawings, render
     from framework._cli.config import resolved
+    from framework.worker.steps.builtin import graphs
 
-    found = drawings(resolved(session).settings)
+    settings = resolved(session).settings
+    found = drawings(graphs(settings), settings)
     # An SVG file holds one drawing.
     wanted = which or ("worker" if form == "svg" else None)
     chosen = [drawing for drawing in found if wanted in (None, drawing.name)]

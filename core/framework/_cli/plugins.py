@@ -24,7 +24,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 
 def _list(session: Session, as_json: bool) -> None:
-    from framework._plugins import catalog
+    from framework._boot import catalog
 
     found = catalog.plugins()
     if as_json:
@@ -47,7 +47,7 @@ def list_(session: Session, as_json: bool) -> None:
 @pass_session
 def doctor(session: Session, as_json: bool) -> int:
     """Check: exit code 0 when all can be used. A missing extra is no defect: it is marked, and exits 0 too."""
-    from framework._plugins import catalog, loader
+    from framework._boot import catalog, loader
     from framework.exceptions import PluginError, PluginUnavailable
 
     reports = []

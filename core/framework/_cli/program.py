@@ -126,7 +126,7 @@ class Program(Section):
             module, name, _ = COMMANDS[cmd_name]
             found = getattr(import_module(module), name)
         elif any(point.name == cmd_name for point in _installed()):
-            from framework._plugins import loader
+            from framework._boot import loader
             from framework.exceptions import PluginInvalid
 
             found = loader.load("command", cmd_name)

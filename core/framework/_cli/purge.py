@@ -45,7 +45,7 @@ def command(session: Session, force: bool, queues: str | None, exclude_queues: s
 
 def purge(settings: Settings, queues: Sequence[Queue]) -> dict[str, int]:
     """Drop what waits in `queues` and return how much that was in each."""
-    from framework._plugins import loader
+    from framework._boot import loader
 
     transport = loader.make_transport(settings)
     try:

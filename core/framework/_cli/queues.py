@@ -14,8 +14,8 @@ from framework._cli.session import Session
 @pass_session
 def command(session: Session, queues: str | None, as_json: bool) -> None:
     """Show."""
+    from framework._boot import loader
     from framework._cli.output import split
-    from framework._plugins import loader
     from framework.client.routing import select_queues
 
     settings = session.app().conf.settings

@@ -20,8 +20,8 @@ from framework._cli.output import json_option, pass_session, print_json, split
 from framework._cli.session import Session
 
 if TYPE_CHECKING:
+    from framework.api.command import Command
     from framework.wire.control_request import Replies
-    from framework.worker.panel import Command
 
 _INDENT = " " * 8
 
@@ -135,7 +135,7 @@ def _run(
 
 
 def _commands(kind: str) -> list[Command]:
-    from framework.worker.commands import PANEL
+    from framework.worker.steps.control.commands import PANEL
 
     return [command for command in PANEL if command.kind == kind and command.visible]
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from framework._boot.background import Background
     from framework._config.sources import Sources
     from framework.client.app import App
     from framework.client.locate import LocatedApp
+    from framework.worker.process.background import Background
 
 
 class Session:

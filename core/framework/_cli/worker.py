@@ -110,9 +110,9 @@ def _assign(session: Session, text: str) -> None:
 def _run(session: Session, assignments: tuple[str, ...], detach: bool) -> int:
     for text in assignments:
         _assign(session, text)
-    from framework._boot import background, privileges
     from framework._boot.preload import preload
     from framework._config.sources import resolve
+    from framework.worker.process import background, privileges
 
     session.background = background.join()
     settings = resolve(session.sources()).settings.worker
@@ -120,7 +120,7 @@ def _run(session: Session, assignments: tuple[str, ...], detach: bool) -> int:
         return background.start(session.again(settings.executable), session.origin, session.quiet)
     privileges.mask(settings.umask)
     privileges.become(settings.uid, settings.gid)
-    from framework._boot.signals import Signals
+    from framework.worker.process.signals import Signals
 
     signals = Signals()
     signals.hold()
@@ -133,9 +133,11 @@ def _run(session: Session, assignments: tuple[str, ...], detach: bool) -> int:
     except BaseException:  # it is on its way out, which no signal is to change
         signals.leave(exitcodes.INTERRUPTED)
         raise
-    from framework._boot.worker import run_worker
+    from framework.worker.process.run import run_worker
+    from framework.worker.steps.builtin import worker_steps
 
-    return run_worker(located, config, signals, session.quiet, session.background, session.origin)
+    steps = worker_steps(config.settings)
+    return run_worker(located, config, steps, signals, session.quiet, session.background, session.origin)
 
 
 def _get_ready(session: Session) -> tuple[LocatedApp, Config]:

@@ -1,4 +1,4 @@
-"""Settings for people and monitors: secrets masked, everything printable."""
+"""Settings for people, monitors and editors: secrets masked, everything printable; the JSON Schema of the file."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from framework._config.options import Option, mask, options
+from framework._config.settings import Settings
 
 if TYPE_CHECKING:
     from framework._config.conf import Conf
+
 
 # Keys inside free tables (transport options, TLS options) have no declaration that could call them secret.
 _SECRET_KEY = re.compile(r"pass(word|wd|phrase)?$|secret|token|api_?key|credentials?$|^private_?key$", re.IGNORECASE)
@@ -47,3 +49,27 @@ def _clean(value: Any) -> Any:
     if isinstance(value, str) and "://" in value:
         return mask(value)
     return value
+
+
+# ---------------------------------------------------------------- the schema of the file
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the schema of framework.toml (draft 2020-12)."""
+    schema = msgspec.json.schema(Settings)
+    definitions: dict[str, Any] = schema["$defs"]
+    for option in options().values():
+        if option.secret:
+            table = definitions[f"{option.table.capitalize()}Settings"]
+            table["properties"][f"{option.key}_file"] = {
+                "type": "string",
+                "description": f"Read {option.key} from this file.",
+            }
+        if option.name == "broker_url":
+            url = definitions["BrokerSettings"]["properties"]["url"]
+            del url["type"]
+            url["anyOf"] = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
+    for name in ("queues", "exclude_queues"):
+        # A list may be written as one string, "a,b", as on the command line.
+        definitions["WorkerSettings"]["properties"][name]["anyOf"].append({"type": "string"})
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "framework.toml", **schema}

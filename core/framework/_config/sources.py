@@ -20,7 +20,7 @@ import msgspec
 
 from framework._config.options import Option, accept, aliases, did_you_mean, options, parse, tables
 from framework._config.settings import Settings, WorkerSettings
-from framework._config.tomllines import find_line
+from framework._config.toml_lines import find_line
 from framework.exceptions import ConfigError
 
 LayerName = Literal["default", "code", "file", "environment", "flag"]

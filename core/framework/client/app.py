@@ -27,7 +27,7 @@ from framework.client.task import Task, sequence
 from framework.wire.identity import new_id
 
 if TYPE_CHECKING:
-    from framework._plugins.hooks import Hooks
+    from framework._boot.hooks import Hooks
     from framework.api.result_store import ResultStore
     from framework.api.transport import Queue, Transport
     from framework.client.canvas import Signature
@@ -193,7 +193,7 @@ class App:
     def hooks(self) -> Hooks:
         """The hooks of this application."""
         if self._hooks is None:
-            from framework._plugins.hooks import Hooks
+            from framework._boot.hooks import Hooks
 
             self._hooks = Hooks()
         return self._hooks

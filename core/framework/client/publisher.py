@@ -76,7 +76,7 @@ class Publisher:
         self._check_pid()
         with self._lock:
             if self._transport is None:
-                from framework._plugins.loader import make_transport
+                from framework._boot.loader import make_transport
 
                 self._transport = make_transport(self._settings)
             return self._transport
@@ -91,7 +91,7 @@ class Publisher:
                 if broker.writing == broker.reading:
                     self._outlet = self.transport
                 else:
-                    from framework._plugins.loader import make_outlet
+                    from framework._boot.loader import make_outlet
 
                     self._outlet = make_outlet(self._settings)
             return self._outlet
@@ -102,7 +102,7 @@ class Publisher:
         self._check_pid()
         with self._lock:
             if self._store is None:
-                from framework._plugins.loader import make_result_store
+                from framework._boot.loader import make_result_store
 
                 self._store = make_result_store(self._settings, self.transport, self._oid)
             return self._store

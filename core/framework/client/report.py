@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from framework._boot import catalog
 from framework._config.show import masked
-from framework._plugins import catalog
 
 if TYPE_CHECKING:
     from framework.client.app import App

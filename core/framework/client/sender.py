@@ -26,8 +26,8 @@ from framework.wire.identity import new_id, origin
 from framework.wire.serialization import dumps, encode, safe_repr
 
 if TYPE_CHECKING:
+    from framework._boot.hooks import Hooks
     from framework._config.settings import Settings
-    from framework._plugins.hooks import Hooks
     from framework.client.publisher import Publisher
     from framework.client.sent_events import SentEvents
 

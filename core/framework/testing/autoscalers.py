@@ -27,11 +27,11 @@ from typing import Any, ClassVar
 
 import pytest
 
+from framework._boot import loader
 from framework._config.autoscale import Range
-from framework._plugins import loader
 from framework.api.autoscaler import Autoscaler, Machine, Observation
 from framework.testing.survey import survey
-from framework.worker.simulation import Job, Simulation, burst, steady
+from framework.worker.autoscaler.simulation import Job, Simulation, burst, steady
 
 #: Audit events of Python for what an autoscaler has no business with.
 _OUTSIDE = ("open", "os.listdir", "os.scandir", "os.system", "socket.", "subprocess.", "urllib.")

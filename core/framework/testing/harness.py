@@ -19,12 +19,12 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
+from framework._boot.loop import Loop
 from framework.api.pool import INVALID, Job, Outcome, Pool, PoolContext, Workload
 from framework.api.workload import load
 from framework.message import Payload
 from framework.testing import ledger
 from framework.testing.wait import wait_for
-from framework.worker.loop import Loop
 
 T = TypeVar("T")
 

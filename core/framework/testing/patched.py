@@ -33,7 +33,7 @@ SILENCE: Final = 180.0
 _DONE: Final = "done"
 _TAIL: Final = 4_000
 _PATCH_OF: Final = (
-    "import sys; from framework._plugins import loader; print(loader.load('pool', sys.argv[1]).traits.patch or '')"
+    "import sys; from framework._boot import loader; print(loader.load('pool', sys.argv[1]).traits.patch or '')"
 )
 
 

@@ -11,7 +11,7 @@ import sys
 from importlib import import_module
 from typing import Any, cast
 
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.transport import Queue, Transport
 from framework.message import read_head
 

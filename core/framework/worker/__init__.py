@@ -1,4 +1,4 @@
-"""The worker: what turns messages into settled tasks.
+"""The worker, in rooms in the order in which a task flows: intake, dispatch, execute, settle.
 
-bytes -> transport -> `intake` -> `dispatch` -> pool -> `execute` -> `settle` -> back to the delivery.
+Around them are its `process`, `autoscaler`, `autoreload`, and the `steps` that start all of it.
 """

@@ -1,91 +1,11 @@
-"""Remote control, for those who write commands: the decorators that the guide imports, and what a command gets.
+"""Door for `celery.worker.control`: what those need who write remote-control commands.
 
-A command gets the `ControlState`: what a worker lets be seen and changed from outside. The built-in ones are in
-`framework.worker.commands`.
+The built-in commands are in `framework.worker.steps.control.commands`.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-import msgspec
-
-from framework.api.pool import Pool
-from framework.api.transport import Transport
-from framework.wire.clock import Clock
-from framework.worker.autoreload import Autoreloader
-from framework.worker.autoscaler import Autoscaler
-from framework.worker.events import Dispatcher
-from framework.worker.intake import Intake
-from framework.worker.panel import COMMANDS, Command, Panel, control_command, inspect_command
-from framework.worker.prefetch import Prefetch
-from framework.worker.revokes import Revokes
-from framework.worker.settle import Settle
-from framework.worker.subscriptions import Subscriptions
-
-if TYPE_CHECKING:
-    from framework._config.settings import Settings
-    from framework.client.app import App
+from framework.api.command import COMMANDS, Command, Panel, control_command, inspect_command
+from framework.worker.steps.control.state import ControlState
 
 __all__ = ["COMMANDS", "Command", "ControlState", "Panel", "control_command", "inspect_command"]
-
-logger = logging.getLogger(__name__)
-
-
-class Qos:
-    """The prefetch limit, as commands change it."""
-
-    def __init__(self, prefetch: Prefetch, intake: Intake) -> None:
-        self._prefetch = prefetch
-        self._intake = intake
-
-    @property
-    def value(self) -> int:
-        """The current limit."""
-        return self._prefetch.limit
-
-    def increment_eventually(self, n: int = 1) -> None:
-        """Hold `n` messages more, from the next fetch on."""
-        self._prefetch.extra += n
-        self._intake.ask()
-
-    def decrement_eventually(self, n: int = 1) -> None:
-        """Hold `n` messages fewer; what is held stays."""
-        self._prefetch.extra -= n
-        self._intake.ask()
-
-
-class ConsumerView(msgspec.Struct, kw_only=True):
-    """`state.consumer`: the consumer as commands see it."""
-
-    qos: Qos
-    pool: Pool
-    hostname: str
-    #: Sends events: ``state.consumer.event_dispatcher.send("my-event", key=value)``. None where the broker has none.
-    event_dispatcher: Dispatcher | None = None
-
-
-class ControlState(msgspec.Struct, kw_only=True):
-    """What a command can see and change."""
-
-    app: App
-    hostname: str
-    settings: Settings
-    consumer: ConsumerView
-    pool: Pool
-    transport: Transport
-    intake: Intake
-    settle: Settle
-    prefetch: Prefetch
-    revokes: Revokes
-    clock: Clock
-    queues: Subscriptions
-    #: Asks the worker to stop warmly.
-    stop: Callable[[], object]
-    started: float
-    #: Scales the pool; None: nothing does.
-    autoscaler: Autoscaler | None = None
-    #: Watches the code; None: nothing does.
-    autoreloader: Autoreloader | None = None

@@ -25,7 +25,7 @@ from framework._cli.multi.words import Word, Words, read
 from framework._cli.output import pass_session, print_json, print_table
 from framework._cli.session import Session
 from framework.exceptions import FrameworkError
-from framework.worker.pidfile import watch
+from framework.worker.process.pidfile import watch
 
 #: Seconds between two looks whether processes have ended, and between two dots that say that we still wait.
 _GLANCE: Final = 0.1

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from framework import exitcodes
-from framework._boot.privileges import identity
 from framework._cli.multi.cluster import FILES, Node
 from framework.exceptions import FrameworkError
-from framework.worker.pidfile import holder
+from framework.worker.process.pidfile import holder
+from framework.worker.process.privileges import identity
 
 #: What makes a new process of a node: the Python that runs this one.
 PYTHON: Final = sys.executable

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, TypeVar
 
 import pytest
 
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.fsnotify import Watcher
 from framework.testing.wait import wait_for
 

@@ -19,7 +19,7 @@ from uuid import uuid4
 
 import pytest
 
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.pool import Pool, PoolTraits
 from framework.testing.harness import PATIENCE, Harness
 

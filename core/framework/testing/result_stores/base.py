@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import pytest
 
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.result_store import Record, ResultStore, ResultStoreContext, ResultStoreTraits
 
 #: States after which there is nothing to wait for.

@@ -16,7 +16,7 @@ from uuid import uuid4
 
 import pytest
 
-from framework._plugins import loader
+from framework._boot import loader
 from framework.api.transport import Consumer, Delivery, Exchange, Mailbox, Producer, Queue, Transport
 from framework.message import Outgoing, read, read_head
 from framework.testing.wait import wait_for

@@ -1,0 +1,359 @@
+"""The loader: imports the one plugin that was chosen and holds it against its contract.
+
+1. `load` finds a driver by family and name (stevedore), and says in one sentence why it cannot be used:
+   not installed (did you mean …), offered by two distributions, missing a library (which extra brings it), against
+   the contract.
+2. `options` fills the plugin's options from its config table.
+3. `make_transport`, `make_outlet`, `make_result_store` choose by URL, `load_pool`, `make_autoscaler` by name,
+   `make_watcher` by name or the best there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+
+from framework._boot import catalog
+from framework._boot.catalog import PluginInfo
+from framework._boot.families import FAMILIES
+from framework.api.plugin import API_VERSION, Plugin
+from framework.api.result_store import ResultStoreContext
+from framework.exceptions import (
+    ConfigError,
+    FrameworkError,
+    PluginConflict,
+    PluginError,
+    PluginInvalid,
+    PluginNotFound,
+    PluginUnavailable,
+)
+
+if TYPE_CHECKING:
+    from framework.api.autoscaler import Autoscaler
+    from framework.api.fsnotify import Watcher
+    from framework.api.pool import Pool
+    from framework.api.result_store import ResultStore
+    from framework.api.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+#: Schemes that no transport plugin claims but kombu may know go to the plugin of this name.
+FALLBACK_TRANSPORT = "kombu"
+
+
+def load(family: str, name: str) -> type[Any]:
+    """Import the plugin `name` of `family` and return its class, checked.
+
+    Raises `PluginNotFound`, `PluginConflict`, `PluginUnavailable` or `PluginInvalid`.
+    """
+    info = _choose(family, name)
+    plugin = _import(info)
+    if FAMILIES[family].contract:
+        _check(info, plugin)
+    return plugin  # type: ignore[no-any-return]
+
+
+def _choose(family: str, name: str) -> PluginInfo:
+    found = catalog.find(family, name)
+    if len(found) > 1:
+        offers = " and ".join(f"{info.distribution} {info.version} ({info.target})" for info in found)
+        raise PluginConflict(f"the {family} {name!r} is offered by {offers}: uninstall one of them")
+    if found:
+        return found[0]
+    known = [info.name for info in catalog.plugins(family)]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise PluginNotFound(
+        f"no {family} named {name!r} is installed{hint} "
+        f"(installed: {', '.join(known) or 'none'}; chosen by {FAMILIES[family].chosen_by})"
+    )
+
+
+def _import(info: PluginInfo) -> Any:
+    # Imported here: stevedore costs tens of milliseconds that a client which never loads a plugin should not pay.
+    from stevedore.driver import DriverManager
+
+    def reraise(_manager: object, _entry_point: object, error: BaseException) -> None:
+        raise error
+
+    try:
+        manager: DriverManager[Any] = DriverManager(
+            FAMILIES[info.family].group,
+            info.name,
+            invoke_on_load=False,
+            on_load_failure_callback=reraise,
+        )
+    except ModuleNotFoundError as error:
+        raise PluginUnavailable(_missing_text(info, error)) from error
+    except Exception as error:  # the plugin-load wall: a stranger's import may raise anything
+        raise PluginInvalid(
+            f"the {info} cannot be imported from {info.target}: {type(error).__name__}: {error}"
+        ) from error
+    return manager.driver
+
+
+def _missing_text(info: PluginInfo, error: ModuleNotFoundError) -> str:
+    extra = _extra_with(info.distribution, error.name or "")
+    if error.name and info.target.startswith(error.name.partition(".")[0]):
+        remedy = f"the installation is incomplete, reinstall {info.distribution}"
+    elif extra:
+        remedy = f"pip install '{info.distribution}[{extra}]'"
+    else:
+        remedy = f"pip install {error.name}" if error.name else f"reinstall {info.distribution}"
+    return f"the {info} needs the module {error.name!r}, which is not installed: {remedy}"
+
+
+def _extra_with(distribution: str, module: str) -> str | None:
+    """Return the extra of `distribution` that requires the distribution of `module`, by name."""
+    top = module.partition(".")[0].lower().replace("_", "-")
+    try:
+        requirements = metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:
+        return None
+    for requirement in requirements:
+        name, _, marker = requirement.partition(";")
+        if "extra ==" in marker and name.lower().replace("_", "-").startswith(top):
+            return marker.split("extra ==")[1].strip().strip("\"'")
+    return None
+
+
+def _check(info: PluginInfo, plugin: Any) -> None:
+    module, _, attribute = FAMILIES[info.family].contract.partition(":")
+    contract = getattr(import_module(module), attribute)
+
+    def refuse(expected: str) -> PluginInvalid:
+        return PluginInvalid(
+            f"the {info} does not keep the contract of its family: {info.target} {expected} "
+            f"(see {module}; update {info.distribution}, or tell its authors)"
+        )
+
+    if not (inspect.isclass(plugin) and issubclass(plugin, contract)):
+        raise refuse(f"must be a subclass of {module}.{attribute}, and is {plugin!r}")
+    if missing := sorted(getattr(plugin, "__abstractmethods__", ())):
+        raise refuse(f"must implement {', '.join(missing)}")
+    if issubclass(plugin, Plugin):
+        if plugin.api_version != API_VERSION:
+            raise refuse(
+                f"was written for version {plugin.api_version} of the plugin API, and this is version {API_VERSION}"
+            )
+        if not issubclass(plugin.options_type, msgspec.Struct):
+            raise refuse("must have an options_type that is a msgspec.Struct")
+    if "traits" in contract.__annotations__ and not isinstance(getattr(plugin, "traits", None), msgspec.Struct):
+        raise refuse("must declare its traits")
+
+
+def options(family: str, name: str, plugin: type[Plugin], table: Mapping[str, Any]) -> msgspec.Struct:
+    """Fill the options of `plugin` from its config table. Raises `ConfigError` naming table, key and what is wanted."""
+    wanted = plugin.options_type
+    known = {field.encode_name: field for field in msgspec.structs.fields(wanted)}
+    for key in table:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else f" (it has {', '.join(known) or 'no options'})"
+            raise ConfigError(f"[{family}.{name}]: the {family} {name!r} has no option {key!r}{hint}")
+    try:
+        return msgspec.convert(dict(table), wanted)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"[{family}.{name}]: {error}") from error
+
+
+# ---------------------------------------------------------------- by URL
+
+
+def scheme_of(url: str) -> str:
+    """Return the scheme of `url`, lower-case. Raises `ConfigError` when it has none."""
+    scheme, separator, _ = url.partition("://")
+    if not separator:
+        # The text of a URL may hold a password: show nothing but what cannot be one.
+        raise ConfigError(
+            "a broker or result URL must look like scheme://…, for example redis://localhost:6379/0 or sqlite:///framework.db"
+        )
+    return scheme.lower()
+
+
+def transport_name(url: str) -> str:
+    """Return the name of the transport plugin for `url`."""
+    scheme = scheme_of(url)
+    if catalog.find("transport", scheme) or not catalog.find("transport", FALLBACK_TRANSPORT):
+        return scheme
+    if _kombu_knows(scheme):
+        return FALLBACK_TRANSPORT
+    return scheme  # not found: `load` then says what there is
+
+
+def _kombu_knows(scheme: str) -> bool:
+    from kombu.transport import TRANSPORT_ALIASES
+
+    return scheme.partition("+")[0] in TRANSPORT_ALIASES
+
+
+def load_transport(settings: Any) -> tuple[str, type[Transport]]:
+    """Load the transport of the broker that workers listen at; return its name and its class."""
+    broker = settings.broker
+    with _naming("broker_read_url" if broker.read_url else None):
+        name = transport_name(broker.reading)
+        return name, load("transport", name)
+
+
+def make_transport(settings: Any, url: str | None = None) -> Transport:
+    """Load and make the transport of the broker that workers listen at, or the one for `url`. It does not connect yet.
+
+    Raises `PluginError` or `ConfigError`.
+    """
+    if url is not None:
+        return _make_transport(settings, url, {})
+    broker = settings.broker
+    with _naming("broker_read_url" if broker.read_url else None):
+        return _make_transport(settings, broker.reading, broker.transport_options)
+
+
+def make_outlet(settings: Any) -> Transport:
+    """Load and make the transport of the broker that calls are published to. It does not connect yet.
+
+    Raises `PluginError` or `ConfigError`.
+    """
+    broker = settings.broker
+    with _naming("broker_write_url" if broker.write_url else None):
+        return _make_transport(settings, broker.writing, broker.transport_options)
+
+
+@contextlib.contextmanager
+def _naming(setting: str | None) -> Iterator[None]:
+    """Have an error say which setting it is about: a configuration may hold three URLs of brokers."""
+    try:
+        yield
+    except (ConfigError, PluginError) as error:
+        if setting is None:
+            raise
+        raise type(error)(f"{setting}: {error}") from error
+
+
+def _make_transport(settings: Any, url: str, loose: Mapping[str, Any]) -> Transport:
+    broker = settings.broker
+    name = transport_name(url)
+    plugin = load("transport", name)
+    # Aliases of one driver (redis, rediss, …) share the table of the first name it was written under.
+    table = {
+        **settings.transport.get(_family_table(name), {}),
+        **_loose_options(name, plugin, loose),
+    }
+    return plugin(  # type: ignore[no-any-return]
+        url,
+        options("transport", _family_table(name), plugin, table),
+        {
+            "connection_timeout": broker.connection_timeout,
+            "heartbeat": broker.heartbeat,
+            "use_ssl": broker.use_ssl,
+            "failover_strategy": broker.failover_strategy,
+            "login_method": broker.login_method,
+            "native_delayed_delivery_queue_type": broker.native_delayed_delivery_queue_type,
+        },
+    )
+
+
+def _loose_options(name: str, plugin: type[Plugin], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a driver understands of `transport_options`, which one Celery configuration shares among brokers.
+
+    A driver that hands options on (it has an option `transport_options`) gets them all; else what it does not know is
+    left out with a note.
+    """
+    known = {field.encode_name for field in msgspec.structs.fields(plugin.options_type)}
+    if "transport_options" in known:
+        return {"transport_options": given} if given else {}
+    if unknown := sorted(given.keys() - known):
+        logger.warning("The transport %r has no use for these transport_options: %s", name, ", ".join(unknown))
+    return {key: value for key, value in given.items() if key in known}
+
+
+#: Schemes that are configured as another one.
+_TABLES: Final = {
+    "rediss": "redis",
+    "redis-cluster": "redis",
+    "rediss-cluster": "redis",
+    "sentinel": "redis",
+    "amqps": "amqp",
+}
+
+
+def _family_table(name: str) -> str:
+    """Return the config table of a driver.
+
+    ``rediss``, ``redis+socket``, ``redis-cluster`` and ``sentinel`` are configured as ``redis``, ``amqps`` as ``amqp``.
+    """
+    base = name.partition("+")[0]
+    return _TABLES.get(base, base)
+
+
+def load_pool(settings: Any) -> tuple[type[Pool], msgspec.Struct]:
+    """Load the pool that the `Settings` ask for; return its class and its options."""
+    name = settings.worker.pool
+    plugin = load("pool", name)
+    return plugin, options("pool", name, plugin, settings.pool.get(name, {}))
+
+
+def make_autoscaler(settings: Any, name: str) -> Autoscaler:
+    """Load and make the autoscaler called `name`, with the options that the `Settings` have for it."""
+    plugin = load("autoscaler", name)
+    return plugin(options("autoscaler", name, plugin, settings.autoscaler.get(name, {})))  # type: ignore[no-any-return]
+
+
+def make_watcher(settings: Any) -> Watcher:
+    """Load and make the file watcher that the `Settings` name, else the best that is available. It watches nothing yet.
+
+    Raises `PluginUnavailable` when the named one cannot work on this system.
+    """
+    name = settings.worker.fsnotify or _best_watcher()
+    plugin = load("fsnotify", name)
+    if (reason := plugin.unavailable()) is not None:
+        raise PluginUnavailable(f"the {_choose('fsnotify', name)} does not work on this system: {reason}")
+    return plugin(options("fsnotify", name, plugin, settings.fsnotify.get(name, {})))  # type: ignore[no-any-return]
+
+
+def _best_watcher() -> str:
+    found = []
+    for info in catalog.plugins("fsnotify"):
+        try:
+            plugin = load("fsnotify", info.name)
+        except FrameworkError as error:
+            logger.warning("Going on without the %s: %s", info, error)
+            continue
+        if plugin.unavailable() is None:
+            found.append((plugin.rank, info.name))
+    if not found:
+        raise PluginNotFound("no installed file watcher works on this system: reinstall framework")
+    return max(found)[1]
+
+
+def make_result_store(settings: Any, transport: Transport, oid: str = "") -> ResultStore:
+    """Load and make the result store that the `Settings` ask for (``none`` when they ask for none).
+
+    `transport` lends it the broker; `oid` names this client's reply queue. It connects to nothing yet.
+    """
+    result = settings.result
+    url = result.backend or "none://"
+    name = scheme_of(url)
+    plugin = load("result_store", name)
+    table = {**settings.result_store.get(_family_table(name), {}), **result.backend_transport_options}
+    return plugin(  # type: ignore[no-any-return]
+        url,
+        options("result_store", _family_table(name), plugin, table),
+        ResultStoreContext(
+            expires=result.expires,
+            failure_expires=result.failure_expires,
+            chord_expires=result.chord_expires,
+            persistent=bool(result.persistent),
+            serializer=result.serializer,
+            use_ssl=settings.redis.backend_use_ssl,
+            oid=oid,
+            broker_url=transport.url,
+            producer=transport.producer,
+            consumer=transport.consumer,
+        ),
+    )

@@ -1,0 +1,294 @@
+"""A simulation of a pool that is scaled: what an autoscaler makes of a list of tasks, without running any.
+
+1. Takes the jobs (when each is sent, how long it runs) through one queue and one worker, event by event.
+2. Asks the autoscaler when the worker's driver would, and shows it the same; keep-alive time and prefetch limit are the
+   worker's own code.
+3. Adds up what it cost: slot-seconds, waits, changes of size.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from framework._config.autoscale import Range
+from framework.api.autoscaler import Autoscaler, Machine, Observation
+from framework.worker.autoscaler.driver import APART, SOON, period
+from framework.worker.autoscaler.shrink_delay import KeepAlive
+from framework.worker.intake.capacity import Prefetch
+
+#: Seconds over which the load average of a system is taken.
+_LOAD_WINDOW: Final = 60.0
+
+
+class Job(NamedTuple):
+    """One task: seconds from the beginning to its sending, and those that it runs."""
+
+    sent: float
+    runs: float
+
+
+class World(msgspec.Struct, frozen=True, kw_only=True):
+    """What the simulated machine is like."""
+
+    cpus: int = 4
+    #: How much of a CPU a running task takes.
+    cpu_share: float = 1.0
+    memory_mib: int = 8192
+    #: Memory of a slot.
+    slot_mib: int = 128
+    #: Seconds until a slot that was added takes a task.
+    startup: float = 0.05
+
+
+class Sample(NamedTuple):
+    """How things stood at one time."""
+
+    time: float
+    size: int
+    running: int
+    waiting: int
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of it. Times are in seconds."""
+
+    tasks: int
+    duration: float
+    #: Slots, added up over the time; a slot that was to go counts until its task has ended.
+    slot_seconds: float
+    #: The share of them in which a task ran.
+    used: float
+    #: What a pool of the largest size would have cost all the time.
+    fixed_slot_seconds: float
+    wait_mean: float
+    wait_p99: float
+    wait_max: float
+    largest_size: int
+    ups: int
+    downs: int
+    samples: list[Sample]
+
+
+class Simulation:
+    """One pool, one queue, one autoscaler."""
+
+    def __init__(
+        self,
+        decider: Autoscaler,
+        bounds: Range,
+        keepalive: float,
+        prefetch: Prefetch | None = None,
+        world: World | None = None,
+    ) -> None:
+        self._decider = decider
+        self._bounds = bounds
+        self._floor = bounds.start
+        self._keepalive = KeepAlive(keepalive)
+        self._world = world or World()
+        self._period = period(keepalive)
+        self._size = self._floor
+        self._prefetch = prefetch or Prefetch("auto", 1)
+        self._prefetch.slots = self._reach()
+        self._now = 0.0
+        self._events: list[tuple[float, int, Callable[..., None], tuple[float, ...]]] = []
+        self._order = itertools.count()
+        self._queue: deque[Job] = deque()
+        #: When each of the running tasks began.
+        self._begun: dict[int, float] = {}
+        self._booting = 0
+        self._unsent = 0
+        self._waiting_since: float | None = None
+        self._last_look = 0.0
+        self._soon = False
+        self._idle_since = 0.0
+        self._load = 0.0
+        self._waits: list[float] = []
+        self._samples: list[Sample] = []
+        self._slot_seconds = 0.0
+        self._busy_seconds = 0.0
+        self._ups = 0
+        self._downs = 0
+
+    # ------------------------------------------------------------ time
+
+    def run(self, jobs: Iterable[Job]) -> Report:
+        """Take `jobs` through and return what it cost, until the pool is small again."""
+        for job in jobs:
+            self._unsent += 1
+            self._at(job.sent, self._arrive, job.sent, job.runs)
+        self._at(self._period, self._look)
+        self._sample()
+        while self._events:
+            when, _, callback, arguments = heapq.heappop(self._events)
+            passed = when - self._now
+            self._slot_seconds += passed * max(self._size, len(self._begun))
+            self._busy_seconds += passed * len(self._begun)
+            self._now = when
+            callback(*arguments)
+            self._feed()
+            self._sample()
+            if self._over():
+                break
+        return self._report()
+
+    def _at(self, when: float, callback: Callable[..., None], *arguments: float) -> None:
+        heapq.heappush(self._events, (when, next(self._order), callback, arguments))
+
+    def _over(self) -> bool:
+        if self._unsent or self._queue or self._begun:
+            return False
+        # An autoscaler may want to keep what it has.
+        return self._size == self._floor or self._now - self._idle_since > 3 * (self._keepalive.seconds + self._period)
+
+    def _sample(self) -> None:
+        sample = Sample(self._now, self._size, len(self._begun), len(self._queue))
+        if not self._samples or self._samples[-1][1:] != sample[1:]:
+            self._samples.append(sample)
+
+    # ------------------------------------------------------------ tasks
+
+    def _arrive(self, sent: float, runs: float) -> None:
+        self._unsent -= 1
+        self._queue.append(Job(sent, runs))
+
+    def _feed(self) -> None:
+        while self._queue and len(self._begun) < self._size - self._booting:
+            job = self._queue.popleft()
+            number = next(self._order)
+            self._begun[number] = self._now
+            self._waits.append(self._now - job.sent)
+            self._at(self._now + job.runs, self._end, number, job.runs)
+        if self._decider.basis == "queue" and self._held() > self._size < self._bounds.largest and not self._soon:
+            self._soon = True
+            self._at(max(self._now + SOON, self._last_look + APART), self._look_again)
+
+    def _end(self, number: int, runs: float) -> None:
+        del self._begun[number]
+        self._prefetch.learn(runs, 1)
+        self._idle_since = self._now
+
+    def _held(self) -> int:
+        """Return how many tasks the worker has received."""
+        return min(len(self._begun) + len(self._queue), max(self._prefetch.limit, len(self._begun)))
+
+    # ------------------------------------------------------------ size
+
+    def _reach(self) -> int:
+        return self._bounds.largest if self._decider.basis == "queue" else self._size + 1
+
+    def _look(self) -> None:
+        self._at(self._now + self._period, self._look)
+        self._scale()
+
+    def _look_again(self) -> None:
+        self._soon = False
+        self._scale()
+
+    def _scale(self) -> None:
+        seen = self._observe()
+        self._last_look = self._now
+        wanted = max(self._floor, min(self._bounds.largest, self._decider.decide(seen)))
+        size = self._keepalive.allow(self._now, self._size, wanted)
+        change = size - self._size
+        if change > 0:
+            self._ups += 1
+            self._booting += change
+            self._waiting_since = None
+            self._at(self._now + self._world.startup, self._up, change)
+        elif change < 0:
+            self._downs += 1
+            self._booting = max(0, self._booting + change)
+        self._size = size
+        self._prefetch.slots = self._reach()
+
+    def _up(self, count: int) -> None:
+        self._booting = max(0, self._booting - count)
+
+    def _observe(self) -> Observation:
+        running = len(self._begun)
+        waiting = self._held() - running
+        if not waiting:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = self._now
+        learned = self._prefetch.runtime
+        age = self._now - sum(self._begun.values()) / running if running else 0.0
+        return Observation(
+            size=self._size,
+            smallest=self._bounds.smallest,
+            largest=self._bounds.largest,
+            running=running,
+            waiting=waiting,
+            runtime=None if learned is None else max(learned, age),
+            backed_up=0.0 if self._waiting_since is None else self._now - self._waiting_since,
+            machine=self._machine() if self._decider.basis == "machine" else None,
+        )
+
+    def _machine(self) -> Machine:
+        world = self._world
+        passed = self._now - self._last_look
+        busy = len(self._begun) * world.cpu_share / world.cpus
+        self._load += (busy - self._load) * (1 - math.exp(-passed / _LOAD_WINDOW))
+        slots = max(self._size, len(self._begun))
+        free = max(0, world.memory_mib - slots * world.slot_mib)
+        return Machine(load=self._load, memory_free=free, memory_total=world.memory_mib)
+
+    # ------------------------------------------------------------ the end
+
+    def _report(self) -> Report:
+        waits = sorted(self._waits)
+        return Report(
+            tasks=len(waits),
+            duration=self._now,
+            slot_seconds=self._slot_seconds,
+            used=self._busy_seconds / self._slot_seconds if self._slot_seconds else 0.0,
+            fixed_slot_seconds=self._now * self._bounds.largest,
+            wait_mean=sum(waits) / len(waits) if waits else 0.0,
+            wait_p99=waits[math.ceil(len(waits) * 0.99) - 1] if waits else 0.0,
+            wait_max=waits[-1] if waits else 0.0,
+            largest_size=max(sample.size for sample in self._samples),
+            ups=self._ups,
+            downs=self._downs,
+            samples=self._samples,
+        )
+
+
+# ---------------------------------------------------------------- patterns of tasks
+
+
+def burst(dice: random.Random) -> list[Job]:
+    """Fifty tasks of about two seconds at once, and again after twenty seconds; after a long pause both once more."""
+    return [Job(start, dice.uniform(1.0, 3.0)) for start in (5.0, 25.0, 145.0, 165.0) for _ in range(50)]
+
+
+def steady(dice: random.Random) -> list[Job]:
+    """Four tasks a second, of about a second each, for five minutes."""
+    jobs = []
+    now = dice.expovariate(4.0)
+    while now < 300.0:
+        jobs.append(Job(now, dice.uniform(0.5, 1.5)))
+        now += dice.expovariate(4.0)
+    return jobs
+
+
+def day(dice: random.Random) -> list[Job]:
+    """A day: next to nothing at night, a task of about five seconds every second around two in the afternoon."""
+    jobs = []
+    now = 0.0
+    while now < 86_400.0:
+        now += dice.expovariate(1.0)
+        height = (1 + math.cos((now / 3600 - 14) / 24 * 2 * math.pi)) / 2
+        if dice.random() < height**3:
+            jobs.append(Job(now, dice.uniform(2.0, 8.0)))
+    return jobs
+
+
+PATTERNS: Final[dict[str, Callable[[random.Random], Sequence[Job]]]] = {"burst": burst, "steady": steady, "day": day}

@@ -1,0 +1,1 @@
+"""Execute: runs one task where it runs, from the encoded body to its outcome."""

@@ -1,0 +1,1 @@
+"""Intake: fetches messages as far as they fit, and feeds the pool."""

@@ -1,0 +1,1 @@
+"""The process of a worker: its life, signals, log, pidfile, stop."""

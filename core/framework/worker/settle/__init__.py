@@ -1,0 +1,1 @@
+"""Settle: decides what becomes of a message when its task has ended."""

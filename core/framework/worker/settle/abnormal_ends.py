@@ -1,0 +1,151 @@
+"""Verdicts: outcomes of tasks that could not tell their end themselves.
+
+The process that ran the task is gone, or was stopped at a limit: the main process builds what it would have stored.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from framework.api import pool as outcomes
+from framework.api.pool import Job, Outcome
+from framework.client.after_end import Action
+from framework.client.request import Context
+from framework.client.workflow import callbacks, chord_counting
+from framework.exceptions import (
+    ConnectionLost,
+    MessageError,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
+from framework.message import Payload, read
+from framework.wire.identity import new_id
+from framework.wire.result_document import FAILURE, RETRY, REVOKED, Documents
+from framework.worker.settle.settle import Settle
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+    from framework.client.app import App
+    from framework.client.task_policy import TaskPolicy
+
+
+logger = logging.getLogger(__name__)
+
+
+class Verdicts:
+    """Builds those outcomes."""
+
+    def __init__(self, settle: Settle, app: App, settings: Settings) -> None:
+        self._settle = settle
+        self._app = app
+        self._consequences = Consequences(app)
+        self._documents = Documents.of(settings.result)
+        self._on_failure = app.hooks.bind("task_failure")
+        self._on_revoked = app.hooks.bind("task_revoked")
+
+    def verdict(self, job: Job, code: int, text: str, runtime: float) -> Outcome:
+        """Return the outcome of `job`, which the pool ended with `code` because of `text`.
+
+        TIMED_OUT: `text` is the limit in seconds; WORKER_LOST: what happened; TERMINATED: the signal's name.
+        """
+        error: Exception
+        if code == outcomes.TIMED_OUT:
+            seconds = float(text)
+            error = TimeLimitExceeded(int(seconds) if seconds.is_integer() else seconds)
+        elif code == outcomes.WORKER_LOST:
+            error = WorkerLostError(text)
+        else:
+            error = TaskRevokedError("terminated")
+        if code == outcomes.TERMINATED and (self._settle.cold or job.seq in self._settle.torn):
+            return Outcome(
+                job.seq, code, runtime
+            )  # it goes back to its queue, or is lost as early acks are; no verdict
+        state = REVOKED if code == outcomes.TERMINATED else FAILURE
+        if code == outcomes.TERMINATED and self._on_revoked is not None:
+            signum = getattr(signal, text, None)
+            self._on_revoked(task_id=job.id, name=job.task, terminated=True, signum=signum, expired=False)
+        item = self._settle.running.get(job.seq)
+        action = Action.ACK if item is None else self._settle.follows(item, code)
+        if action is Action.RETRY:
+            state = RETRY
+        document = None
+        try:
+            request = Context.from_incoming(read(job.payload), self._app)
+            wish = request.ignore_result
+        except MessageError:
+            request, wish = None, None
+        if item is not None and self._keeps(item.policy, wish, state):
+            if request is None:
+                document = self._documents.build(state, error, job.id)
+            else:
+                document = self._documents.build_for(state, error, request, self._settle.hostname)
+        if state == FAILURE:
+            # What will run again has no failure to tell; not so after a time limit, as with Celery.
+            runs_again = action is Action.REQUEUE and code == outcomes.WORKER_LOST
+            if not runs_again and request is not None:
+                self._tell(job, error, request)
+        if action not in (Action.REQUEUE, Action.RETRY) and (
+            follow := self._consequences(job.payload, state, error, errbacks=False)
+        ):
+            self._settle.afterwards(follow)
+        return Outcome(job.seq, code, runtime, document, repr(error), text if code == outcomes.TERMINATED else "")
+
+    @staticmethod
+    def _keeps(policy: TaskPolicy, wish: bool | None, state: str) -> bool:
+        return not policy.ignores(wish) or (state == FAILURE and policy.store_errors_even_if_ignored)
+
+    def _tell(self, job: Job, error: Exception, request: Context) -> None:
+        if self._on_failure is not None:
+            self._on_failure(
+                task_id=job.id,
+                task=self._app.tasks.get(job.task),
+                exception=error,
+                args=None,
+                kwargs=None,
+                traceback="",
+            )
+        try:
+            callbacks.call_errbacks(self._app, request, error, None)
+        except Exception as failed:  # noqa: BLE001 - they come from the message, and may be anything
+            logger.error("The error callbacks of task %s[%s] could not be sent: %s", job.task, job.id, failed)
+
+
+# ---------------------------------------------------------------- what follows
+
+
+class Consequences:
+    """Finds them out."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    def __call__(
+        self, payload: Payload, state: str, error: BaseException, *, errbacks: bool = True
+    ) -> Callable[[], None] | None:
+        """Return what to do once the result of the task in `payload` is stored, None for nothing.
+
+        `errbacks`: call the error callbacks of one that has failed.
+        """
+        try:
+            request = Context.from_incoming(read(payload), self._app)
+            follows = request.chord or request.chain or (errbacks and state == FAILURE and request.errbacks)
+        except MessageError:
+            return None
+        return partial(self._follow, request, state, error, errbacks) if follows else None
+
+    def _follow(self, request: Context, state: str, error: BaseException, errbacks: bool) -> None:
+        """Raises `ConnectionLost`; to be called again then."""
+        if request.chord and (member := chord_counting.Member.of(request)) is not None:
+            chord_counting.count(self._app, member, state, error, new_id().replace("-", ""))
+        callbacks.fail_rest(self._app, request, error)
+        if errbacks and state == FAILURE and request.errbacks:
+            try:
+                callbacks.call_errbacks(self._app, request, error, None)
+            except ConnectionLost as lost:
+                # Some were called already: none is to be called twice.
+                logger.error("The error callbacks of task %s were not sent: %s", request.id, lost)

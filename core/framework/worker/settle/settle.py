@@ -1,0 +1,438 @@
+"""Settle: the one place that decides what becomes of a message after its task.
+
+1. Told by the pool that a task began: an early-ack message is acknowledged now, not before.
+2. Told that it ended: the outcome and the task's policy give one `Action` (`decide`), carried out after the result is
+   stored.
+3. Results of a burst are stored in one go. While the result store is away they are kept, and late acks wait for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from framework.api import pool as outcomes
+from framework.api.loop import Loop, Timer
+from framework.api.pool import Outcome
+from framework.api.result_store import Record, ResultStore
+from framework.client.after_end import Action, decide
+from framework.exceptions import ConnectionLost, MessageError, TransportError
+from framework.message import Head
+from framework.wire.result_document import FAILURE, RETRY, REVOKED, SUCCESS, Documents
+from framework.worker.item import Item
+from framework.worker.settle.dead_letters import DeadLetters
+from framework.worker.settle.outbox import Outbox
+
+if TYPE_CHECKING:
+    from framework.api.transport import Delivery
+    from framework.client.request import Context
+    from framework.message import Payload
+    from framework.worker.dispatch.deduplication import Successes
+    from framework.worker.intake.capacity import Prefetch
+    from framework.worker.steps.events.task_events import TaskEvents
+    from framework.worker.steps.health.counters import Meter
+
+    Consequences = Callable[[Payload, str, BaseException], Callable[[], object] | None]
+
+logger = logging.getLogger(__name__)
+
+#: With this many results waiting for a store that is away, the worker takes no more messages.
+BACKLOG_MAX: Final = 10_000
+_RETRY_FIRST: Final = 0.5
+_RETRY_MAX: Final = 10.0
+
+#: States by outcome code, for records whose document the process that ran the task has built.
+STATES: Final = {
+    outcomes.SUCCESS: SUCCESS,
+    outcomes.FAILURE: FAILURE,
+    outcomes.RETRY: RETRY,
+    outcomes.REVOKED: REVOKED,
+    outcomes.TIMED_OUT: FAILURE,
+    outcomes.WORKER_LOST: FAILURE,
+    outcomes.TERMINATED: REVOKED,
+    outcomes.REJECTED: FAILURE,
+    outcomes.SOFT_TIMED_OUT: FAILURE,
+}
+
+#: Words for the letter of a message that is buried after its end, by outcome code.
+_REASONS: Final = {
+    outcomes.REJECTED: "rejected",
+    outcomes.TIMED_OUT: "timed-out",
+    outcomes.SOFT_TIMED_OUT: "timed-out",
+    outcomes.WORKER_LOST: "worker-lost",
+    outcomes.TERMINATED: "shutdown",
+}
+
+
+class Settle:
+    """Implements `framework.api.pool.PoolEvents` for the worker."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        store: ResultStore,
+        documents: Documents,
+        deadletters: DeadLetters,
+        outbox: Outbox,
+        prefetch: Prefetch,
+        on_change: Callable[[], object],
+    ) -> None:
+        self._loop = loop
+        self._store = store
+        self._stores = store.traits.stores
+        self._documents = documents
+        self._deadletters = deadletters
+        self._outbox = outbox
+        self._prefetch = prefetch
+        self._on_change = on_change
+        #: Everything handed to the pool and not yet ended.
+        self.running: dict[int, Item] = {}
+        #: Tasks begun since the worker started, by name.
+        self.total: dict[str, int] = {}
+        #: Set by a cold stop: what ends now was torn from its process and goes back to the broker.
+        self.cold = False
+        #: Torn from their processes too, because the connection to the broker is lost: what the pool ends of these.
+        self.torn: set[int] = set()
+        #: Told of tasks while task events are wanted.
+        self.events: TaskEvents | None = None
+        #: Counts tasks where there is a health endpoint.
+        self.meter: Meter | None = None
+        #: Remembers what has ended well where what comes again need not run.
+        self.successes: Successes | None = None
+        #: Makes a request of a message, for what its result's document tells besides the result.
+        self.request_of: Callable[[Payload], Context] | None = None
+        self.hostname: str | None = None
+        #: Says what else is to be done once the result of a task that did not end by itself is stored.
+        self.consequences: Consequences | None = None
+        self._consequences: list[Callable[[], object]] = []
+        self._records: list[Record] = []
+        self._afterwards: list[tuple[Item, Action, str]] = []
+        self._retry_in = 0.0
+        self._retry_timer: Timer | None = None
+
+    # ------------------------------------------------------------ what the pool tells
+
+    def started(self, seqs: Sequence[int], pid: int) -> None:
+        """Acknowledge early-ack messages whose task began."""
+        now = time.time()
+        running = self.running
+        events = self.events
+        for seq in seqs:
+            item = running.get(seq)
+            if item is None:
+                continue
+            item.started = now
+            item.pid = pid
+            if not item.policy.acks_late:
+                item.acknowledge()
+            if events is not None:
+                events.started(item)
+        if self.meter is not None:
+            self.meter.starts += len(seqs)
+        self._on_change()
+
+    def finished(self, outcomes: Sequence[Outcome]) -> None:
+        """Settle what has ended."""
+        running = self.running
+        total = self.total
+        events = self.events
+        meter = self.meter
+        successes = self.successes
+        runtime = 0.0
+        count = 0
+        for outcome in outcomes:
+            seq, code, took, document, note, _traceback = outcome
+            item = running.pop(seq, None)
+            if item is None:
+                logger.critical("The pool reported a job twice, or one that it was never given: %r", outcome)
+                continue
+            name = item.name
+            total[name] = total.get(name, 0) + 1
+            runtime += took
+            count += 1
+            action = Action.ACK
+            state = SUCCESS
+            if code != _SUCCESS:
+                if code == _TERMINATED and seq in self.torn:
+                    self._give_back(item, took)
+                    continue
+                action = self.follows(item, code)
+                if self._stays_on_loan(item, code, action):
+                    continue
+                state = STATES.get(code, SUCCESS)
+                if action is Action.DEAD_LETTER and code != _INVALID:  # that one brings its reason along
+                    note = f"{_REASONS.get(code, 'failed')}: {note or 'the worker stopped before its end'}"
+                elif action is Action.RETRY:
+                    state = RETRY
+                elif action is Action.REQUEUE and code == _WORKER_LOST:
+                    document = None  # it will run again: no failure to tell
+            elif successes is not None and item.policy.acks_late:
+                self.afterwards(partial(successes.add, item))
+            if events is not None:
+                events.finished(item, outcome, action)
+            if meter is not None:
+                meter.finished(item, code, took, action)
+            if document is not None and self._stores:
+                properties = item.head.properties
+                self._records.append(
+                    Record(
+                        item.task_id,
+                        document,
+                        state,
+                        properties.reply_to,
+                        properties.correlation_id or item.task_id,
+                    )
+                )
+                self._afterwards.append((item, action, note))
+            else:
+                self._act(item, action, note)
+        if count:
+            self._prefetch.learn(runtime, count)
+        self._on_change()
+
+    def follows(self, item: Item, code: int) -> Action:
+        """Return what becomes of the message of `item`, whose task has ended with `code`."""
+        policy = item.policy
+        if code == _TERMINATED and self.cold:
+            action = policy.ends.shutdown
+        else:
+            action = decide(code, policy.ends, item.head.headers.retries or 0, policy.max_retries)
+        # Early ack means at most once, also when its beginning was not reported before its end.
+        return Action.ACK if action is Action.REQUEUE and (item.acknowledged or not policy.acks_late) else action
+
+    def _stays_on_loan(self, item: Item, code: int, action: Action) -> bool:
+        """Say whether a cold stop leaves the message of `item` to go back when the worker leaves."""
+        if code != _TERMINATED or not self.cold or item.acknowledged:
+            return False
+        if action is Action.REQUEUE or not item.policy.acks_late:
+            if self.events is not None:
+                self.events.cancelled(item)
+            return True
+        return False
+
+    def _give_back(self, item: Item, took: float) -> None:
+        """Have `item`, which was torn off, run again: uncounted, as it is not the task's fault."""
+        self.torn.discard(item.seq)
+        if self.events is not None:
+            self.events.cancelled(item)
+        if self.meter is not None:
+            self.meter.finished(item, _TERMINATED, took, Action.REQUEUE)
+        if not item.acknowledged:
+            item.acknowledged = True
+            item.delivery.release()
+
+    def vacancy(self) -> None:
+        """The pool can take more."""
+        self._on_change()
+
+    # ------------------------------------------------------------ ends without a run
+
+    def conclude(self, item: Item, state: str, result: BaseException) -> None:
+        """End `item` without running it: store `result` as `state`, acknowledge."""
+        if self.meter is not None:
+            self.meter.discarded(item)
+        self._record(
+            item.task_id,
+            item.head,
+            item.delivery.payload,
+            state,
+            result,
+            ignore=item.policy.ignores(item.head.headers.ignore_result)
+            and not item.policy.store_errors_even_if_ignored,
+        )
+        self._follow(item.delivery, state, result)
+        self._afterwards.append((item, Action.ACK, ""))
+        self._on_change()
+
+    def record_unknown(self, task_id: str, head: Head, state: str, result: BaseException, delivery: Delivery) -> None:
+        """Store `result` for a message that has no task here."""
+        self._record(task_id, head, delivery.payload, state, result, ignore=bool(head.headers.ignore_result))
+        self._follow(delivery, state, result)
+        self._on_change()
+
+    def give_up(self, item: Item, reason: str, text: str) -> None:
+        """Move `item` to the dead-letter queue and store a failure."""
+        from framework.exceptions import WorkerLostError
+
+        logger.error("Task %r was %s: it is kept in %s", item, text, self._deadletters.queue_for(item.delivery.queue))
+        error = WorkerLostError(text)
+        if self.events is not None:
+            self.events.failed(item.task_id, repr(error))
+        self._record(item.task_id, item.head, item.delivery.payload, FAILURE, error, ignore=False)
+        self._follow(item.delivery, FAILURE, error)
+        item.acknowledged = self._deadletters.bury(item.delivery, reason, text, item.name, item.task_id)
+        self._on_change()
+
+    def _follow(self, delivery: Delivery, state: str, result: BaseException) -> None:
+        if self.consequences is not None and (follow := self.consequences(delivery.payload, state, result)):
+            self._consequences.append(follow)
+
+    def afterwards(self, follow: Callable[[], object]) -> None:
+        """Have `follow` called once the results of this burst are stored; it may raise `ConnectionLost`."""
+        self._consequences.append(follow)
+
+    def _record(
+        self, task_id: str, head: Head, payload: Payload, state: str, result: BaseException, *, ignore: bool
+    ) -> None:
+        if ignore or not self._stores:
+            return
+        document = self._document(task_id, state, result, payload)
+        self._records.append(
+            Record(task_id, document, state, head.properties.reply_to, head.properties.correlation_id or task_id)
+        )
+
+    def _document(self, task_id: str, state: str, result: BaseException, payload: Payload) -> bytes:
+        if self.request_of is not None:
+            try:
+                return self._documents.build_for(state, result, self.request_of(payload), self.hostname)
+            except MessageError:
+                pass  # what cannot be read has no group and no arguments to tell
+        return self._documents.build(state, result, task_id)
+
+    # ------------------------------------------------------------ carrying out
+
+    def unsettled(self) -> Iterator[Item]:
+        """Yield what runs, and what has ended and is not settled yet."""
+        yield from self.running.values()
+        yield from (item for item, _action, _note in self._afterwards)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs and nothing waits to be stored."""
+        return not (self.running or self._records or self._afterwards or self._consequences)
+
+    @property
+    def unstored(self) -> int:
+        """How many results wait to be stored."""
+        return len(self._records)
+
+    @property
+    def overfull(self) -> bool:
+        """The result store has been away for too long to take more messages."""
+        return len(self._records) > BACKLOG_MAX
+
+    def flush(self) -> None:
+        """Store the results of this burst, then settle their messages."""
+        if self._retry_in and (self._records or self._consequences):
+            return
+        if self._records:
+            try:
+                self._store.store(self._records)
+            except ConnectionLost as error:
+                self._store_is_away(error)
+                return
+            except Exception as error:  # noqa: BLE001 - a store's defect must not keep messages from being settled
+                if not self._store_one_by_one(error):
+                    return
+            self._records = []
+        if self._consequences and not self._carry_on():
+            return
+        if self._afterwards:
+            afterwards, self._afterwards = self._afterwards, []
+            for item, action, note in afterwards:
+                self._act(item, action, note)
+
+    def _carry_on(self) -> bool:
+        """Do what follows the results that are stored now; return False, and keep the rest, if that has to wait."""
+        while self._consequences:
+            try:
+                self._consequences[0]()
+            except ConnectionLost as error:
+                self._store_is_away(error)
+                return False
+            except Exception as error:  # noqa: BLE001 - it comes from a message, and may be anything
+                logger.error("What follows a task that did not end by itself was not done: %s", error)
+            del self._consequences[0]
+        return True
+
+    def _store_is_away(self, error: ConnectionLost) -> None:
+        if not self._retry_in:
+            logger.error("Results cannot be stored and are kept until they can: %s", error)
+        self._retry_in = min(self._retry_in * 2, _RETRY_MAX) or _RETRY_FIRST
+        self._retry_timer = self._loop.call_later(self._retry_in, self._retry)
+
+    def hurry(self) -> None:
+        """Try at once to store what could not be stored: the broker is back, and the store may be the same server."""
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry()
+
+    def _retry(self) -> None:
+        self._retry_timer = None
+        try:
+            if self._records:
+                self._store.store(self._records)
+        except ConnectionLost as error:
+            self._store_is_away(error)
+            return
+        except Exception as error:  # noqa: BLE001 - see `flush`
+            if not self._store_one_by_one(error):
+                return
+        logger.info("The result store is back; %d results were stored", len(self._records))
+        self._records = []
+        self._retry_in = 0.0
+        self.flush()
+        self._on_change()
+
+    def _store_one_by_one(self, error: Exception) -> bool:
+        """Find the record that the store refuses: the others of its burst must not be lost with it.
+
+        Return False if the store went away meanwhile: what it does not have yet is kept.
+        """
+        for number, record in enumerate(self._records):
+            try:
+                self._store.store([record])
+            except ConnectionLost as lost:
+                self._records = self._records[number:]
+                self._store_is_away(lost)
+                return False
+            except Exception as refused:  # noqa: BLE001 - see `flush`
+                logger.error(
+                    "The result of task %s is lost, the store refused it: %s",
+                    record.task_id,
+                    refused or error,
+                )
+        return True
+
+    def _act(self, item: Item, action: Action, note: str) -> None:
+        if action is Action.DEAD_LETTER:
+            acknowledged, item.acknowledged = item.acknowledged, True
+            reason, _, text = note.partition(": ")
+            buried = self._deadletters.bury(
+                item.delivery, reason, text, item.name, item.task_id, acknowledged=acknowledged
+            )
+            if buried:
+                place = self._deadletters.queue_for(item.delivery.queue)
+                logger.error("Task %r was moved to %s: %s", item, place, text)
+        elif action is Action.RETRY:
+            self._retry_item(item)
+        elif item.acknowledged:
+            return
+        elif action is Action.ACK:
+            item.acknowledge()
+        elif action is Action.REQUEUE:
+            item.acknowledged = True
+            item.delivery.reject(requeue=True)
+
+    def _retry_item(self, item: Item) -> None:
+        try:
+            self._outbox.retry(item)
+        except (TransportError, MessageError) as error:
+            if item.acknowledged:
+                logger.critical("Task %r is lost, it could not be sent again: %s", item, error)
+                return
+            logger.error("Task %r could not be sent again and stays in %s: %s", item, item.delivery.queue, error)
+            item.acknowledged = True
+            item.delivery.reject(requeue=True)
+        else:
+            logger.info("Task %r retry: in %g s", item, item.policy.retry_delay)
+            item.acknowledge()
+
+
+_SUCCESS: Final = outcomes.SUCCESS
+_TERMINATED: Final = outcomes.TERMINATED
+_WORKER_LOST: Final = outcomes.WORKER_LOST
+_INVALID: Final = outcomes.INVALID

@@ -1,0 +1,92 @@
+"""Ending tasks from outside, while they run.
+
+1. `signal_named` reads the signal that a request names.
+2. `end_tasks` ends the tasks with given ids, and no others: what has not started is discarded as revoked, what runs is
+   terminated by the pool.
+3. `tear_off` ends what runs with late ack when the broker is lost: it is to run again, as if its process had died.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Final
+
+from framework.exceptions import FrameworkError
+from framework.worker.item import Item
+
+if TYPE_CHECKING:
+    from framework.api.pool import Pool
+    from framework.worker.settle.settle import Settle
+    from framework.worker.steps.control.state import ControlState
+
+logger = logging.getLogger(__name__)
+
+#: Seconds until a task is tried again that is on its way into its slot, or out of it.
+_AGAIN: Final = 0.01
+
+
+def signal_named(name: str | int | None) -> signal.Signals:
+    """Return the signal called `name` (with or without SIG), or numbered so; None: the usual one, TERM.
+
+    With REMAP_SIGTERM=SIGQUIT in the environment the usual one is QUIT. Raises `FrameworkError`.
+    """
+    if name is None:
+        return signal.SIGQUIT if os.environ.get("REMAP_SIGTERM") == "SIGQUIT" else signal.SIGTERM
+    if isinstance(name, str):
+        if name != name.upper():
+            raise FrameworkError(f"signal name must be uppercase string: {name.upper()}, not {name}")
+        found = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
+        if isinstance(found, signal.Signals):
+            return found
+    else:
+        try:
+            return signal.Signals(name)
+        except ValueError:
+            pass
+    raise FrameworkError(f"there is no signal {name!r:.80}; wanted one such as TERM, SIGKILL or SIGUSR2")
+
+
+def end_tasks(state: ControlState, ids: Collection[str], signum: signal.Signals) -> list[str]:
+    """End the tasks with these ids, which are revoked already; return the ids of those that are here.
+
+    Raises `FrameworkError` where the pool cannot end a task.
+    """
+    if not state.pool.traits.terminate:
+        raise FrameworkError(f"the pool {state.settings.worker.pool!r} cannot end a running task")
+    wanted = set(ids)
+    running = [item for item in state.settle.running.values() if item.task_id in wanted]
+    waiting = [item for item in state.intake.waiting() if item.task_id in wanted]
+    state.intake.recheck()
+    for item in running:
+        if item.seq in state.settle.running:
+            logger.info("Terminating %s (%d)", item.task_id, signum)
+            _end(state.settle, state.pool, item, signum)
+    here = {item.task_id for item in (*running, *waiting)}
+    return [task_id for task_id in dict.fromkeys(ids) if task_id in here]
+
+
+def tear_off(settle: Settle, pool: Pool) -> None:
+    """End every running task with late ack, as its message is not acknowledged: they run again.
+
+    One that ends by itself before it can be ended has ended, and is settled as ever.
+    """
+    items = [item for item in settle.running.values() if item.policy.acks_late and not item.acknowledged]
+    settle.torn = {item.seq for item in items}
+    if not items:
+        return
+    logger.warning(
+        "consumer: Terminating %d running tasks with late ack, which run again when the broker is back "
+        "(worker_cancel_long_running_tasks_on_connection_loss)",
+        len(items),
+    )
+    signum = signal_named(None)
+    for item in items:
+        _end(settle, pool, item, signum)
+
+
+def _end(settle: Settle, pool: Pool, item: Item, signum: signal.Signals) -> None:
+    if item.seq in settle.running and not pool.terminate(item.seq, signum):
+        pool.context.loop.call_later(_AGAIN, _end, settle, pool, item, signum)

@@ -1,0 +1,72 @@
+"""The built-in steps: which there are.
+
+Order comes from `requires` alone; what a step leaves on the board is named after the step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from framework._boot.blueprint import GraphSource
+from framework.api.step import Step
+from framework.worker.steps.autoreload import AutoreloadStep, FsnotifyStep
+from framework.worker.steps.autoscale import AutoscalerStep
+from framework.worker.steps.consumer import consumer_steps
+from framework.worker.steps.control.steps import ControlStep, LineStep, LineUpStep, MingleStep, RosterStep
+from framework.worker.steps.events.step import EventsStep
+from framework.worker.steps.health.step import HealthStep
+from framework.worker.steps.plugins import PoolStep, ResultsStep, TransportStep
+from framework.worker.steps.process import BannerStep, HooksStep, LoggingStep, LoopStep, NotifyStep, PidfileStep
+from framework.worker.steps.work import (
+    ConsumptionStep,
+    IntakeStep,
+    QueuesStep,
+    RatesStep,
+    RevokesStep,
+    SettleStep,
+    TurningStep,
+)
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+
+
+def worker_steps(settings: Settings) -> list[Step]:
+    """Return the built-in steps of the worker's graph."""
+    return [
+        HooksStep(),
+        LoggingStep(),
+        PidfileStep(),
+        LoopStep(),
+        TransportStep(settings),
+        ResultsStep(settings),
+        QueuesStep(),
+        BannerStep(),
+        SettleStep(),
+        PoolStep(settings),
+        RevokesStep(),
+        IntakeStep(),
+        RatesStep(),
+        AutoscalerStep(settings),
+        FsnotifyStep(settings),
+        AutoreloadStep(),
+        HealthStep(),
+        TurningStep(),
+        NotifyStep(),
+        LineStep(),
+        EventsStep(),
+        RosterStep(),
+        ControlStep(),
+        MingleStep(),
+        LineUpStep(),
+        ConsumptionStep(),
+    ]
+
+
+def graphs(settings: Settings) -> tuple[GraphSource, GraphSource]:
+    """Return what the worker's and the consumer's graph are made of."""
+    given = ("loop", "transport", "intake", "loans", "queues", "revokes", "lost")
+    return (
+        GraphSource("worker", worker_steps(settings), ("run",)),
+        GraphSource("consumer", consumer_steps(), given),
+    )

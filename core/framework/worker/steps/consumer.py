@@ -1,0 +1,151 @@
+"""The steps of the consumer's graph: what there is while there is a connection to the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from framework.api.loop import Loop, Timer
+from framework.api.step import Board, Step
+from framework.api.transport import Consumer, Transport
+from framework.exceptions import TransportError
+from framework.worker.dispatch.recall import Recalls
+from framework.worker.dispatch.redelivery import Adoption
+from framework.worker.dispatch.revoked import Revokes
+from framework.worker.intake.intake import Intake
+from framework.worker.intake.subscriptions import Subscriptions
+
+if TYPE_CHECKING:
+    pass
+
+
+class ConnectionStep(Step):
+    """Connects to the broker."""
+
+    name = "connection"
+    graph = "consumer"
+    requires = ("transport", "loans")
+
+    def start(self, board: Board) -> None:
+        self._loans: Adoption = board.get("loans")
+        self._consumer: Consumer = board.get("transport").consumer()
+        board.put("connection", self._consumer)
+
+    def close(self) -> None:
+        if hasattr(self, "_consumer"):
+            self._loans.leave(self._consumer)
+
+
+class AdoptionStep(Step):
+    """Takes over what the lost connection had on loan."""
+
+    name = "adoption"
+    graph = "consumer"
+    requires = ("connection", "loans")
+
+    def start(self, board: Board) -> None:
+        loans: Adoption = board.get("loans")
+        loans.pass_on(board.get("connection"))
+        board.put("adoption", True)
+
+
+class SubscriptionsStep(Step):
+    """Declares the queues and consumes from them."""
+
+    name = "subscriptions"
+    graph = "consumer"
+    requires = ("connection", "adoption", "queues", "intake")
+
+    def start(self, board: Board) -> None:
+        intake: Intake = board.get("intake")
+        # A broker that pushes would else send what does not fit, and messages that go back lose their place.
+        intake.tell(board.get("connection"))
+        self._queues: Subscriptions = board.get("queues")
+        self._queues.attach(board.get("connection"))
+        board.put("subscriptions", True)
+
+    def stop(self, deadline: float) -> None:
+        self._queues.detach()
+
+
+class FeedingStep(Step):
+    """Lets the intake fetch."""
+
+    name = "feeding"
+    graph = "consumer"
+    requires = ("connection", "subscriptions", "intake", "lost")
+
+    def start(self, board: Board) -> None:
+        self._intake: Intake = board.get("intake")
+        self._intake.attach(board.get("connection"), board.get("lost"))
+        board.put("feeding", True)
+
+    def stop(self, deadline: float) -> None:
+        self._intake.detach()
+
+
+class LeasesStep(Step):
+    """Renews leases and answers heartbeats, whatever tasks do."""
+
+    name = "leases"
+    graph = "consumer"
+    requires = ("connection", "feeding", "loop", "lost")
+
+    def start(self, board: Board) -> None:
+        self._consumer: Consumer = board.get("connection")
+        self._loop: Loop = board.get("loop")
+        self._lost: Callable[[TransportError], object] = board.get("lost")
+        self._timer: Timer | None = None
+        self._arm()
+        board.put("leases", True)
+
+    def _arm(self) -> None:
+        interval = self._consumer.heartbeat_interval
+        self._timer = self._loop.call_later(interval, self._beat) if interval else None
+
+    def _beat(self) -> None:
+        try:
+            self._consumer.heartbeat()
+        except TransportError as error:
+            self._lost(error)
+            return
+        self._arm()
+
+    def stop(self, deadline: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+class RecallsStep(Step):
+    """Has what is revoked come back from where it is parked, on transports that find it there."""
+
+    name = "recalls"
+    graph = "consumer"
+    requires = ("connection", "feeding", "loop", "transport", "intake", "queues", "revokes", "lost")
+
+    def start(self, board: Board) -> None:
+        self._recalls: Recalls | None = None
+        transport: Transport = board.get("transport")
+        if transport.traits.recalls:
+            self._revokes: Revokes = board.get("revokes")
+            intake: Intake = board.get("intake")
+            self._recalls = Recalls(board.get("loop"), board.get("connection"), intake.take_aside, board.get("lost"))
+            self._queues: Subscriptions = board.get("queues")
+            self._revokes.on_added = self._recalls.want
+            self._queues.on_more = self._ask_for_all
+            self._ask_for_all()
+        board.put("recalls", True)
+
+    def stop(self, deadline: float) -> None:
+        if self._recalls is not None:
+            self._recalls.close()
+            self._revokes.on_added = self._queues.on_more = None
+
+    def _ask_for_all(self) -> None:
+        assert self._recalls is not None
+        self._recalls.want(self._revokes.list())
+
+
+def consumer_steps() -> list[Step]:
+    """Return the built-in steps of the consumer's graph."""
+    return [ConnectionStep(), AdoptionStep(), SubscriptionsStep(), FeedingStep(), RecallsStep(), LeasesStep()]

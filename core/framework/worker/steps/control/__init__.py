@@ -1,0 +1,1 @@
+"""Remote control: answers commands, and knows the other workers."""

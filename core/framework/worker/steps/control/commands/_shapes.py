@@ -1,0 +1,61 @@
+"""The shapes in which commands show tasks and queues; source: what Celery 5 replies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from framework.api.transport import Queue
+from framework.exceptions import MessageError
+from framework.message import read
+from framework.wire.serialization import decode_task
+from framework.worker.item import Item
+
+if TYPE_CHECKING:
+    from framework.worker.steps.control.state import ControlState
+
+
+def reserved_items(state: ControlState) -> list[Item]:
+    waiting = [*state.intake.rates, *state.intake.backlog]
+    return [*waiting, *(item for item in state.settle.running.values() if not item.started)]
+
+
+def task_info(state: ControlState, item: Item, safe: bool = False) -> dict[str, Any]:
+    args: Any = None
+    kwargs: Any = None
+    headers: dict[str, Any] = {}
+    properties: dict[str, Any] = {}
+    try:
+        incoming = read(item.delivery.payload)
+        headers, properties = incoming.headers, incoming.properties
+        if not safe:
+            args, kwargs, _embed = decode_task(incoming, accept=state.settings.accept_content)
+    except MessageError:
+        safe = True  # shown all the same, as what the sender said of it
+    if safe:
+        args, kwargs = headers.get("argsrepr"), headers.get("kwargsrepr")
+    info = properties.get("delivery_info") or {}
+    return {
+        "id": item.task_id,
+        "name": item.head.headers.shadow or item.name,
+        "args": args,
+        "kwargs": kwargs,
+        "type": item.name,
+        "hostname": state.hostname,
+        "time_start": item.started or None,
+        "acknowledged": item.acknowledged,
+        "delivery_info": {
+            "exchange": info.get("exchange"),
+            "routing_key": info.get("routing_key"),
+            "priority": properties.get("priority"),
+            "redelivered": bool(item.delivery.deliveries or info.get("redelivered")),
+        },
+        "worker_pid": item.pid or None,
+    }
+
+
+def queue_info(queue: Queue) -> dict[str, Any]:
+    info: dict[str, Any] = msgspec.to_builtins(queue)
+    info["exchange"] = {**info["exchange"], "passive": False, "no_declare": False}
+    return {**info, "bindings": [], "no_declare": None}

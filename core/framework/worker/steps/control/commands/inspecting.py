@@ -1,0 +1,136 @@
+"""Commands that only tell what a worker has and is."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from framework.api.command import inspect_command
+from framework.worker.steps.control.commands._shapes import queue_info, reserved_items, task_info
+
+if TYPE_CHECKING:
+    from framework.worker.steps.control.state import ControlState
+
+
+_RUSAGE: Final = (
+    "utime stime maxrss ixrss idrss isrss minflt majflt nswap inblock oublock msgsnd msgrcv nsignals nvcsw nivcsw"
+)
+
+
+@inspect_command(alias="dump_active")
+def active(state: ControlState, safe: bool = False) -> list[dict[str, Any]]:
+    """List the tasks that run now; `safe`: what their senders say of the arguments, not the arguments."""
+    return [task_info(state, item, safe) for item in state.settle.running.values() if item.started]
+
+
+@inspect_command(alias="dump_reserved")
+def reserved(state: ControlState) -> list[dict[str, Any]]:
+    """List the tasks that were received and have not started."""
+    return [task_info(state, item) for item in reserved_items(state)]
+
+
+@inspect_command(alias="dump_schedule")
+def scheduled(state: ControlState) -> list[dict[str, Any]]:
+    """List the tasks that this worker holds for their eta; what is parked in the broker is shown by `queues`."""
+    return [
+        {"eta": item.head.headers.eta, "priority": 6, "request": task_info(state, item)}
+        for _when, item in sorted(state.intake.schedule, key=lambda entry: entry[0])
+    ]
+
+
+@inspect_command(alias="dump_tasks", signature="[ATTRIBUTE ...]", variadic="taskinfoitems")
+def registered(state: ControlState, taskinfoitems: Sequence[str] | None = None, builtins: bool = False) -> list[str]:
+    """List the names of the tasks that the worker knows."""
+    wanted = list(taskinfoitems or ("exchange", "routing_key", "rate_limit"))
+    lines = []
+    for name, task in sorted(state.app.tasks.items()):
+        if name.startswith("_") or (name.startswith("celery.") and not builtins):
+            continue
+        fields = [(key, getattr(task, key, None)) for key in wanted if not key.startswith("_")]
+        info = " ".join(f"{key}={value}" for key, value in fields if value is not None)
+        lines.append(f"{name} [{info}]" if info else name)
+    return lines
+
+
+@inspect_command(signature="ID ...", variadic="ids")
+def query_task(state: ControlState, ids: str | Sequence[str]) -> dict[str, Any]:
+    """Tell what this worker has of the tasks with these ids."""
+    wanted = {ids} if isinstance(ids, str) else set(ids)
+    running = state.settle.running.values()
+    found: dict[str, Any] = {}
+    for label, items in (
+        ("scheduled", [item for _when, item in state.intake.schedule]),
+        ("reserved", reserved_items(state)),
+        ("active", [item for item in running if item.started]),
+    ):
+        found.update({item.task_id: [label, task_info(state, item)] for item in items if item.task_id in wanted})
+    return found
+
+
+@inspect_command()
+def active_queues(state: ControlState) -> list[dict[str, Any]]:
+    """List the queues that the worker consumes from."""
+    return [queue_info(queue) for queue in state.queues]
+
+
+@inspect_command(alias="dump_conf")
+def conf(state: ControlState, with_defaults: bool = False) -> dict[str, Any]:
+    """Tell the settings, secrets masked."""
+    from framework._config.show import masked
+
+    return masked(state.app.conf, with_defaults)
+
+
+@inspect_command()
+def report(state: ControlState) -> dict[str, str]:
+    """Tell what a bug report should say: versions, platform, settings."""
+    from framework.client.report import report as written
+
+    return {"ok": written(state.app)}
+
+
+@inspect_command()
+def stats(state: ControlState) -> dict[str, Any]:
+    """Tell what the worker has done and is made of."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    scaling = {} if state.autoscaler is None else {"autoscaler": state.autoscaler.info()}
+    return {
+        "total": dict(state.settle.total),
+        "pid": os.getpid(),
+        "clock": str(state.clock.forward()),
+        "uptime": int(time.monotonic() - state.started),
+        "pool": state.pool.info(),
+        "broker": state.transport.info(),
+        "prefetch_count": state.prefetch.limit,
+        "rusage": {name: getattr(usage, f"ru_{name}") for name in _RUSAGE.split()},
+        **scaling,
+    }
+
+
+@inspect_command(default_timeout=0.2)
+def ping(state: ControlState) -> dict[str, str]:
+    """Answer."""
+    return {"ok": "pong"}
+
+
+@inspect_command()
+def clock(state: ControlState) -> dict[str, int]:
+    """Tell the logical clock."""
+    return {"clock": state.clock.value}
+
+
+@inspect_command(visible=False)
+def hello(
+    state: ControlState, from_node: str, revoked: list[str] | dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """Exchange revoked ids and clocks with a worker that starts."""
+    if from_node == state.hostname:
+        return None
+    if revoked:
+        # A list since Celery 5.7, a mapping of ids before.
+        state.revokes.merge(revoked)
+        state.intake.recheck()
+    return {"revoked": state.revokes.list(), "clock": state.clock.forward()}

@@ -1,0 +1,149 @@
+"""The mailroom: takes remote-control requests from the broker's fan-out and sends the replies.
+
+1. Subscribes the node's control queue to ``<control_exchange>.pidbox``, on the worker's `Line`.
+2. Reads requests: decodes, skips those meant for others, has the panel answer, replies where a reply is wanted.
+3. What comes from outside is bounded: a request that cannot be read is a log line; a pattern is matched as a glob, or
+   as a regular expression that is short.
+
+Source: the request and reply shapes of kombu's pidbox.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from framework.api.command import Panel
+from framework.api.transport import Exchange, Queue
+from framework.exceptions import MessageError
+from framework.message import Outgoing, Payload, read
+from framework.wire.control_request import ROSTER, matches
+from framework.wire.serialization import decode_message, encode
+from framework.worker.steps.control.connection import Line
+
+logger = logging.getLogger(__name__)
+
+
+class Request(msgspec.Struct):
+    """A control request; unknown keys are ignored."""
+
+    method: str
+    arguments: dict[str, Any] = {}
+    destination: list[str] | None = None
+    pattern: str | None = None
+    matcher: str | None = None
+    ticket: str | None = None
+    reply_to: dict[str, Any] | None = None
+    #: The client wants to know of whom this worker has heard.
+    roster: bool = False
+
+
+class Mailroom:
+    """Answers control requests."""
+
+    def __init__(
+        self,
+        line: Line,
+        panel: Panel,
+        hostname: str,
+        control: Any,
+        accept: list[str],
+        roster: Callable[[], dict[str, float] | None],
+    ) -> None:
+        """`control` is the ``[control]`` table of the settings; `roster`: who else is there, see `Roster.ages`."""
+        self._line = line
+        self._roster = roster
+        self._panel = panel
+        self._clock = line.clock
+        self._hostname = hostname
+        self._accept = accept
+        self._exchange = f"{control.exchange}.pidbox"
+        self._queue = Queue(
+            name=f"{hostname}.{self._exchange}",
+            exchange=Exchange(name=self._exchange, type="fanout", durable=False, delivery_mode=1),
+            durable=control.queue_durable,
+            exclusive=control.queue_exclusive,
+            auto_delete=True,
+            expires=control.queue_expires,
+            message_ttl=control.queue_ttl,
+            no_ack=True,
+        )
+        self.state: Any = None
+
+    def start(self, state: Any) -> None:
+        """Answer requests from now on; commands get `state`. Called in the loop."""
+        self.state = state
+        self._line.listen(self._queue, self.answer)
+
+    def answer(self, payload: Payload) -> Outgoing | None:
+        """Do what the request `payload` asks for; return the reply, if one is wanted."""
+        try:
+            return self._answer(payload)
+        except Exception:  # one request must not take the others along
+            # The other requests of the batch are not to blame.
+            logger.exception("A control request cannot be answered and is dropped")
+            return None
+
+    def _answer(self, payload: Payload) -> Outgoing | None:
+        self._clock.forward()
+        try:
+            incoming = read(payload)
+            self._clock.adjust(incoming.headers.get("clock"))
+            request = msgspec.convert(decode_message(incoming, accept=self._accept), Request)
+        except (MessageError, msgspec.ValidationError) as error:
+            logger.error("A control request cannot be read and is dropped: %s", error)
+            return None
+        if not self._is_for_me(request):
+            return None
+        logger.debug("Control request %s %s", request.method, request.arguments)
+        reply = self._panel.answer(self.state, request.method, request.arguments)
+        if isinstance(reply, dict) and "error" in reply:
+            logger.error("Control request %s failed: %s", request.method, reply["error"])
+        if request.reply_to is None:
+            return None
+        return self._reply(request, reply)
+
+    def _is_for_me(self, request: Request) -> bool:
+        if request.destination:
+            return self._hostname in request.destination
+        if not (request.pattern and request.matcher):
+            return True
+        try:
+            return matches(self._hostname, request.pattern, request.matcher)
+        except MessageError as error:
+            logger.error("A control request cannot be matched and is ignored: %s", error)
+            return False
+
+    def _reply(self, request: Request, reply: Any) -> Outgoing | None:
+        reply_to = request.reply_to or {}
+        exchange, routing_key = reply_to.get("exchange"), reply_to.get("routing_key")
+        if not (isinstance(routing_key, str) and self._takes_replies(exchange, routing_key)):
+            logger.error("A control request wants its reply at %r, which is no reply queue; it is dropped", reply_to)
+            return None
+        try:
+            content_type, content_encoding, body, _mime = encode({self._hostname: reply})
+        except (TypeError, ValueError) as error:
+            content_type, content_encoding, body, _mime = encode(
+                {self._hostname: {"error": f"the reply cannot be encoded: {error}"}}
+            )
+        headers: dict[str, Any] = {"ticket": request.ticket, "clock": self._clock.forward()}
+        if request.roster and (ages := self._roster()) is not None:
+            headers[ROSTER] = {**ages, self._hostname: 0.0}
+        return Outgoing(
+            body=body,
+            headers=headers,
+            exchange=str(exchange),
+            exchange_type="direct",
+            routing_key=routing_key,
+            content_type=content_type,
+            content_encoding=content_encoding,
+            delivery_mode=1,
+        )
+
+    def _takes_replies(self, exchange: object, routing_key: str) -> bool:
+        """Say whether that is an address for replies: a task queue, or a stranger's, must not get them."""
+        replies = f"reply.{self._exchange}"
+        return exchange == replies or (exchange == "" and routing_key.endswith(f".{replies}"))

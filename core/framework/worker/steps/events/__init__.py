@@ -1,0 +1,1 @@
+"""Events: tells monitors what the worker and its tasks do."""

@@ -1,0 +1,1 @@
+"""Health: answers probes and scrapes, in a thread of its own."""

@@ -1,0 +1,134 @@
+"""Steps for what is around a worker: hooks, the log, the pidfile, the loop, the banner, the service manager's ear."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from framework._boot.hooks import Hooks
+from framework._boot.loop import Loop
+from framework.api.step import Board, Step
+from framework.worker.process.banner import banner, task_list
+from framework.worker.process.logs import setup_logging
+from framework.worker.process.notify import Notifier
+from framework.worker.process.pidfile import Pidfile
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+    from framework.api.result_store import ResultStore
+    from framework.api.transport import Transport
+    from framework.worker.intake.subscriptions import Subscriptions
+    from framework.worker.process.run import WorkerRun
+
+
+class HooksStep(Step):
+    """Loads the installed hooks and calls `worker_init`."""
+
+    name = "hooks"
+    requires = ("run",)
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        hooks: Hooks = run.app.hooks
+        hooks.load_installed()
+        if (worker_init := hooks.bind("worker_init")) is not None:
+            worker_init(app=run.app, hostname=run.hostname)
+        board.put("hooks", hooks)
+        self._on_shutdown = hooks.bind("worker_shutdown")
+        self._hostname = run.hostname
+
+    def close(self) -> None:
+        if self._on_shutdown is not None:
+            self._on_shutdown(hostname=self._hostname)
+
+
+class LoggingStep(Step):
+    """Sets up the log."""
+
+    name = "logging"
+    requires = ("run", "hooks")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        setup_logging(run.settings.worker, run.hostname, board.get("hooks"))
+        board.put("logging", True)
+
+
+class PidfileStep(Step):
+    """Keeps the pidfile while the worker runs."""
+
+    name = "pidfile"
+    requires = ("run",)
+
+    def enabled(self, settings: Settings) -> str | None:
+        return None if settings.worker.pidfile else "no --pidfile"
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        self._pidfile = Pidfile(run.pidfile)
+        self._pidfile.take()
+        board.put("pidfile", self._pidfile)
+
+    def close(self) -> None:
+        self._pidfile.release()
+
+
+class LoopStep(Step):
+    """Makes the event loop; `turning` turns it."""
+
+    name = "loop"
+    requires = ("logging",)
+
+    def start(self, board: Board) -> None:
+        self._loop = Loop()
+        board.put("loop", self._loop)
+
+    def close(self) -> None:
+        self._loop.close()
+
+
+class BannerStep(Step):
+    """Prints what the worker is about to do: the application, the broker, the queues, the tasks."""
+
+    name = "banner"
+    requires = ("run", "transport", "results", "queues")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        transport: Transport = board.get("transport")
+        store: ResultStore = board.get("results")
+        queues: Subscriptions = board.get("queues")
+        if run.quiet:
+            return
+        urls = (transport.display_url, store.display_url)
+        text = banner(run.settings, run.hostname, run.target, run.concurrency, *urls, list(queues))
+        level = run.settings.worker.loglevel
+        if level in ("DEBUG", "INFO"):
+            text += "\n" + task_list(run.app.tasks, builtins=level == "DEBUG")
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+
+class NotifyStep(Step):
+    """Tells the service manager when the worker is ready, stops or starts again, and answers its watchdog."""
+
+    name = "notify"
+    policy = "degrade"
+    requires = ("run", "loop", "turning")
+
+    def enabled(self, settings: Settings) -> str | None:
+        return None if os.environ.get("NOTIFY_SOCKET") else "no service manager listens (NOTIFY_SOCKET)"
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        self._loop: Loop = board.get("loop")
+        #: None: nobody listens.
+        self._notifier: Notifier | None = None
+        self._notifier = run.notifier = Notifier(os.environ["NOTIFY_SOCKET"], self._loop, os.environ)
+        self._loop.call_soon_threadsafe(self._notifier.begin)
+        board.put("notify", self._notifier)
+
+    def close(self) -> None:
+        if self._notifier is not None:
+            self._notifier.close()

@@ -1,0 +1,259 @@
+"""Steps that take a task from the broker to its end: settle, intake, the queues, the loop that turns, consumption."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, cast
+
+from framework._boot.hooks import Hooks
+from framework._boot.loop import Loop
+from framework.api.result_store import ResultStore
+from framework.api.step import Board, Step
+from framework.api.transport import Queue, Transport
+from framework.client.request import Context
+from framework.client.routing import Queues, select_queues, worker_direct
+from framework.exceptions import ConfigError
+from framework.message import read
+from framework.wire.result_document import Documents
+from framework.worker.dispatch.deduplication import Successes
+from framework.worker.dispatch.dispatch import Dispatch
+from framework.worker.dispatch.redelivery import Adoption
+from framework.worker.dispatch.revoked import Revokes
+from framework.worker.dispatch.revoked_file import StateFile
+from framework.worker.dispatch.unknown_tasks import Unregistered
+from framework.worker.intake.capacity import Prefetch
+from framework.worker.intake.consumption import Consumption
+from framework.worker.intake.intake import Intake
+from framework.worker.intake.rate_limits import limits_of
+from framework.worker.intake.shared_rate_limits import Keeper, find_store
+from framework.worker.intake.subscriptions import Subscriptions
+from framework.worker.settle.abnormal_ends import Consequences
+from framework.worker.settle.dead_letters import DeadLetters
+from framework.worker.settle.outbox import Outbox
+from framework.worker.settle.settle import Settle
+from framework.worker.settle.termination import tear_off
+from framework.worker.steps.consumer import consumer_steps
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+    from framework.worker.process.run import WorkerRun
+
+logger = logging.getLogger(__name__)
+
+
+class SettleStep(Step):
+    """Makes what decides about messages when their tasks end, and what it writes to."""
+
+    name = "settle"
+    requires = ("run", "loop", "transport", "results")
+    provides = ("prefetch", "deadletters", "outbox", "ticker")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        settings = run.settings
+        transport: Transport = board.get("transport")
+        store: ResultStore = board.get("results")
+        self._outbox = Outbox(transport.producer)
+        deadletters = DeadLetters(self._outbox, settings.task.dead_letter_queue)
+        prefetch = Prefetch.of(settings.worker, run.concurrency)
+        ticker = Ticker()
+        documents = Documents.of(settings.result)
+        settle = Settle(board.get("loop"), store, documents, deadletters, self._outbox, prefetch, ticker)
+        settle.consequences = Consequences(run.app)
+        settle.request_of = request_of = lambda payload: Context.from_incoming(read(payload), run.app)
+        if settings.worker.deduplicate_successful_tasks:
+            settle.successes = Successes(settings, store, request_of, ticker)
+        settle.hostname = run.hostname
+        board.put("settle", settle)
+        board.put("prefetch", prefetch)
+        board.put("deadletters", deadletters)
+        board.put("outbox", self._outbox)
+        board.put("ticker", ticker)
+
+    def close(self) -> None:
+        self._outbox.close()
+
+
+class Ticker:
+    """Lets `settle`, which comes before the pool, ask for a tick of `intake`, which comes after it."""
+
+    def __init__(self) -> None:
+        self.ask: Callable[[], object] = lambda: None
+
+    def __call__(self) -> None:
+        """Ask for a tick."""
+        self.ask()
+
+
+class RevokesStep(Step):
+    """Remembers which tasks must not run, also across restarts where there is a state file."""
+
+    name = "revokes"
+    requires = ("run", "logging")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        worker = run.settings.worker
+        #: None: the file was refused.
+        self._revokes: Revokes | None = None
+        file = StateFile(run.statedb) if run.statedb else None
+        self._revokes = Revokes(worker.revokes_max, worker.revoke_expires, file)
+        board.put("revokes", self._revokes)
+
+    def close(self) -> None:
+        if self._revokes is not None:
+            self._revokes.close()
+
+
+class IntakeStep(Step):
+    """Joins fetching, deciding and feeding the pool."""
+
+    name = "intake"
+    requires = (
+        *("run", "loop", "pool", "settle", "prefetch", "deadletters", "outbox", "queues", "revokes", "ticker", "hooks"),
+    )
+    provides = ("dispatch", "adoption")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        settings = run.settings
+        settle: Settle = board.get("settle")
+        limits = (settings.task.soft_time_limit, settings.task.time_limit)
+        loop: Loop = board.get("loop")
+        hooks: Hooks = board.get("hooks")
+        deadletters: DeadLetters = board.get("deadletters")
+        revokes: Revokes = board.get("revokes")
+        unregistered = Unregistered(loop, board.get("outbox"), settle, deadletters, revokes, settings, hooks)
+        intake = Intake(
+            loop, board.get("pool"), settle, board.get("prefetch"), board.get("queues"), unregistered, limits
+        )
+        policies = {name: task.policy for name, task in run.app.tasks.items()}
+        adoption = Adoption(settle.unsettled)
+        dispatch = Dispatch(
+            policies,
+            settle,
+            intake.schedule,
+            deadletters,
+            revokes,
+            settings,
+            hooks,
+            adoption,
+            unregistered,
+        )
+        intake.bind(dispatch)
+        board.put("adoption", adoption)
+        ticker: Ticker = board.get("ticker")
+        ticker.ask = intake.ask
+        board.put("intake", intake)
+        board.put("dispatch", dispatch)
+
+
+class QueuesStep(Step):
+    """Selects the queues to consume from, and keeps their changes."""
+
+    name = "queues"
+    requires = ("run",)
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        worker = run.settings.worker
+        queues: Sequence[Queue] = select_queues(run.settings, worker.queues, worker.exclude_queues)
+        if not queues:
+            raise ConfigError("no queue is left to consume from: check -Q and -X")
+        if worker.direct:
+            queues = [*queues, worker_direct(run.hostname)]
+        board.put("queues", Subscriptions(queues, Queues(run.settings.task)))
+
+
+class RatesStep(Step):
+    """Sets the rate limits of tasks, and keeps what counts those of the whole cluster."""
+
+    name = "rates"
+    requires = ("run", "loop", "transport", "intake")
+
+    def enabled(self, settings: Settings) -> str | None:
+        return "disable_rate_limits under [worker] is true" if settings.worker.disable_rate_limits else None
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        intake: Intake = board.get("intake")
+        broker: Transport = board.get("transport")
+        self._store = find_store(run.settings, broker)
+        self._own = self._store is not broker
+        self._keeper = None if self._store is None else Keeper(board.get("loop"), self._store)
+        intake.rates.starts = self._keeper
+        intake.rates.disabled = False
+        for name, rate, shared in limits_of({name: task.policy for name, task in run.app.tasks.items()}):
+            intake.rates.set(name, rate, shared=shared)
+        board.put("rates", intake.rates)
+
+    def close(self) -> None:
+        if self._keeper is not None:
+            self._keeper.close()
+        if self._own and self._store is not None:
+            self._store.close()
+
+
+class TurningStep(Step):
+    """Turns the loop in a thread of its own.
+
+    The main thread keeps the signals, and runs tasks where a pool wants that.
+    """
+
+    name = "turning"
+    requires = ("loop", "pool", "intake")
+    after = ("rates", "autoscaler", "autoreload", "health")
+
+    def start(self, board: Board) -> None:
+        self._loop: Loop = board.get("loop")
+        self._thread = threading.Thread(target=self._loop.run, name="framework-loop", daemon=True)
+        self._thread.start()
+        board.put("turning", self._thread)
+
+    def stop(self, deadline: float) -> None:
+        self._loop.stop()
+        self._thread.join(max(0.1, deadline - time.monotonic()))
+
+
+class ConsumptionStep(Step):
+    """Consumes: keeps the consumer graph up while there is a broker."""
+
+    name = "consumption"
+    requires = (
+        *("run", "loop", "turning", "transport", "intake", "adoption", "queues", "revokes", "hooks", "settle", "pool"),
+    )
+    #: No task must run before its events would be told; who reads that the worker is ready may steer it; and the others
+    #: have been asked by then what must not run. The service manager hears that the worker is ready.
+    after = ("events", "control", "mingle", "line-up", "notify")
+
+    def start(self, board: Board) -> None:
+        run: WorkerRun = board.get("run")
+        self._loop = loop = cast("Loop", board.get("loop"))
+        self._consumption = Consumption(
+            loop,
+            board.get("transport"),
+            board.get("intake"),
+            board.get("adoption"),
+            board.get("queues"),
+            board.get("revokes"),
+            run.settings,
+            run.hostname,
+            consumer_steps,
+            run.ready,
+        )
+        if run.settings.worker.cancel_long_running_tasks_on_connection_loss:
+            self._consumption.on_loss = partial(tear_off, board.get("settle"), board.get("pool"))
+        hooks: Hooks = board.get("hooks")
+        if (ready := hooks.bind("worker_ready")) is not None:
+            self._consumption.on_ready = lambda: ready(app=run.app, hostname=run.hostname)
+        # On the board before it starts: the loop is in another thread, and may end the run from there at once.
+        board.put("consumption", self._consumption)
+        loop.call_soon_threadsafe(self._consumption.start)
+
+    def stop(self, deadline: float) -> None:
+        # The drain has closed it already, unless the start failed half-way. It is the loop's, so the loop closes it.
+        self._loop.call_soon_threadsafe(self._consumption.close)
