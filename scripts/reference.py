@@ -166,8 +166,8 @@ def hooks() -> str:
 def steps() -> str:
     """Every built-in step."""
     from framework._config.settings import BrokerSettings, Settings
-    from framework.worker.steps.consumer import consumer_steps
     from framework.worker.steps.builtin import worker_steps
+    from framework.worker.steps.consumer import consumer_steps
 
     defaults = Settings(broker=BrokerSettings(url="sqlite:///framework.db"))
     rows = []

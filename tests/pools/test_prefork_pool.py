@@ -18,7 +18,7 @@ from framework.api.pool import INVALID, SUCCESS, TERMINATED, TIMED_OUT, WORKER_L
 from framework.exceptions import ConfigError, FrameworkError
 from framework.exitcodes import CONFIG, OK
 from framework_pools.prefork import PreforkPool
-from framework_pools.prefork import page as pages
+from framework_pools.prefork import shared_memory as pages
 from support import ledger
 from support.pool_harness import TESTS, Harness, both
 from support.processes import alive

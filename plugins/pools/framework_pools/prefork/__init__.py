@@ -1,8 +1,9 @@
 """The pool of processes.
 
 A *fork server*, a fresh interpreter, imports the application and forks children on request; the worker itself never
-forks. `server` and `child` are what runs there; `pool`, `crew`, `slot`, `launcher`, `spread`, `limits`, `watch`,
-`deaths` and `figures` are the worker's side; `link`, `page` and `stacks` are what lies between.
+forks. `server` and `child` are what runs there; `pool`, `supervisor`, `slot`, `launcher`, `assignment`, `limits`,
+`watchdog`, `exit_status` and `stats` are the worker's side; `framing`, `shared_memory` and `stacks` are what lies
+between.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ from typing import Any, Final, NamedTuple
 
 from framework.api.pool import TIMED_OUT, WORKER_LOST, AsyncWorkload, Job, Workload
 from framework.exceptions import NotRegistered, SoftTimeLimitExceeded
-from framework_pools.prefork import page as pages
+from framework_pools.prefork import shared_memory as pages
 from framework_pools.prefork import stacks
-from framework_pools.prefork.link import CHUNK, DOORBELL, FrameReader, frame
+from framework_pools.prefork.framing import CHUNK, DOORBELL, FrameReader, frame
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple, Protocol
 from framework.api.loop import Loop
 from framework.exceptions import ConfigError, FrameworkError
 from framework_pools.prefork.child import ChildSpec
-from framework_pools.prefork.link import CHUNK, FrameReader, frame
-from framework_pools.prefork.page import VERSION
+from framework_pools.prefork.framing import CHUNK, FrameReader, frame
+from framework_pools.prefork.shared_memory import VERSION
 
 logger = logging.getLogger(__name__)
 

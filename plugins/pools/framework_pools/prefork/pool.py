@@ -34,18 +34,17 @@ from framework.api.pool import (
 )
 from framework.exceptions import ConfigError, FrameworkError
 from framework_pools._costs import Costs
-from framework_pools.prefork import page as pages
+from framework_pools.prefork import shared_memory as pages
+from framework_pools.prefork.assignment import Batch, room, spread
 from framework_pools.prefork.child import UNKNOWN_HERE
-from framework_pools.prefork.crew import START_METHODS, Crew
-from framework_pools.prefork.deaths import OomWatch, describe
-from framework_pools.prefork.endings import as_outcome, outcome_of
-from framework_pools.prefork.figures import Figures
+from framework_pools.prefork.exit_status import OomWatch, as_outcome, describe, outcome_of
 from framework_pools.prefork.launcher import warm
 from framework_pools.prefork.limits import Limits
 from framework_pools.prefork.options import PreforkOptions
 from framework_pools.prefork.slot import Slot, portable
-from framework_pools.prefork.spread import Batch, room, spread
-from framework_pools.prefork.watch import Watch
+from framework_pools.prefork.stats import Figures
+from framework_pools.prefork.supervisor import START_METHODS, Crew
+from framework_pools.prefork.watchdog import Watch
 
 logger = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from typing import Any, ClassVar, Final, Never
 import setproctitle
 
 from framework.api.pool import Workload
-from framework_pools.prefork.birth import (
+from framework_pools.prefork.bootstrap import (
     PASSED,
     LoadFailed,
     die_with_parent,
@@ -44,8 +44,8 @@ from framework_pools.prefork.birth import (
     threads,
 )
 from framework_pools.prefork.child import ChildSpec
-from framework_pools.prefork.link import FrameReader, frame
-from framework_pools.prefork.page import VERSION
+from framework_pools.prefork.framing import FrameReader, frame
+from framework_pools.prefork.shared_memory import VERSION
 
 _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 

@@ -20,10 +20,10 @@ from typing import Any, Final
 
 from framework.api.loop import Loop, Timer
 from framework.api.pool import Job
-from framework_pools.prefork import page as pages
+from framework_pools.prefork import shared_memory as pages
 from framework_pools.prefork.child import ChildSpec
+from framework_pools.prefork.framing import CHUNK, FrameReader, Outlet
 from framework_pools.prefork.launcher import Launcher
-from framework_pools.prefork.link import CHUNK, FrameReader, Outlet
 from framework_pools.prefork.stacks import is_stopped
 
 _TOKENS_MAX: Final = 1 << 16

@@ -20,11 +20,11 @@ import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from framework_pools.prefork.birth import LoadFailed
+from framework_pools.prefork.bootstrap import LoadFailed
 from framework_pools.prefork.child import ChildSpec
-from framework_pools.prefork.link import CHUNK, FrameReader, frame
-from framework_pools.prefork.page import VERSION
+from framework_pools.prefork.framing import CHUNK, FrameReader, frame
 from framework_pools.prefork.server import Server
+from framework_pools.prefork.shared_memory import VERSION
 
 
 class Spare(NamedTuple):
@@ -108,7 +108,7 @@ class SpawnServer(Server):
         with theirs:
             theirs.set_inheritable(True)
             flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
-            command = [sys.executable, *flags, "-m", "framework_pools.prefork.spawned"]
+            command = [sys.executable, *flags, "-m", "framework_pools.prefork.spawn_child"]
             try:
                 pid = os.posix_spawn(sys.executable, [*command, str(theirs.fileno()), str(os.getpid())], os.environ)
             except OSError:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from framework.api.loop import Loop
-from framework_pools.prefork.page import SIZE
+from framework_pools.prefork.shared_memory import SIZE
 
 if TYPE_CHECKING:
     from framework_pools.prefork.slot import Slot

@@ -1,4 +1,4 @@
-"""A child that is not a fork: `python -m framework_pools.prefork.spawned <descriptor> <parent>`; see `spawner`.
+"""A child that is not a fork: `python -m framework_pools.prefork.spawn_child <descriptor> <parent>`; see `spawner`.
 
 1. Reads what to load, loads it, and says how that went.
 2. Waits to be told which child it is, and is that child.
@@ -18,7 +18,7 @@ from typing import Any
 
 import setproctitle
 
-from framework_pools.prefork.birth import (
+from framework_pools.prefork.bootstrap import (
     PASSED,
     LoadFailed,
     die_with_parent,
@@ -29,8 +29,8 @@ from framework_pools.prefork.birth import (
     threads,
 )
 from framework_pools.prefork.child import ChildSpec
-from framework_pools.prefork.link import FrameReader, frame
-from framework_pools.prefork.page import VERSION
+from framework_pools.prefork.framing import FrameReader, frame
+from framework_pools.prefork.shared_memory import VERSION
 
 
 class Spawned:

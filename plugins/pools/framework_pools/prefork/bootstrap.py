@@ -25,7 +25,7 @@ from framework.api.pool import Workload
 from framework.api.workload import load
 from framework.exceptions import FrameworkError
 from framework_pools.prefork.child import INDEX_VARIABLE, Child, ChildSpec
-from framework_pools.prefork.link import CHUNK, FrameReader
+from framework_pools.prefork.framing import CHUNK, FrameReader
 
 _PR_SET_PDEATHSIG: Final = 1
 # Here, once: opening it costs each child as much as a tenth of its start.
