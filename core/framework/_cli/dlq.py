@@ -17,12 +17,12 @@ import click
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, print_table, split
 from framework._cli.program import Section
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework.exceptions import ConfigError, FrameworkError, MessageUndecodable
 
 if TYPE_CHECKING:
-    from framework.client.dead_letter_queue import LetterBox
-    from framework.wire.dead_letter import Letter
+    from framework.client.dead_letter_queue import DeadLetterQueue
+    from framework.wire.dead_letter import DeadLetter
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -49,7 +49,12 @@ def _choosing(function: _Command) -> _Command:
 @json_option
 @pass_session
 def list_letters(
-    session: Session, ids: tuple[str, ...], queues: str | None, task: str | None, reason: str | None, as_json: bool
+    session: CommandSession,
+    ids: tuple[str, ...],
+    queues: str | None,
+    task: str | None,
+    reason: str | None,
+    as_json: bool,
 ) -> int:
     """List."""
     with _box(session, queues) as box:
@@ -69,7 +74,12 @@ def list_letters(
 @json_option
 @pass_session
 def show(
-    session: Session, ids: tuple[str, ...], queues: str | None, task: str | None, reason: str | None, as_json: bool
+    session: CommandSession,
+    ids: tuple[str, ...],
+    queues: str | None,
+    task: str | None,
+    reason: str | None,
+    as_json: bool,
 ) -> int:
     """Show."""
     with _box(session, queues) as box:
@@ -100,7 +110,7 @@ def show(
 @json_option
 @pass_session
 def replay(
-    session: Session,
+    session: CommandSession,
     ids: tuple[str, ...],
     queues: str | None,
     task: str | None,
@@ -131,7 +141,7 @@ def replay(
 @json_option
 @pass_session
 def purge(
-    session: Session,
+    session: CommandSession,
     ids: tuple[str, ...],
     queues: str | None,
     task: str | None,
@@ -156,9 +166,9 @@ def purge(
 
 
 @contextmanager
-def _box(session: Session, queues: str | None) -> Iterator[LetterBox]:
+def _box(session: CommandSession, queues: str | None) -> Iterator[DeadLetterQueue]:
     from framework._boot import loader
-    from framework.client.dead_letter_queue import LetterBox
+    from framework.client.dead_letter_queue import DeadLetterQueue
     from framework.client.routing import select_queues
 
     settings = session.app().conf.settings
@@ -168,13 +178,13 @@ def _box(session: Session, queues: str | None) -> Iterator[LetterBox]:
     names = [template.format(queue=queue.name) for queue in select_queues(settings, split(queues) or None, None)]
     transport = loader.make_transport(settings)
     try:
-        with LetterBox(transport, names) as box:
+        with DeadLetterQueue(transport, names) as box:
             yield box
     finally:
         transport.close()
 
 
-def _chosen(box: LetterBox, ids: Sequence[str], task: str | None, reason: str | None) -> list[Letter]:
+def _chosen(box: DeadLetterQueue, ids: Sequence[str], task: str | None, reason: str | None) -> list[DeadLetter]:
     """Return the letters of `box` that are asked for. Raises `FrameworkError` for an id that is not there."""
     found = [
         letter
@@ -191,7 +201,7 @@ def _want_a_choice(everything: bool, ids: Sequence[str], task: str | None, reaso
         raise click.UsageError("which letters? Give ids, --task or --reason, or --all")
 
 
-def _summary(letter: Letter) -> dict[str, Any]:
+def _summary(letter: DeadLetter) -> dict[str, Any]:
     return {
         "id": letter.id,
         "task": letter.task,
@@ -204,7 +214,7 @@ def _summary(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _contents(letter: Letter) -> dict[str, Any]:
+def _contents(letter: DeadLetter) -> dict[str, Any]:
     try:
         message = letter.message()
     except MessageUndecodable:
@@ -218,7 +228,7 @@ def _contents(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _row(letter: Letter) -> tuple[object, ...]:
+def _row(letter: DeadLetter) -> tuple[object, ...]:
     buried = "" if letter.time is None else f"{datetime.fromtimestamp(letter.time):%Y-%m-%d %H:%M:%S}"
     return (
         letter.id or "-",

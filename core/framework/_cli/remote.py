@@ -17,7 +17,7 @@ import msgspec
 
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, split
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 
 if TYPE_CHECKING:
     from framework.api.command import Command
@@ -47,7 +47,7 @@ def _list_option(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(help="Show which workers are online.")
 @_remote_options
 @pass_session
-def status(session: Session, timeout: float | None, destination: str | None, as_json: bool) -> int:
+def status(session: CommandSession, timeout: float | None, destination: str | None, as_json: bool) -> int:
     """Ping everybody."""
     return _ask(session, "ping", {}, timeout or 1.0, destination, as_json, count=True, bodies=False)
 
@@ -59,7 +59,7 @@ def status(session: Session, timeout: float | None, destination: str | None, as_
 @_remote_options
 @pass_session
 def inspect(
-    session: Session,
+    session: CommandSession,
     name: str | None,
     words: tuple[str, ...],
     listing: bool,
@@ -80,7 +80,7 @@ def inspect(
 @_remote_options
 @pass_session
 def control(
-    session: Session,
+    session: CommandSession,
     name: str | None,
     words: tuple[str, ...],
     listing: bool,
@@ -94,7 +94,7 @@ def control(
     return _run(session, "control", name, words, timeout, destination, as_json)
 
 
-def _list(session: Session, kind: str, as_json: bool) -> int:
+def _list(session: CommandSession, kind: str, as_json: bool) -> int:
     session.app()  # first: importing the application may register commands
     commands = _commands(kind)
     if as_json:
@@ -107,7 +107,7 @@ def _list(session: Session, kind: str, as_json: bool) -> int:
 
 
 def _run(
-    session: Session,
+    session: CommandSession,
     kind: str,
     name: str | None,
     words: Sequence[str],
@@ -150,7 +150,7 @@ def _find(kind: str, name: str) -> Command:
 
 
 def _ask(
-    session: Session,
+    session: CommandSession,
     name: str,
     arguments: dict[str, Any],
     timeout: float,

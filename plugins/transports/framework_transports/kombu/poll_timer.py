@@ -15,7 +15,7 @@ from typing import Final
 FIRST_PAUSE: Final = 0.02
 
 
-class Ticker:
+class PollTimer:
     """Makes a descriptor readable some time after `arm`; a thread of its own, which sleeps for good while disarmed."""
 
     def __init__(self, longest: float) -> None:
