@@ -142,3 +142,41 @@ def test_a_callback_that_re_arms_itself_starves_nobody(loop):
     again()
     loop.call_later(0.005, loop.stop)
     loop.run()
+
+
+def test_a_repeated_call_comes_at_once_and_again_until_it_is_cancelled(loop):
+    seen = []
+
+    def call(word):
+        seen.append(word)
+        if len(seen) == 3:
+            repeated.cancel()
+            repeated.cancel()
+            loop.call_later(0.02, loop.stop)
+
+    repeated = loop.call_every(0.001, call, "again")
+    loop.run()
+    assert seen == ["again"] * 3
+
+
+def test_a_repeated_call_that_raises_is_called_again(loop):
+    errors = []
+    again = EventLoop(on_error=errors.append)
+
+    def call():
+        if len(errors) == 2:
+            again.stop()
+        raise ValueError("bad")
+
+    again.call_every(0.001, call)
+    again.run()
+    again.close()
+    assert len(errors) == 3
+
+
+def test_a_repeated_call_that_is_cancelled_at_once_never_comes(loop):
+    seen = []
+    loop.call_every(0.001, seen.append, "never").cancel()
+    loop.call_later(0.01, loop.stop)
+    loop.run()
+    assert seen == []

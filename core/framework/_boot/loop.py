@@ -1,6 +1,6 @@
 """The worker's event loop.
 
-1. Watches descriptors (`polling`), keeps one heap of timers, and has one wake-up descriptor.
+1. Watches descriptors (`selector`), keeps one heap of timers, and has one wake-up descriptor.
 2. Runs callbacks one after another in the thread that called `run`: nothing else touches the broker or a pool's pipes.
 3. Other threads and signal handlers hand it work through `call_soon_threadsafe`, which is re-entrant and never logs.
 4. A callback that raises is reported to `on_error` and the loop goes on: one bad message must not end the worker.
@@ -48,8 +48,36 @@ class ScheduledCall:
             self._loop._forget_cancelled()
 
 
+class RepeatedCall:
+    """A call repeated at an interval, made by `EventLoop.call_every`."""
+
+    __slots__ = ("_again", "_loop", "args", "callback", "interval")
+
+    def __init__(
+        self, loop: EventLoop, interval: float, callback: Callable[..., object], args: tuple[Any, ...]
+    ) -> None:
+        self._loop = loop
+        self._again: ScheduledCall | None = None
+        self.interval = interval
+        self.callback: Callable[..., object] | None = callback
+        self.args = args
+
+    def run(self) -> None:
+        """Call now, and again after the interval."""
+        if self.callback is not None:
+            # Scheduled first: a call that raises is not the last.
+            self._again = self._loop.call_later(self.interval, self.run)
+            self.callback(*self.args)
+
+    def cancel(self) -> None:
+        """Call no more; harmless when repeated."""
+        self.callback = None
+        if self._again is not None:
+            self._again.cancel()
+
+
 class EventLoop:
-    """The loop that `framework.api.loop.EventLoop` promises to plugins."""
+    """The loop that `framework.api.loop.Loop` promises to plugins."""
 
     def __init__(self, on_error: Callable[[BaseException], object] | None = None) -> None:
         self._selector = make_selector()
@@ -97,6 +125,12 @@ class EventLoop:
         timer = ScheduledCall(self, monotonic() + delay, callback, args)
         heapq.heappush(self._timers, (timer.when, next(self._order), timer))
         return timer
+
+    def call_every(self, interval: float, callback: Callable[..., object], *args: Any) -> RepeatedCall:
+        """Run `callback(*args)` on the next turn and then every `interval` seconds."""
+        repeated = RepeatedCall(self, interval, callback, args)
+        self.call_soon(repeated.run)
+        return repeated
 
     def _forget_cancelled(self) -> None:
         self._cancelled += 1
@@ -222,32 +256,3 @@ class EventLoop:
 
 def _log_error(error: BaseException) -> None:
     logger.critical("Defect in the worker's loop: %r", error, exc_info=error)
-
-
-# ---------------------------------------------------------------- at regular times
-
-
-class Pulse:
-    """Beats from `start` to `stop`. Both, and the beats, happen in the loop."""
-
-    def __init__(self, loop: EventLoop, interval: float, beat: Callable[[], object]) -> None:
-        """`interval`: seconds between two beats."""
-        self._loop = loop
-        self._interval = interval
-        self._do = beat
-        self._timer: ScheduledCall | None = None
-        self._stopped = False
-
-    def start(self) -> None:
-        """Beat now, and go on."""
-        if self._stopped:
-            return
-        # Armed first: a beat that fails is not the last.
-        self._timer = self._loop.call_later(self._interval, self.start)
-        self._do()
-
-    def stop(self) -> None:
-        """Beat no more."""
-        self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()

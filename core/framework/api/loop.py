@@ -37,6 +37,9 @@ class Loop(Protocol):
     def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
         """Run `callback(*args)` after `delay` seconds."""
 
+    def call_every(self, interval: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Run `callback(*args)` on the next turn and then every `interval` seconds, until the timer is cancelled."""
+
     def add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
         """Run `callback(*args)` on every turn on which `fd` is readable. Replaces an earlier reader of `fd`."""
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from framework._boot.loop import EventLoop, Pulse
+from framework.api.loop import Loop, Timer
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _EXTEND_BY: Final = 30.0
 class Notifier:
     """Speaks to the service manager. All but the constructor and `close` runs in the loop."""
 
-    def __init__(self, address: str, loop: EventLoop, environ: Mapping[str, str]) -> None:
+    def __init__(self, address: str, loop: Loop, environ: Mapping[str, str]) -> None:
         """`address`: a path, or ``@name`` for a socket without one. Raises `OSError` when nobody listens there."""
         self._loop = loop
         self._ready = False
@@ -38,14 +38,14 @@ class Notifier:
         except OSError:
             self._socket.close()
             raise
-        interval = _watchdog(environ)
-        #: None: there is no watchdog.
-        self._pulse = Pulse(loop, interval, self._beat) if interval else None
+        self._interval = _watchdog(environ)
+        #: Answers the watchdog; None: there is none, or `begin` was not called yet.
+        self._watchdog: Timer | None = None
 
     def begin(self) -> None:
         """Ask for time, and answer the watchdog, until `close`."""
-        if self._pulse is not None:
-            self._pulse.start()
+        if self._interval:
+            self._watchdog = self._loop.call_every(self._interval, self.send, "WATCHDOG=1")
         self._extend()
 
     def ready(self) -> None:
@@ -70,9 +70,6 @@ class Notifier:
                 self._complained = True
                 logger.warning("The service manager cannot be told %s: %s", lines[0], error)
 
-    def _beat(self) -> None:
-        self.send("WATCHDOG=1")
-
     def _extend(self) -> None:
         if not self._ready:
             self.send(f"EXTEND_TIMEOUT_USEC={_EXTEND_BY * 1_000_000:.0f}", "STATUS=Waiting for the broker")
@@ -81,8 +78,8 @@ class Notifier:
     def close(self) -> None:
         """Fall silent."""
         self._ready = True
-        if self._pulse is not None:
-            self._pulse.stop()
+        if self._watchdog is not None:
+            self._watchdog.cancel()
         self._socket.close()
 
 

@@ -37,7 +37,6 @@ class HealthStep(Step):
 
     def start(self, board: Board) -> None:
         # Here, so that a worker without it does not import them.
-        from framework._boot.loop import Pulse
         from framework.worker.steps.health.answers import HealthAnswers, HealthSocket
         from framework.worker.steps.health.counters import Counters
         from framework.worker.steps.health.endpoint import Endpoint
@@ -71,7 +70,7 @@ class HealthStep(Step):
 
         endpoint = Endpoint(listener.socket, health.answer, report)
         self._closers.append(endpoint)
-        loop.call_soon(Pulse(loop, INTERVAL, sampler.look).start)
+        loop.call_every(INTERVAL, sampler.look)
         endpoint.start()
         logger.info("Health endpoint on %s", listener.address)
         board.put("health", endpoint)
