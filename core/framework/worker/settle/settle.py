@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from framework.worker.steps.events.task_events import TaskEvents
     from framework.worker.steps.health.counters import Counters
 
-    Consequences = Callable[[Payload, str, BaseException], Callable[[], object] | None]
+    Propagate = Callable[[Payload, str, BaseException], Callable[[], object] | None]
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +106,8 @@ class Settle:
         self.request_of: Callable[[Payload], Context] | None = None
         self.hostname: str | None = None
         #: Says what else is to be done once the result of a task that did not end by itself is stored.
-        self.failure_propagation: Consequences | None = None
-        self._failure_propagation: list[Callable[[], object]] = []
+        self.failure_propagation: Propagate | None = None
+        self._follow_ups: list[Callable[[], object]] = []
         self._records: list[Record] = []
         self._afterwards: list[tuple[TaskRequest, Action, str]] = []
         self._retry_in = 0.0
@@ -272,11 +272,11 @@ class Settle:
         if self.failure_propagation is not None and (
             follow := self.failure_propagation(delivery.payload, state, result)
         ):
-            self._failure_propagation.append(follow)
+            self._follow_ups.append(follow)
 
     def afterwards(self, follow: Callable[[], object]) -> None:
         """Have `follow` called once the results of this burst are stored; it may raise `ConnectionLost`."""
-        self._failure_propagation.append(follow)
+        self._follow_ups.append(follow)
 
     def _record(
         self, task_id: str, head: Head, payload: Payload, state: str, result: BaseException, *, ignore: bool
@@ -306,7 +306,7 @@ class Settle:
     @property
     def idle(self) -> bool:
         """Nothing runs and nothing waits to be stored."""
-        return not (self.running or self._records or self._afterwards or self._failure_propagation)
+        return not (self.running or self._records or self._afterwards or self._follow_ups)
 
     @property
     def unstored(self) -> int:
@@ -320,7 +320,7 @@ class Settle:
 
     def flush(self) -> None:
         """Store the results of this burst, then settle their messages."""
-        if self._retry_in and (self._records or self._failure_propagation):
+        if self._retry_in and (self._records or self._follow_ups):
             return
         if self._records:
             try:
@@ -332,7 +332,7 @@ class Settle:
                 if not self._store_one_by_one(error):
                     return
             self._records = []
-        if self._failure_propagation and not self._carry_on():
+        if self._follow_ups and not self._carry_on():
             return
         if self._afterwards:
             afterwards, self._afterwards = self._afterwards, []
@@ -341,15 +341,15 @@ class Settle:
 
     def _carry_on(self) -> bool:
         """Do what follows the results that are stored now; return False, and keep the rest, if that has to wait."""
-        while self._failure_propagation:
+        while self._follow_ups:
             try:
-                self._failure_propagation[0]()
+                self._follow_ups[0]()
             except ConnectionLost as error:
                 self._store_is_away(error)
                 return False
             except Exception as error:  # noqa: BLE001 - it comes from a message, and may be anything
                 logger.error("What follows a task that did not end by itself was not done: %s", error)
-            del self._failure_propagation[0]
+            del self._follow_ups[0]
         return True
 
     def _store_is_away(self, error: ConnectionLost) -> None:
@@ -412,7 +412,7 @@ class Settle:
                 place = self._dead_letters.queue_for(request.delivery.queue)
                 logger.error("Task %r was moved to %s: %s", request, place, text)
         elif action is Action.RETRY:
-            self._retry_item(request)
+            self._send_again(request)
         elif request.acknowledged:
             return
         elif action is Action.ACK:
@@ -421,7 +421,7 @@ class Settle:
             request.acknowledged = True
             request.delivery.reject(requeue=True)
 
-    def _retry_item(self, request: TaskRequest) -> None:
+    def _send_again(self, request: TaskRequest) -> None:
         try:
             self._outbox.retry(request)
         except (TransportError, MessageError) as error:
