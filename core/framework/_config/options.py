@@ -20,7 +20,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from framework._config.settings import PLUGIN_TABLES, Settings, Table
+from framework._config.settings import PLUGIN_TABLES, Settings
+from framework._config.tables.base import Table
 from framework.exceptions import ConfigError
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}

@@ -19,7 +19,8 @@ from typing import Any, Literal
 import msgspec
 
 from framework._config.options import Option, accept, aliases, did_you_mean, options, parse, tables
-from framework._config.settings import Settings, WorkerSettings
+from framework._config.settings import Settings
+from framework._config.tables.worker import WorkerSettings
 from framework._config.toml_lines import find_line
 from framework.exceptions import ConfigError
 
