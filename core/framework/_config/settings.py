@@ -4,7 +4,8 @@
    tables are in `framework._config.tables`, and `Settings` joins them.
 2. `opt` adds what is not a type: older names, flags of `framework worker`, environment variables, secrecy.
 3. The file's tables, the flat names of `app.conf` (``[worker] pool`` is ``worker_pool``), the flags, the
-   environment, the JSON Schema, the manual and `framework config show` are all made from these structs.
+   environment, the JSON Schema, the manual and `framework config show` are all made from these structs,
+   and from the list of settings that change nothing in `framework._config.tables.unused`.
 """
 
 # No `from __future__ import annotations`, as in the tables: its strings would have to be evaluated at each start.
@@ -52,14 +53,6 @@ class Settings(Table):
         list[str],
         opt("Content types or serializers accepted in messages and commands.", "CELERY_ACCEPT_CONTENT"),
     ] = msgspec.field(default_factory=lambda: ["json"])
-    enable_utc: Annotated[
-        bool,
-        opt(
-            "Kept for old configurations; times are sent with their zone. One that comes without is in UTC, "
-            "unless its message says otherwise.",
-            "CELERY_ENABLE_UTC",
-        ),
-    ] = True
     timezone: Annotated[
         str | None,
         opt("Time zone of times that a call gives without one (eta, expires). None: UTC.", "CELERY_TIMEZONE"),

@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
 
 from framework._config.tables.base import Natural, Seconds, Table, opt
 
@@ -52,27 +51,10 @@ class BrokerSettings(Table):
         Natural | None,
         opt("Most tries; then the worker stops. None: it never gives up.", "BROKER_CONNECTION_MAX_RETRIES"),
     ] = None
-    channel_error_retry: Annotated[
-        bool, opt("Kept for old configurations; the worker always connects again after a channel error.")
-    ] = False
     failover_strategy: Annotated[
         str | None, opt("Order of the URLs: round-robin or shuffle.", "BROKER_FAILOVER_STRATEGY")
     ] = None
     heartbeat: Annotated[Natural | None, opt("Seconds between heartbeats (AMQP); 0: none.", "BROKER_HEARTBEAT")] = 120
-    heartbeat_checkrate: Annotated[
-        Annotated[float, Meta(gt=0)],
-        opt("Kept for old configurations; three checks an interval, always.", "BROKER_HEARTBEAT_CHECKRATE"),
-    ] = 3.0
-    pool_limit: Annotated[
-        Natural | None,
-        opt(
-            "Kept for old configurations; the threads of a process share one connection for each of its uses.",
-            "BROKER_POOL_LIMIT",
-        ),
-    ] = 10
-    pool_acquire_timeout: Annotated[
-        Seconds | None, opt("Kept for old configurations; there is no pool of connections to wait for.")
-    ] = None
     use_ssl: Annotated[
         bool | dict[str, Any], opt("TLS: true, or {keyfile, certfile, ca_certs, …}.", "BROKER_USE_SSL")
     ] = False

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from framework._config.tables.base import Count, Seconds, Table, opt
+from framework._config.tables.base import Seconds, Table, opt
 
 
 class RedisSettings(Table):
@@ -13,40 +13,6 @@ class RedisSettings(Table):
     db: Annotated[int | str | None, opt("Database.", "CELERY_REDIS_DB")] = None
     username: Annotated[str | None, opt("User.", "CELERY_REDIS_USERNAME")] = None
     password: Annotated[str | None, opt("Password.", "CELERY_REDIS_PASSWORD", secret=True)] = None
-    max_connections: Annotated[
-        Count | None,
-        opt(
-            "Kept for old configurations; threads share one connection, and each that waits for results has its own.",
-            "CELERY_REDIS_MAX_CONNECTIONS",
-        ),
-    ] = None
-    socket_timeout: Annotated[
-        Seconds | None,
-        opt(
-            "Kept for old configurations; use socket_timeout under [result_store.redis].", "CELERY_REDIS_SOCKET_TIMEOUT"
-        ),
-    ] = 120.0
-    socket_connect_timeout: Annotated[
-        Seconds | None,
-        opt(
-            "Kept for old configurations; use socket_connect_timeout under [result_store.redis].",
-            "CELERY_REDIS_SOCKET_CONNECT_TIMEOUT",
-        ),
-    ] = None
-    socket_keepalive: Annotated[
-        bool,
-        opt(
-            "Kept for old configurations; use socket_keepalive under [result_store.redis].",
-            "CELERY_REDIS_SOCKET_KEEPALIVE",
-        ),
-    ] = False
-    retry_on_timeout: Annotated[
-        bool,
-        opt(
-            "Kept for old configurations; a worker stores a result again after a time-out, as after a lost link.",
-            "CELERY_REDIS_RETRY_ON_TIMEOUT",
-        ),
-    ] = False
     backend_use_ssl: Annotated[
         bool | dict[str, Any] | None, opt("TLS: true, or {ssl_certfile, …}.", "CELERY_REDIS_BACKEND_USE_SSL")
     ] = None

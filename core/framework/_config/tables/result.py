@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from framework._config.tables.base import Natural, Seconds, Table, opt
+from framework._config.tables.base import Seconds, Table, opt
 
 
 class ResultSettings(Table):
@@ -35,15 +35,6 @@ class ResultSettings(Table):
     persistent: Annotated[
         bool | None, opt("rpc: results survive a restart of the broker.", "CELERY_RESULT_PERSISTENT")
     ] = None
-    exchange: Annotated[str, opt("Kept for old configurations.", "CELERY_RESULT_EXCHANGE")] = "celeryresults"
-    exchange_type: Annotated[str, opt("Kept for old configurations.", "CELERY_RESULT_EXCHANGE_TYPE")] = "direct"
-    cache_max: Annotated[
-        int,
-        opt(
-            "Kept for old configurations; a result object keeps the end of its task once that was read.",
-            "CELERY_MAX_CACHED_RESULTS",
-        ),
-    ] = -1
     chord_expires: Annotated[
         Seconds | None,
         opt("Seconds a chord's parts are kept. None: as expires.", "CELERY_RESULT_CHORD_EXPIRES"),
@@ -69,31 +60,3 @@ class ResultSettings(Table):
             "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS",
         ),
     ] = msgspec.field(default_factory=dict)
-    backend_always_retry: Annotated[
-        bool,
-        opt(
-            "Kept for old configurations; a worker keeps results until the store takes them.",
-            "CELERY_RESULT_BACKEND_ALWAYS_RETRY",
-        ),
-    ] = False
-    backend_max_retries: Annotated[
-        Natural | None,
-        opt(
-            "Kept for old configurations; writing a result is tried again for as long as the worker runs.",
-            "CELERY_RESULT_BACKEND_MAX_RETRIES",
-        ),
-    ] = None
-    backend_base_sleep_between_retries_ms: Annotated[
-        Natural,
-        opt(
-            "Kept for old configurations; the first new try comes after half a second.",
-            "CELERY_RESULT_BACKEND_BASE_SLEEP_BETWEEN_RETRIES_MS",
-        ),
-    ] = 10
-    backend_max_sleep_between_retries_ms: Annotated[
-        Natural,
-        opt(
-            "Kept for old configurations; two tries are ten seconds apart at most.",
-            "CELERY_RESULT_BACKEND_MAX_SLEEP_BETWEEN_RETRIES_MS",
-        ),
-    ] = 10_000

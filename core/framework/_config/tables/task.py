@@ -173,13 +173,6 @@ class TaskSettings(Table):
         msgspec.field(default_factory=RetryPolicy)
     )
     repr_maxlevels: Annotated[Natural, opt("Levels of nesting shown of arguments.", "CELERY_REPR_MAXLEVELS")] = 3
-    remote_tracebacks: Annotated[
-        bool,
-        opt(
-            "Kept for old configurations; the traceback of a failure is always kept, as text, in its result.",
-            "CELERY_REMOTE_TRACEBACKS",
-        ),
-    ] = False
 
     # ------------------------------------------------ eager
     always_eager: Annotated[bool, opt("Run tasks where they are called, without a broker.", "CELERY_ALWAYS_EAGER")] = (

@@ -75,13 +75,6 @@ class WorkerSettings(Table):
             metavar="N|auto",
         ),
     ] = None
-    pool_putlocks: Annotated[
-        bool,
-        opt(
-            "Kept for old configurations; the pool never takes more than it has room for.",
-            "CELERYD_POOL_PUTLOCKS",
-        ),
-    ] = True
     pool_restarts: Annotated[bool, opt("Allow the remote command pool_restart.", "CELERYD_POOL_RESTARTS")] = False
     pool_restart_modules: Annotated[
         list[str],
@@ -93,13 +86,6 @@ class WorkerSettings(Table):
     ] = "fork"
     proc_alive_timeout: Annotated[
         Seconds, opt("Seconds to wait for a new child to come up.", "CELERYD_PROC_ALIVE_TIMEOUT")
-    ] = 10.0
-    lost_wait: Annotated[
-        Seconds,
-        opt(
-            "Kept for old configurations; what a child has sent is read as soon as it died, and nothing is waited for.",
-            "CELERYD_WORKER_LOST_WAIT",
-        ),
     ] = 10.0
     max_tasks_per_child: Annotated[
         Count | None,
@@ -205,10 +191,6 @@ class WorkerSettings(Table):
             value=True,
         ),
     ] = False
-    optimization: Annotated[
-        Literal["default", "fair"],
-        opt("Kept for old configurations; sharing out is always fair.", flag=("-O", "--optimization")),
-    ] = "fair"
     eta_task_limit: Annotated[
         Count | None,
         opt(
@@ -220,20 +202,9 @@ class WorkerSettings(Table):
         Seconds,
         opt("Seconds: a task whose eta is further ahead waits in the broker, where that can park messages, not here."),
     ] = 10.0
-    enable_prefetch_count_reduction: Annotated[
-        bool,
-        opt(
-            "Kept for old configurations; what runs on after a reconnection always counts as reserved.",
-            "CELERYD_ENABLE_PREFETCH_COUNT_REDUCTION",
-        ),
-    ] = True
     direct: Annotated[bool, opt("Consume from a queue of this worker's own too: NODE.dq2.", "CELERY_WORKER_DIRECT")] = (
         False
     )
-    detect_quorum_queues: Annotated[
-        bool,
-        opt("Kept for old configurations; quorum queues are always noticed.", "CELERYD_DETECT_QUORUM_QUEUES"),
-    ] = True
     cancel_long_running_tasks_on_connection_loss: Annotated[
         bool,
         opt(
@@ -341,19 +312,3 @@ class WorkerSettings(Table):
     task_log_datefmt: Annotated[
         str | None, opt("Date format of a log line of a task. Default: log_datefmt.", "CELERYD_TASK_LOG_DATEFMT")
     ] = None
-
-    # ------------------------------------------------ accepted, without effect here
-    timer: Annotated[
-        str | None,
-        opt("Kept for old configurations; the loop has one timer.", "CELERYD_TIMER", "CELERYD_ETA_SCHEDULER"),
-    ] = None
-    timer_precision: Annotated[
-        Seconds,
-        opt(
-            "Kept for old configurations; the loop wakes up when a timer is due.",
-            "CELERYD_TIMER_PRECISION",
-            "CELERYD_ETA_SCHEDULER_PRECISION",
-        ),
-    ] = 1.0
-    consumer: Annotated[str | None, opt("Kept for old configurations; add steps instead.", "CELERYD_CONSUMER")] = None
-    agent: Annotated[str | None, opt("Kept for old configurations; add steps instead.", "CELERYD_AGENT")] = None
