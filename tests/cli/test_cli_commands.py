@@ -156,7 +156,7 @@ def test_the_doctor_says_what_is_wrong(run, monkeypatch):
 
 @pytest.fixture
 def flags(monkeypatch, run):
-    """Run `framework worker` up to where the pool is chosen, and return the settings by then."""
+    """Run `framework worker` up to where the pool is chosen, and return the configuration by then."""
 
     class Stopped(Exception):
         pass
@@ -170,7 +170,7 @@ def flags(monkeypatch, run):
         code, _, err = run("worker", *args)
         assert "Stopped()" in err, err
         assert code == exitcodes.SOFTWARE
-        return sources.resolve(sources.installed()).settings
+        return sources.resolve(sources.installed())
 
     return flags
 
@@ -212,9 +212,7 @@ def flags(monkeypatch, run):
     ],
 )
 def test_an_option_of_the_worker_is_a_setting(flags, args, name, value):
-    settings = flags(*args)
-    option = options()[name]
-    assert getattr(getattr(settings, option.table) if option.table else settings, option.key) == value
+    assert flags(*args).value(options()[name]) == value
 
 
 def test_the_spelling_is_the_origin(flags):
@@ -225,8 +223,8 @@ def test_the_spelling_is_the_origin(flags):
 
 
 def test_the_app_stands_before_or_after_the_command(flags, run):
-    assert flags("-A", "proj").app == "proj"
-    assert flags("--app=proj").app == "proj"
+    assert flags("-A", "proj").settings.app == "proj"
+    assert flags("--app=proj").settings.app == "proj"
 
 
 @pytest.mark.acceptance(3)

@@ -33,9 +33,7 @@ def show(session: CommandSession, everything: bool, origin: bool, as_json: bool)
     for option in options().values():
         if not everything and option.name not in config.origins:
             continue
-        settings: Any = config.settings
-        value = getattr(getattr(settings, option.table) if option.table else settings, option.key)
-        found.append((option, display_value(option, value), config.origin(option.name)))
+        found.append((option, display_value(option, config.value(option)), config.origin(option.name)))
     if as_json:
         print_json(
             {

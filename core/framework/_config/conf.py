@@ -169,8 +169,7 @@ class Conf(MutableMapping[str, Any]):
         if option is None:
             self._load_objects()
             return self._extra[name]
-        settings = self.settings
-        return getattr(getattr(settings, option.table) if option.table else settings, option.key)
+        return self.config.value(option)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -20,7 +20,9 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from framework._config.settings import PLUGIN_TABLES, Settings, Table
+from framework._config.settings import PLUGIN_TABLES, Settings
+from framework._config.tables.base import Table
+from framework._config.tables.unused import UNUSED_SETTINGS
 from framework.exceptions import ConfigError
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
@@ -40,12 +42,14 @@ class Option(msgspec.Struct, frozen=True):
     help: str
     old: tuple[str, ...]
     flag: tuple[str, ...]
-    hidden: tuple[str, ...]
-    value: Any
-    metavar: str | None
-    env: tuple[str, ...]
-    secret: bool
-    since: str | None
+    hidden: tuple[str, ...] = ()
+    value: Any = None
+    metavar: str | None = None
+    env: tuple[str, ...] = ()
+    secret: bool = False
+    since: str | None = None
+    #: Accepted, and changes nothing: `Settings` has no field for it.
+    unused: bool = False
 
     @property
     def label(self) -> str:
@@ -87,9 +91,18 @@ def options() -> dict[str, Option]:
             meta = typing.get_args(field.type)[-1]
             extra: dict[str, Any] = meta.extra
             default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-            name = f"{table}_{field.name}" if table else field.name
+            name = _flat(table, field.name)
             found[name] = Option(name, table, field.name, field.type, default, meta.description, **extra)
+        for each in UNUSED_SETTINGS.get(table, ()):
+            name = _flat(table, each.key)
+            found[name] = Option(
+                name, table, each.key, each.type, each.default, each.help, each.old, each.flag, unused=True
+            )
     return found
+
+
+def _flat(table: str, key: str) -> str:
+    return f"{table}_{key}" if table else key
 
 
 @cache

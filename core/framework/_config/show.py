@@ -59,14 +59,17 @@ def json_schema() -> dict[str, Any]:
     schema = msgspec.json.schema(Settings)
     definitions: dict[str, Any] = schema["$defs"]
     for option in options().values():
+        properties = definitions[f"{option.table.capitalize()}Settings"]["properties"]
+        if option.unused:
+            schema_of_type = msgspec.json.schema(option.type)
+            properties[option.key] = {"description": option.help, **schema_of_type, "default": option.default}
         if option.secret:
-            table = definitions[f"{option.table.capitalize()}Settings"]
-            table["properties"][f"{option.key}_file"] = {
+            properties[f"{option.key}_file"] = {
                 "type": "string",
                 "description": f"Read {option.key} from this file.",
             }
         if option.name == "broker_url":
-            url = definitions["BrokerSettings"]["properties"]["url"]
+            url = properties["url"]
             del url["type"]
             url["anyOf"] = [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
     for name in ("queues", "exclude_queues"):

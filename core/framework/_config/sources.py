@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from framework._config.options import Option, accept, aliases, did_you_mean, options, parse, tables
-from framework._config.settings import Settings, WorkerSettings
+from framework._config.settings import Settings
 from framework._config.toml_lines import find_line
 from framework.exceptions import ConfigError
 
@@ -101,6 +101,14 @@ class Config(msgspec.Struct):
     settings: Settings
     origins: dict[str, Origin]
     sources: Sources
+    #: Values of options that change nothing, by flat name.
+    unused: dict[str, Any]
+
+    def value(self, option: Option) -> Any:
+        """Return the value of `option`."""
+        if option.unused:
+            return self.unused.get(option.name, option.default)
+        return getattr(getattr(self.settings, option.table) if option.table else self.settings, option.key)
 
     def origin(self, name: str) -> Origin:
         """Return where the option `name` (flat) came from."""
@@ -251,8 +259,7 @@ def _check_nodes(layer: Layer) -> None:
     """Refuse keys of ``[nodes.<name>]`` that are no worker settings."""
     if "nodes" not in layer:
         return
-    known = msgspec.structs.fields(WorkerSettings)
-    names = [field.name for field in known]
+    names = [option.key for option in options().values() if option.table == "worker"]
     origin = layer["nodes"].origin
     for node, table in layer["nodes"].value.items():
         for key, value in table.items():
@@ -322,15 +329,19 @@ def resolve(sources: Sources, code: Iterable[Layer] = ()) -> Config:
     """Lay defaults, the layers of `code` (app.conf), file, environment and flags over each other."""
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, Origin] = {}
+    unused: dict[str, Any] = {}
     for layer in (*code, sources.file, sources.environment, sources.flags):
         for name, item in layer.items():
             option = options()[name]
+            origins[name] = item.origin
+            if option.unused:
+                unused[name] = item.value
+                continue
             table = values.setdefault(option.table, {})
             value = item.value
             if option.merges and isinstance(table.get(option.key), dict):
                 value = _merge(table[option.key], value)
             table[option.key] = value
-            origins[name] = item.origin
     policy = values.get("task", {}).get("publish_retry_policy")
     if isinstance(policy, dict):  # came through JSON
         option = options()["task_publish_retry_policy"]
@@ -339,7 +350,7 @@ def resolve(sources: Sources, code: Iterable[Layer] = ()) -> Config:
     top.update((table, tables()[table](**keys)) for table, keys in values.items())
     settings = Settings(**top)
     _derive(settings, origins, sources)
-    return Config(settings, origins, sources)
+    return Config(settings, origins, sources, unused)
 
 
 def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

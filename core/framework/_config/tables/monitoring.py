@@ -1,0 +1,30 @@
+"""``[control]`` and ``[event]``: remote control, and events for monitors."""
+
+from typing import Annotated
+
+from framework._config.tables.base import Seconds, Table, opt
+
+
+class ControlSettings(Table):
+    """``[control]``: remote control."""
+
+    exchange: Annotated[str, opt("Name of the exchange, without .pidbox.", "CELERY_CONTROL_EXCHANGE")] = "celery"
+    queue_ttl: Annotated[Seconds | None, opt("Seconds a command or reply waits.")] = 300.0
+    queue_expires: Annotated[Seconds | None, opt("Seconds after which an unused queue goes away.")] = 10.0
+    queue_exclusive: Annotated[bool, opt("The queue belongs to one connection.")] = True
+    queue_durable: Annotated[bool, opt("The queue survives a restart of the broker.")] = False
+
+
+class EventSettings(Table):
+    """``[event]``: events for monitors."""
+
+    exchange: Annotated[str, opt("Name of the exchange.", "CELERY_EVENT_EXCHANGE")] = "celeryev"
+    queue_prefix: Annotated[str, opt("Prefix of monitors' queues.", "CELERY_EVENT_QUEUE_PREFIX")] = "celeryev"
+    queue_ttl: Annotated[Seconds | None, opt("Seconds an event waits for a monitor.", "CELERY_EVENT_QUEUE_TTL")] = 5.0
+    queue_expires: Annotated[
+        Seconds | None,
+        opt("Seconds after which a queue that nobody reads goes away.", "CELERY_EVENT_QUEUE_EXPIRES"),
+    ] = 60.0
+    queue_exclusive: Annotated[bool, opt("The queue belongs to one connection.")] = True
+    queue_durable: Annotated[bool, opt("The queue survives a restart of the broker.")] = False
+    serializer: Annotated[str, opt("Serializer of events.", "CELERY_EVENT_SERIALIZER")] = "json"
