@@ -11,7 +11,6 @@ SEPARATOR: Final = "\x06\x16"
 
 Strategy = Literal["round_robin", "sorted", "priority"]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
 
 def _doc(text: str, **bounds: Any) -> msgspec.Meta:
@@ -51,9 +50,6 @@ class RedisOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         Seconds | None, _doc("Seconds to wait for a connection; unset: the broker's connection_timeout.")
     ] = None
     socket_keepalive: bool = True
-    max_connections: Annotated[
-        PositiveInt | None, _doc("Accepted for compatibility: a process holds one connection for each of its uses.")
-    ] = None
     master_name: Annotated[str | None, _doc("What the Sentinels of a sentinel:// URL call the server.")] = None
     sentinel_kwargs: Annotated[
         dict[str, Any], _doc("How to ask the Sentinels: username, password, ssl (true, or a table as in use_ssl).")

@@ -31,7 +31,7 @@ class RedisTransport(Transport):
     """Redis 5 or newer; idle workers are woken rather than polling from Redis 6 on."""
 
     traits: ClassVar[TransportTraits] = TransportTraits(
-        fanout=True, priorities=True, events_exchange="fanout", turnstile=True, parks=True, recalls=True
+        fanout=True, events_exchange="fanout", turnstile=True, parks=True, recalls=True
     )
     options_type: ClassVar[type[msgspec.Struct]] = RedisOptions
 

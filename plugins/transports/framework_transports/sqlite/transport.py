@@ -48,9 +48,7 @@ class SqliteTransport(Transport):
     options_type = SqliteOptions
     traits = TransportTraits(
         fanout=True,
-        priorities=True,
         shared=True,
-        counts_deliveries=True,
         turnstile=True,
         parks=True,
         recalls=True,
