@@ -22,8 +22,10 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import unquote
+
+import msgspec
 
 from framework.exceptions import ConfigError, ConnectionLost, PluginUnavailable, TransportError
 from framework_drivers.masking import masked
@@ -77,6 +79,22 @@ def database_path(url: str, default: str = DEFAULT_FILE) -> str:
             f"{masked(url)!r} is no plain file: write sqlite:///path.db (memory:// keeps everything in memory)"
         )
     return os.path.abspath(name or default)
+
+
+class FileOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Options of everything that is kept in a SQLite file."""
+
+    synchronous: Annotated[
+        Synchronous,
+        msgspec.Meta(
+            description='"full": what was written survives a power cut (one fsync a commit). '
+            '"normal": it survives any crash of a process, and a power cut may lose the last ones.'
+        ),
+    ] = "full"
+    busy_timeout: Annotated[
+        float,
+        msgspec.Meta(ge=0.1, description="Seconds to wait for another process that is writing, before giving up."),
+    ] = 10.0
 
 
 class Database:

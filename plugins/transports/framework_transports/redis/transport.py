@@ -13,7 +13,7 @@ import msgspec
 
 from framework.api.transport import Consumer, Queue, Transport, TransportTraits
 from framework_drivers.redis.link import connect
-from framework_drivers.redis.resp import Command, LinkSettings
+from framework_drivers.redis.resp import Command
 from framework_drivers.redis.sentinel import check
 from framework_drivers.redis.url import Address, parse
 from framework_transports.redis.cluster import ClusterConsumer, ClusterMailbox
@@ -41,13 +41,9 @@ class RedisTransport(Transport):
         own = options if isinstance(options, RedisOptions) else RedisOptions()
         self.options: RedisOptions = own
         self._addresses: list[Address] = parse(url)
-        self._link_settings = LinkSettings(
-            connect_timeout=own.socket_connect_timeout or settings.get("connection_timeout") or _CONNECT_TIMEOUT,
-            timeout=own.socket_timeout,
-            keepalive=own.socket_keepalive,
-            use_ssl=settings.get("use_ssl"),
-            master_name=own.master_name,
-            sentinel=own.sentinel_kwargs,
+        self._link_settings = own.link_settings(
+            own.socket_connect_timeout or settings.get("connection_timeout") or _CONNECT_TIMEOUT,
+            settings.get("use_ssl"),
         )
         check(self._addresses, own.master_name)
         self._cluster = self._addresses[0].cluster
