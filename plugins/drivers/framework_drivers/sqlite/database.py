@@ -141,11 +141,7 @@ class Database:
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:  # undone and raised again
-                    # A commit that failed (disk full) leaves the transaction open too. And an exception may be thrown
-                    # into this thread at any point (a time limit): what is left open then would lock everybody out.
-                    if connection.in_transaction:
-                        with suppress(sqlite3.Error):
-                            connection.execute("ROLLBACK")
+                    _roll_back(connection)
                     raise
             except sqlite3.Error as error:
                 raise self._lost(error) from error
@@ -275,9 +271,7 @@ class Database:
                     found = self._version
                 connection.execute("COMMIT")
             except BaseException:  # undone and raised again
-                if connection.in_transaction:
-                    with suppress(sqlite3.Error):
-                        connection.execute("ROLLBACK")
+                _roll_back(connection)
                 raise
         if found != self._version:
             raise TransportError(
@@ -314,6 +308,14 @@ class Database:
 
     def _after_fork(self) -> None:
         self._lock.release()
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # A commit that failed (disk full) leaves the transaction open too. And an exception may be thrown into this thread
+    # at any point (a time limit): what is left open then would lock everybody out.
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
 
 
 #: Every database that has ever connected, for the fork hooks; weak, so that it keeps nothing alive.
