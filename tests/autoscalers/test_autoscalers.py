@@ -10,7 +10,7 @@ from framework._config.autoscale import Range, autoscale_range
 from framework.api.autoscaler import Autoscaler, Machine, Observation
 from framework.exceptions import ConfigError
 from framework.worker.autoscaler import system_load
-from framework.worker.autoscaler.shrink_delay import KeepAlive
+from framework.worker.autoscaler.shrink_delay import ShrinkDelay
 
 
 def make(name: str, **options: object) -> Autoscaler:
@@ -128,7 +128,7 @@ def test_a_containers_limit_counts(tmp_path):
 
 
 def test_growth_is_allowed_at_once_and_shrinking_after_a_while():
-    keep = KeepAlive(30)
+    keep = ShrinkDelay(30)
     assert keep.allow(0, 3, 10) == 10
     assert keep.allow(1, 10, 2) == 10
     assert keep.allow(20, 10, 4) == 10

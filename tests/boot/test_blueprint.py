@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from framework._boot.blueprint import Blueprint, Part
+from framework._boot.blueprint import Blueprint, StepState
 from framework.api.step import Step
 from framework.exceptions import ConfigError, GraphCycle, GraphError, StepFailed
 
@@ -37,7 +37,7 @@ class Recorder:
         Recorded.name = name
         Recorded.requires = requires
         Recorded.policy = policy
-        return Part(step=Recorded(), origin="acme 1.0")
+        return StepState(step=Recorded(), origin="acme 1.0")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_step_puts_only_what_it_provides():
             board.put("truth", 1)
 
     with pytest.raises(GraphError, match="put 'truth' on the board without providing it"):
-        Blueprint("worker", [Part(step=Liar(), origin="acme 1.0")], None).start()
+        Blueprint("worker", [StepState(step=Liar(), origin="acme 1.0")], None).start()
 
 
 def test_what_is_given_is_on_the_board(rec):

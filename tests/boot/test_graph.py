@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework._boot.graph import Node, arrange, edges
+from framework._boot.graph import GraphNode, arrange, edges
 from framework.exceptions import GraphCycle, GraphError, GraphGap
 
 
 def node(name, *requires, provides=(), after=(), origin="acme 1.0"):
-    return Node(name=name, requires=requires, provides=provides, after=after, origin=origin)
+    return GraphNode(name=name, requires=requires, provides=provides, after=after, origin=origin)
 
 
 def names(nodes):

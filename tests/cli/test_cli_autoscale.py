@@ -11,7 +11,7 @@ import pytest
 from framework._config.autoscale import Range
 from framework.api.autoscaler import Autoscaler, Observation
 from framework.api.plugin import NoOptions
-from framework.worker.autoscaler.simulation import PATTERNS, Job, Report, Simulation, World
+from framework.worker.autoscaler.simulation import PATTERNS, SimulatedLoad, SimulatedTask, Simulation, SimulationReport
 from framework.worker.intake.capacity import Prefetch
 
 
@@ -36,19 +36,21 @@ class Free(Autoscaler):
         return seen.size + 1 if seen.waiting and seen.machine.memory_free >= 1024 else seen.size
 
 
-def simulate(kind: type[Autoscaler], jobs: list[Job], keepalive: float = 2.0, **world: float) -> Report:
-    made = World(**{"startup": 0.0, **world})  # type: ignore[arg-type]
+def simulate(
+    kind: type[Autoscaler], jobs: list[SimulatedTask], keepalive: float = 2.0, **world: float
+) -> SimulationReport:
+    made = SimulatedLoad(**{"startup": 0.0, **world})  # type: ignore[arg-type]
     return Simulation(kind(NoOptions()), Range(5, 1), keepalive, Prefetch(1, 1), made).run(jobs)
 
 
 def test_a_job_runs_when_a_slot_is_free():
     # One slot: the second waits for the first. Short enough that the pool does not grow meanwhile.
-    report = simulate(Fixed, [Job(0.0, 0.005), Job(0.0, 0.005)])
+    report = simulate(Fixed, [SimulatedTask(0.0, 0.005), SimulatedTask(0.0, 0.005)])
     assert (report.tasks, report.wait_max, report.wait_mean) == (2, 0.005, 0.0025)
 
 
 def test_what_waits_makes_it_grow_once_and_idleness_makes_it_shrink():
-    report = simulate(Demand, [Job(10.5, 4.0)] * 4)
+    report = simulate(Demand, [SimulatedTask(10.5, 4.0)] * 4)
     assert (report.largest_size, report.ups, report.downs) == (4, 1, 1)
     assert report.wait_max == pytest.approx(0.02)
     # 10.5 seconds of one slot, 4 of work and 2 to 4 of keep-alive with four.
@@ -58,23 +60,23 @@ def test_what_waits_makes_it_grow_once_and_idleness_makes_it_shrink():
 
 
 def test_slots_take_time_to_start():
-    assert simulate(Demand, [Job(0.0, 9.0)] * 2, startup=1.5).wait_max == pytest.approx(1.75)
+    assert simulate(Demand, [SimulatedTask(0.0, 9.0)] * 2, startup=1.5).wait_max == pytest.approx(1.75)
 
 
 def test_the_bounds_hold():
-    report = simulate(Demand, [Job(0.0, 5.0)] * 50)
+    report = simulate(Demand, [SimulatedTask(0.0, 5.0)] * 50)
     assert {sample.size for sample in report.samples} <= set(range(1, 6))
     assert report.largest_size == 5
 
 
 def test_an_autoscaler_that_never_shrinks_ends_too():
-    report = simulate(Fixed, [Job(0.0, 5.0)] * 3)
+    report = simulate(Fixed, [SimulatedTask(0.0, 5.0)] * 3)
     assert report.samples[-1].size == 3
     assert report.downs == 0
 
 
 def test_the_machine_is_modelled():
-    report = simulate(Free, [Job(0.0, 60.0)] * 9, memory_mib=4096, slot_mib=1024)
+    report = simulate(Free, [SimulatedTask(0.0, 60.0)] * 9, memory_mib=4096, slot_mib=1024)
     assert report.largest_size == 4
 
 
@@ -158,4 +160,4 @@ def test_what_makes_no_sense_is_refused(run):
 
 
 def test_the_report_is_plain_data():
-    assert msgspec.json.decode(msgspec.json.encode(simulate(Fixed, [Job(0.0, 1.0)])))["tasks"] == 1
+    assert msgspec.json.decode(msgspec.json.encode(simulate(Fixed, [SimulatedTask(0.0, 1.0)])))["tasks"] == 1

@@ -12,7 +12,7 @@ from framework import exitcodes
 from framework._boot import preload
 from framework._cli import program, worker
 from framework._cli.output import split
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework._config import sources
 from framework._config.options import options
 
@@ -279,7 +279,7 @@ def test_a_wrong_option_of_the_worker(run, args, code, text):
 def test_tables_are_plain_in_a_pipe(capsys):
     from framework._cli.output import print_table
 
-    print_table(Session(), ("a", "long column"), [("x", 1), ("longer", 22)])
+    print_table(CommandSession(), ("a", "long column"), [("x", 1), ("longer", 22)])
     assert capsys.readouterr().out == "a       long column\nx       1\nlonger  22\n"
 
 
@@ -287,7 +287,7 @@ def test_tables_on_a_terminal_are_rich(capsys, monkeypatch):
     from framework._cli.output import print_table
 
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    print_table(Session(), ("a", "b"), [("[red]x", 1)])
+    print_table(CommandSession(), ("a", "b"), [("[red]x", 1)])
     out = capsys.readouterr().out
     assert "[red]x" in out
     assert "─" in out

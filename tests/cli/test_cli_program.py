@@ -10,7 +10,7 @@ import pytest
 
 from framework import exitcodes
 from framework._cli import program
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework._config import sources
 from framework.exceptions import ConnectionLost
 
@@ -208,7 +208,7 @@ def test_the_working_directory(run, tmp_path):
 
 
 def test_a_sessions_sources_are_read_once(run, tmp_path):
-    session = Session()
+    session = CommandSession()
     assert session.sources() is session.sources()
     assert sources.installed() is session.sources()
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from framework._cli.program import program
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework._config.health import health_address
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
@@ -28,7 +28,7 @@ KUBERNETES = DEPLOY / "kubernetes" / "worker.yaml"
 
 def understood(words):
     """Parse a command line as the program does, without running it; return the settings that it gives."""
-    session = Session(words)
+    session = CommandSession(words)
     with click.Context(program, info_name="framework", obj=session) as parent:
         name, command, rest = program.resolve_command(parent, list(words))
         assert command is not None

@@ -40,7 +40,7 @@ class Fault(NamedTuple):
     what: str
     begin: float
     end: float
-    #: What it killed: process ids, or workers (`Line.worker`) with all their processes.
+    #: What it killed: process ids, or workers (`ControlConnection.worker`) with all their processes.
     killed: frozenset[str] = frozenset()
 
 

@@ -49,7 +49,7 @@ def test_inotify_takes_every_file_for_changed_when_events_were_dropped(source, m
     watcher = make("inotify")
     files = [source, source.with_name("other.py")]
     watcher.watch([str(path) for path in files])
-    overflow: Callable[[int], list[_libc.Event]] = lambda fd: [_libc.Event(-1, _libc.Q_OVERFLOW, "")]  # noqa: E731
+    overflow: Callable[[int], list[_libc.KernelEvent]] = lambda fd: [_libc.KernelEvent(-1, _libc.Q_OVERFLOW, "")]  # noqa: E731
     monkeypatch.setattr(_libc, "events", overflow)
     assert watcher.read() == {str(path) for path in files}
     watcher.close()

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from framework._boot import loader
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework._boot.selector import GreenPoll
 from framework.api.pool import SUCCESS, TERMINATED, TIMED_OUT
 from support.pool_harness import Harness
@@ -112,7 +112,7 @@ def test_the_loop_watches_descriptors_beyond_1024():
     wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
     assert wanted > 2048
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
-    loop = Loop()
+    loop = EventLoop()
     assert isinstance(loop._selector, GreenPoll)
     pairs = [socket.socketpair() for _ in range(700)]
     seen = set()
@@ -137,7 +137,7 @@ def test_the_loop_watches_descriptors_beyond_1024():
 
 
 def test_a_closed_descriptor_is_forgotten():
-    loop = Loop()
+    loop = EventLoop()
     ours, theirs = socket.socketpair()
     fd = ours.fileno()
     loop.add_reader(fd, print)

@@ -44,11 +44,11 @@ def settled(pool: Harness, count: int, others: set[int]) -> list[psutil.Process]
     """Wait until there is one server with `count` children that take jobs, and no zombie; returns them all."""
 
     def tree() -> list[psutil.Process] | None:
-        slots = list(pool.pool._crew.slots.values())
+        slots = list(pool.pool._supervisor.slots.values())
         if len(slots) != count or not all(slot.ready and not slot.retired for slot in slots):
             return None
         found = not_of(others)
-        if {slot.pid for slot in slots} | {pool.pool._crew._launcher.pid} != {process.pid for process in found}:
+        if {slot.pid for slot in slots} | {pool.pool._supervisor._launcher.pid} != {process.pid for process in found}:
             return None
         if any(process.status() == psutil.STATUS_ZOMBIE for process in found):
             return None
@@ -104,7 +104,7 @@ def test_growing_and_shrinking_leaves_nothing_behind(others, pool):
         pool.call(pool.pool.shrink, 3)
         settled(pool, 2, others)
     assert no_more(before, holdings(settled(pool, 2, others))) == {}
-    indexes = {slot.spec.process_index for slot in pool.pool._crew.slots.values()}
+    indexes = {slot.spec.process_index for slot in pool.pool._supervisor.slots.values()}
     assert indexes == {1, 2}
 
 

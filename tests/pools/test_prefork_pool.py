@@ -18,7 +18,7 @@ from framework.api.pool import INVALID, SUCCESS, TERMINATED, TIMED_OUT, WORKER_L
 from framework.exceptions import ConfigError, FrameworkError
 from framework.exitcodes import CONFIG, OK
 from framework_pools.prefork import PreforkPool
-from framework_pools.prefork import shared_memory as pages
+from framework_pools.prefork import shared_memory as shared_memory
 from support import ledger
 from support.pool_harness import TESTS, Harness, both
 from support.processes import alive
@@ -27,7 +27,7 @@ from support.wait import wait_for
 
 def ready(pool: Harness, count: int = 2) -> list[int]:
     """Wait until `count` children take jobs; returns their pids."""
-    wait_for(lambda: sum(slot.ready for slot in pool.pool._crew.slots.values()) == count, 30, f"{count} children")
+    wait_for(lambda: sum(slot.ready for slot in pool.pool._supervisor.slots.values()) == count, 30, f"{count} children")
     return pool.pids()
 
 
@@ -83,7 +83,7 @@ def test_fork_server_killed_is_replaced(make, tmp_path):
     ready(pool)
     [seq] = pool.submit(b"note:here;sleep:30")
     wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 30, "the job itself")
-    os.kill(pool.pool._crew._launcher.pid, signal.SIGKILL)
+    os.kill(pool.pool._supervisor._launcher.pid, signal.SIGKILL)
     assert pool.wait([seq])[0].code == WORKER_LOST
     assert pool.run(b"noop")[0].code == SUCCESS
 
@@ -112,7 +112,7 @@ def test_children_that_cannot_start_are_not_respawned_in_a_rush(make, caplog):
     wait_for(
         lambda: sum("do not stay alive" in record.getMessage() for record in caplog.records) >= 2, 30, "the back-off"
     )
-    assert pool.pool._crew._number < 10
+    assert pool.pool._supervisor._number < 10
 
 
 # ---------------------------------------------------------------- fairness
@@ -401,8 +401,8 @@ def test_killed_worker_leaves_no_orphans(tmp_path, start_method):
 
 
 def test_outbox_keeps_every_record_in_order():
-    fd = pages.create()
-    child, worker = pages.Page(fd), pages.Page(fd)
+    fd = shared_memory.create()
+    child, worker = shared_memory.ChildMemory(fd), shared_memory.ChildMemory(fd)
     os.close(fd)
     rng = random.Random(5)
     put, taken = [], []

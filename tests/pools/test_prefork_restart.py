@@ -28,12 +28,12 @@ def module(tmp_path):
 
 def ready(pool: Harness, count: int = 2) -> list[int]:
     """Wait until `count` children take jobs; returns their pids."""
-    wait_for(lambda: sum(slot.ready for slot in pool.pool._crew.slots.values()) == count, 30, f"{count} children")
+    wait_for(lambda: sum(slot.ready for slot in pool.pool._supervisor.slots.values()) == count, 30, f"{count} children")
     return pool.pids()
 
 
 def server(pool: Harness) -> int:
-    return pool.pool._crew._launcher.pid
+    return pool.pool._supervisor._launcher.pid
 
 
 def restart(pool: Harness, *imports: str, fresh: bool = False) -> None:
@@ -91,7 +91,7 @@ def test_fresh_restart_imports_the_code_that_is_on_disk_now(make, module):
 def test_fresh_restart_that_cannot_import_changes_nothing(make, caplog):
     pool = make()
     before = ready(pool)
-    pool.pool._crew._context.recipe["factory"] = "support.pool_workload:broken"
+    pool.pool._supervisor._context.recipe["factory"] = "support.pool_workload:broken"
     pool.call(pool.pool.restart, (), True)
     assert "missing_thing" in complaint(caplog)
     assert pool.run(b"noop")[0].code == SUCCESS
@@ -233,8 +233,10 @@ def test_restart_during_a_fresh_restart_reaches_both_servers(make, module):
 
     pool.call(both)
     wait_for(lambda: server(pool) != before, 30, "the new server")
-    wait_for(lambda: not pool.pool._crew._launcher.asked, 30, "its imports")
-    wait_for(lambda: {slot.launcher.pid for slot in pool.pool._crew.slots.values()} == {server(pool)}, 30, "children")
+    wait_for(lambda: not pool.pool._supervisor._launcher.asked, 30, "its imports")
+    wait_for(
+        lambda: {slot.launcher.pid for slot in pool.pool._supervisor.slots.values()} == {server(pool)}, 30, "children"
+    )
     wait_for(lambda: word(pool, "one") == word(pool, "two") == "first", 30, "both modules")
 
 
@@ -250,7 +252,9 @@ def test_fresh_restart_overtaken_by_another_keeps_what_both_import(make, module)
     before = server(pool)
     pool.call(three)
     wait_for(lambda: server(pool) != before, 30, "the new server")
-    wait_for(lambda: {slot.launcher.pid for slot in pool.pool._crew.slots.values()} == {server(pool)}, 30, "children")
+    wait_for(
+        lambda: {slot.launcher.pid for slot in pool.pool._supervisor.slots.values()} == {server(pool)}, 30, "children"
+    )
     assert [word(pool, name) for name in ("one", "two", "three")] == ["first"] * 3
 
 
@@ -260,7 +264,7 @@ def test_restart_while_jobs_flow_loses_nothing(make, module, tmp_path):
     seqs = pool.submit(*[b"note:%d;sleep:0.0005" % n for n in range(3_000)], task="usual")
     for number in range(5):
         pool.call(pool.pool.restart, [module(f"flow_{number}")])
-        wait_for(lambda: not pool.pool._crew._launcher.asked, 30, "the import")
+        wait_for(lambda: not pool.pool._supervisor._launcher.asked, 30, "the import")
     pool.wait(seqs, 30)
     books = ledger.balance(range(3_000), tmp_path / "ledger")
     assert books.balanced, str(books)

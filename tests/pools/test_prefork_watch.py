@@ -36,7 +36,7 @@ def stop():
 
 def ready(pool: Harness, count: int = 2) -> list[int]:
     """Wait until `count` children take jobs; returns their pids."""
-    wait_for(lambda: sum(slot.ready for slot in pool.pool._crew.slots.values()) == count, 30, f"{count} children")
+    wait_for(lambda: sum(slot.ready for slot in pool.pool._supervisor.slots.values()) == count, 30, f"{count} children")
     return pool.pids()
 
 
@@ -99,7 +99,11 @@ def test_a_child_stopped_in_a_job_is_named_with_it_and_the_others_go_on(make, st
     pool.run(*[b"noop"] * 100, task="short")
     [seq] = pool.submit(b"sleep:0.5", task="t.long")
     pid = pool.wait_begun(seq)
-    wait_for(lambda: pool.pool._crew.slots and any(slot.running() for slot in pool.pool._crew.slots.values()), 5, "it")
+    wait_for(
+        lambda: pool.pool._supervisor.slots and any(slot.running() for slot in pool.pool._supervisor.slots.values()),
+        5,
+        "it",
+    )
     stop(pid)
     assert "in t.long[" in line(caplog, f"pid:{pid}", "is stopped")
     shorts = pool.submit(*[b"noop"] * 300, task="short")
@@ -115,7 +119,7 @@ def test_a_job_in_a_stopped_child_can_be_terminated(make, stop, signum):
     pool = make()
     [seq] = pool.submit(b"sleep:30")
     pid = pool.wait_begun(seq)
-    wait_for(lambda: any(slot.running() for slot in pool.pool._crew.slots.values()), 5, "it")
+    wait_for(lambda: any(slot.running() for slot in pool.pool._supervisor.slots.values()), 5, "it")
     stop(pid)
     assert pool.call(pool.pool.terminate, seq, signum)
     assert pool.wait([seq], 5)[0].code == TERMINATED
@@ -127,7 +131,7 @@ def test_the_hard_limit_reaches_a_stopped_child(make, stop):
     pool = make()
     [seq] = pool.submit(b"sleep:30", hard=0.5)
     pid = pool.wait_begun(seq)
-    wait_for(lambda: any(slot.running() for slot in pool.pool._crew.slots.values()), 5, "it")
+    wait_for(lambda: any(slot.running() for slot in pool.pool._supervisor.slots.values()), 5, "it")
     stop(pid)
     assert pool.wait([seq], 5)[0].code == TIMED_OUT
     assert pid not in ready(pool)

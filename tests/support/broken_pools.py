@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from framework.api.pool import TIMED_OUT, WORKER_LOST, Outcome, Pool
 from framework.testing.pools import PoolSuite
-from framework_pools._seat import Interrupt
+from framework_pools._slot import Interrupt
 from framework_pools.prefork import PreforkPool
 from framework_pools.threads import ThreadsPool
 
@@ -211,16 +211,16 @@ class IgnoresTheHardLimit(Unbroken):
 
 
 class LetsAJobCatchTheHardLimit(Unbroken):
-    def _abandon(self, seat, job):
+    def _abandon(self, slot, job):
         pass
 
 
 class EndsTheNeighbourToo(Unbroken):
-    def _condemn(self, seat, job, code, text):
-        for other in list(self.seats):
-            if other is not seat and other.job is not None:
+    def _condemn(self, slot, job, code, text):
+        for other in list(self.slots):
+            if other is not slot and other.job is not None:
                 super()._condemn(other, other.job, code, text)
-        return super()._condemn(seat, job, code, text)
+        return super()._condemn(slot, job, code, text)
 
 
 class CountsLimitsFromSubmission(Unbroken):
@@ -234,14 +234,14 @@ class CountsLimitsFromSubmission(Unbroken):
         if self._jobs.pop(job.seq, None):
             if job.seq not in self._reported:
                 self.told.started([job.seq], os.getpid())
-            self.told.finished([self.context.verdict(job, TIMED_OUT, f"{job.hard_limit:g}", 0.0)])
+            self.told.finished([self.context.outcome_for(job, TIMED_OUT, f"{job.hard_limit:g}", 0.0)])
 
 
 class TerminatesItsNeighbour(Unbroken):
     def terminate(self, seq, signum=15):
-        for seat in self.seats:
-            if seat.job is not None and seat.job.seq != seq:
-                return super().terminate(seat.job.seq, signum)
+        for slot in self.slots:
+            if slot.job is not None and slot.job.seq != seq:
+                return super().terminate(slot.job.seq, signum)
         return False
 
 
@@ -293,15 +293,15 @@ class GrowsInSilence(Unbroken):
 class ShrinksToNothing(Unbroken):
     def shrink(self, n):
         self.size = 0
-        for _ in self.seats:
+        for _ in self.slots:
             self.queue.put(None)
 
 
 class ShrinksByForce(Unbroken):
     def shrink(self, n):
-        for seat in list(self.seats)[:n]:
-            if seat.job is not None:
-                self.terminate(seat.job.seq)
+        for slot in list(self.slots)[:n]:
+            if slot.job is not None:
+                self.terminate(slot.job.seq)
         super().shrink(n)
 
 
@@ -318,7 +318,7 @@ class TellsTooLittle(Unbroken):
 
 class TellsWhatNoJsonCarries(Unbroken):
     def info(self):
-        return super().info() | {"seats": set(self.seats)}
+        return super().info() | {"seats": set(self.slots)}
 
 
 class NamesWhatDoesNotLive(Unbroken):
@@ -334,9 +334,9 @@ class LosesJobsInARestart(Greedy):
 
 class RestartsByForce(Unbroken):
     def restart(self, imports=(), fresh=False):
-        for seat in list(self.seats):
-            if seat.job is not None:
-                self.terminate(seat.job.seq)
+        for slot in list(self.slots):
+            if slot.job is not None:
+                self.terminate(slot.job.seq)
 
 
 class OnlySaysThatItRestarts(Unbroken):
@@ -364,7 +364,7 @@ class NeverRecycles(PreforkPool):
 
 class TakesRunningJobsBack(Unbroken):
     def quiesce(self):
-        return [*super().quiesce(), *(seat.job.seq for seat in self.seats if seat.job is not None)]
+        return [*super().quiesce(), *(slot.job.seq for slot in self.slots if slot.job is not None)]
 
 
 class RunsWhatItGaveBack(Greedy):
@@ -451,9 +451,9 @@ class LeaksAThreadWhenItRestarts(Unbroken):
 
 
 class LeaksADescriptorByForce(Unbroken):
-    def _condemn(self, seat, job, code, text):
+    def _condemn(self, slot, job, code, text):
         os.open(os.devnull, os.O_RDONLY)
-        return super()._condemn(seat, job, code, text)
+        return super()._condemn(slot, job, code, text)
 
 
 def _around(make: Any, wrap: Any) -> Any:

@@ -20,7 +20,7 @@ from framework.exceptions import ConnectionLost, TransportError
 from framework.message import Outgoing, read
 from framework.testing.transports import TransportSuite
 from framework_transports.memory import MemoryTransport
-from framework_transports.memory.broker import Broker
+from framework_transports.memory.broker import MemoryBroker
 from framework_transports.memory.consumer import MemoryConsumer, MemoryDelivery
 from framework_transports.memory.mailbox import MemoryMailbox
 from framework_transports.memory.producer import MemoryProducer
@@ -345,15 +345,15 @@ class ChangesItsDescriptor(Unbroken):
 
 class AttendsWithoutCare(Unbroken):
     class Consumer(MemoryConsumer):
-        def attend(self):
+        def poll_while_full(self):
             self.fetch(1)
             return ()
 
 
 class HoardsWhileItRests(Unbroken):
     class Consumer(MemoryConsumer):
-        def rest(self, running):
-            super().rest(running)
+        def pause_delivery(self, running):
+            super().pause_delivery(running)
             self.fetch(1)
 
 
@@ -493,7 +493,7 @@ class ParkedDiesWithItsConsumer(Unbroken):
             super().close(requeue=requeue)
 
 
-class _ParkingTellsNobody(Broker):
+class _ParkingTellsNobody(MemoryBroker):
     def park(self, name, waiting, until, key):
         armed = [consumer for consumer in self.consumers if consumer.armed]
         for consumer in armed:
@@ -509,7 +509,7 @@ class ParkingTellsNobody(Unbroken):
         self._broker = _quiet_brokers.setdefault(url, _ParkingTellsNobody())
 
 
-_quiet_brokers: dict[str, Broker] = {}
+_quiet_brokers: dict[str, MemoryBroker] = {}
 
 
 class BringsBackOnlySome(Unbroken):
@@ -625,7 +625,7 @@ class ServesWhenItIsClosed(Unbroken):
 class KeepsTheBrokerToItself(Unbroken):
     def __init__(self, url, options, settings):
         super().__init__(url, options, settings)
-        self._broker = Broker()
+        self._broker = MemoryBroker()
 
 
 class ConnectsWhenItIsMade(Unbroken):

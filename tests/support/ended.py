@@ -14,7 +14,7 @@ from typing import Any
 
 from framework import App
 from framework._boot.loader import make_transport
-from framework.client.dead_letter_queue import LetterBox
+from framework.client.dead_letter_queue import DeadLetterQueue
 from support import ledger, proj
 
 DLQ = "celery.dlq"
@@ -30,7 +30,7 @@ def letters(url: str) -> Counter[str]:
     with (
         contextlib.closing(proj.make_app(url)) as app,
         contextlib.closing(make_transport(app.conf.settings)) as broker,
-        LetterBox(broker, [DLQ]) as box,
+        DeadLetterQueue(broker, [DLQ]) as box,
     ):
         return Counter(f"{(each.task or '').removeprefix('ended.')} {each.reason}" for each in box.letters)
 

@@ -140,7 +140,7 @@ def test_a_consumer_that_has_no_room_settles_what_comes_again(transport: AmqpTra
     again: list[Delivery] = []
 
     def all_seen() -> bool:
-        again.extend(new.attend() or ())
+        again.extend(new.poll_while_full() or ())
         return bool(again) and not new._acknowledged and len(new._ready) == 1
 
     wait_for(all_seen, 20, lambda: f"a and b to come again and c to come; {ids(again)}")

@@ -65,18 +65,18 @@ def use(transport: AmqpTransport, *, cut: bool) -> dict[str, ref[Any]]:
     consumer.flush()
     mailbox.subscribe(NEWS)
     mailbox.send([Outgoing(b"", {}, exchange="news", exchange_type="fanout", routing_key="")])
-    links = {
-        "consumer's": consumer._link,  # type: ignore[attr-defined]
-        "parking's": consumer._parking._link,  # type: ignore[attr-defined]
-        "mailbox's": mailbox._link,  # type: ignore[attr-defined]
-        "producer's": producer._session._link,  # type: ignore[attr-defined]
+    connections = {
+        "consumer's": consumer._connection,  # type: ignore[attr-defined]
+        "parking's": consumer._parking._connection,  # type: ignore[attr-defined]
+        "mailbox's": mailbox._connection,  # type: ignore[attr-defined]
+        "producer's": producer._session._connection,  # type: ignore[attr-defined]
     }
-    gone = {f"the {whose} link": ref(link) for whose, link in links.items()}
-    gone |= {f"a channel of the {whose}": ref(link.channels[1]) for whose, link in links.items()}
+    gone = {f"the {whose} link": ref(connection) for whose, connection in connections.items()}
+    gone |= {f"a channel of the {whose}": ref(connection.channels[1]) for whose, connection in connections.items()}
     gone |= {"the consumer": ref(consumer), "the mailbox": ref(mailbox), "the producer": ref(producer)}
     if cut:
-        for link in links.values():
-            link._transport.sock.shutdown(socket.SHUT_RDWR)
+        for connection in connections.values():
+            connection._transport.sock.shutdown(socket.SHUT_RDWR)
         for attempt in (lambda: consumer.fetch(1), mailbox.receive):
             # What had come before is read first.
             wait_for(partial(loses, attempt), 20, "the loss to be noticed")

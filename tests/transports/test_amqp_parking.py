@@ -264,7 +264,9 @@ def test_a_broker_that_is_short_of_memory_parks_nothing(
     try:
         # The broker says so when it is sent something.
         assert b.park(time.time() + LONG)
-        wait_for(lambda: consumer.fetch(1) == [] and consumer._parking._link.blocked, 20, "the broker to block us")
+        wait_for(
+            lambda: consumer.fetch(1) == [] and consumer._parking._connection.blocked, 20, "the broker to block us"
+        )
         assert not c.park(time.time() + LONG)
         for delivery in (c, d, e):
             delivery.ack()
@@ -290,9 +292,9 @@ def test_what_is_not_confirmed_comes_again(amqp_url: str, make: Any, consume: An
         park(consumer, [a])
         own = consumer._parking
         assert b.park(time.time() + LONG)
-        own._link.write(b"".join(own._frames))
+        own._connection.write(b"".join(own._frames))
         own._frames.clear()
-        own._link.abandon()
+        own._connection.abandon()
         [again] = gather(consumer, 1)
         assert (ids([again]), again.deliveries) == (["b"], 1)
         # Not at once: whatever was wrong is likely to be wrong still.
@@ -328,7 +330,7 @@ def test_acknowledged_for_being_parked_and_redelivered(transport: AmqpTransport,
     [delivery] = gather(lost, 1)
     park(lost, [delivery], SHORT)
     gather(lost, 1)
-    lost._link.abandon()
+    lost._connection.abandon()
     new = transport.consumer()
     with closing(Closing(new)):
         new.adopt(lost, [])

@@ -922,9 +922,9 @@ def test_a_silent_broker_is_noticed(
     consumer = make(relay.url, use={"heartbeat": 1}).consumer()
     consumer.add_queue(Q)
     assert consumer.fetch(1) == []
-    link = consumer._link
-    wait_for(lambda: consumer.fetch(1) == [] and not link.readable(), 30, "silence")
-    link.last_received -= 100
+    connection = consumer._connection
+    wait_for(lambda: consumer.fetch(1) == [] and not connection.readable(), 30, "silence")
+    connection.last_received -= 100
     with pytest.raises(ConnectionLost, match="no heartbeat for"):
         consumer.heartbeat()
     consumer.close(requeue=True)

@@ -318,9 +318,9 @@ def test_a_consumer_without_room_does_not_spin(producer: Any, consumer: Any) -> 
 def test_a_server_without_pushes_is_polled(
     make_transport: MakeTransport, producer: Any, open_face: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from framework_drivers.redis.resp import Link
+    from framework_drivers.redis.resp import RedisConnection
 
-    monkeypatch.setattr(Link, "watch_keys", lambda link: False)
+    monkeypatch.setattr(RedisConnection, "watch_keys", lambda connection: False)
     consumer = open_face(make_transport(poll_interval=1).consumer())
     consumer.add_queue(Q)
     assert consumer.fetch(5) == []
@@ -620,9 +620,9 @@ def test_replies_reach_the_client_that_asked(transport: RedisTransport, open_fac
 
 
 def test_a_mailbox_without_pushes(transport: RedisTransport, open_face: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from framework_drivers.redis.resp import Link
+    from framework_drivers.redis.resp import RedisConnection
 
-    monkeypatch.setattr(Link, "watch_keys", lambda link: False)
+    monkeypatch.setattr(RedisConnection, "watch_keys", lambda connection: False)
     replies = open_face(transport.mailbox())
     replies.subscribe(Queue(name="o1.r", exchange=Exchange(name="r"), routing_key="o1"))
     worker = open_face(transport.mailbox())

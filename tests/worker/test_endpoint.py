@@ -11,9 +11,9 @@ import threading
 
 import pytest
 
-from framework._config.health import Address
+from framework._config.health import HealthAddress
 from framework.worker.steps.health import endpoint as endpoints
-from framework.worker.steps.health.answers import CannotListen, Listener
+from framework.worker.steps.health.answers import CannotListen, HealthSocket
 from framework.worker.steps.health.endpoint import CONNECTIONS_MAX, REQUEST_MAX, Answer, Endpoint
 from support.probes import connect, exchange, get, parse
 from support.wait import wait_for
@@ -23,7 +23,7 @@ class Server:
     def __init__(self):
         self.errors = []
         self.body = "well\n"
-        self.listener = Listener(Address("127.0.0.1", 0))
+        self.listener = HealthSocket(HealthAddress("127.0.0.1", 0))
         self.endpoint = Endpoint(self.listener.socket, self.answer, self.errors.append)
         self.endpoint.start()
         self.address = str(self.listener.address)
@@ -178,9 +178,9 @@ def test_many_at_the_same_time(server):
 
 def test_an_address_that_is_not_ours_is_told():
     with pytest.raises(CannotListen, match=r"cannot listen on 192\.0\.2\.1:9808: .*; give this one another"):
-        Listener(Address("192.0.2.1", 9808))
+        HealthSocket(HealthAddress("192.0.2.1", 9808))
 
 
 def test_a_path_that_is_too_long_is_told(tmp_path):
     with pytest.raises(CannotListen, match="path too long"):
-        Listener(Address("", 0, str(tmp_path / ("x" * 200))))
+        HealthSocket(HealthAddress("", 0, str(tmp_path / ("x" * 200))))

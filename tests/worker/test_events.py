@@ -9,16 +9,16 @@ from types import SimpleNamespace
 
 import pytest
 
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework._config.settings import EventSettings
 from framework.api.pool import FAILURE, IGNORED, INVALID, RETRY, SUCCESS, TERMINATED, Outcome
 from framework.api.transport import Exchange, Queue
 from framework.client.after_end import Action
 from framework.message import read
-from framework.worker.steps.control.connection import Line
+from framework.worker.steps.control.connection import ControlConnection
 from framework.worker.steps.events import dispatcher
-from framework.worker.steps.events.dispatcher import Dispatcher
-from framework.worker.steps.events.heartbeat import Heart
+from framework.worker.steps.events.dispatcher import EventDispatcher
+from framework.worker.steps.events.heartbeat import Heartbeat
 from framework_transports.memory import MemoryTransport
 from support.wait import wait_for
 
@@ -29,10 +29,10 @@ def bench():
     transport = MemoryTransport("memory://events", MemoryTransport.options_type(), {})
     ears = transport.mailbox()
     ears.subscribe(Queue(name="ears", exchange=Exchange("celeryev", "topic"), routing_key="#"))
-    loop = Loop()
-    line = Line(loop, transport)
+    loop = EventLoop()
+    line = ControlConnection(loop, transport)
     listeners = [SimpleNamespace(events=None), SimpleNamespace(events=None)]
-    dispatcher = Dispatcher(loop, line, "w1@here", EventSettings(), listeners)
+    dispatcher = EventDispatcher(loop, line, "w1@here", EventSettings(), listeners)
     heard = []
 
     def listen():
@@ -218,7 +218,7 @@ def test_without_a_connection_the_newest_are_kept_and_the_loss_is_told_once(benc
 
 def test_the_heart_says_hello_beats_and_says_goodbye(bench):
     settle = SimpleNamespace(running={1: item(), 2: SimpleNamespace(started=0.0)}, total={"a": 3, "b": 4})
-    heart = Heart(bench.loop, bench.dispatcher, settle, 0.02)
+    heart = Heartbeat(bench.loop, bench.dispatcher, settle, 0.02)
     bench.loop.call_soon_threadsafe(bench.line.notify, heart.online)
     bench.loop.call_soon_threadsafe(bench.line.start)
     wait_for(lambda: len(bench.listen()) >= 3, 5)

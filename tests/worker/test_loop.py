@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 
 
 @pytest.fixture
 def loop():
-    loop = Loop()
+    loop = EventLoop()
     yield loop
     loop.close()
 
@@ -127,7 +127,7 @@ def test_a_signal_handler_may_hand_work_over(loop):
 
 def test_a_callback_that_raises_is_reported_and_the_loop_goes_on():
     errors = []
-    loop = Loop(on_error=errors.append)
+    loop = EventLoop(on_error=errors.append)
     loop.call_soon(lambda: 1 / 0)
     loop.call_soon(loop.stop)
     loop.run()

@@ -13,9 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from framework.api import pool as outcomes
 from framework.client.after_end import Action
 from framework.worker.steps.health import counters as meters
-from framework.worker.steps.health.counters import ENDS, OTHERS, Meter
-from framework.worker.steps.health.prometheus import FAMILIES, Source, exposition
-from framework.worker.steps.health.sample import Vitals, is_stopped
+from framework.worker.steps.health.counters import ENDS, OTHERS, Counters
+from framework.worker.steps.health.prometheus import FAMILIES, MetricsSource, exposition
+from framework.worker.steps.health.sample import HealthSampler, is_stopped
 
 MANUAL = Path(__file__).parent.parent.parent / "docs" / "health.md"
 
@@ -36,12 +36,12 @@ class Worker:
     """As much of a worker as is looked at."""
 
     def __init__(self, slots=1, pids=()):
-        self.meter = Meter()
+        self.meter = Counters()
         self.running = {}
         self.backlog = []
         self.letters = {}
         info = {"max-concurrency": slots, "processes": list(pids)}
-        self.vitals = Vitals(
+        self.vitals = HealthSampler(
             SimpleNamespace(info=lambda: info, traits=SimpleNamespace(processes=bool(pids))),
             SimpleNamespace(backlog=self.backlog, rates=[], schedule=[], connected=True, connections=1, fetching=True),
             SimpleNamespace(running=self.running, overfull=False, unstored=0),
@@ -60,13 +60,13 @@ class Worker:
         self.vitals.look()
 
     def metrics(self):
-        text = exposition(Source("a@b", "threads", time.monotonic(), self.vitals, self.meter, dict))
+        text = exposition(MetricsSource("a@b", "threads", time.monotonic(), self.vitals, self.meter, dict))
         return text, list(text_string_to_metric_families(text))
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """The time as `Vitals` sees it; `clock.now += 5` lets it pass."""
+    """The time as `HealthSampler` sees it; `clock.now += 5` lets it pass."""
     found = SimpleNamespace(now=1000.0)
     monkeypatch.setattr("framework.worker.steps.health.sample.monotonic", lambda: found.now)
     return found
@@ -82,7 +82,7 @@ def test_every_end_has_a_word():
 
 
 def test_ends_are_counted_by_what_follows_them():
-    meter = Meter()
+    meter = Counters()
     meter.finished(item(), outcomes.SUCCESS, 2.0, Action.ACK)
     meter.finished(item(), outcomes.FAILURE, 1.0, Action.ACK)
     meter.finished(item(), outcomes.FAILURE, 0.0, Action.RETRY)
@@ -96,7 +96,7 @@ def test_ends_are_counted_by_what_follows_them():
 
 def test_names_are_bounded(monkeypatch):
     monkeypatch.setattr(meters, "NAMES_MAX", 2)
-    meter = Meter()
+    meter = Counters()
     for name in ("a", "b", "c", "d", "a", "d"):
         meter.finished(item(name), outcomes.SUCCESS, 0.0, Action.ACK)
     assert {name: count.runs for name, count in meter.tasks.items()} == {"a": 2, "b": 1, OTHERS: 3}

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from framework import exitcodes
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework.api.backoff import Backoff
 from framework.exceptions import MessageUndecodable
 from framework.wire.clock import Clock
@@ -51,7 +51,7 @@ class TestPrefetch:
 
 class TestSchedule:
     def test_items_come_out_in_the_order_of_their_times(self):
-        loop, out = Loop(), []
+        loop, out = EventLoop(), []
 
         def release(items):
             out.extend(items)
@@ -68,7 +68,7 @@ class TestSchedule:
         assert out == ["past", "early", "late"]
 
     def test_clear_gives_everything_back(self):
-        loop = Loop()
+        loop = EventLoop()
         schedule = Schedule(loop, lambda items: pytest.fail("released"))
         schedule.hold(time.time() + 60, "a")
         assert schedule.clear() == ["a"]

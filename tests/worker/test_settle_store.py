@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from framework import App
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework.api import pool
 from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStoreTraits
@@ -17,10 +17,10 @@ from framework.exceptions import ConnectionLost, FrameworkError
 from framework.message import Head
 from framework.wire.result_document import Documents
 from framework.worker.intake.capacity import Prefetch
-from framework.worker.item import Item
 from framework.worker.settle.dead_letters import DeadLetters
 from framework.worker.settle.outbox import Outbox
 from framework.worker.settle.settle import Settle
+from framework.worker.task_request import TaskRequest
 
 
 class Attic:
@@ -52,9 +52,9 @@ class Loan(Delivery):
         self.end = "requeue"
 
 
-def settled(troubles: dict[str, list[Exception]]) -> tuple[Settle, Attic, list[Loan], Loop]:
+def settled(troubles: dict[str, list[Exception]]) -> tuple[Settle, Attic, list[Loan], EventLoop]:
     """Return what is there after tasks `1`, `2` and `3` have ended with a result, and its loop."""
-    loop, attic = Loop(), Attic(troubles)
+    loop, attic = EventLoop(), Attic(troubles)
     store: Any = attic
     outbox = Outbox(lambda: None)
     settle = Settle(loop, store, Documents(), DeadLetters(outbox, None), outbox, Prefetch(4, 1), lambda: None)
@@ -62,7 +62,7 @@ def settled(troubles: dict[str, list[Exception]]) -> tuple[Settle, Attic, list[L
     policy = app.task(name="t", acks_late=True)(lambda: None).policy
     loans = [Loan() for _ in range(3)]
     for seq, loan in enumerate(loans, 1):
-        settle.running[seq] = Item(seq, loan, Head(), "t", str(seq), policy)
+        settle.running[seq] = TaskRequest(seq, loan, Head(), "t", str(seq), policy)
     settle.finished([Outcome(seq, pool.SUCCESS, 0.0, b"{}") for seq in (1, 2, 3)])
     settle.flush()
     return settle, attic, loans, loop

@@ -20,7 +20,7 @@ import msgspec
 
 from framework import __version__
 from framework._boot import catalog, loader
-from framework._boot.graph import Node, arrange
+from framework._boot.graph import GraphNode, arrange
 from framework.api.step import Step
 from framework.exceptions import FrameworkError, GraphError, StepFailed
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 State = Literal["new", "starting", "started", "failed", "stopping", "stopped"]
 
 
-class Part(msgspec.Struct, kw_only=True):
+class StepState(msgspec.Struct, kw_only=True):
     """A step with who brought it and what became of it."""
 
     step: Step
@@ -39,10 +39,10 @@ class Part(msgspec.Struct, kw_only=True):
     began: bool = False
 
     @property
-    def node(self) -> Node:
+    def node(self) -> GraphNode:
         """The step as the graph sees it."""
         step = self.step
-        return Node(
+        return GraphNode(
             name=step.name,
             requires=step.requires,
             after=step.after,
@@ -54,7 +54,9 @@ class Part(msgspec.Struct, kw_only=True):
 class Blueprint:
     """Steps, put in order, started and stopped."""
 
-    def __init__(self, name: str, parts: Iterable[Part], settings: Any, given: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, name: str, parts: Iterable[StepState], settings: Any, given: Mapping[str, Any] | None = None
+    ) -> None:
         """Ask every step whether it takes part, and order those that do.
 
         `given` is on the board from the beginning, for every step. Raises `GraphError` (see `framework._boot.graph`).
@@ -68,7 +70,7 @@ class Blueprint:
             part.absent = part.step.enabled(settings)
         taking_part = {part.step.name: part for part in self.parts if part.absent is None}
         absent = {name: part.absent for part in self.parts if part.absent is not None for name in part.node.names}
-        provided = [Node(name=name, origin="the worker") for name in self._given]
+        provided = [GraphNode(name=name, origin="the worker") for name in self._given]
         order = arrange([*provided, *(part.node for part in taking_part.values())], absent)
         self.order = [taking_part[node.name] for node in order if node.name in taking_part]
 
@@ -94,7 +96,7 @@ class Blueprint:
                 ) from error
         self.state = "started"
 
-    def _start(self, part: Part) -> None:
+    def _start(self, part: StepState) -> None:
         for other in self.order:
             if other.absent is not None and not set(part.step.requires).isdisjoint(other.node.names):
                 raise StepFailed(
@@ -104,7 +106,7 @@ class Blueprint:
         logger.debug("%s: starting %s", self.name, part.step.name)
         part.step.start(_StepBoard(self, part.step))
 
-    def _leave_out(self, part: Part, error: Exception) -> None:
+    def _leave_out(self, part: StepState, error: Exception) -> None:
         logger.error("Going on without the step %r of %s: %s", part.step.name, part.origin, error)
         part.absent = f"could not start: {error}"
         if part.began:
@@ -133,7 +135,7 @@ class Blueprint:
             self._quietly(part, "close")
             part.began = False
 
-    def _quietly(self, part: Part, verb: str, *arguments: float) -> None:
+    def _quietly(self, part: StepState, verb: str, *arguments: float) -> None:
         logger.debug("%s: %s %s", self.name, verb, part.step.name)
         try:
             getattr(part.step, verb)(*arguments)
@@ -203,13 +205,13 @@ class GraphSource(NamedTuple):
     given: tuple[str, ...]
 
 
-def parts(graph: Literal["worker", "consumer"], built_in: Iterable[Step]) -> list[Part]:
+def parts(graph: Literal["worker", "consumer"], built_in: Iterable[Step]) -> list[StepState]:
     """Return the steps of `graph`: `built_in`, then those of other distributions."""
-    found = [Part(step=step, origin=getattr(step, "origin", ORIGIN)) for step in built_in]
+    found = [StepState(step=step, origin=getattr(step, "origin", ORIGIN)) for step in built_in]
     for info in catalog.plugins("step"):
         step_type = loader.load("step", info.name)
         if step_type.graph == graph:
-            found.append(Part(step=step_type(), origin=f"{info.distribution} {info.version}"))
+            found.append(StepState(step=step_type(), origin=f"{info.distribution} {info.version}"))
     return found
 
 

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from framework._boot.blueprint import Blueprint, GraphSource, Part, blueprint
-from framework._boot.graph import Node, edges
+from framework._boot.blueprint import Blueprint, GraphSource, StepState, blueprint
+from framework._boot.graph import GraphNode, edges
 
 Format = Literal["text", "dot", "mermaid", "svg"]
 
 
-class Box(msgspec.Struct, frozen=True):
+class StepBox(msgspec.Struct, frozen=True):
     """A step in a drawing."""
 
     name: str
@@ -36,7 +36,7 @@ class Drawing(msgspec.Struct, frozen=True):
     """One graph, ready to be drawn."""
 
     name: str
-    boxes: tuple[Box, ...]
+    boxes: tuple[StepBox, ...]
     #: ``(step, step that it requires)``.
     edges: tuple[tuple[str, str], ...]
 
@@ -50,13 +50,13 @@ def drawings(sources: Iterable[GraphSource], settings: Any) -> list[Drawing]:
 
 def _drawing(graph: Blueprint) -> Drawing:
     absent = [part for part in graph.parts if part.absent is not None]
-    nodes: list[Node] = [part.node for part in graph.order]
+    nodes: list[GraphNode] = [part.node for part in graph.order]
     boxes = [_box(part, number) for number, part in enumerate(graph.order, 1)]
     return Drawing(graph.name, tuple(boxes + [_box(part, 0) for part in absent]), tuple(edges(nodes)))
 
 
-def _box(part: Part, order: int) -> Box:
-    return Box(part.step.name, part.origin, part.step.requires, part.absent, order)
+def _box(part: StepState, order: int) -> StepBox:
+    return StepBox(part.step.name, part.origin, part.step.requires, part.absent, order)
 
 
 def render(drawing: Drawing, form: Format, explain: bool = False) -> str:

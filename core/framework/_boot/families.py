@@ -7,7 +7,7 @@ from typing import Final
 import msgspec
 
 
-class Family(msgspec.Struct, frozen=True):
+class PluginFamily(msgspec.Struct, frozen=True):
     """A kind of plugin."""
 
     #: The word used for it everywhere: config table, docs page, contract module in `framework.api`.
@@ -23,38 +23,38 @@ class Family(msgspec.Struct, frozen=True):
 FAMILIES: Final = {
     family.name: family
     for family in (
-        Family(
+        PluginFamily(
             "transport",
             "framework.transports",
             "framework.api.transport:Transport",
             "the scheme of the broker URL",
         ),
-        Family("pool", "framework.pools", "framework.api.pool:Pool", "--pool, or pool under [worker]"),
-        Family(
+        PluginFamily("pool", "framework.pools", "framework.api.pool:Pool", "--pool, or pool under [worker]"),
+        PluginFamily(
             "autoscaler",
             "framework.autoscalers",
             "framework.api.autoscaler:Autoscaler",
             "--autoscaler, or autoscaler under [worker]",
         ),
-        Family(
+        PluginFamily(
             "fsnotify",
             "framework.fsnotify",
             "framework.api.fsnotify:Watcher",
             "fsnotify under [worker], or FRAMEWORK_FSNOTIFY",
         ),
-        Family(
+        PluginFamily(
             "result_store",
             "framework.results",
             "framework.api.result_store:ResultStore",
             "the scheme of the result URL",
         ),
-        Family(
+        PluginFamily(
             "step",
             "framework.steps",
             "framework.api.step:Step",
             "being installed; each decides whether it is enabled",
         ),
-        Family("command", "framework.commands", "", "being installed; it becomes a sub-command"),
-        Family("hook", "framework.hooks", "", "being installed"),
+        PluginFamily("command", "framework.commands", "", "being installed; it becomes a sub-command"),
+        PluginFamily("hook", "framework.hooks", "", "being installed"),
     )
 }

@@ -17,7 +17,7 @@ import msgspec
 from framework.exceptions import GraphCycle, GraphError, GraphGap
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
+class GraphNode(msgspec.Struct, frozen=True, kw_only=True):
     """A step as the graph sees it."""
 
     name: str
@@ -33,7 +33,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
         return (self.name, *self.provides)
 
 
-def arrange(nodes: Iterable[Node], absent: dict[str, str] | None = None) -> list[Node]:
+def arrange(nodes: Iterable[GraphNode], absent: dict[str, str] | None = None) -> list[GraphNode]:
     """Return `nodes` in an order in which each comes after what it requires; ties keep the order given.
 
     `absent` maps the names of steps that stay out to the reason, for the text of an error.
@@ -56,7 +56,7 @@ def arrange(nodes: Iterable[Node], absent: dict[str, str] | None = None) -> list
     except graphlib.CycleError as error:
         # graphlib lists predecessors first and repeats the first name at the end.
         raise _cycle([by_name[name] for name in error.args[1]]) from None
-    result: list[Node] = []
+    result: list[GraphNode] = []
     ready: list[str] = []
     while sorter.is_active():
         ready.extend(sorter.get_ready())
@@ -68,7 +68,7 @@ def arrange(nodes: Iterable[Node], absent: dict[str, str] | None = None) -> list
     return result
 
 
-def edges(nodes: Sequence[Node]) -> list[tuple[str, str]]:
+def edges(nodes: Sequence[GraphNode]) -> list[tuple[str, str]]:
     """Return ``(step, step that it requires)`` for every such pair among `nodes`, once."""
     providers = _providers(nodes)
     return list(
@@ -81,8 +81,8 @@ def edges(nodes: Sequence[Node]) -> list[tuple[str, str]]:
     )
 
 
-def _providers(nodes: Sequence[Node]) -> dict[str, Node]:
-    providers: dict[str, Node] = {}
+def _providers(nodes: Sequence[GraphNode]) -> dict[str, GraphNode]:
+    providers: dict[str, GraphNode] = {}
     for node in nodes:
         for name in node.names:
             if (other := providers.get(name)) is not None:
@@ -94,7 +94,7 @@ def _providers(nodes: Sequence[Node]) -> dict[str, Node]:
     return providers
 
 
-def _provider(node: Node, want: str, providers: dict[str, Node], absent: dict[str, str]) -> Node:
+def _provider(node: GraphNode, want: str, providers: dict[str, GraphNode], absent: dict[str, str]) -> GraphNode:
     if (provider := providers.get(want)) is not None:
         return provider
     if want in absent:
@@ -105,7 +105,7 @@ def _provider(node: Node, want: str, providers: dict[str, Node], absent: dict[st
     raise GraphGap(f"the step {node.name!r} of {node.origin} requires {want!r}, {why}")
 
 
-def _cycle(chain: Sequence[Node]) -> GraphCycle:
+def _cycle(chain: Sequence[GraphNode]) -> GraphCycle:
     links = [
         f"{later.name!r} ({later.origin}) requires {earlier.name!r}" for earlier, later in itertools.pairwise(chain)
     ]

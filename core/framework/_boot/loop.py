@@ -29,12 +29,12 @@ Callback: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]
 _CANCELLED_MAX: Final = 512
 
 
-class Timer:
-    """A scheduled call, made by `Loop.call_later`."""
+class ScheduledCall:
+    """A scheduled call, made by `EventLoop.call_later`."""
 
     __slots__ = ("_loop", "args", "callback", "when")
 
-    def __init__(self, loop: Loop, when: float, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
+    def __init__(self, loop: EventLoop, when: float, callback: Callable[..., object], args: tuple[Any, ...]) -> None:
         self._loop = loop
         self.when = when
         self.callback: Callable[..., object] | None = callback
@@ -48,15 +48,15 @@ class Timer:
             self._loop._forget_cancelled()
 
 
-class Loop:
-    """The loop that `framework.api.loop.Loop` promises to plugins."""
+class EventLoop:
+    """The loop that `framework.api.loop.EventLoop` promises to plugins."""
 
     def __init__(self, on_error: Callable[[BaseException], object] | None = None) -> None:
         self._selector = make_selector()
         self._ready: deque[Callback] = deque()
         # deque.append is atomic: signal handlers and other threads need no lock that they could deadlock on.
         self._foreign: deque[Callback] = deque()
-        self._timers: list[tuple[float, int, Timer]] = []
+        self._timers: list[tuple[float, int, ScheduledCall]] = []
         self._order = itertools.count()
         self._cancelled = 0
         self._stopping = False
@@ -92,9 +92,9 @@ class Loop:
         with contextlib.suppress(OSError):
             self._wake_write.send(b"\0")
 
-    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> Timer:
+    def call_later(self, delay: float, callback: Callable[..., object], *args: Any) -> ScheduledCall:
         """Run `callback(*args)` after `delay` seconds."""
-        timer = Timer(self, monotonic() + delay, callback, args)
+        timer = ScheduledCall(self, monotonic() + delay, callback, args)
         heapq.heappush(self._timers, (timer.when, next(self._order), timer))
         return timer
 
@@ -230,12 +230,12 @@ def _log_error(error: BaseException) -> None:
 class Pulse:
     """Beats from `start` to `stop`. Both, and the beats, happen in the loop."""
 
-    def __init__(self, loop: Loop, interval: float, beat: Callable[[], object]) -> None:
+    def __init__(self, loop: EventLoop, interval: float, beat: Callable[[], object]) -> None:
         """`interval`: seconds between two beats."""
         self._loop = loop
         self._interval = interval
         self._do = beat
-        self._timer: Timer | None = None
+        self._timer: ScheduledCall | None = None
         self._stopped = False
 
     def start(self) -> None:

@@ -13,11 +13,11 @@ import msgspec
 
 from framework._cli.output import json_option, pass_session, print_json, print_table
 from framework._cli.program import Section
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework.exceptions import ConfigError
 
 if TYPE_CHECKING:
-    from framework.worker.autoscaler.simulation import Job, Report, Sample
+    from framework.worker.autoscaler.simulation import SimulatedTask, SimulationReport, SimulationSample
 
 _WIDTH: Final = 72
 _HEIGHT: Final = 6
@@ -49,7 +49,7 @@ def command() -> None:
 @json_option
 @pass_session
 def simulate(
-    session: Session,
+    session: CommandSession,
     pattern: str | None,
     trace: str | None,
     bounds: str | None,
@@ -66,8 +66,8 @@ def simulate(
     """Simulate."""
     from framework._cli.config import resolved
     from framework._config.autoscale import autoscale_range
-    from framework.worker.autoscaler.driver import Autoscaler
-    from framework.worker.autoscaler.simulation import PATTERNS, Simulation, World
+    from framework.worker.autoscaler.driver import AutoscalerDriver
+    from framework.worker.autoscaler.simulation import PATTERNS, SimulatedLoad, Simulation
     from framework.worker.intake.capacity import Prefetch
     from framework.worker.steps.autoscale import choose
 
@@ -77,7 +77,7 @@ def simulate(
     worker = settings.worker
     name = name or worker.autoscaler
     driver, decider = choose(msgspec.structs.replace(settings, worker=msgspec.structs.replace(worker, autoscaler=name)))
-    if driver is not Autoscaler:
+    if driver is not AutoscalerDriver:
         raise ConfigError(
             f"{name} scales by hand (_maybe_scale) and cannot be simulated: "
             f"subclass framework.api.autoscaler.Autoscaler instead"
@@ -85,7 +85,7 @@ def simulate(
     jobs = PATTERNS[pattern](random.Random(seed)) if pattern is not None else read_trace(Path(str(trace)))
     sizes = autoscale_range(bounds or worker.autoscale or "10,1")
     keep = worker.autoscale_keepalive if keepalive is None else keepalive
-    world = World(cpus=cpus, cpu_share=cpu_share, memory_mib=memory, slot_mib=slot_memory, startup=startup)
+    world = SimulatedLoad(cpus=cpus, cpu_share=cpu_share, memory_mib=memory, slot_mib=slot_memory, startup=startup)
     report = Simulation(decider, sizes, keep, Prefetch.of(worker, sizes.start), world).run(jobs)
     about = {"autoscaler": name, "max": sizes.largest, "min": sizes.smallest, "keepalive": keep}
     if as_json:
@@ -96,9 +96,9 @@ def simulate(
     print_table(session, ("", "value"), rows(report, about))
 
 
-def read_trace(path: Path) -> list[Job]:
+def read_trace(path: Path) -> list[SimulatedTask]:
     """Return the tasks that the file lists: ``seconds,seconds`` a line; a heading and empty lines are skipped."""
-    from framework.worker.autoscaler.simulation import Job
+    from framework.worker.autoscaler.simulation import SimulatedTask
 
     jobs = []
     try:
@@ -114,15 +114,15 @@ def read_trace(path: Path) -> list[Job]:
             sent = runs = -1.0
         if not (0 <= sent < float("inf") and 0 <= runs < float("inf")):
             raise ConfigError(f"{path}, line {number}: wanted two numbers, like 12.5,0.3, and found {','.join(line)!r}")
-        jobs.append(Job(sent, runs))
+        jobs.append(SimulatedTask(sent, runs))
     if not jobs:
         raise ConfigError(f"the trace {path} lists no tasks: it has a line each, like 12.5,0.3")
     return sorted(jobs)
 
 
-def resampled(samples: Sequence[Sample], duration: float, points: int) -> list[Sample]:
+def resampled(samples: Sequence[SimulationSample], duration: float, points: int) -> list[SimulationSample]:
     """Return `points` samples, each with the largest values of its share of the time."""
-    from framework.worker.autoscaler.simulation import Sample
+    from framework.worker.autoscaler.simulation import SimulationSample
 
     found = []
     index = 0
@@ -133,11 +133,11 @@ def resampled(samples: Sequence[Sample], duration: float, points: int) -> list[S
         while index + 1 < len(samples) and samples[index + 1].time < end:
             index += 1
             inside.append(samples[index])
-        found.append(Sample(start, *(max(column) for column in list(zip(*inside, strict=True))[1:])))
+        found.append(SimulationSample(start, *(max(column) for column in list(zip(*inside, strict=True))[1:])))
     return found
 
 
-def draw(report: Report) -> str:
+def draw(report: SimulationReport) -> str:
     """Return a drawing of the queue and, below it, of the pool's size."""
     samples = resampled(report.samples, report.duration, _WIDTH)
     columns = [sample.waiting for sample in samples], [sample.size for sample in samples]
@@ -165,7 +165,7 @@ def _length(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 7200 else f"{seconds:.0f} s"
 
 
-def rows(report: Report, about: dict[str, Any]) -> list[tuple[str, str]]:
+def rows(report: SimulationReport, about: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the table of what it cost."""
     saved = 1 - report.slot_seconds / report.fixed_slot_seconds if report.fixed_slot_seconds else 0.0
     return [

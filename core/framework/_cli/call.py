@@ -11,7 +11,7 @@ import msgspec
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json
 from framework._cli.result import report
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 
 
 def parsed(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
@@ -63,7 +63,7 @@ def when(ctx: click.Context, param: click.Parameter, value: str | None) -> datet
 @json_option
 @pass_session
 def command(
-    session: Session,
+    session: CommandSession,
     /,
     name: str,
     args: list[Any] | None,

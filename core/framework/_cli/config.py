@@ -9,7 +9,7 @@ import click
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, print_table
 from framework._cli.program import Section
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework._config.sources import Config
 
 
@@ -23,7 +23,7 @@ def command() -> None:
 @click.option("--origin", is_flag=True, help="Show where each value comes from, with file and line.")
 @json_option
 @pass_session
-def show(session: Session, everything: bool, origin: bool, as_json: bool) -> None:
+def show(session: CommandSession, everything: bool, origin: bool, as_json: bool) -> None:
     """Show."""
     from framework._config.options import options
     from framework._config.show import display_value
@@ -55,7 +55,7 @@ def show(session: Session, everything: bool, origin: bool, as_json: bool) -> Non
     help="Check the config file, the environment, the application, and that all chosen plugins can be loaded."
 )
 @pass_session
-def check(session: Session) -> int:
+def check(session: CommandSession) -> int:
     """Check; raises what is wrong."""
     from framework._boot import loader
     from framework._config.autoscale import autoscale_range
@@ -86,7 +86,7 @@ def schema() -> None:
     print_json(json_schema())
 
 
-def resolved(session: Session) -> Config:
+def resolved(session: CommandSession) -> Config:
     """Resolve with the application's own settings where there is one."""
     from framework._config.sources import resolve
     from framework.exceptions import AppNotFound

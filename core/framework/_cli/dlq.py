@@ -18,12 +18,12 @@ import click
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, print_table, split
 from framework._cli.program import Section
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework.exceptions import ConfigError, FrameworkError, MessageUndecodable
 
 if TYPE_CHECKING:
-    from framework.client.dead_letter_queue import LetterBox
-    from framework.wire.dead_letter import Letter
+    from framework.client.dead_letter_queue import DeadLetterQueue
+    from framework.wire.dead_letter import DeadLetter
 
 
 @click.group(cls=Section, help="Look at dead letters; send them again or drop them.")
@@ -63,7 +63,7 @@ def _choosing(function: Callable[..., Any]) -> Callable[..., Any]:
 @_choosing
 @json_option
 @pass_session
-def list_letters(session: Session, choice: _Choice, as_json: bool) -> int:
+def list_letters(session: CommandSession, choice: _Choice, as_json: bool) -> int:
     """List."""
     with _box(session, choice) as box:
         letters = _chosen(box, choice)
@@ -81,7 +81,7 @@ def list_letters(session: Session, choice: _Choice, as_json: bool) -> int:
 @_choosing
 @json_option
 @pass_session
-def show(session: Session, choice: _Choice, as_json: bool) -> int:
+def show(session: CommandSession, choice: _Choice, as_json: bool) -> int:
     """Show."""
     with _box(session, choice) as box:
         letters = _chosen(box, choice)
@@ -110,7 +110,7 @@ def show(session: Session, choice: _Choice, as_json: bool) -> int:
 @click.option("--to", metavar="QUEUE", help="Send them to this queue instead.")
 @json_option
 @pass_session
-def replay(session: Session, choice: _Choice, everything: bool, to: str | None, as_json: bool) -> int:
+def replay(session: CommandSession, choice: _Choice, everything: bool, to: str | None, as_json: bool) -> int:
     """Replay."""
     _want_a_choice(everything, choice)
     with _box(session, choice) as box:
@@ -132,7 +132,7 @@ def replay(session: Session, choice: _Choice, everything: bool, to: str | None, 
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @json_option
 @pass_session
-def purge(session: Session, choice: _Choice, everything: bool, force: bool, as_json: bool) -> int:
+def purge(session: CommandSession, choice: _Choice, everything: bool, force: bool, as_json: bool) -> int:
     """Drop."""
     _want_a_choice(everything, choice)
     with _box(session, choice) as box:
@@ -149,9 +149,9 @@ def purge(session: Session, choice: _Choice, everything: bool, force: bool, as_j
 
 
 @contextmanager
-def _box(session: Session, choice: _Choice) -> Iterator[LetterBox]:
+def _box(session: CommandSession, choice: _Choice) -> Iterator[DeadLetterQueue]:
     from framework._boot import loader
-    from framework.client.dead_letter_queue import LetterBox
+    from framework.client.dead_letter_queue import DeadLetterQueue
     from framework.client.routing import select_queues
 
     settings = session.app().conf.settings
@@ -161,13 +161,13 @@ def _box(session: Session, choice: _Choice) -> Iterator[LetterBox]:
     names = [template.format(queue=queue.name) for queue in select_queues(settings, split(choice.queues) or None, None)]
     transport = loader.make_transport(settings)
     try:
-        with LetterBox(transport, names) as box:
+        with DeadLetterQueue(transport, names) as box:
             yield box
     finally:
         transport.close()
 
 
-def _chosen(box: LetterBox, choice: _Choice) -> list[Letter]:
+def _chosen(box: DeadLetterQueue, choice: _Choice) -> list[DeadLetter]:
     """Return the letters of `box` that are asked for. Raises `FrameworkError` for an id that is not there."""
     ids, _queues, task, reason = choice
     found = [
@@ -185,7 +185,7 @@ def _want_a_choice(everything: bool, choice: _Choice) -> None:
         raise click.UsageError("which letters? Give ids, --task or --reason, or --all")
 
 
-def _summary(letter: Letter) -> dict[str, Any]:
+def _summary(letter: DeadLetter) -> dict[str, Any]:
     return {
         "id": letter.id,
         "task": letter.task,
@@ -198,7 +198,7 @@ def _summary(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _contents(letter: Letter) -> dict[str, Any]:
+def _contents(letter: DeadLetter) -> dict[str, Any]:
     try:
         message = letter.message()
     except MessageUndecodable:
@@ -212,7 +212,7 @@ def _contents(letter: Letter) -> dict[str, Any]:
     }
 
 
-def _row(letter: Letter) -> tuple[object, ...]:
+def _row(letter: DeadLetter) -> tuple[object, ...]:
     buried = "" if letter.time is None else f"{datetime.fromtimestamp(letter.time):%Y-%m-%d %H:%M:%S}"
     return (
         letter.id or "-",

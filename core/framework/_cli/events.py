@@ -15,7 +15,7 @@ import msgspec
 
 from framework import exitcodes
 from framework._cli.output import pass_session
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework.exceptions import ConfigError, TransportError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--timeout", type=float, metavar="S", help="End when no event has come for so many seconds.")
 @pass_session
 def command(
-    session: Session,
+    session: CommandSession,
     dump: bool,
     as_json: bool,
     camera: str | None,

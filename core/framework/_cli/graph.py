@@ -8,7 +8,7 @@ import click
 
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework.exceptions import FrameworkError
 
 
@@ -27,7 +27,9 @@ class CannotWrite(FrameworkError):
 @click.option("-o", "--output", metavar="FILE", help="Write to this file. Default: print.")
 @json_option
 @pass_session
-def command(session: Session, which: str | None, form: Any, explain: bool, output: str | None, as_json: bool) -> None:
+def command(
+    session: CommandSession, which: str | None, form: Any, explain: bool, output: str | None, as_json: bool
+) -> None:
     """Draw."""
     from framework._boot.drawing import drawings, render
     from framework._cli.config import resolved

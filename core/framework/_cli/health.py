@@ -17,10 +17,10 @@ import msgspec
 
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, print_table, split
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 
 if TYPE_CHECKING:
-    from framework._config.health import Address
+    from framework._config.health import HealthAddress
     from framework._config.settings import Settings
 
 #: Bytes of an answer that are read.
@@ -61,7 +61,12 @@ class Condition(msgspec.Struct):
 @json_option
 @pass_session
 def command(
-    session: Session, wants_ready: bool, destination: str | None, given: str | None, timeout: float, as_json: bool
+    session: CommandSession,
+    wants_ready: bool,
+    destination: str | None,
+    given: str | None,
+    timeout: float,
+    as_json: bool,
 ) -> int:
     """Ask."""
     from framework._config.sources import resolve
@@ -83,7 +88,7 @@ def command(
     return exitcodes.INCOMPLETE if wants_ready and not all(each.ready for each in found) else exitcodes.OK
 
 
-def _find(settings: Settings, name: str | None, given: str | None) -> tuple[str, Address]:
+def _find(settings: Settings, name: str | None, given: str | None) -> tuple[str, HealthAddress]:
     """Return the node's full name and its endpoint. Raises `ConfigError`."""
     from framework._config.health import health_address
     from framework._config.nodename import node_name
@@ -106,7 +111,7 @@ def _find(settings: Settings, name: str | None, given: str | None) -> tuple[str,
     return node, address
 
 
-def _ask(node: str, address: Address, timeout: float) -> Condition:
+def _ask(node: str, address: HealthAddress, timeout: float) -> Condition:
     try:
         text = _request(address, timeout)
         condition = msgspec.json.decode(text.partition(b"\r\n\r\n")[2], type=Condition)
@@ -121,7 +126,7 @@ def _ask(node: str, address: Address, timeout: float) -> Condition:
     return condition
 
 
-def _request(address: Address, timeout: float) -> bytes:
+def _request(address: HealthAddress, timeout: float) -> bytes:
     """Return the whole answer. Raises `OSError`, of which `TimeoutError` is one."""
     deadline = time.monotonic() + timeout
     with contextlib.ExitStack() as stack:

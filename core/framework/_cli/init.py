@@ -8,7 +8,7 @@ import click
 
 from framework import exitcodes
 from framework._cli.output import pass_session
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework.exceptions import FrameworkError
 
 CONFIG_FILE = """\
@@ -66,7 +66,7 @@ class FileExists(FrameworkError):
 @click.command(help="Write framework.toml and tasks.py into DIRECTORY, default the current one. Overwrites nothing.")
 @click.argument("directory", default=".")
 @pass_session
-def command(session: Session, directory: str) -> int:
+def command(session: CommandSession, directory: str) -> int:
     """Write."""
     session.enter()
     files = {"framework.toml": CONFIG_FILE, "tasks.py": TASKS_FILE}

@@ -9,11 +9,11 @@ from typing import Any
 import click
 import msgspec
 
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 
 #: ``--json``, for every command that answers something.
 json_option = click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
-pass_session = click.make_pass_decorator(Session, ensure=True)
+pass_session = click.make_pass_decorator(CommandSession, ensure=True)
 
 
 def print_json(value: Any) -> None:
@@ -22,7 +22,7 @@ def print_json(value: Any) -> None:
     click.echo(text.decode())
 
 
-def print_table(session: Session, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+def print_table(session: CommandSession, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table: with rich on a terminal, plain columns into a pipe."""
     if sys.stdout.isatty():
         from rich import box

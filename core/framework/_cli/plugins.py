@@ -7,7 +7,7 @@ import click
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, print_table
 from framework._cli.program import Section
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 
 
 @click.group(
@@ -20,10 +20,10 @@ from framework._cli.session import Session
 def command(ctx: click.Context, as_json: bool) -> None:
     """Without a sub-command: the list."""
     if ctx.invoked_subcommand is None:
-        _list(ctx.ensure_object(Session), as_json)
+        _list(ctx.ensure_object(CommandSession), as_json)
 
 
-def _list(session: Session, as_json: bool) -> None:
+def _list(session: CommandSession, as_json: bool) -> None:
     from framework._boot import catalog
 
     found = catalog.plugins()
@@ -37,7 +37,7 @@ def _list(session: Session, as_json: bool) -> None:
 @command.command("list", help="List the installed plugins; imports none of them.")
 @json_option
 @pass_session
-def list_(session: Session, as_json: bool) -> None:
+def list_(session: CommandSession, as_json: bool) -> None:
     """List."""
     _list(session, as_json)
 
@@ -45,7 +45,7 @@ def list_(session: Session, as_json: bool) -> None:
 @command.command(help="Load every installed plugin and say what is missing and how to get it.")
 @json_option
 @pass_session
-def doctor(session: Session, as_json: bool) -> int:
+def doctor(session: CommandSession, as_json: bool) -> int:
     """Check: exit code 0 when all can be used. A missing extra is no defect: it is marked, and exits 0 too."""
     from framework._boot import catalog, loader
     from framework.exceptions import PluginError, PluginUnavailable

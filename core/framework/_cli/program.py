@@ -17,7 +17,7 @@ from typing import Any, Final
 import click
 
 from framework import exitcodes
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 
 #: name: (module, object, one line of help). In the order in which a newcomer needs them.
 COMMANDS: Final = {
@@ -46,7 +46,7 @@ GROUP: Final = "framework.commands"
 def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     """Keep a global option; whichever place it was given at."""
     if value is not None and value is not False:
-        setattr(ctx.ensure_object(Session), str(param.name), value)
+        setattr(ctx.ensure_object(CommandSession), str(param.name), value)
         if param.name == "no_color":
             ctx.color = False
 
@@ -174,7 +174,7 @@ program = Program(
 
 def run(args: Sequence[str] | None = None) -> int:
     """Run the command line `args`, default this process's, and return its exit code."""
-    session = Session(args)
+    session = CommandSession(args)
     stdout, stderr = sys.stdout, sys.stderr
     try:
         # `main` returns what the command returned, or the code of `ctx.exit`.
@@ -222,7 +222,7 @@ def _usage_text(error: click.ClickException) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _fail(session: Session, text: str, code: int) -> int:
+def _fail(session: CommandSession, text: str, code: int) -> int:
     if session.show_traceback:
         import traceback
 

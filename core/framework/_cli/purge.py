@@ -9,7 +9,7 @@ import click
 
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, split
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("-X", "--exclude-queues", metavar="Q1,Q2", help="All but these queues.")
 @json_option
 @pass_session
-def command(session: Session, force: bool, queues: str | None, exclude_queues: str | None, as_json: bool) -> int:
+def command(session: CommandSession, force: bool, queues: str | None, exclude_queues: str | None, as_json: bool) -> int:
     """Drop."""
     from framework.client.routing import select_queues
 

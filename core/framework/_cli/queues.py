@@ -5,14 +5,14 @@ from __future__ import annotations
 import click
 
 from framework._cli.output import json_option, pass_session, print_json, print_table
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 
 
 @click.command(help="Show the queues, how many messages wait in each, and how many are parked there for later.")
 @click.option("-Q", "--queues", metavar="Q1,Q2", help="Only these.")
 @json_option
 @pass_session
-def command(session: Session, queues: str | None, as_json: bool) -> None:
+def command(session: CommandSession, queues: str | None, as_json: bool) -> None:
     """Show."""
     from framework._boot import loader
     from framework._cli.output import split

@@ -17,7 +17,7 @@ import msgspec
 
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, split
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 
 if TYPE_CHECKING:
     from framework.api.command import Command
@@ -41,7 +41,7 @@ def _remote_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.command(help="Show which workers are online.")
 @_remote_options
 @pass_session
-def status(session: Session, timeout: float | None, destination: str | None, as_json: bool) -> int:
+def status(session: CommandSession, timeout: float | None, destination: str | None, as_json: bool) -> int:
     """Ping everybody."""
     return _ask(session, "ping", {}, timeout or 1.0, destination, as_json, count=True, bodies=False)
 
@@ -58,7 +58,7 @@ def _remote(kind: str, what: str) -> click.Command:
     @_remote_options
     @pass_session
     def remote(
-        session: Session,
+        session: CommandSession,
         name: str | None,
         words: tuple[str, ...],
         listing: bool,
@@ -77,7 +77,7 @@ inspect = _remote("inspect", "Ask the workers something.")
 control = _remote("control", "Tell the workers something.")
 
 
-def _list(session: Session, kind: str, as_json: bool) -> int:
+def _list(session: CommandSession, kind: str, as_json: bool) -> int:
     session.app()  # first: importing the application may register commands
     commands = _commands(kind)
     if as_json:
@@ -90,7 +90,7 @@ def _list(session: Session, kind: str, as_json: bool) -> int:
 
 
 def _run(
-    session: Session,
+    session: CommandSession,
     kind: str,
     name: str | None,
     words: Sequence[str],
@@ -133,7 +133,7 @@ def _find(kind: str, name: str) -> Command:
 
 
 def _ask(
-    session: Session,
+    session: CommandSession,
     name: str,
     arguments: dict[str, Any],
     timeout: float,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import click
 
 from framework._cli.output import pass_session
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 
 
 @click.command(help="Print versions, platform and settings (secrets masked), for a bug report.")
 @pass_session
-def command(session: Session) -> int:
+def command(session: CommandSession) -> int:
     """Print."""
     from framework.client.report import report
 

@@ -8,7 +8,7 @@ import click
 
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework.exceptions import ConfigError
 
 #: Exit code of `framework result` and `framework call --wait` when the task failed.
@@ -23,7 +23,7 @@ TASK_FAILED = 1
 @json_option
 @pass_session
 def command(
-    session: Session, task_id: str, task: str | None, with_traceback: bool, timeout: float | None, as_json: bool
+    session: CommandSession, task_id: str, task: str | None, with_traceback: bool, timeout: float | None, as_json: bool
 ) -> int:
     """Wait."""
     app = session.app()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from framework.worker.process.background import Background
 
 
-class Session:
+class CommandSession:
     """One run of the command line. Reads nothing before it is asked."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:

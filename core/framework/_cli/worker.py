@@ -15,7 +15,7 @@ from click.core import ParameterSource
 
 from framework import exitcodes
 from framework._cli.output import pass_session
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework._config.options import Option, choices, did_you_mean, options
 from framework._config.sources import Config
 from framework.exceptions import ConfigError
@@ -31,7 +31,7 @@ def _store(option: Option, spelling: str) -> Any:
         if option.since is not None:
             raise ConfigError(_unavailable(spelling, option.since))
         given = option.value if param.is_flag else value  # type: ignore[attr-defined]
-        ctx.ensure_object(Session).flags[option.name] = (spelling, given)
+        ctx.ensure_object(CommandSession).flags[option.name] = (spelling, given)
 
     return callback
 
@@ -95,7 +95,7 @@ def _worker_options() -> list[click.Parameter]:
     return found
 
 
-def _assign(session: Session, text: str) -> None:
+def _assign(session: CommandSession, text: str) -> None:
     """Take an argument like ``worker.prefetch_multiplier=2``."""
     name, equals, value = text.partition("=")
     flat = name.replace(".", "_", 1)
@@ -107,7 +107,7 @@ def _assign(session: Session, text: str) -> None:
 
 
 @pass_session
-def _run(session: Session, assignments: tuple[str, ...], detach: bool) -> int:
+def _run(session: CommandSession, assignments: tuple[str, ...], detach: bool) -> int:
     for text in assignments:
         _assign(session, text)
     from framework._boot.preload import preload
@@ -140,7 +140,7 @@ def _run(session: Session, assignments: tuple[str, ...], detach: bool) -> int:
     return run_worker(located, config, steps, signals, session.quiet, session.background, session.origin)
 
 
-def _get_ready(session: Session) -> tuple[LocatedApp, Config]:
+def _get_ready(session: CommandSession) -> tuple[LocatedApp, Config]:
     """Import the application, and do what was asked for before the worker begins."""
     from framework.client.locate import import_modules
 
@@ -161,7 +161,7 @@ def _note_unavailable(config: Config) -> None:
             click.echo(f"note: {option.label} ({origin}) has no effect: {option.since} is not available yet", err=True)
 
 
-def _purge(session: Session, config: Config) -> None:
+def _purge(session: CommandSession, config: Config) -> None:
     """Drop what waits in the queues that the worker is going to consume from."""
     from framework._cli.purge import purge
     from framework.client.routing import select_queues

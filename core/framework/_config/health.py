@@ -12,7 +12,7 @@ LOOPBACK: Final = "127.0.0.1"
 _EVERY: Final = {"0.0.0.0": LOOPBACK, "::": "::1"}
 
 
-class Address(NamedTuple):
+class HealthAddress(NamedTuple):
     """A TCP port, or the path of a unix socket."""
 
     host: str
@@ -31,7 +31,7 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def health_address(value: str | int, node: str) -> Address:
+def health_address(value: str | int, node: str) -> HealthAddress:
     """Return the address that `value` means for the worker `node`. Raises `ConfigError`.
 
     ``9808`` is that port of the loopback interface, ``HOST:9808`` of another, ``:9808`` of all; a value with a slash
@@ -39,7 +39,7 @@ def health_address(value: str | int, node: str) -> Address:
     """
     text = str(value)
     if "/" in text:
-        return Address("", 0, file_path(text.removeprefix("unix:"), node))
+        return HealthAddress("", 0, file_path(text.removeprefix("unix:"), node))
     host, colon, port = text.rpartition(":")
     if not colon:
         host = LOOPBACK
@@ -52,4 +52,4 @@ def health_address(value: str | int, node: str) -> Address:
             f"health under [worker] is {text!r}; wanted a port (9808), an address (127.0.0.1:9808, [::1]:9808, or "
             f":9808 for all interfaces) or the path of a unix socket (/run/app/%n.sock)"
         )
-    return Address(host, int(port))
+    return HealthAddress(host, int(port))

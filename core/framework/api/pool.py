@@ -48,7 +48,7 @@ class Job(NamedTuple):
     soft_limit: float | None
     hard_limit: float | None
     #: Somebody wants to know what a success returned: `Outcome.note` of it too.
-    tell: bool = False
+    wants_result_repr: bool = False
 
 
 # How a job ended. Small ints: they cross a pipe by the thousand.
@@ -63,7 +63,7 @@ REQUEUED: Final = 5
 REVOKED: Final = 6
 #: The message cannot become a call (undecodable body, wrong shape): a dead letter.
 INVALID: Final = 7
-#: The pool's own verdicts, made with `PoolContext.verdict`.
+#: The pool's own verdicts, made with `PoolContext.outcome_for`.
 TIMED_OUT: Final = 8
 WORKER_LOST: Final = 9
 TERMINATED: Final = 10
@@ -88,8 +88,8 @@ class Outcome(NamedTuple):
     traceback: str = ""
 
 
-#: ``(code, seconds or signal or exit code, what happened)`` -> Outcome; see `PoolContext.verdict`.
-Verdict: TypeAlias = Callable[[Job, int, str, float], Outcome]
+#: ``(code, seconds or signal or exit code, what happened)`` -> Outcome; see `PoolContext.outcome_for`.
+OutcomeFor: TypeAlias = Callable[[Job, int, str, float], Outcome]
 
 
 class Workload(Protocol):
@@ -166,9 +166,9 @@ class PoolContext(msgspec.Struct, kw_only=True):
     #: How to build the workload elsewhere: pass it to `framework.api.workload.load` in a fresh interpreter, once the
     #: entries of its ``path`` are in front of `sys.path`. JSON-able.
     recipe: Mapping[str, Any]
-    #: Builds the outcome of a job that the pool had to end itself: ``verdict(job, code, text, runtime)`` with
+    #: Builds the outcome of a job that the pool had to end itself: ``outcome_for(job, code, text, runtime)`` with
     #: TIMED_OUT (text: the limit in seconds), WORKER_LOST (text: what happened) or TERMINATED (text: the signal).
-    verdict: Verdict
+    outcome_for: OutcomeFor
     #: Node name, for process titles and log lines.
     hostname: str
     max_tasks_per_child: int | None = None

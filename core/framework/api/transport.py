@@ -6,7 +6,7 @@ A transport has three faces, each with a connection of its own where the broker 
 * `Consumer`: hands out batches of `Delivery` and takes their settlements in batches. Used by one loop only.
 * `Mailbox`: fan-out in and out, for remote control and events (trait `fanout`). Used by one loop only.
 
-Some have a fourth, `Turnstile` (trait `turnstile`), which counts for all workers of a cluster together.
+Some have a fourth, `SharedRateLimit` (trait `shared_rate_limit`), which counts for all workers of a cluster together.
 
 Promises
 1. `publish` returns when the broker has every message (AMQP: confirmed; Redis: answered; SQLite: committed).
@@ -76,7 +76,7 @@ class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
     #: The type of exchange that Celery's programs, and hence ours, send and receive events through on this broker.
     events_exchange: Literal["topic", "fanout"] = "topic"
     #: Counts starts of tasks for a whole cluster.
-    turnstile: bool = False
+    shared_rate_limit: bool = False
     #: Keeps messages for a later time: `Delivery.park`.
     parks: bool = False
     #: Finds them there by their keys, without looking at the others: `Consumer.recall`.
@@ -145,7 +145,7 @@ class Producer(ABC):
 class Consumer(ABC):
     """Fetches from a set of queues; see the promises of this module."""
 
-    #: The broker sends messages unasked, up to a limit: see `prefetch` and `rest`.
+    #: The broker sends messages unasked, up to a limit: see `prefetch` and `pause_delivery`.
     pushes: ClassVar[bool] = False
 
     @abstractmethod
@@ -172,7 +172,7 @@ class Consumer(ABC):
     def flush(self) -> None:
         """Send pending settlements."""
 
-    def rest(self, running: int) -> None:
+    def pause_delivery(self, running: int) -> None:
         """Send pending settlements; core has room for no message, and will not for a while.
 
         A broker that pushes would send one for each that is acknowledged, which would wait here while another worker is
@@ -183,7 +183,7 @@ class Consumer(ABC):
         del running
         self.flush()
 
-    def attend(self) -> Sequence[Delivery] | None:
+    def poll_while_full(self) -> Sequence[Delivery] | None:
         """Take in what the broker says while core wants no messages; it may be that it takes some back.
 
         Core calls it when the descriptor is readable. Returns what the broker has pushed of its own accord and had
@@ -276,7 +276,7 @@ class Mailbox(ABC):
         """Disconnect, deleting exclusive queues; harmless when closed."""
 
 
-class Turnstile(ABC):
+class SharedRateLimit(ABC):
     """Gives out times at which tasks may start, each once among all workers. Used by one thread only."""
 
     @abstractmethod
@@ -325,9 +325,9 @@ class Transport(Plugin, ABC):
         """Connect and return a mailbox; called only if the trait `fanout` is set. Raises `ConnectionLost`."""
         raise NotImplementedError(f"{type(self).__name__} declares the trait fanout but has no mailbox")
 
-    def turnstile(self) -> Turnstile:
-        """Connect and return a turnstile; called only if the trait `turnstile` is set. Raises `ConnectionLost`."""
-        raise NotImplementedError(f"{type(self).__name__} declares the trait turnstile but has none")
+    def shared_rate_limit(self) -> SharedRateLimit:
+        """Connect and return a turnstile; called only if the trait `shared_rate_limit` is set. Raises `ConnectionLost`."""
+        raise NotImplementedError(f"{type(self).__name__} declares the trait shared_rate_limit but has none")
 
     @abstractmethod
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from framework.client.app import App
     from framework.client.canvas import Signature
     from framework.client.request import Context
-    from framework.client.routing import Address
+    from framework.client.routing import Destination
     from framework.message import Outgoing
 
 #: Most messages that one call of a transport gets.
@@ -73,7 +73,7 @@ def _send(
     queues: dict[str, Queue] = {}
     results: list[AsyncResult[Any]] = []
     wanted: list[str] = []
-    told: list[tuple[str, Outgoing, Address]] = []
+    told: list[tuple[str, Outgoing, Destination]] = []
     ids = iter(new_ids(len(chunk)))
     for task, name, args, kwargs, own in chunk:
         if task is not None and task.typing:

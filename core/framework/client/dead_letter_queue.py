@@ -1,7 +1,7 @@
 """A box to read dead letters from, send them on their way again, or throw them away.
 
-1. `LetterBox` borrows all letters of some queues from the broker. They stay there: whatever is not replayed or dropped
-   is given back when the box is closed, or when this process dies.
+1. `DeadLetterQueue` borrows all letters of some queues from the broker. They stay there: whatever is not replayed or
+   dropped is given back when the box is closed, or when this process dies.
 2. A replayed message is published first, and its letter acknowledged when the broker has it: it is in two places for a
    moment, and never in none.
 """
@@ -15,14 +15,14 @@ from typing import Final
 
 from framework.api.transport import Consumer, Delivery, Producer, Queue, Transport
 from framework.exceptions import MessageUndecodable
-from framework.wire.dead_letter import Letter, open_letter
+from framework.wire.dead_letter import DeadLetter, open_letter
 
 #: Seconds without a message after which a box believes to have all there are.
 _SILENCE: Final = 2.0
 _BATCH: Final = 256
 
 
-class LetterBox:
+class DeadLetterQueue:
     """All letters of some dead-letter queues, on loan until the box is closed; a context manager."""
 
     def __init__(self, transport: Transport, names: Iterable[str]) -> None:
@@ -30,7 +30,7 @@ class LetterBox:
         self._transport = transport
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
-        self._borrowed: list[tuple[Letter, Delivery]] = []
+        self._borrowed: list[tuple[DeadLetter, Delivery]] = []
         queues = [Queue(name=name, routing_key=name) for name in dict.fromkeys(names)]
         sizes = transport.sizes(queues)
         # An empty one too: what a reader had that died comes back when somebody looks.
@@ -58,17 +58,17 @@ class LetterBox:
                 poll.poll(_SILENCE * 1000)
 
     @property
-    def letters(self) -> list[Letter]:
+    def letters(self) -> list[DeadLetter]:
         """What is in the box."""
         return [letter for letter, _ in self._borrowed]
 
-    def replay(self, letters: Iterable[Letter], queue: str | None = None) -> list[tuple[Letter, str]]:
+    def replay(self, letters: Iterable[DeadLetter], queue: str | None = None) -> list[tuple[DeadLetter, str]]:
         """Publish the messages of `letters` to the queues that they came from, else to `queue`.
 
         Returns those that had to stay, with the reason. Raises `TransportError` when the broker does not take one: it
         and the rest stay.
         """
-        stayed: list[tuple[Letter, str]] = []
+        stayed: list[tuple[DeadLetter, str]] = []
         there: set[str] = set()
         producer = self._producer = self._producer or self._transport.producer()
         for letter, delivery in self._taken(letters):
@@ -96,7 +96,7 @@ class LetterBox:
         if self._transport.sizes([queue])[name] is None:
             producer.declare([queue])
 
-    def drop(self, letters: Iterable[Letter]) -> int:
+    def drop(self, letters: Iterable[DeadLetter]) -> int:
         """Throw `letters` away; return how many that were. There is no undo."""
         taken = self._taken(letters)
         for _, delivery in taken:
@@ -105,7 +105,7 @@ class LetterBox:
         self._flush()
         return len(taken)
 
-    def _taken(self, letters: Iterable[Letter]) -> list[tuple[Letter, Delivery]]:
+    def _taken(self, letters: Iterable[DeadLetter]) -> list[tuple[DeadLetter, Delivery]]:
         wanted = {id(letter) for letter in letters}
         return [pair for pair in self._borrowed if id(pair[0]) in wanted]
 
@@ -116,7 +116,7 @@ class LetterBox:
         if self._consumer is not None:
             self._consumer.flush()
 
-    def __enter__(self) -> LetterBox:
+    def __enter__(self) -> DeadLetterQueue:
         return self
 
     def __exit__(self, *_: object) -> None:

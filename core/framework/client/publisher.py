@@ -4,10 +4,10 @@
    Messages may go to another broker than the one that workers listen at; events go to where workers listen.
 2. Declares a queue before the first message to it on a connection.
 3. Tries again, with back-off, when the broker cannot be reached.
-4. `patiently`: what has to be sent when a task ends waits for the broker, however long that is away. The next task of a
-   chain, a callback or a retry that cannot be sent would otherwise be lost, and with it the work that leads up to it:
-   nobody else knows of it. What a task sends by itself is its own affair: it is told, and can decide. A coroutine is
-   not patient: all others in its loop would have to wait with it.
+4. `publish_until_accepted`: what has to be sent when a task ends waits for the broker, however long that is away. The
+   next task of a chain, a callback or a retry that cannot be sent would otherwise be lost, and with it the work that
+   leads up to it: nobody else knows of it. What a task sends by itself is its own affair: it is told, and can decide. A
+   coroutine is not patient: all others in its loop would have to wait with it.
 """
 
 from __future__ import annotations
@@ -131,8 +131,8 @@ class Publisher:
     ) -> None:
         """Publish `messages`, declaring `queues` first where that was not done yet.
 
-        `retry` and `policy` (None: the settings) say whether and how to try again; in a block of `patiently` there is
-        no end to it unless `policy` sets one. Raises `ConnectionLost` in the end.
+        `retry` and `policy` (None: the settings) say whether and how to try again; in a block of
+        `publish_until_accepted` there is no end to it unless `policy` sets one. Raises `ConnectionLost` in the end.
         """
         try:
             self._publish(messages, queues)
@@ -242,7 +242,7 @@ _patient: ContextVar[bool] = ContextVar("framework_patient", default=False)
 
 
 @contextmanager
-def patiently() -> Iterator[None]:
+def publish_until_accepted() -> Iterator[None]:
     """Have what is sent in the block wait for the broker."""
     token = _patient.set(True)
     try:

@@ -24,7 +24,7 @@ from framework.exceptions import ConfigError, QueueNotFound
 if TYPE_CHECKING:
     from framework._config.settings import Settings, TaskSettings
 
-__all__ = ["Address", "Exchange", "Queue", "Queues", "Router", "select_queues", "worker_direct"]
+__all__ = ["Destination", "Exchange", "Queue", "Queues", "Router", "select_queues", "worker_direct"]
 
 Route: TypeAlias = Mapping[str, Any]
 Rule: TypeAlias = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], Route | None]
@@ -42,7 +42,7 @@ _OF_EXCHANGE = {
 _OF_QUEUE = {"queue_durable": "durable", "queue_auto_delete": "auto_delete", "binding_key": "routing_key"}
 
 
-class Address(NamedTuple):
+class Destination(NamedTuple):
     """Where a message is published to, and the queue to declare first (None: nothing)."""
 
     exchange: str
@@ -272,7 +272,7 @@ class Router:
         """Return the queue `name`. Raises `QueueNotFound`."""
         return self.queues.queue_for(name)
 
-    def address(self, options: Mapping[str, Any]) -> Address:
+    def address(self, options: Mapping[str, Any]) -> Destination:
         """Return where a message goes that has these options: queue, exchange, routing_key, …."""
         queue = options.get("queue")
         exchange = options.get("exchange")
@@ -288,7 +288,7 @@ class Router:
             chosen = self.queue_for(self._settings.default_queue)
         return self._address_of(chosen, exchange, key, kind, mode)
 
-    def _address_of(self, queue: Queue | None, exchange: Any, key: Any, kind: Any, mode: Any) -> Address:
+    def _address_of(self, queue: Queue | None, exchange: Any, key: Any, kind: Any, mode: Any) -> Destination:
         settings = self._settings
         if exchange is not None and not isinstance(exchange, str):
             kind = kind or exchange.type
@@ -300,14 +300,14 @@ class Router:
         kind = kind or "direct"
         mode = _delivery_mode(mode) or settings.default_delivery_mode
         if kind == "direct" and queue is not None and (not exchange or not key):
-            return Address("", queue.name, kind, queue, mode)
+            return Destination("", queue.name, kind, queue, mode)
         if exchange is None:
             exchange = (queue.exchange.name if queue is not None else "") or settings.default_exchange
             exchange = exchange or settings.default_queue
         if not key:
             key = (queue.routing_key if queue is not None else "") or settings.default_routing_key
             key = key or ("" if kind == "fanout" else settings.default_queue)
-        return Address(exchange, key, kind, queue, mode)
+        return Destination(exchange, key, kind, queue, mode)
 
 
 def _delivery_mode(mode: Any) -> int | None:

@@ -1,6 +1,7 @@
 """Sending: builds the message of a call, with every header of task protocol 2.
 
-1. `Plan` holds what does not change between two calls of one task: a header template, the address, the serializer.
+1. `MessagePlan` holds what does not change between two calls of one task: a header template, the address, the
+   serializer.
 2. `Sender.build` makes one message, `Sender.build_plain` the same for a call without options, which is most of them.
 3. `Sender.retry_of` makes the message that runs a task again: the one that came, with another count and eta.
 4. Hooks are called only if somebody listens.
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import msgspec
 
 from framework.client.request import Context
-from framework.client.routing import Address, Router
+from framework.client.routing import Destination, Router
 from framework.client.task_policy import annotate
 from framework.exceptions import ConfigError
 from framework.message import JSON, UTF8, Outgoing
@@ -54,7 +55,7 @@ _PLAIN: Final = frozenset({int, str, bool, type(None)})
 _fast_json = msgspec.json.Encoder().encode
 
 
-class Plan:
+class MessagePlan:
     """What is the same for every call of one task."""
 
     __slots__ = ("address", "compression", "name", "options", "plain", "priority", "serializer", "template")
@@ -65,7 +66,7 @@ class Plan:
         self.serializer: str = JSON
         self.compression: str | None = None
         self.priority: int | None = None
-        self.address: Address | None = None
+        self.address: Destination | None = None
         self.plain = False
         self.template: dict[str, Any] = {
             "lang": "py",
@@ -98,7 +99,7 @@ class Sender:
         self.publisher = publisher
         self.router = Router(settings)
         self._task = settings.task
-        self._plans: dict[str, Plan] = {}
+        self._plans: dict[str, MessagePlan] = {}
         self._zone = _zone(settings)
         hooks.load_installed()
         self.before = hooks.bind("before_task_publish")
@@ -112,7 +113,7 @@ class Sender:
 
     # ------------------------------------------------ plans
 
-    def plan(self, name: str, task: Any = None) -> Plan:
+    def plan(self, name: str, task: Any = None) -> MessagePlan:
         """Return the plan for the task `name`; `task` is None for a task that this process does not have."""
         plan = self._plans.get(name) if task is not None else None
         if plan is None:
@@ -121,14 +122,14 @@ class Sender:
                 self._plans[name] = plan
         return plan
 
-    def _make_plan(self, name: str, task: Any) -> Plan:
+    def _make_plan(self, name: str, task: Any) -> MessagePlan:
         if task is not None:
             annotate(task, self._task.annotations)
         options = {key: value for key in TASK_OPTIONS if (value := getattr(task, key, None)) is not None}
         ignore = None
         if task is not None:
             ignore = self._task.ignore_result if task.ignore_result is None else bool(task.ignore_result)
-        plan = Plan(name, options, ignore)
+        plan = MessagePlan(name, options, ignore)
         plan.serializer = options.get("serializer") or self._task.serializer
         plan.compression = options.get("compression") or self._task.compression
         priority = options.get("priority")
@@ -147,7 +148,7 @@ class Sender:
     # ------------------------------------------------ building
 
     def build_plain(
-        self, plan: Plan, task_id: str, args: Sequence[Any], kwargs: dict[str, Any], parent: Context | None
+        self, plan: MessagePlan, task_id: str, args: Sequence[Any], kwargs: dict[str, Any], parent: Context | None
     ) -> Outgoing:
         """Build the message of a call without options; `plan.plain` must be set."""
         headers = plan.template.copy()
@@ -186,13 +187,13 @@ class Sender:
 
     def build(
         self,
-        plan: Plan,
+        plan: MessagePlan,
         task_id: str,
         args: Sequence[Any],
         kwargs: dict[str, Any],
         options: Mapping[str, Any],
         parent: Context | None,
-    ) -> tuple[Outgoing, Address]:
+    ) -> tuple[Outgoing, Destination]:
         """Build the message of a call with `options`, those of `Task.apply_async`.
 
         Raises `TypeError` and `ValueError` for arguments and options that cannot be sent, `ConfigError` for a bad
@@ -296,7 +297,7 @@ class Sender:
             logger.warning("A task is sent that has expired %.1f s ago", -left)
         return moment.isoformat(), max(int(left * 1000), 0)
 
-    def retry_of(self, request: Context, options: Mapping[str, Any], task: Any) -> tuple[Outgoing, Address]:
+    def retry_of(self, request: Context, options: Mapping[str, Any], task: Any) -> tuple[Outgoing, Destination]:
         """Build the message that runs `request` again.
 
         It keeps everything that came with the message but what `options` say: args, kwargs, eta, countdown,
@@ -349,7 +350,7 @@ class Sender:
 
     # ------------------------------------------------ sending
 
-    def send(self, name: str, message: Outgoing, address: Address, options: Mapping[str, Any]) -> None:
+    def send(self, name: str, message: Outgoing, address: Destination, options: Mapping[str, Any]) -> None:
         """Publish one message. Raises `TransportError`."""
         if self.before is not None:
             self.before(name=name, message=message)

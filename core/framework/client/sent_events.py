@@ -22,7 +22,7 @@ from framework.wire.identity import origin
 if TYPE_CHECKING:
     from framework._config.settings import Settings
     from framework.client.publisher import Publisher
-    from framework.client.routing import Address
+    from framework.client.routing import Destination
     from framework.message import Outgoing
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class SentEvents:
         self._clock = itertools.count(1)
         self._away = False
 
-    def tell(self, sent: Sequence[tuple[str, Outgoing, Address]]) -> None:
+    def tell(self, sent: Sequence[tuple[str, Outgoing, Destination]]) -> None:
         """Send an event for each task: its name, its message, and where that went."""
         sender = origin()
         try:
@@ -61,7 +61,7 @@ class SentEvents:
         else:
             self._away = False
 
-    def _event(self, name: str, message: Outgoing, address: Address, sender: str) -> dict[str, Any]:
+    def _event(self, name: str, message: Outgoing, address: Destination, sender: str) -> dict[str, Any]:
         get = message.headers.get
         return {
             "type": "task-sent",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast
 
-from framework.client.publisher import patiently
+from framework.client.publisher import publish_until_accepted
 from framework.client.request import Context, current_request, parent_request, pop_request, push_request
 from framework.client.results import AsyncResult
 from framework.client.task_policy import TaskPolicy, annotate, resolve
@@ -336,7 +336,7 @@ class Task(Generic[P, R]):
         sender = self.app.sender
         message, address = sender.retry_of(request, changes, self)
         try:
-            with patiently():
+            with publish_until_accepted():
                 sender.send(self.name, message, address, changes)
         except TransportError as error:
             if self.policy.acks_late:

@@ -31,7 +31,7 @@ from framework._boot import loader
 from framework._config.autoscale import Range
 from framework.api.autoscaler import Autoscaler, Machine, Observation
 from framework.testing.survey import survey
-from framework.worker.autoscaler.simulation import Job, Simulation, burst, steady
+from framework.worker.autoscaler.simulation import SimulatedTask, Simulation, burst, steady
 
 #: Audit events of Python for what an autoscaler has no business with.
 _OUTSIDE = ("open", "os.listdir", "os.scandir", "os.system", "socket.", "subprocess.", "urllib.")
@@ -81,7 +81,7 @@ class Bench:
         rng = random.Random(1)
         return [self.observation(rng) for _ in range(count)]
 
-    def simulate(self, jobs: list[Job], bounds: Range) -> list[int]:
+    def simulate(self, jobs: list[SimulatedTask], bounds: Range) -> list[int]:
         """Return the sizes that a simulated pool had while it ran `jobs`."""
         report = Simulation(self.make(), bounds, 30.0).run(jobs)
         assert report.tasks == len(jobs)

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar, cast
 
 import msgspec
 
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework.api.pool import INVALID, Job, Outcome, Pool, PoolContext, Workload
 from framework.api.workload import load
 from framework.message import Payload
@@ -97,14 +97,14 @@ class Harness:
         self._closed = False
         self._main = main
         self._main_done = threading.Event()
-        self.loop = Loop(self.errors.append)
+        self.loop = EventLoop(self.errors.append)
         made = PoolContext(
             loop=self.loop,
             events=self,
             concurrency=concurrency,
             workload=self._workload,
             recipe=self.recipe,
-            verdict=self.verdict,
+            outcome_for=self.outcome_for,
             hostname="test@here",
             **context,
         )
@@ -137,7 +137,7 @@ class Harness:
 
     # ------------------------------------------------------------ PoolEvents
 
-    def verdict(self, job: Job, code: int, text: str, runtime: float) -> Outcome:
+    def outcome_for(self, job: Job, code: int, text: str, runtime: float) -> Outcome:
         """Make the outcome of a job that the pool had to end."""
         return Outcome(job.seq, code, runtime, None, text)
 

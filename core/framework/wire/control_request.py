@@ -51,7 +51,7 @@ class Replies(list[dict[str, Any]]):
         return {node for reply in self for node in reply}
 
 
-class Request:
+class Broadcast:
     """One request and the collection of its replies. Used once."""
 
     def __init__(

@@ -1,7 +1,7 @@
 """Dead letters: what they look like in a queue.
 
 1. `enclose` makes a letter of a message that can never become a task, or must not run any more.
-2. `open_letter` reads one; `Letter` is one as read.
+2. `open_letter` reads one; `DeadLetter` is one as read.
 3. A dead-letter queue may also be fed by the broker itself (an AMQP dead-letter exchange): such messages are letters
    whose reason is the broker's.
 """
@@ -56,7 +56,7 @@ def _envelope(payload: Payload) -> bytes:
         return as_envelope((*plain, str(content_type), str(content_encoding), raw))  # type: ignore[arg-type]
 
 
-class Letter(msgspec.Struct, frozen=True, kw_only=True):
+class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     """A dead letter."""
 
     #: The task's id and name, as far as the message told.
@@ -84,7 +84,7 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
         return again(self.envelope, queue)
 
 
-def open_letter(delivery: Delivery) -> Letter:
+def open_letter(delivery: Delivery) -> DeadLetter:
     """Read the letter in `delivery`; what cannot be read at all is a letter too."""
     try:
         found = read(delivery.payload)
@@ -107,9 +107,9 @@ def open_letter(delivery: Delivery) -> Letter:
 
 def _letter(
     delivery: Delivery, about: dict[str, Any], task: Any, task_id: Any, envelope: bytes | None = None
-) -> Letter:
+) -> DeadLetter:
     when, count = about.get("time"), about.get("deliveries")
-    return Letter(
+    return DeadLetter(
         id=_text(task_id),
         task=_text(task),
         box=delivery.queue,

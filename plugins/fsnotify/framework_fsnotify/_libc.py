@@ -35,7 +35,7 @@ _REMEDIES: Final = {
 }
 
 
-class Event(NamedTuple):
+class KernelEvent(NamedTuple):
     """One event, as the kernel tells it."""
 
     wd: int
@@ -76,7 +76,7 @@ def _checked(result: int, what: str) -> int:
     return result
 
 
-def events(fd: int) -> Iterator[Event]:
+def events(fd: int) -> Iterator[KernelEvent]:
     """Yield what has happened so far."""
     # Never a read that finds nothing: under eventlet it would wait.
     while (waiting := _readable(fd)) > 0:
@@ -85,7 +85,7 @@ def events(fd: int) -> Iterator[Event]:
         while offset < len(data):
             wd, mask, _cookie, length = _HEAD.unpack_from(data, offset)
             offset += _HEAD.size
-            yield Event(wd, mask, os.fsdecode(data[offset : offset + length].rstrip(b"\0")))
+            yield KernelEvent(wd, mask, os.fsdecode(data[offset : offset + length].rstrip(b"\0")))
             offset += length
 
 

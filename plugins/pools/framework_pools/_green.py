@@ -3,7 +3,7 @@
 1. `GreenPool` begins a job as soon as fewer than `size` run, each in a greenlet of its own; the others wait in order.
    A job that ends brings in the next through the hub, so that the loop gets its turn in between.
 2. Outcomes, and which jobs have begun, reach the loop in bursts, as in every pool of this package.
-3. `GreenSeat.interrupt` asks the hub to raise an exception in the job's greenlet. The hub looks once more whether the
+3. `GreenSlot.interrupt` asks the hub to raise an exception in the job's greenlet. The hub looks once more whether the
    job is still in it, and since all is one thread the answer holds: the exception cannot hit anything else.
 4. A job that a hard limit or a termination has struck gets that verdict also if it swallowed the exception and went on
    to an end. One that does not end is left to itself, and no longer counts.
@@ -26,13 +26,13 @@ import msgspec
 from framework.api.pool import Job, Outcome, PoolContext
 from framework_pools._costs import BUDGET
 from framework_pools._inprocess import LOOK, InProcessPool
-from framework_pools._seat import Interrupt, Seat
+from framework_pools._slot import InProcessSlot, Interrupt
 
 #: Runs ``function(*args)`` in the hub, before the hub waits again.
 InHub = Callable[..., object]
 
 
-class GreenSeat(Seat):
+class GreenSlot(InProcessSlot):
     """One job's place: a greenlet that ends with it."""
 
     def __init__(self, name: str, job: Job, in_hub: InHub) -> None:
@@ -74,7 +74,7 @@ class GreenPool(InProcessPool):
         self._idle.set()
 
     @abstractmethod
-    def spawn(self, function: Callable[[GreenSeat], object], seat: GreenSeat) -> Any:
+    def spawn(self, function: Callable[[GreenSlot], object], slot: GreenSlot) -> Any:
         """Return a greenlet that is going to run ``function(seat)``, soon and not at once."""
 
     @abstractmethod
@@ -109,33 +109,33 @@ class GreenPool(InProcessPool):
             self._arm(monotonic() + min(limits))
 
     def _fill(self) -> None:
-        waiting, seats = self._waiting, self.seats
-        while waiting and len(seats) < self.size:
+        waiting, slots = self._waiting, self.slots
+        while waiting and len(slots) < self.size:
             job = waiting.popleft()
             self._count += 1
-            seat = GreenSeat(f"{self.kind}-{self._count}", job, self.in_hub)
-            seats[seat] = None
+            slot = GreenSlot(f"{self.kind}-{self._count}", job, self.in_hub)
+            slots[slot] = None
             self._begun.append(job.seq)
-            seat.greenlet = self.spawn(self._serve, seat)
-        if seats:
+            slot.greenlet = self.spawn(self._serve, slot)
+        if slots:
             self._idle.clear()
         else:
             self._idle.set()
 
-    def _serve(self, seat: GreenSeat) -> None:
-        job = seat.job
+    def _serve(self, slot: GreenSlot) -> None:
+        job = slot.job
         assert job is not None
-        seat.since = monotonic()
+        slot.since = monotonic()
         outcome: Outcome | BaseException
         try:
             outcome = self.workload().run(job)
         except BaseException as error:  # noqa: BLE001 - an interrupt of ours, or a defect: either way the job has ended
             outcome = error
-        seat.job = None
-        if seat.abandoned:
+        slot.job = None
+        if slot.abandoned:
             return
-        del self.seats[seat]
-        self.deliver(seat, job, Interrupt() if seat.struck else outcome)
+        del self.slots[slot]
+        self.deliver(slot, job, Interrupt() if slot.struck else outcome)
         self._fill()
 
     def _look(self) -> None:
@@ -143,9 +143,9 @@ class GreenPool(InProcessPool):
         self._look_timer = None
         if not self._waiting:
             return
-        for seat in self.seats:
-            if (job := seat.job) is not None and seat.elapsed() > BUDGET:
-                self._costs.surprise(job.task, seat.elapsed())
+        for slot in self.slots:
+            if (job := slot.job) is not None and slot.elapsed() > BUDGET:
+                self._costs.surprise(job.task, slot.elapsed())
         self._look_timer = self._loop.call_later(LOOK, self._look)
 
     def quiesce(self) -> list[int]:
@@ -165,7 +165,7 @@ class GreenPool(InProcessPool):
             self._events.started(begun, self._pid)
         super()._drain()
 
-    def replace(self, seat: Seat) -> None:
+    def replace(self, slot: InProcessSlot) -> None:
         """Give the slot of a job that was left to itself to the next."""
         self._fill()
         self._loop.call_soon(self._drain)
@@ -200,7 +200,7 @@ class GreenPool(InProcessPool):
         """Return the pool's part of `inspect stats`."""
         found = super().info()
         del found["threads"]
-        found["greenlets"] = len(self.seats)
+        found["greenlets"] = len(self.slots)
         found["abandoned-greenlets"] = found.pop("abandoned-threads")
         found["writes"]["inqueues"]["active"] = int(bool(self._waiting))
         return found | {"processes": [os.getpid()]}

@@ -34,7 +34,7 @@ from framework.api.pool import (
 )
 from framework.exceptions import SoftTimeLimitExceeded
 from framework_pools._costs import BUDGET, Costs
-from framework_pools._seat import Interrupt, Seat
+from framework_pools._slot import InProcessSlot, Interrupt
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class InProcessPool(Pool):
         super().__init__(context, options)
         self.queue: SimpleQueue[Job | None] = SimpleQueue()
         #: In the order in which they came; a dictionary, since greenlets come and go by the thousand.
-        self.seats: dict[Seat, None] = {}
+        self.slots: dict[InProcessSlot, None] = {}
         #: Seats wanted; the number of jobs that may run at once.
         self.size = 1
         #: Threads given up on since the start.
@@ -67,7 +67,7 @@ class InProcessPool(Pool):
         #: Given to the pool and not ended, and those among them that core was told have begun.
         self._jobs: dict[int, Job] = {}
         self._reported: set[int] = set()
-        self._done: deque[tuple[Seat, Job, Outcome | BaseException]] = deque()
+        self._done: deque[tuple[InProcessSlot, Job, Outcome | BaseException]] = deque()
         self._draining = False
         self._finished = 0
         #: Seats that are still in a job that has had its verdict, and cannot be replaced.
@@ -78,8 +78,8 @@ class InProcessPool(Pool):
         self._pid = os.getpid()
 
     @abstractmethod
-    def replace(self, seat: Seat) -> None:
-        """Called when `seat` was abandoned, also while the pool stops."""
+    def replace(self, slot: InProcessSlot) -> None:
+        """Called when `slot` was abandoned, also while the pool stops."""
 
     def workload(self) -> Workload:
         """Return the workload, prepared when first asked for."""
@@ -136,12 +136,12 @@ class InProcessPool(Pool):
         """Report jobs that have begun since they were queued."""
         self._look_timer = None
         begun = []
-        for seat in self.seats:
-            job = seat.job
+        for slot in self.slots:
+            job = slot.job
             if job is not None and job.seq in self._jobs and job.seq not in self._reported:
                 begun.append(job.seq)
-                if seat.elapsed() > BUDGET:
-                    self._costs.surprise(job.task, seat.elapsed())
+                if slot.elapsed() > BUDGET:
+                    self._costs.surprise(job.task, slot.elapsed())
         if begun:
             self._reported.update(begun)
             self._events.started(begun, self._pid)
@@ -173,9 +173,9 @@ class InProcessPool(Pool):
 
     # ------------------------------------------------------------ outcomes out
 
-    def deliver(self, seat: Seat, job: Job, outcome: Outcome | BaseException) -> None:
+    def deliver(self, slot: InProcessSlot, job: Job, outcome: Outcome | BaseException) -> None:
         """Hand an outcome to the loop; called by the seat's thread."""
-        self._done.append((seat, job, outcome))
+        self._done.append((slot, job, outcome))
         # Set and cleared without a lock: the loop clears it before it looks, so that nothing is left lying.
         if not self._draining:
             self._draining = True
@@ -188,14 +188,14 @@ class InProcessPool(Pool):
         outcomes: list[Outcome] = []
         jobs, reported, learn = self._jobs, self._reported, self._costs.learn
         for _ in range(len(done)):
-            seat, job, result = done.popleft()
+            slot, job, result = done.popleft()
             seq = job.seq
             if jobs.pop(seq, None) is None:
                 if self.stuck:  # it had a verdict already, and has ended at last
                     self.stuck -= 1
                     self._loop.call_soon(self._events.vacancy)
                 continue
-            outcome = result if isinstance(result, Outcome) else self._verdict(seat, job, result)
+            outcome = result if isinstance(result, Outcome) else self._verdict(slot, job, result)
             learn(job.task, outcome.runtime)
             if seq in reported:
                 reported.discard(seq)
@@ -208,16 +208,16 @@ class InProcessPool(Pool):
         if outcomes:
             self._events.finished(outcomes)
 
-    def _verdict(self, seat: Seat, job: Job, error: BaseException) -> Outcome:
-        runtime = seat.elapsed()
-        doom = seat.doom
-        if doom is not None and doom[0] == job.seq:
-            return self.context.verdict(job, doom[1], doom[2], runtime)
+    def _verdict(self, slot: InProcessSlot, job: Job, error: BaseException) -> Outcome:
+        runtime = slot.elapsed()
+        pending_kill = slot.pending_kill
+        if pending_kill is not None and pending_kill[0] == job.seq:
+            return self.context.outcome_for(job, pending_kill[1], pending_kill[2], runtime)
         if isinstance(error, SoftTimeLimitExceeded):
-            return self.context.verdict(job, TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
+            return self.context.outcome_for(job, TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
         # Its class alone: its own repr may fail, and this is the loop.
         text = f"the task ended its {self.kind} with {type(error).__qualname__}, which no task should raise"
-        return self.context.verdict(job, WORKER_LOST, text, runtime)
+        return self.context.outcome_for(job, WORKER_LOST, text, runtime)
 
     # ------------------------------------------------------------ limits and termination
 
@@ -234,22 +234,22 @@ class InProcessPool(Pool):
         now = monotonic()
         dues = []
         begun = set()
-        for seat in list(self.seats):
-            job, since = seat.job, seat.since
+        for slot in list(self.slots):
+            job, since = slot.job, slot.since
             if job is None or job.seq not in self._jobs:
                 continue
             begun.add(job.seq)
-            if job.soft_limit is not None and seat.warned != job.seq:
+            if job.soft_limit is not None and slot.warned != job.seq:
                 if now >= since + job.soft_limit:
-                    seat.warned = job.seq
-                    if seat.interrupt(job.seq, SoftTimeLimitExceeded):
+                    slot.warned = job.seq
+                    if slot.interrupt(job.seq, SoftTimeLimitExceeded):
                         logger.warning("Soft time limit (%gs) exceeded for %s[%s]", job.soft_limit, job.task, job.id)
                 else:
                     dues.append(since + job.soft_limit)
-            if job.hard_limit is not None and not (seat.doom and seat.doom[0] == job.seq):
+            if job.hard_limit is not None and not (slot.pending_kill and slot.pending_kill[0] == job.seq):
                 if now < since + job.hard_limit:
                     dues.append(since + job.hard_limit)
-                elif self._condemn(seat, job, TIMED_OUT, f"{job.hard_limit:g}"):
+                elif self._condemn(slot, job, TIMED_OUT, f"{job.hard_limit:g}"):
                     logger.error("Hard time limit (%gs) exceeded for %s[%s]", job.hard_limit, job.task, job.id)
         dues += [
             now + limit
@@ -261,21 +261,21 @@ class InProcessPool(Pool):
         if dues:
             self._arm(min(dues))
 
-    def _condemn(self, seat: Seat, job: Job, code: int, text: str) -> bool:
-        previous, seat.doom = seat.doom, (job.seq, code, text)
-        if not seat.interrupt(job.seq, Interrupt):
-            seat.doom = previous
+    def _condemn(self, slot: InProcessSlot, job: Job, code: int, text: str) -> bool:
+        previous, slot.pending_kill = slot.pending_kill, (job.seq, code, text)
+        if not slot.interrupt(job.seq, Interrupt):
+            slot.pending_kill = previous
             return False
-        self._loop.call_later(GRACE, self._abandon, seat, job)
+        self._loop.call_later(GRACE, self._abandon, slot, job)
         return True
 
-    def _abandon(self, seat: Seat, job: Job) -> None:
+    def _abandon(self, slot: InProcessSlot, job: Job) -> None:
         """Give up on a job that was interrupted and has not ended, and on its thread."""
-        if job.seq not in self._jobs or seat.abandoned or not seat.abandon(job):
+        if job.seq not in self._jobs or slot.abandoned or not slot.abandon(job):
             return
-        assert seat.doom is not None
+        assert slot.pending_kill is not None
         self.abandoned += 1
-        del self.seats[seat]
+        del self.slots[slot]
         del self._jobs[job.seq]
         if job.seq in self._reported:
             self._reported.discard(job.seq)
@@ -286,11 +286,11 @@ class InProcessPool(Pool):
             job.task,
             job.id,
             self.kind,
-            seat.name,
+            slot.name,
             self.abandoned,
         )
-        outcome = self.context.verdict(job, seat.doom[1], seat.doom[2], seat.elapsed())
-        self.replace(seat)
+        outcome = self.context.outcome_for(job, slot.pending_kill[1], slot.pending_kill[2], slot.elapsed())
+        self.replace(slot)
         self._events.finished([outcome])
 
     def terminate(self, seq: int, signum: int = signal.SIGTERM) -> bool:
@@ -299,10 +299,10 @@ class InProcessPool(Pool):
             name = signal.Signals(signum).name
         except ValueError:
             name = str(signum)
-        for seat in self.seats:
-            job = seat.job
+        for slot in self.slots:
+            job = slot.job
             if job is not None and job.seq == seq and seq in self._jobs:
-                return self._condemn(seat, job, TERMINATED, name)
+                return self._condemn(slot, job, TERMINATED, name)
         return False
 
     def kill(self) -> None:
@@ -310,14 +310,14 @@ class InProcessPool(Pool):
         self.stopping = True
         self._empty_queue()
         running = set()
-        for seat in list(self.seats):
-            job = seat.job
+        for slot in list(self.slots):
+            job = slot.job
             if job is not None and job.seq in self._jobs:
                 running.add(job.seq)
-                self._condemn(seat, job, TERMINATED, "SIGKILL")
+                self._condemn(slot, job, TERMINATED, "SIGKILL")
         # What core believes to have begun needs an end, also if no seat has got as far as that.
         torn = [
-            self.context.verdict(job, TERMINATED, "SIGKILL", 0.0)
+            self.context.outcome_for(job, TERMINATED, "SIGKILL", 0.0)
             for seq, job in self._jobs.items()
             if seq in self._reported and seq not in running
         ]
@@ -336,7 +336,7 @@ class InProcessPool(Pool):
 
     def dismiss(self) -> None:
         """Let every seat end after its current job."""
-        for _ in self.seats:
+        for _ in self.slots:
             self.queue.put(None)
 
     def _empty_queue(self) -> None:
@@ -353,7 +353,7 @@ class InProcessPool(Pool):
 
     def thread_ids(self) -> list[int]:
         """Return the system's ids of the threads that run jobs."""
-        return [seat.native_id for seat in self.seats if seat.native_id]
+        return [slot.native_id for slot in self.slots if slot.native_id]
 
     def info(self) -> dict[str, Any]:
         """Return the pool's part of `inspect stats`."""

@@ -22,13 +22,13 @@ from framework.api.coroutine import Call
 from framework.api.pool import AsyncWorkload, Job, Outcome, PoolContext, PoolTraits
 from framework_pools._costs import BUDGET
 from framework_pools._inprocess import GRACE, InProcessPool
-from framework_pools._seat import Seat
+from framework_pools._slot import InProcessSlot
 
 #: Seconds for the loop's thread to come up.
 _START: Final = 10.0
 
 
-class LoopSeat(Seat):
+class LoopSlot(InProcessSlot):
     """A place on the event loop."""
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,7 +66,7 @@ class AsyncioPool(InProcessPool):
         self.size = max(1, context.concurrency)
         self._sync: SimpleQueue[Job | None] = SimpleQueue()
         #: Beside the loop's; those that were given up are not among them.
-        self._threads: dict[Seat, threading.Thread] = {}
+        self._threads: dict[InProcessSlot, threading.Thread] = {}
         self._count = 0
         #: A coroutine was given up: the event loop may not come to its end.
         self._stubborn = False
@@ -78,7 +78,7 @@ class AsyncioPool(InProcessPool):
         self._running = 0
         self._sync_running = 0
         self._sync_seats = 0
-        self._free: list[LoopSeat] = []
+        self._free: list[LoopSlot] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -123,14 +123,14 @@ class AsyncioPool(InProcessPool):
             self._aloop.call_soon_threadsafe(self._pull)
         return taken
 
-    def replace(self, seat: Seat) -> None:
+    def replace(self, slot: InProcessSlot) -> None:
         """Give the slot of an abandoned job to another."""
-        if isinstance(seat, LoopSeat):
+        if isinstance(slot, LoopSlot):
             self._stubborn = True
         else:
-            self._threads.pop(seat, None)
+            self._threads.pop(slot, None)
         if not self._aloop.is_closed():
-            self._aloop.call_soon_threadsafe(self._left, not isinstance(seat, LoopSeat), True)
+            self._aloop.call_soon_threadsafe(self._left, not isinstance(slot, LoopSlot), True)
 
     def dismiss(self) -> None:
         """Let every thread end after its current job."""
@@ -162,9 +162,9 @@ class AsyncioPool(InProcessPool):
             self._running += 1
             workload = self.workload()
             if isinstance(workload, AsyncWorkload) and workload.runs_async(job.task):
-                seat = self._free.pop() if self._free else self._seat()
+                slot = self._free.pop() if self._free else self._slot()
                 # A copy of the first context: this may be called from within a job that has ended.
-                task = self._aloop.create_task(self._run(seat, workload, job), context=self._context.copy())
+                task = self._aloop.create_task(self._run(slot, workload, job), context=self._context.copy())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             else:
@@ -173,16 +173,16 @@ class AsyncioPool(InProcessPool):
                     self._add_thread()
                 self._sync.put(job)
 
-    def _seat(self) -> LoopSeat:
-        seat = LoopSeat("AsyncioPool", self._aloop)
-        self._loop.call_soon_threadsafe(self.seats.__setitem__, seat, None)  # the worker's loop reads it
-        return seat
+    def _slot(self) -> LoopSlot:
+        slot = LoopSlot("AsyncioPool", self._aloop)
+        self._loop.call_soon_threadsafe(self.slots.__setitem__, slot, None)  # the worker's loop reads it
+        return slot
 
-    async def _run(self, seat: LoopSeat, workload: AsyncWorkload, job: Job) -> None:
-        outcome = await seat.take(workload, job)
-        if not seat.abandoned:
-            self._free.append(seat)
-            self.deliver(seat, job, outcome)
+    async def _run(self, slot: LoopSlot, workload: AsyncWorkload, job: Job) -> None:
+        outcome = await slot.take(workload, job)
+        if not slot.abandoned:
+            self._free.append(slot)
+            self.deliver(slot, job, outcome)
             self._left(False, False)
 
     def _left(self, sync: bool, abandoned: bool) -> None:
@@ -197,19 +197,19 @@ class AsyncioPool(InProcessPool):
     def _add_thread(self) -> None:
         self._sync_seats += 1
         self._count += 1
-        seat = Seat(f"AsyncioPoolThread-{self._count}")
-        self._loop.call_soon_threadsafe(self.seats.__setitem__, seat, None)  # the worker's loop reads it
-        thread = threading.Thread(target=self._serve_sync, args=(seat,), name=seat.name, daemon=True)
-        self._threads[seat] = thread
+        slot = InProcessSlot(f"AsyncioPoolThread-{self._count}")
+        self._loop.call_soon_threadsafe(self.slots.__setitem__, slot, None)  # the worker's loop reads it
+        thread = threading.Thread(target=self._serve_sync, args=(slot,), name=slot.name, daemon=True)
+        self._threads[slot] = thread
         thread.start()
 
-    def _serve_sync(self, seat: Seat) -> None:
-        seat.serve(self, self._sync)
+    def _serve_sync(self, slot: InProcessSlot) -> None:
+        slot.serve(self, self._sync)
 
-    def deliver(self, seat: Seat, job: Job, outcome: Outcome | BaseException) -> None:
+    def deliver(self, slot: InProcessSlot, job: Job, outcome: Outcome | BaseException) -> None:
         """Hand an outcome to the worker's loop, and the slot of a thread to the event loop."""
-        super().deliver(seat, job, outcome)
-        if not isinstance(seat, LoopSeat) and not self._aloop.is_closed():
+        super().deliver(slot, job, outcome)
+        if not isinstance(slot, LoopSlot) and not self._aloop.is_closed():
             self._aloop.call_soon_threadsafe(self._left, True, False)
 
     def thread_ids(self) -> list[int]:

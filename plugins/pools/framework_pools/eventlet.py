@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from framework.api.pool import PoolTraits
-from framework_pools._green import GreenPool, GreenSeat
+from framework_pools._green import GreenPool, GreenSlot
 
 with warnings.catch_warnings():
     # That eventlet advises against itself is said in the manual; whoever chooses this pool has a reason.
@@ -32,9 +32,9 @@ class EventletPool(GreenPool):
         self._schedule: Callable[..., object] = hubs.get_hub().schedule_call_global
         super().start()
 
-    def spawn(self, function: Callable[[GreenSeat], object], seat: GreenSeat) -> Any:
+    def spawn(self, function: Callable[[GreenSlot], object], slot: GreenSlot) -> Any:
         """Return a greenlet that is going to run ``function(seat)``."""
-        return eventlet.spawn_n(function, seat)
+        return eventlet.spawn_n(function, slot)
 
     def in_hub(self, function: Callable[..., object], *args: Any) -> object:
         """Have ``function(*args)`` called by the hub."""

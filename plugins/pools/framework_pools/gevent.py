@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import gevent
 
 from framework.api.pool import PoolTraits
-from framework_pools._green import GreenPool, GreenSeat
+from framework_pools._green import GreenPool, GreenSlot
 
 
 class GeventPool(GreenPool):
@@ -27,9 +27,9 @@ class GeventPool(GreenPool):
         self._in_hub: Callable[..., object] = gevent.get_hub().loop.run_callback
         super().start()
 
-    def spawn(self, function: Callable[[GreenSeat], object], seat: GreenSeat) -> Any:
+    def spawn(self, function: Callable[[GreenSlot], object], slot: GreenSlot) -> Any:
         """Return a greenlet that is going to run ``function(seat)``."""
-        return gevent.spawn_raw(function, seat)
+        return gevent.spawn_raw(function, slot)
 
     def in_hub(self, function: Callable[..., object], *args: Any) -> object:
         """Have ``function(*args)`` called by the hub."""

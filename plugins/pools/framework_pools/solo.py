@@ -20,14 +20,14 @@ import msgspec
 
 from framework.api.pool import Job, PoolContext, PoolTraits
 from framework_pools._inprocess import InProcessPool
-from framework_pools._seat import Seat
+from framework_pools._slot import InProcessSlot
 
 #: Seconds that the main thread waits for a job without looking up: a signal that comes just before it falls asleep
 #: does not wake it, and the signal's handler, which only this thread can run, would wait for the next job.
 _NAP: Final = 1.0
 
 
-class MainSeat(Seat):
+class MainSeat(InProcessSlot):
     """The main thread's place."""
 
     def __init__(self, name: str) -> None:
@@ -78,8 +78,8 @@ class SoloPool(InProcessPool):
 
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
         super().__init__(context, options)
-        self._seat = MainSeat("MainThread")
-        self.seats[self._seat] = None
+        self._slot = MainSeat("MainThread")
+        self.slots[self._slot] = None
         #: The main thread is not in `run_main`.
         self._out = threading.Event()
         self._out.set()
@@ -92,21 +92,21 @@ class SoloPool(InProcessPool):
         """Run jobs in the calling thread until `stop` or `kill`."""
         self._out.clear()
         try:
-            self._seat.listen()
+            self._slot.listen()
             while not self.stopping:
-                self._seat.serve(self)
+                self._slot.serve(self)
             self.release()
         finally:
             self._out.set()
 
-    def replace(self, seat: Seat) -> None:
+    def replace(self, slot: InProcessSlot) -> None:
         """Keep the seat: there is no other main thread. It takes jobs again when it comes out of the one it is in."""
         self.stuck = 1
-        seat.abandoned = False
-        self.seats[seat] = None
+        slot.abandoned = False
+        self.slots[slot] = None
 
     def stop(self, deadline: float) -> None:
         """Have `run_main` return, and wait for that until `deadline`; harmless when repeated."""
         self.retire()
-        if threading.get_ident() != self._seat.ident:
+        if threading.get_ident() != self._slot.ident:
             self._out.wait(max(0.0, deadline - monotonic()))

@@ -15,7 +15,7 @@ import msgspec
 
 from framework.api.pool import PoolContext, PoolTraits
 from framework_pools._inprocess import InProcessPool
-from framework_pools._seat import Seat
+from framework_pools._slot import InProcessSlot
 
 
 class ThreadsPool(InProcessPool):
@@ -28,7 +28,7 @@ class ThreadsPool(InProcessPool):
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
         super().__init__(context, options)
         self.size = max(1, context.concurrency)
-        self._threads: dict[Seat, threading.Thread] = {}
+        self._threads: dict[InProcessSlot, threading.Thread] = {}
         self._count = 0
 
     def start(self) -> None:
@@ -39,27 +39,27 @@ class ThreadsPool(InProcessPool):
 
     def _add(self) -> None:
         self._count += 1
-        seat = Seat(f"ThreadPoolWorker-{self._count}")
-        self.seats[seat] = None
-        thread = threading.Thread(target=self._serve, args=(seat,), name=seat.name, daemon=True)
-        self._threads[seat] = thread
+        slot = InProcessSlot(f"ThreadPoolWorker-{self._count}")
+        self.slots[slot] = None
+        thread = threading.Thread(target=self._serve, args=(slot,), name=slot.name, daemon=True)
+        self._threads[slot] = thread
         thread.start()
 
-    def _serve(self, seat: Seat) -> None:
+    def _serve(self, slot: InProcessSlot) -> None:
         try:
-            seat.serve(self)
+            slot.serve(self)
         finally:
             if not self.stopping:
-                self._loop.call_soon_threadsafe(self._ended, seat)
+                self._loop.call_soon_threadsafe(self._ended, slot)
 
-    def _ended(self, seat: Seat) -> None:
-        self._threads.pop(seat, None)
-        self.seats.pop(seat, None)
+    def _ended(self, slot: InProcessSlot) -> None:
+        self._threads.pop(slot, None)
+        self.slots.pop(slot, None)
 
-    def replace(self, seat: Seat) -> None:
+    def replace(self, slot: InProcessSlot) -> None:
         """Start a thread in the place of an abandoned one."""
-        self._threads.pop(seat, None)
-        if not self.stopping and len(self.seats) < self.size:
+        self._threads.pop(slot, None)
+        if not self.stopping and len(self.slots) < self.size:
             self._add()
 
     def grow(self, n: int) -> None:

@@ -23,10 +23,10 @@ import msgspec
 from framework.api.result_store import Record, ResultStoreContext, ResultStoreTraits
 from framework.exceptions import BackendError, ConnectionLost
 from framework.exceptions import TimeoutError as ResultTimeout
-from framework_drivers.redis.link import SharedLink
 from framework_drivers.redis.options import LinkOptions, Seconds
-from framework_drivers.redis.resp import Call, Link, Script, ServerError, packer
+from framework_drivers.redis.resp import RedisConnection, Script, ScriptCall, ServerError, packer
 from framework_drivers.redis.sentinel import check
+from framework_drivers.redis.shared_connection import SharedRedisConnection
 from framework_drivers.redis.url import parse
 from framework_results.redis_chords import RedisChords
 
@@ -109,12 +109,12 @@ class RedisStore(RedisChords):
         self._addresses = parse(url)
         # In a cluster every key has a place of its own.
         self._group = 1 if self._addresses[0].cluster else _GROUP
-        self._link_settings = own.link_settings(own.socket_connect_timeout, own.use_ssl or context.use_ssl)
+        self._connection_settings = own.link_settings(own.socket_connect_timeout, own.use_ssl or context.use_ssl)
         self._begin_chords(prefix, own.result_chord_ordered, tagged=self._addresses[0].cluster)
         check(self._addresses, own.master_name)
         self._expires = int(context.expires)
-        self._link = SharedLink(self._addresses, self._link_settings)
-        self._idle: list[Link] = []
+        self._connection = SharedRedisConnection(self._addresses, self._connection_settings)
+        self._idle: list[RedisConnection] = []
         self._idle_lock = threading.Lock()
         self._idle_pid = os.getpid()
 
@@ -140,7 +140,7 @@ class RedisStore(RedisChords):
             for record in group:
                 args.append(record.document)
                 args.append(int(self.context.lifetime(record.state)))
-            calls.append(Call(_STORE, [self._prefix + record.task_id for record in group], args))
+            calls.append(ScriptCall(_STORE, [self._prefix + record.task_id for record in group], args))
         self._run(calls)
 
     def fetch(self, task_ids: Sequence[str]) -> dict[str, bytes]:
@@ -164,8 +164,8 @@ class RedisStore(RedisChords):
         if not commands:
             return []
         try:
-            with self._link as link:
-                return link.run(commands)
+            with self._connection as connection:
+                return connection.run(commands)
         except ServerError as error:
             if error.passing:
                 # Whoever stores keeps the results until the server takes them.
@@ -187,11 +187,11 @@ class RedisStore(RedisChords):
         yield from self._ready(pending, is_ready)
         if not pending:
             return
-        link = self._subscriber()
+        connection = self._subscriber()
         finished = False
         try:
             channels = [self._prefix + task_id for task_id in pending]
-            _subscribe(link, "SUBSCRIBE", channels)
+            _subscribe(connection, "SUBSCRIBE", channels)
             # What was stored before the server knew of the subscription is not published again.
             yield from self._ready(pending, is_ready)
             skip = len(self._prefix)
@@ -199,11 +199,11 @@ class RedisStore(RedisChords):
                 left = None if deadline is None else deadline - monotonic()
                 if left is not None and left <= 0:
                     raise ResultTimeout(f"{len(pending)} results did not arrive within {timeout:g} s")
-                if not link.wait(_INTERVAL if left is None else min(left, _INTERVAL)):
+                if not connection.wait(_INTERVAL if left is None else min(left, _INTERVAL)):
                     if on_interval is not None:
                         on_interval()
                     continue
-                for message in link.drain():
+                for message in connection.drain():
                     if message[0] != b"message":
                         continue
                     task_id = message[1].decode()[skip:]
@@ -216,10 +216,10 @@ class RedisStore(RedisChords):
             raise
         finally:
             # Also when the caller stops listening half-way: then the link's state is unknown, and it is not kept.
-            if finished and not link.closed:
-                self._keep(link, channels)
+            if finished and not connection.closed:
+                self._keep(connection, channels)
             else:
-                link.close()
+                connection.close()
 
     def _ready(self, pending: dict[str, None], is_ready: Callable[[bytes], bool]) -> Iterator[tuple[str, bytes]]:
         for task_id, document in self.fetch(list(pending)).items():
@@ -227,43 +227,45 @@ class RedisStore(RedisChords):
                 del pending[task_id]
                 yield task_id, document
 
-    def _subscriber(self) -> Link:
+    def _subscriber(self) -> RedisConnection:
         if self._idle_pid != os.getpid():
             self._idle_lock = threading.Lock()
             self._idle = []
             self._idle_pid = os.getpid()
         while True:
             with self._idle_lock:
-                link = self._idle.pop() if self._idle else None
-            if link is None:
-                return Link(self._addresses, self._link_settings)
-            if not link.stale():
-                return link
-            link.close()
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return RedisConnection(self._addresses, self._connection_settings)
+            if not connection.stale():
+                return connection
+            connection.close()
 
-    def _keep(self, link: Link, channels: Sequence[str]) -> None:
+    def _keep(self, connection: RedisConnection, channels: Sequence[str]) -> None:
         try:
-            _subscribe(link, "UNSUBSCRIBE", channels)
+            _subscribe(connection, "UNSUBSCRIBE", channels)
         except ConnectionLost:
-            link.close()
+            connection.close()
             return
         with self._idle_lock:
-            self._idle.append(link)
+            self._idle.append(connection)
 
     def close(self) -> None:
         """Disconnect; harmless when closed."""
-        self._link.close()
+        self._connection.close()
         with self._idle_lock:
             idle, self._idle = self._idle, []
-        for link in idle:
-            link.close()
+        for connection in idle:
+            connection.close()
 
 
-def _subscribe(link: Link, verb: str, channels: Sequence[str]) -> None:
+def _subscribe(connection: RedisConnection, verb: str, channels: Sequence[str]) -> None:
     """Send `verb` for `channels` and wait until the server has confirmed every one."""
     pack = packer()
     confirmed = verb.lower().encode()
     missing = len(channels)
-    link.send(b"".join(pack((verb, *channels[start : start + _GROUP])) for start in range(0, len(channels), _GROUP)))
+    connection.send(
+        b"".join(pack((verb, *channels[start : start + _GROUP])) for start in range(0, len(channels), _GROUP))
+    )
     while missing:
-        missing -= sum(1 for reply in link.read(1) if reply[0] == confirmed)
+        missing -= sum(1 for reply in connection.read(1) if reply[0] == confirmed)

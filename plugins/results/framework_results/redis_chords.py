@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from framework.api.result_store import ChordPart, ResultStore, Turn
-from framework_drivers.redis.resp import Call, Script
+from framework_drivers.redis.resp import Script, ScriptCall
 
 _PREFIX: Final = "celery-taskset-meta-"
 
@@ -124,7 +124,7 @@ class RedisChords(ResultStore):
 
     def begin_chord(self, group_id: str, size: int) -> None:
         """Expect `size` parts."""
-        self._run([Call(_BEGIN, self._keys(group_id, "sc"), (size, self._chord_expires))])
+        self._run([ScriptCall(_BEGIN, self._keys(group_id, "sc"), (size, self._chord_expires))])
 
     def grow_chord(self, group_id: str, count: int = 1) -> None:
         """Expect `count` parts more."""
@@ -139,7 +139,7 @@ class RedisChords(ResultStore):
         both = (self._chord_expires, self._expires)
         (turn,) = self._run(
             [
-                Call(
+                ScriptCall(
                     _RETURN,
                     [*self._keys(part.group_id, "jtsdc"), self._group_key(part.group_id)],
                     (
@@ -165,11 +165,11 @@ class RedisChords(ResultStore):
 
     def hold_turn(self, group_id: str, token: str, claim: float) -> bool:
         """Keep the turn."""
-        return bool(self._run([Call(_HOLD, self._keys(group_id, "cs"), (token, max(1, int(claim))))])[0])
+        return bool(self._run([ScriptCall(_HOLD, self._keys(group_id, "cs"), (token, max(1, int(claim))))])[0])
 
     def end_chord(self, group_id: str, token: str, remember: float) -> bool:
         """Drop the chord."""
-        return bool(self._run([Call(_END, self._keys(group_id, "cjtsd"), (token, max(1, int(remember))))])[0])
+        return bool(self._run([ScriptCall(_END, self._keys(group_id, "cjtsd"), (token, max(1, int(remember))))])[0])
 
     def fail_chord(self, group_id: str) -> None:
         """Have it be over: without a size no part counts."""

@@ -31,7 +31,7 @@ _RANGE: Final = re.compile(r"(\d+)(?:-(\d+))?")
 FILES: Final = ("worker_pidfile", "worker_logfile", "worker_state_db")
 
 
-class Node(msgspec.Struct, frozen=True):
+class ClusterNode(msgspec.Struct, frozen=True):
     """One worker that is to run on this machine."""
 
     #: name@host
@@ -101,7 +101,9 @@ class Node(msgspec.Struct, frozen=True):
         return os.path.expanduser(value) if word.key in FILES else value
 
 
-def cluster(words: Words, declared: Mapping[str, Mapping[str, Any]], configured: Mapping[str, str]) -> list[Node]:
+def cluster(
+    words: Words, declared: Mapping[str, Mapping[str, Any]], configured: Mapping[str, str]
+) -> list[ClusterNode]:
     """Return the nodes that `words` speak of.
 
     `declared`: the tables ``[nodes.<name>]``. `configured`: paths that ``[worker]`` or the environment say.
@@ -134,7 +136,7 @@ def cluster(words: Words, declared: Mapping[str, Mapping[str, Any]], configured:
         own, assignments = _from_table(table)
         given = [*own, *words.options, *(word for chosen, word in scoped if name in chosen)]
         nodes.append(
-            Node(
+            ClusterNode(
                 name,
                 tuple(_merged(given)),
                 (*assignments, *words.assignments),

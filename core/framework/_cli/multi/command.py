@@ -19,11 +19,11 @@ import click
 
 from framework import __version__, exitcodes
 from framework._cli.multi import processes
-from framework._cli.multi.cluster import Node, cluster
+from framework._cli.multi.cluster import ClusterNode, cluster
 from framework._cli.multi.processes import NodeFailed
 from framework._cli.multi.words import Word, Words, read
 from framework._cli.output import pass_session, print_json, print_table
-from framework._cli.session import Session
+from framework._cli.session import CommandSession
 from framework.exceptions import FrameworkError
 from framework.worker.process.pidfile import watch
 
@@ -76,7 +76,7 @@ Give the same options to restart as to start, and the same --pidfile to stop: no
 class Multi:
     """One command about some nodes."""
 
-    def __init__(self, session: Session, words: Words) -> None:
+    def __init__(self, session: CommandSession, words: Words) -> None:
         """Read the config file as the options say. Raises `ConfigError` or `click.UsageError`."""
         self._session = session
         self._words = words
@@ -127,7 +127,7 @@ class Multi:
         for node, process in launched:
             self._finish(node, process, f"\t> {node.name}: ")
 
-    def _launch(self, node: Node) -> Any:
+    def _launch(self, node: ClusterNode) -> Any:
         if "verbose" in self._words.flags:
             self.say(f"\t+ {_command_line(node)}")
         try:
@@ -136,7 +136,7 @@ class Multi:
             return error
         return processes.launch(node, self.directory)
 
-    def _finish(self, node: Node, process: Any, prefix: str) -> None:
+    def _finish(self, node: ClusterNode, process: Any, prefix: str) -> None:
         """Wait until the node has begun or failed, and say so."""
         if isinstance(process, FrameworkError):
             text, code = f"framework: error: {process}\n", process.exit_code
@@ -151,7 +151,7 @@ class Multi:
 
     # ------------------------------------------------------------ stopping
 
-    def stop(self) -> list[tuple[Node, int]]:
+    def stop(self) -> list[tuple[ClusterNode, int]]:
         """Signal all nodes that run; return them with their processes."""
         signum = self._words.signum or signal.SIGTERM
         running = []
@@ -165,7 +165,7 @@ class Multi:
             self.say("> Stopping nodes...")
         return [each for each in running if self._signal(*each, signum)]
 
-    def _signal(self, node: Node, pid: int, signum: signal.Signals) -> bool:
+    def _signal(self, node: ClusterNode, pid: int, signum: signal.Signals) -> bool:
         self.say(f"\t> {node.name}: {signum.name.removeprefix('SIG')} -> {pid}")
         try:
             if not processes.send(node, pid, signum):
@@ -175,7 +175,7 @@ class Multi:
             self.fail(f"framework: error: {error}", error.exit_code)
             return False
 
-    def wait(self, running: list[tuple[Node, int]], then: Callable[[Node], object]) -> None:
+    def wait(self, running: list[tuple[ClusterNode, int]], then: Callable[[ClusterNode], object]) -> None:
         """Wait until the processes of `running` are gone; `then` hears of each node as it goes."""
         left = running
         runs = {pid: watch(pid) for _, pid in running}
@@ -207,7 +207,7 @@ class Multi:
                 self._again(node)
         self.wait(stopping, self._again)
 
-    def _again(self, node: Node) -> None:
+    def _again(self, node: ClusterNode) -> None:
         self._finish(node, self._launch(node), f"> Restarting node {node.name}: ")
 
     def kill(self) -> None:
@@ -220,7 +220,7 @@ class Multi:
             self.say(f"Killing node {node.name} ({pid})")
             self._signal_quietly(node, pid)
 
-    def _signal_quietly(self, node: Node, pid: int) -> None:
+    def _signal_quietly(self, node: ClusterNode, pid: int) -> None:
         try:
             processes.send(node, pid, signal.SIGKILL)
         except NodeFailed as error:
@@ -287,7 +287,7 @@ def _answer(name: str, pid: int | None, answered: set[str] | None) -> str:
     return "pong" if name in answered else "no answer"
 
 
-def _command_line(node: Node) -> str:
+def _command_line(node: ClusterNode) -> str:
     return " ".join([processes.PYTHON, *node.argv()])
 
 
@@ -299,7 +299,7 @@ _WITH_WORD: Final = {"get": "the name of a node", "expand": "a template, as in %
 _ALIASES: Final = {"stop_verify": "stopwait"}
 
 
-def _run(session: Session, args: Sequence[str]) -> int:
+def _run(session: CommandSession, args: Sequence[str]) -> int:
     given = next((index for index, word in enumerate(args) if not word.startswith("-")), None)
     before_rest = args[: args.index("--")] if "--" in args else args
     if given is None or args[given] == "help" or {"-h", "--help"}.intersection(before_rest):
@@ -338,7 +338,7 @@ class _Raw(click.Command):
 
 
 @pass_session
-def _callback(session: Session, words: tuple[str, ...]) -> int:
+def _callback(session: CommandSession, words: tuple[str, ...]) -> int:
     return _run(session, words)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from framework import exitcodes
-from framework._cli.multi.cluster import FILES, Node
+from framework._cli.multi.cluster import FILES, ClusterNode
 from framework.exceptions import FrameworkError
 from framework.worker.process.pidfile import holder
 from framework.worker.process.privileges import identity
@@ -25,7 +25,7 @@ class NodeFailed(FrameworkError):
     exit_code = exitcodes.CANT_CREATE
 
 
-def make_directories(node: Node) -> None:
+def make_directories(node: ClusterNode) -> None:
     """Make the directories of the node's files, for the user that it will run as. Raises `NodeFailed`."""
     uid, gid = node.setting("worker_uid"), node.setting("worker_gid")
     for path in filter(None, map(node.path, FILES)):
@@ -43,7 +43,7 @@ def make_directories(node: Node) -> None:
             ) from None
 
 
-def launch(node: Node, directory: str | None) -> subprocess.Popen[str]:
+def launch(node: ClusterNode, directory: str | None) -> subprocess.Popen[str]:
     """Run the node's command, which ends when the worker has begun or failed to."""
     return subprocess.Popen(
         [PYTHON, *node.argv()],
@@ -56,12 +56,12 @@ def launch(node: Node, directory: str | None) -> subprocess.Popen[str]:
     )
 
 
-def find(node: Node) -> int | None:
+def find(node: ClusterNode) -> int | None:
     """Return the process that the node's pidfile names, None when it does not run."""
     return holder(node.pidfile)
 
 
-def send(node: Node, pid: int, signum: signal.Signals) -> bool:
+def send(node: ClusterNode, pid: int, signum: signal.Signals) -> bool:
     """Signal the process `pid` of `node`; return whether it was there. Raises `NodeFailed`."""
     try:
         os.kill(pid, signum)

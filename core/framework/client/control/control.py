@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from framework.client.control.inspect import Inspect
 from framework.client.routing import select_queues
-from framework.wire.control_request import Replies, Request
+from framework.wire.control_request import Broadcast, Replies
 
 if TYPE_CHECKING:
     from framework.client.app import App
@@ -49,7 +49,7 @@ class Control:
         if destination is not None and not isinstance(destination, (list, tuple)):
             raise ValueError(f"destination must be a list or tuple of node names, and is {destination!r}")
         settings = self._app.conf.settings
-        request = Request(
+        request = Broadcast(
             command,
             {**(arguments or {}), **extra},
             exchange=f"{settings.control.exchange}.pidbox",

@@ -48,7 +48,7 @@ def decode(app: App, raw: bytes) -> dict[str, Any]:
     return decode_result(raw, settings.result.serializer, settings.result.accept_content or settings.accept_content)
 
 
-class Watcher:
+class ResultWatcher:
     """Looks at documents that come while somebody waits: says which are final, and tells `on_message` of each once."""
 
     def __init__(self, app: App, on_message: OnMessage | None) -> None:

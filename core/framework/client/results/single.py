@@ -13,7 +13,7 @@ from framework.client.results._documents import (
     PROPAGATE_STATES,
     READY_STATES,
     OnMessage,
-    Watcher,
+    ResultWatcher,
     decode,
     raisable,
     refuse_inside_a_task,
@@ -226,7 +226,7 @@ class AsyncResult(AppBound, Generic[R]):
         on_message: OnMessage | None,
     ) -> dict[str, Any]:
         """Wait for this one; a parent in a chain that fails ends the wait, as this one will then never run."""
-        is_final = Watcher(self.app, on_message)
+        is_final = ResultWatcher(self.app, on_message)
         before = []
         parent = self.parent
         while parents and parent is not None:

@@ -88,11 +88,11 @@ class EndPromises(TransportSuiteBase):
         producer.close()
         transport.close()
 
-    @needs("turnstile")
-    def test_a_turnstile_gives_out_each_start_once(self, bench: Bench) -> None:
+    @needs("shared_rate_limit")
+    def test_a_shared_rate_limit_gives_out_each_start_once(self, bench: Bench) -> None:
         """Two workers ask in turn for starts of one name: they are an interval apart, whoever asked."""
         name = bench.new("rate")
-        gates = [bench.transport.turnstile(), bench.another().turnstile()]
+        gates = [bench.transport.shared_rate_limit(), bench.another().shared_rate_limit()]
         for gate in gates:
             bench.faces.callback(gate.close)
         waits = [gates[turn % 2].reserve(name, 10.0, 1) for turn in range(4)]

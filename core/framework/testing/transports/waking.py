@@ -41,12 +41,12 @@ class WakingPromises(TransportSuiteBase):
         found: list[str] = []
         for _ in range(3):
             # A broker that pushes may send it any moment: before, or after.
-            assert not consumer.attend()
+            assert not consumer.poll_while_full()
             found += ids(bench.gather(consumer, 1))
         assert sorted(found) == numbers(3)
         consumer.close(requeue=True)
         other = bench.consumer(queue)
-        again = ids(other.attend() or ())
+        again = ids(other.poll_while_full() or ())
         again += ids(bench.gather(other, 3 - len(again)))
         assert sorted(again) == numbers(3)
 
@@ -57,7 +57,7 @@ class WakingPromises(TransportSuiteBase):
         full.prefetch(1)
         for delivery in bench.gather(full, 1):
             delivery.ack()
-        full.rest(0)
+        full.pause_delivery(0)
         other = bench.consumer(queue)
         left = bench.gather(other, 2)
         for delivery in left:

@@ -41,7 +41,7 @@ _QUIET: Final = 0.1
 _PATIENCE: Final = 1.0
 
 
-class Surroundings(msgspec.Struct, kw_only=True):
+class AutoreloadContext(msgspec.Struct, kw_only=True):
     """What autoreload needs of the worker."""
 
     app: App
@@ -60,7 +60,7 @@ class Surroundings(msgspec.Struct, kw_only=True):
 class Autoreloader:
     """Keeps the worker's code as it is on the disk."""
 
-    def __init__(self, worker: Surroundings) -> None:
+    def __init__(self, worker: AutoreloadContext) -> None:
         self.worker = worker
         self._app = worker.app
         self._loop = worker.loop

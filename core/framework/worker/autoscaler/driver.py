@@ -23,13 +23,13 @@ from framework.api.autoscaler import Observation
 from framework.api.loop import Loop, Timer
 from framework.api.pool import Pool
 from framework.worker.autoscaler import system_load
-from framework.worker.autoscaler.shrink_delay import KeepAlive
+from framework.worker.autoscaler.shrink_delay import ShrinkDelay
 from framework.worker.intake.capacity import Prefetch
 from framework.worker.intake.intake import Intake
 from framework.worker.settle.settle import Settle
 
 if TYPE_CHECKING:
-    from framework.worker.item import Item
+    from framework.worker.task_request import TaskRequest
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def period(keepalive: float) -> float:
     return min(PERIOD, max(APART, keepalive / 2))
 
 
-class Surroundings(msgspec.Struct, kw_only=True):
+class AutoscaleContext(msgspec.Struct, kw_only=True):
     """What the driver needs of the worker."""
 
     loop: Loop
@@ -56,7 +56,7 @@ class Surroundings(msgspec.Struct, kw_only=True):
     decider: Decider
 
 
-class Autoscaler:
+class AutoscalerDriver:
     """Scales one pool."""
 
     def __init__(
@@ -64,7 +64,7 @@ class Autoscaler:
         pool: Pool,
         max_concurrency: int,
         min_concurrency: int = 0,
-        worker: Surroundings | None = None,
+        worker: AutoscaleContext | None = None,
         keepalive: float = 30.0,
         mutex: object = None,
     ) -> None:
@@ -77,7 +77,7 @@ class Autoscaler:
         self.mutex = mutex
         #: Slots of the pool; it was started with the smallest number.
         self.processes = max(1, min_concurrency)
-        self._keepalive = KeepAlive(keepalive)
+        self._keepalive = ShrinkDelay(keepalive)
         self._period = period(keepalive)
         self._loop = worker.loop
         self._running = worker.settle.running
@@ -143,11 +143,11 @@ class Autoscaler:
         """Tasks that the worker has received and could run, those that run included."""
         return len(self._running) + len(self._backlog)
 
-    def maybe_scale(self, req: Item | None = None) -> None:
+    def maybe_scale(self, req: TaskRequest | None = None) -> None:
         """Scale if it is time to."""
         self._maybe_scale(req)
 
-    def _maybe_scale(self, req: Item | None = None) -> bool | None:
+    def _maybe_scale(self, req: TaskRequest | None = None) -> bool | None:
         """Decide and scale; return whether anything changed. Made to be overridden."""
         seen = self.observe()
         wanted = self._within(self.worker.decider.decide(seen))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class KeepAlive:
+class ShrinkDelay:
     """What an autoscaler wants, made steady. It knows no clock: whoever asks says what time it is."""
 
     def __init__(self, seconds: float) -> None:

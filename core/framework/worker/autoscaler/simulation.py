@@ -21,21 +21,21 @@ import msgspec
 from framework._config.autoscale import Range
 from framework.api.autoscaler import Autoscaler, Machine, Observation
 from framework.worker.autoscaler.driver import APART, SOON, period
-from framework.worker.autoscaler.shrink_delay import KeepAlive
+from framework.worker.autoscaler.shrink_delay import ShrinkDelay
 from framework.worker.intake.capacity import Prefetch
 
 #: Seconds over which the load average of a system is taken.
 _LOAD_WINDOW: Final = 60.0
 
 
-class Job(NamedTuple):
+class SimulatedTask(NamedTuple):
     """One task: seconds from the beginning to its sending, and those that it runs."""
 
     sent: float
     runs: float
 
 
-class World(msgspec.Struct, frozen=True, kw_only=True):
+class SimulatedLoad(msgspec.Struct, frozen=True, kw_only=True):
     """What the simulated machine is like."""
 
     cpus: int = 4
@@ -48,7 +48,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     startup: float = 0.05
 
 
-class Sample(NamedTuple):
+class SimulationSample(NamedTuple):
     """How things stood at one time."""
 
     time: float
@@ -57,7 +57,7 @@ class Sample(NamedTuple):
     waiting: int
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class SimulationReport(msgspec.Struct, frozen=True, kw_only=True):
     """What came of it. Times are in seconds."""
 
     tasks: int
@@ -74,7 +74,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     largest_size: int
     ups: int
     downs: int
-    samples: list[Sample]
+    samples: list[SimulationSample]
 
 
 class Simulation:
@@ -86,13 +86,13 @@ class Simulation:
         bounds: Range,
         keepalive: float,
         prefetch: Prefetch | None = None,
-        world: World | None = None,
+        world: SimulatedLoad | None = None,
     ) -> None:
         self._decider = decider
         self._bounds = bounds
         self._floor = bounds.start
-        self._keepalive = KeepAlive(keepalive)
-        self._world = world or World()
+        self._keepalive = ShrinkDelay(keepalive)
+        self._world = world or SimulatedLoad()
         self._period = period(keepalive)
         self._size = self._floor
         self._prefetch = prefetch or Prefetch("auto", 1)
@@ -100,7 +100,7 @@ class Simulation:
         self._now = 0.0
         self._events: list[tuple[float, int, Callable[..., None], tuple[float, ...]]] = []
         self._order = itertools.count()
-        self._queue: deque[Job] = deque()
+        self._queue: deque[SimulatedTask] = deque()
         #: When each of the running tasks began.
         self._begun: dict[int, float] = {}
         self._booting = 0
@@ -111,7 +111,7 @@ class Simulation:
         self._idle_since = 0.0
         self._load = 0.0
         self._waits: list[float] = []
-        self._samples: list[Sample] = []
+        self._samples: list[SimulationSample] = []
         self._slot_seconds = 0.0
         self._busy_seconds = 0.0
         self._ups = 0
@@ -119,7 +119,7 @@ class Simulation:
 
     # ------------------------------------------------------------ time
 
-    def run(self, jobs: Iterable[Job]) -> Report:
+    def run(self, jobs: Iterable[SimulatedTask]) -> SimulationReport:
         """Take `jobs` through and return what it cost, until the pool is small again."""
         for job in jobs:
             self._unsent += 1
@@ -149,7 +149,7 @@ class Simulation:
         return self._size == self._floor or self._now - self._idle_since > 3 * (self._keepalive.seconds + self._period)
 
     def _sample(self) -> None:
-        sample = Sample(self._now, self._size, len(self._begun), len(self._queue))
+        sample = SimulationSample(self._now, self._size, len(self._begun), len(self._queue))
         if not self._samples or self._samples[-1][1:] != sample[1:]:
             self._samples.append(sample)
 
@@ -157,7 +157,7 @@ class Simulation:
 
     def _arrive(self, sent: float, runs: float) -> None:
         self._unsent -= 1
-        self._queue.append(Job(sent, runs))
+        self._queue.append(SimulatedTask(sent, runs))
 
     def _feed(self) -> None:
         while self._queue and len(self._begun) < self._size - self._booting:
@@ -243,9 +243,9 @@ class Simulation:
 
     # ------------------------------------------------------------ the end
 
-    def _report(self) -> Report:
+    def _report(self) -> SimulationReport:
         waits = sorted(self._waits)
-        return Report(
+        return SimulationReport(
             tasks=len(waits),
             duration=self._now,
             slot_seconds=self._slot_seconds,
@@ -264,22 +264,22 @@ class Simulation:
 # ---------------------------------------------------------------- patterns of tasks
 
 
-def burst(dice: random.Random) -> list[Job]:
+def burst(dice: random.Random) -> list[SimulatedTask]:
     """Fifty tasks of about two seconds at once, and again after twenty seconds; after a long pause both once more."""
-    return [Job(start, dice.uniform(1.0, 3.0)) for start in (5.0, 25.0, 145.0, 165.0) for _ in range(50)]
+    return [SimulatedTask(start, dice.uniform(1.0, 3.0)) for start in (5.0, 25.0, 145.0, 165.0) for _ in range(50)]
 
 
-def steady(dice: random.Random) -> list[Job]:
+def steady(dice: random.Random) -> list[SimulatedTask]:
     """Four tasks a second, of about a second each, for five minutes."""
     jobs = []
     now = dice.expovariate(4.0)
     while now < 300.0:
-        jobs.append(Job(now, dice.uniform(0.5, 1.5)))
+        jobs.append(SimulatedTask(now, dice.uniform(0.5, 1.5)))
         now += dice.expovariate(4.0)
     return jobs
 
 
-def day(dice: random.Random) -> list[Job]:
+def day(dice: random.Random) -> list[SimulatedTask]:
     """A day: next to nothing at night, a task of about five seconds every second around two in the afternoon."""
     jobs = []
     now = 0.0
@@ -287,8 +287,12 @@ def day(dice: random.Random) -> list[Job]:
         now += dice.expovariate(1.0)
         height = (1 + math.cos((now / 3600 - 14) / 24 * 2 * math.pi)) / 2
         if dice.random() < height**3:
-            jobs.append(Job(now, dice.uniform(2.0, 8.0)))
+            jobs.append(SimulatedTask(now, dice.uniform(2.0, 8.0)))
     return jobs
 
 
-PATTERNS: Final[dict[str, Callable[[random.Random], Sequence[Job]]]] = {"burst": burst, "steady": steady, "day": day}
+PATTERNS: Final[dict[str, Callable[[random.Random], Sequence[SimulatedTask]]]] = {
+    "burst": burst,
+    "steady": steady,
+    "day": day,
+}

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Final
 from framework.exceptions import MessageError
 from framework.wire.result_document import SUCCESS
 from framework.wire.serialization import decode_result
-from framework.worker.dispatch.redelivery import Past, came_back, past
+from framework.worker.dispatch.redelivery import FinishedTask, came_back, past
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
     from framework.api.result_store import ResultStore
     from framework.client.request import Context
     from framework.message import Payload
-    from framework.worker.item import Item
+    from framework.worker.task_request import TaskRequest
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _PATIENCE: Final = 2.0
 _PAUSE: Final = 10.0
 
 
-class Successes:
+class Deduplication:
     """Says what need not run again. Used in the loop only."""
 
     def __init__(
@@ -55,7 +55,7 @@ class Successes:
         self._request_of = request_of
         self._on_change = on_change
         #: By task id, oldest first.
-        self._past: OrderedDict[str, Past] = OrderedDict()
+        self._past: OrderedDict[str, FinishedTask] = OrderedDict()
         self._looking: threading.Thread | None = None
         #: When the store may be asked again.
         self._ask_at = 0.0
@@ -63,43 +63,43 @@ class Successes:
     def __len__(self) -> int:
         return len(self._past)
 
-    def add(self, item: Item) -> None:
-        """Remember that `item` has ended well."""
-        self._past[item.task_id] = new = past(item)
-        self._past.move_to_end(item.task_id)
+    def add(self, request: TaskRequest) -> None:
+        """Remember that `request` has ended well."""
+        self._past[request.task_id] = new = past(request)
+        self._past.move_to_end(request.task_id)
         over = new.since - self._expires
         while self._past and (len(self._past) > self._maximum or next(iter(self._past.values())).since <= over):
             self._past.popitem(last=False)
 
-    def skips(self, item: Item) -> bool:
-        """Acknowledge `item`, which was just fetched, if it has come again and ended well before; say whether."""
-        if not item.policy.acks_late or not came_back(item.delivery, item.head):
+    def skips(self, request: TaskRequest) -> bool:
+        """Acknowledge `request`, which was just fetched, if it has come again and ended well before; say whether."""
+        if not request.policy.acks_late or not came_back(request.delivery, request.head):
             return False
-        known = self._past.get(item.task_id)
+        known = self._past.get(request.task_id)
         remembered = (
-            known is not None and monotonic() - known.since < self._expires and past(item).retries <= known.retries
+            known is not None and monotonic() - known.since < self._expires and past(request).retries <= known.retries
         )
-        if not remembered and not self._is_stored(item):
+        if not remembered and not self._is_stored(request):
             return False
-        logger.info("Task %r came again and has succeeded already: it is acknowledged, and does not run", item)
-        item.acknowledge()
+        logger.info("Task %r came again and has succeeded already: it is acknowledged, and does not run", request)
+        request.acknowledge()
         self._on_change()
         return True
 
     # ------------------------------------------------------------ the store
 
-    def _is_stored(self, item: Item) -> bool:
+    def _is_stored(self, request: TaskRequest) -> bool:
         try:
-            document = self._fetch(item.task_id)
+            document = self._fetch(request.task_id)
             if document is None:
                 return False
             found = decode_result(document, self._serializer, self._accept)
-            if found.get("status") != SUCCESS or not _covers(found, past(item).retries):
+            if found.get("status") != SUCCESS or not _covers(found, past(request).retries):
                 return False
             # Its result is stored before it is counted: it may have died in between, and the chord would wait for ever.
-            return not self._request_of(item.delivery.payload).chord
+            return not self._request_of(request.delivery.payload).chord
         except MessageError as error:
-            logger.warning("Whether %r has succeeded already cannot be read, so it runs: %s", item, error)
+            logger.warning("Whether %r has succeeded already cannot be read, so it runs: %s", request, error)
             return False
 
     def _fetch(self, task_id: str) -> bytes | None:

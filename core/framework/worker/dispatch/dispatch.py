@@ -1,11 +1,11 @@
 """Dispatch: decides what becomes of a message that was just fetched.
 
 1. Reads its head; what cannot be read is a dead letter. What runs here already is left to the task that runs; what
-   has succeeded already need not run (`Successes`).
-2. Unknown task: handed back for a while (`Unregistered`). Handed out too often: a dead letter.
+   has succeeded already need not run (`Deduplication`).
+2. Unknown task: handed back for a while (`UnknownTasks`). Handed out too often: a dead letter.
 3. Revoked or expired: settled as such, never run.
 4. `eta` far ahead: parked in the broker, where it can do that. Only a little: held until then. Everything else: an
-   `Item` that may run now.
+   `TaskRequest` that may run now.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from framework.exceptions import ConnectionLost, MessageError, MessageUndecodabl
 from framework.message import Incoming, Payload, read, read_head
 from framework.wire.result_document import REVOKED
 from framework.wire.serialization import decode_task, encode
-from framework.worker.dispatch.eta import Horizon, timestamp
-from framework.worker.dispatch.redelivery import Adoption
+from framework.worker.dispatch.eta import EtaPolicy, timestamp
+from framework.worker.dispatch.redelivery import Redelivery
 from framework.worker.dispatch.revoked import Revokes
-from framework.worker.dispatch.unknown_tasks import Unregistered
-from framework.worker.item import Item
+from framework.worker.dispatch.unknown_tasks import UnknownTasks
 from framework.worker.schedule import Schedule
 from framework.worker.settle.dead_letters import DeadLetters
 from framework.worker.settle.settle import Settle
+from framework.worker.task_request import TaskRequest
 
 if TYPE_CHECKING:
     from framework._boot.hooks import Hooks
@@ -47,27 +47,27 @@ class Dispatch:
         self,
         policies: Mapping[str, TaskPolicy],
         settle: Settle,
-        schedule: Schedule[Item],
-        deadletters: DeadLetters,
+        schedule: Schedule[TaskRequest],
+        dead_letters: DeadLetters,
         revokes: Revokes,
         settings: Settings,
         hooks: Hooks,
-        adoption: Adoption,
-        unregistered: Unregistered,
+        redelivery: Redelivery,
+        unknown_tasks: UnknownTasks,
     ) -> None:
         self._policies = dict(policies)
         self._settle = settle
         self._schedule = schedule
-        self._deadletters = deadletters
+        self._dead_letters = dead_letters
         self._revokes = revokes
-        self._adoption = adoption
-        self.unregistered = unregistered
-        self._orphans = adoption.orphans
-        self._successes = settle.successes
+        self._redelivery = redelivery
+        self.unknown_tasks = unknown_tasks
+        self._orphans = redelivery.orphans
+        self._deduplication = settle.deduplication
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
-        self._horizon = Horizon(settings.worker)
+        self._horizon = EtaPolicy(settings.worker)
         self._parked = 0
         self._seq = itertools.count(1)
         self._on_received = hooks.bind("task_received")
@@ -77,14 +77,14 @@ class Dispatch:
         #: Told of tasks while task events are wanted.
         self.events: TaskEvents | None = None
 
-    def take(self, deliveries: Iterable[Delivery], ready: Callable[[Item], object]) -> int:
+    def take(self, deliveries: Iterable[Delivery], ready: Callable[[TaskRequest], object]) -> int:
         """Decide about `deliveries`; call `ready` with each item that may run now. Returns how many were parked."""
         self._parked = 0
         for delivery in deliveries:
             try:
-                item = self._read(delivery)
-                if item is not None and self._may_run(item):
-                    ready(item)
+                request = self._read(delivery)
+                if request is not None and self._may_run(request):
+                    ready(request)
             except MessageError as error:
                 self._bury(delivery, error)
             except ConnectionLost:
@@ -102,7 +102,7 @@ class Dispatch:
 
     # ------------------------------------------------------------ reading
 
-    def _read(self, delivery: Delivery) -> Item | None:
+    def _read(self, delivery: Delivery) -> TaskRequest | None:
         payload = delivery.payload
         if self._max_size is not None:
             # An envelope holds the body in base64, a third larger; `execute` measures the body itself.
@@ -117,30 +117,30 @@ class Dispatch:
         task_id = head.headers.id or head.properties.correlation_id
         if not name or not task_id:
             raise MessageUndecodable("not a task message: it has no task name or no id")
-        if self._orphans and self._adoption.recognises(delivery, head, task_id):
+        if self._orphans and self._redelivery.recognises(delivery, head, task_id):
             return None
         policy = self._policies.get(name)
         if policy is None:
-            self._parked += self.unregistered.meet(delivery, head, name, task_id)
+            self._parked += self.unknown_tasks.meet(delivery, head, name, task_id)
             return None
-        item = Item(next(self._seq), delivery, head, name, task_id, policy)
-        if self._successes is not None and self._successes.skips(item):
+        request = TaskRequest(next(self._seq), delivery, head, name, task_id, policy)
+        if self._deduplication is not None and self._deduplication.skips(request):
             return None
         if policy.max_deliveries is not None and delivery.deliveries >= policy.max_deliveries:
             text = (
                 f"handed out {delivery.deliveries} times without an end, and max_deliveries is {policy.max_deliveries}"
             )
-            self._settle.give_up(item, "max-deliveries", text)
+            self._settle.give_up(request, "max-deliveries", text)
             return None
-        if head.headers.eta is not None and self._park(item, head.headers.eta):
+        if head.headers.eta is not None and self._park(request, head.headers.eta):
             return None
         if self._log_received:
             logger.info("Task %s[%s] received", head.headers.shadow or name, task_id)
         if self._on_received is not None:
             self._on_received(task_id=task_id, name=name)
         if self.events is not None:
-            self.events.received(item)
-        return item
+            self.events.received(request)
+        return request
 
     def _as_protocol_2(self, payload: Payload) -> Payload:
         """Rewrite a protocol 1 message (no `task` header; the call is in the body) as protocol 2."""
@@ -157,110 +157,110 @@ class Dispatch:
 
     # ------------------------------------------------------------ deciding
 
-    def _park(self, item: Item, eta: str) -> bool:
-        """Leave `item` to the broker until its time, if that is far ahead and nothing else is to become of it."""
+    def _park(self, request: TaskRequest, eta: str) -> bool:
+        """Leave `request` to the broker until its time, if that is far ahead and nothing else is to become of it."""
         until = self._horizon.until(eta)
-        expires = item.head.headers.expires
+        expires = request.head.headers.expires
         if (
             until is None
             or (expires is not None and timestamp(expires, "expires") < time.time())
-            or (self._revokes and self.is_revoked(item))
-            or not item.delivery.park(until, item.task_id)
+            or (self._revokes and self.is_revoked(request))
+            or not request.delivery.park(until, request.task_id)
         ):
             return False
         self._parked += 1
         if self._log_received:
-            logger.info("Task %s[%s] is parked in the broker until %s", item.name, item.task_id, eta)
+            logger.info("Task %s[%s] is parked in the broker until %s", request.name, request.task_id, eta)
         return True
 
-    def _may_run(self, item: Item) -> bool:
-        headers = item.head.headers
-        if self._revokes and self.discards(item):
+    def _may_run(self, request: TaskRequest) -> bool:
+        headers = request.head.headers
+        if self._revokes and self.discards(request):
             return False
         if headers.expires is not None and timestamp(headers.expires, "expires") < time.time():
-            self.discard(item, "expired")
+            self.discard(request, "expired")
             return False
         if headers.eta is not None:
             when = timestamp(headers.eta, "eta")
             if when > time.time():
-                self._schedule.hold(when, item)
+                self._schedule.hold(when, request)
                 return False
         return True
 
-    def due(self, item: Item) -> bool:
+    def due(self, request: TaskRequest) -> bool:
         """Decide again about an item whose eta has come; return whether it may run."""
-        if self._revokes and self.discards(item):
+        if self._revokes and self.discards(request):
             return False
-        expires = item.head.headers.expires
+        expires = request.head.headers.expires
         if expires is not None and timestamp(expires, "expires") < time.time():
-            self.discard(item, "expired")
+            self.discard(request, "expired")
             return False
         return True
 
-    def discards(self, item: Item) -> bool:
-        """Settle `item` if it is revoked; return whether it is."""
+    def discards(self, request: TaskRequest) -> bool:
+        """Settle `request` if it is revoked; return whether it is."""
         revokes = self._revokes
-        if item.task_id in revokes:
-            self.discard(item, "revoked")
+        if request.task_id in revokes:
+            self.discard(request, "revoked")
             return True
-        if revokes.stamps and (stamps := revokes.revoked_stamps(_headers(item))):
-            self.discard(item, "revoked", f" (revoked by header: {stamps})")
+        if revokes.stamps and (stamps := revokes.revoked_stamps(_headers(request))):
+            self.discard(request, "revoked", f" (revoked by header: {stamps})")
             return True
         return False
 
-    def is_revoked(self, item: Item) -> bool:
-        """Say whether `item` must not run."""
-        return self._revokes.covers(item.task_id, lambda: _headers(item))
+    def is_revoked(self, request: TaskRequest) -> bool:
+        """Say whether `request` must not run."""
+        return self._revokes.covers(request.task_id, lambda: _headers(request))
 
-    def discard(self, item: Item, why: str, note: str = "") -> None:
-        """Settle `item` as REVOKED without running it; `why` is ``revoked`` or ``expired``."""
-        logger.info("Discarding %s task: %r%s", why, item, note)
+    def discard(self, request: TaskRequest, why: str, note: str = "") -> None:
+        """Settle `request` as REVOKED without running it; `why` is ``revoked`` or ``expired``."""
+        logger.info("Discarding %s task: %r%s", why, request, note)
         if self._on_revoked is not None:
             self._on_revoked(
-                task_id=item.task_id, name=item.name, terminated=False, signum=None, expired=why == "expired"
+                task_id=request.task_id, name=request.name, terminated=False, signum=None, expired=why == "expired"
             )
         if self.events is not None:
-            self.events.discarded(item, expired=why == "expired")
-        self._settle.conclude(item, REVOKED, TaskRevokedError(why))
+            self.events.discarded(request, expired=why == "expired")
+        self._settle.conclude(request, REVOKED, TaskRevokedError(why))
 
     def _bury(self, delivery: Delivery, error: MessageError) -> None:
         task, task_id = _identity(delivery.payload)
         if self._on_rejected is not None:
             self._on_rejected(task_id=task_id, reason=error.reason)
-        if self._deadletters.bury(delivery, error.reason, str(error), task, task_id):
+        if self._dead_letters.bury(delivery, error.reason, str(error), task, task_id):
             logger.error(
                 "Message %s from %s cannot become a task and was moved to %s: %s",
                 task_id or "without id",
                 delivery.queue,
-                self._deadletters.queue_for(delivery.queue),
+                self._dead_letters.queue_for(delivery.queue),
                 error,
             )
 
 
-def job_of(item: Item, soft: float | None, hard: float | None, tell: bool) -> Job:
-    """Return the job that runs `item`; limits in the message win over the task's, which win over the worker's.
+def job_of(request: TaskRequest, soft: float | None, hard: float | None, wants_result_repr: bool) -> Job:
+    """Return the job that runs `request`; limits in the message win over the task's, which win over the worker's.
 
-    `tell`: events are sent, and tell what tasks return.
+    `wants_result_repr`: events are sent, and tell what tasks return.
     """
-    limits = item.head.headers.timelimit
-    policy = item.policy
+    limits = request.head.headers.timelimit
+    policy = request.policy
     hard_limit = limits[0] if limits is not None and limits[0] is not None else policy.time_limit
     soft_limit = limits[1] if limits is not None and limits[1] is not None else policy.soft_time_limit
     return Job(
-        item.seq,
-        item.delivery.payload,
-        item.name,
-        item.task_id,
+        request.seq,
+        request.delivery.payload,
+        request.name,
+        request.task_id,
         soft if soft_limit is None else soft_limit,
         hard if hard_limit is None else hard_limit,
-        tell and policy.send_events,
+        wants_result_repr and policy.send_events,
     )
 
 
-def _headers(item: Item) -> Mapping[str, Any]:
+def _headers(request: TaskRequest) -> Mapping[str, Any]:
     """Return all headers of the item's message; none if its body cannot be read, which is found out where it runs."""
     try:
-        return read(item.delivery.payload).headers
+        return read(request.delivery.payload).headers
     except MessageError:
         return {}
 

@@ -26,7 +26,7 @@ def timestamp(value: str | float, name: str) -> float:
         raise MessageUndecodable(f"the header {name!r} is no time: {value!r}") from error
 
 
-class Horizon:
+class EtaPolicy:
     """Says of a time whether it is so far ahead that a message is parked in the broker, and until when."""
 
     def __init__(self, worker: WorkerSettings) -> None:

@@ -22,7 +22,7 @@ from framework.exceptions import TransportError
 _BATCH: Final = 250
 
 
-class Recalls:
+class Recall:
     """Asks `consumer`, in the loop, until it is closed."""
 
     def __init__(

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 from framework.api.transport import Consumer, Delivery
 from framework.message import Head
-from framework.worker.item import Item
+from framework.worker.task_request import TaskRequest
 
 logger = logging.getLogger(__name__)
 
@@ -27,12 +27,12 @@ _MOST: Final = 10_000
 _LONGEST: Final = 3600.0
 
 
-class Remembered(Delivery):
+class DetachedDelivery(Delivery):
     """Stands for a delivery whose connection is lost: settles it where that helps, and tells how it was settled."""
 
     __slots__ = ("lost", "on_settled", "task_id")
 
-    def __init__(self, lost: Delivery, task_id: str, on_settled: Callable[[Remembered, bool], object]) -> None:
+    def __init__(self, lost: Delivery, task_id: str, on_settled: Callable[[DetachedDelivery, bool], object]) -> None:
         """`on_settled` is told whether the message is done with; else it was given back."""
         #: None: it has been settled.
         self.lost: Delivery | None = lost
@@ -62,23 +62,23 @@ class Remembered(Delivery):
             self.on_settled(self, done)
 
 
-class Past(NamedTuple):
+class FinishedTask(NamedTuple):
     """What is left of a task that is done with: a few bytes, whatever it was given."""
 
     retries: int
     since: float
 
 
-class Adoption:
+class Redelivery:
     """Keeps what is on loan across the loss of a connection. Used in the loop only."""
 
-    def __init__(self, unsettled: Callable[[], Iterable[Item]]) -> None:
+    def __init__(self, unsettled: Callable[[], Iterable[TaskRequest]]) -> None:
         """`unsettled`: every task that runs, or has ended and waits to be settled."""
         self._unsettled = unsettled
         self._lost: list[Consumer] = []
         self._final = False
-        #: By task id: whose delivery is `Remembered`, and what is left of it once that is settled.
-        self.orphans: OrderedDict[str, Item | Past] = OrderedDict()
+        #: By task id: whose delivery is `DetachedDelivery`, and what is left of it once that is settled.
+        self.orphans: OrderedDict[str, TaskRequest | FinishedTask] = OrderedDict()
 
     # ------------------------------------------------------------ the connection's going
 
@@ -90,23 +90,23 @@ class Adoption:
         self._lost.append(consumer)
         over = time.monotonic() - _LONGEST
         for task_id, orphan in list(self.orphans.items()):
-            if isinstance(orphan, Past) and orphan.since < over:
+            if isinstance(orphan, FinishedTask) and orphan.since < over:
                 del self.orphans[task_id]
-        for item in self._unsettled():
-            if not isinstance(item.delivery, Remembered):
-                item.delivery = Remembered(item.delivery, item.task_id, self._settled)
-                self.orphans[item.task_id] = item
-                self.orphans.move_to_end(item.task_id)
-                if item.acknowledged:
+        for request in self._unsettled():
+            if not isinstance(request.delivery, DetachedDelivery):
+                request.delivery = DetachedDelivery(request.delivery, request.task_id, self._settled)
+                self.orphans[request.task_id] = request
+                self.orphans.move_to_end(request.task_id)
+                if request.acknowledged:
                     # Whether the broker has heard of that is not known.
-                    item.delivery.lost = None
-                    self._settled(item.delivery, True)
+                    request.delivery.lost = None
+                    self._settled(request.delivery, True)
         while len(self.orphans) > _MOST:
             self.orphans.popitem(last=False)
 
-    def _settled(self, remembered: Remembered, done: bool) -> None:
+    def _settled(self, remembered: DetachedDelivery, done: bool) -> None:
         orphan = self.orphans.get(remembered.task_id)
-        if isinstance(orphan, Item) and orphan.delivery is remembered:
+        if isinstance(orphan, TaskRequest) and orphan.delivery is remembered:
             if done:
                 self.orphans[remembered.task_id] = past(orphan)
             else:
@@ -128,16 +128,16 @@ class Adoption:
         """Have `consumer`, which is new and has no queues yet, take over what the lost ones had on loan."""
         if not self._lost:
             return
-        wanted: dict[Delivery, Item] = {}
-        for item in self._unsettled():
-            if isinstance(item.delivery, Remembered) and item.delivery.lost is not None:
-                wanted[item.delivery.lost] = item
+        wanted: dict[Delivery, TaskRequest] = {}
+        for request in self._unsettled():
+            if isinstance(request.delivery, DetachedDelivery) and request.delivery.lost is not None:
+                wanted[request.delivery.lost] = request
         count = 0
         for lost in self._lost:
             for delivery in consumer.adopt(lost, wanted.keys()):
-                item = wanted[delivery]
-                item.delivery = delivery
-                self.orphans.pop(item.task_id, None)
+                request = wanted[delivery]
+                request.delivery = delivery
+                self.orphans.pop(request.task_id, None)
                 count += 1
         self._forget_lost(requeue=False)
         if count:
@@ -149,13 +149,13 @@ class Adoption:
         # A retry has the id of what it repeats, and is another message.
         if orphan is None or not came_back(delivery, head) or (head.headers.retries or 0) != _retries(orphan):
             return False
-        if isinstance(orphan, Past):
+        if isinstance(orphan, FinishedTask):
             del self.orphans[task_id]
             logger.info(
                 "Task %s[%s] came again and has run here already: it is acknowledged", head.headers.task, task_id
             )
             delivery.ack()
-        elif isinstance(orphan.delivery, Remembered):
+        elif isinstance(orphan.delivery, DetachedDelivery):
             del self.orphans[task_id]
             logger.info("Task %r came again while it runs here: it goes on", orphan)
             orphan.delivery = delivery
@@ -164,13 +164,13 @@ class Adoption:
         return True
 
 
-def _retries(orphan: Item | Past) -> int:
-    return orphan.retries if isinstance(orphan, Past) else orphan.head.headers.retries or 0
+def _retries(orphan: TaskRequest | FinishedTask) -> int:
+    return orphan.retries if isinstance(orphan, FinishedTask) else orphan.head.headers.retries or 0
 
 
-def past(item: Item) -> Past:
-    """Return what is to be remembered of `item`, which is over just now."""
-    return Past(_retries(item), time.monotonic())
+def past(request: TaskRequest) -> FinishedTask:
+    """Return what is to be remembered of `request`, which is over just now."""
+    return FinishedTask(_retries(request), time.monotonic())
 
 
 def came_back(delivery: Delivery, head: Head) -> bool:

@@ -20,7 +20,7 @@ from framework.api.transport import Delivery
 from framework.exceptions import NotRegistered, PublishRefused, TaskRevokedError, TransportError
 from framework.message import HANDED_BACK, Head, Outgoing, again, read
 from framework.wire.result_document import FAILURE, REVOKED
-from framework.worker.dispatch.eta import Horizon, timestamp
+from framework.worker.dispatch.eta import EtaPolicy, timestamp
 from framework.worker.dispatch.revoked import Revokes
 from framework.worker.schedule import Schedule
 from framework.worker.settle.dead_letters import DeadLetters
@@ -41,7 +41,7 @@ _SPREAD: Final = (0.5, 1.5)
 _SKEW_MAX: Final = 3600.0
 
 
-class Unregistered:
+class UnknownTasks:
     """Decides about messages without a task."""
 
     def __init__(
@@ -49,17 +49,17 @@ class Unregistered:
         loop: Loop,
         outbox: Outbox,
         settle: Settle,
-        deadletters: DeadLetters,
+        dead_letters: DeadLetters,
         revokes: Revokes,
         settings: Settings,
         hooks: Hooks,
     ) -> None:
         self._settle = settle
-        self._deadletters = deadletters
+        self._dead_letters = dead_letters
         self._revokes = revokes
         self._retries = settings.task.unknown_retries
         self._delay = settings.task.unknown_delay
-        self._horizon = Horizon(settings.worker)
+        self._horizon = EtaPolicy(settings.worker)
         self._on_unknown = hooks.bind("task_unknown")
         self._on_revoked = hooks.bind("task_revoked")
         #: Told of tasks while task events are wanted.
@@ -134,13 +134,13 @@ class Unregistered:
             name,
             task_id,
             f" after it was handed back {times} times" if times else "",
-            self._deadletters.queue_for(delivery.queue),
+            self._dead_letters.queue_for(delivery.queue),
         )
         if self.events is not None:
             self.events.failed(task_id, f"NotRegistered({name!r})")
         self._settle.record_unknown(task_id, head, FAILURE, NotRegistered(name), delivery)
         text = f"no task named {name!r}" + (f"; handed back {times} times" if times else "")
-        self._deadletters.bury(delivery, "unregistered", text, name, task_id)
+        self._dead_letters.bury(delivery, "unregistered", text, name, task_id)
 
     def _drop(
         self, delivery: Delivery, head: Head, name: str, task_id: str, headers: Mapping[str, Any], now: float

@@ -22,7 +22,7 @@ from framework.exceptions import MessageError
 from framework.message import read
 from framework.wire.serialization import decode_task
 from framework.worker.execute.finish import Finish, Run
-from framework.worker.execute.plan import Plans
+from framework.worker.execute.plan import TaskPlans
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -57,7 +57,7 @@ class TaskWorkload:
 
     def _look_who_listens(self) -> None:
         self._finish = Finish(self._app, self._settings, self._hostname)
-        self._plans = Plans(self._app, self._finish.listeners)
+        self._plans = TaskPlans(self._app, self._finish.listeners)
 
     # ------------------------------------------------------------ a process's life
 
@@ -133,13 +133,13 @@ class TaskWorkload:
 
     def _open(self, job: Job) -> Run:
         """Make a call of `job`. Raises `MessageError`."""
-        seq, payload, name, _id, _soft, _hard, tell = job  # faster than asking for each by name
+        seq, payload, name, _id, _soft, _hard, wants_result_repr = job  # faster than asking for each by name
         incoming = read(payload)
         args, kwargs, embed = decode_task(
             incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
         )
         request = Context.from_incoming(incoming, self._app, args, kwargs, embed, self._hostname)
-        return Run(seq, tell, self._plans[name], request, embed, args, kwargs)
+        return Run(seq, wants_result_repr, self._plans[name], request, embed, args, kwargs)
 
     def interrupt(self, thread: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
         """Have `exception` end the coroutine that `thread` runs."""

@@ -19,7 +19,7 @@ from framework.api import pool as outcomes
 from framework.api.pool import Outcome
 from framework.api.result_store import Record
 from framework.client.after_end import Action
-from framework.client.publisher import insist, patiently
+from framework.client.publisher import insist, publish_until_accepted
 from framework.client.request import Context
 from framework.client.task import Task
 from framework.client.workflow import callbacks, chord_counting
@@ -27,7 +27,7 @@ from framework.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from framework.wire.exception_document import ExceptionInfo
 from framework.wire.result_document import FAILURE, RETRY, STARTED, SUCCESS, Documents
 from framework.wire.safe_repr import safe_repr
-from framework.worker.execute.plan import Handler, Listeners, Plan
+from framework.worker.execute.plan import Handler, Listeners, TaskPlan
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -55,8 +55,8 @@ class Run(msgspec.Struct, gc=False):
 
     seq: int
     #: Somebody wants to know what a success returned.
-    tell: bool
-    plan: Plan
+    wants_result_repr: bool
+    plan: TaskPlan
     request: Context
     #: What the message says about callbacks, chain and chord.
     embed: Any
@@ -82,7 +82,7 @@ class Finish:
         plan, request = run.plan, run.request
         follows = run.embed and any(run.embed.values())
         if follows:
-            with patiently():
+            with publish_until_accepted():
                 callbacks.follow_up(self._app, request, retval)
         document = None
         if not plan.policy.ignores(request.ignore_result):
@@ -91,7 +91,7 @@ class Finish:
             document = self._count(SUCCESS, retval, run, document)
         if plan.ends:
             self._tell_success(run, retval, runtime)
-        if run.tell:
+        if run.wants_result_repr:
             note = safe_repr(retval, plan.policy.resultrepr_maxsize)
             return Outcome(run.seq, outcomes.SUCCESS, runtime, document, note)
         return Outcome(run.seq, outcomes.SUCCESS, runtime, document)
@@ -175,7 +175,7 @@ class Finish:
         return document, told, trace
 
     def _fail_others(self, request: Context, error: BaseException, trace: str) -> None:
-        with patiently():
+        with publish_until_accepted():
             insist(
                 lambda: callbacks.fail_rest(self._app, request, error, trace),
                 f"The failure of what comes after {_name(request)}[{request.id}]",

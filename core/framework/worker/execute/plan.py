@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Handler = Callable[..., Any]
 
 
-class Plan(msgspec.Struct, gc=False):
+class TaskPlan(msgspec.Struct, gc=False):
     """What running one task takes; None is what nobody asked for."""
 
     task: Any
@@ -67,7 +67,7 @@ class Listeners(msgspec.Struct):
         )
 
 
-class Plans(dict[str, Plan]):
+class TaskPlans(dict[str, TaskPlan]):
     """The plans of an application's tasks by name; one that is missing is made."""
 
     def __init__(self, app: App, listeners: Listeners) -> None:
@@ -75,7 +75,7 @@ class Plans(dict[str, Plan]):
         self._app = app
         self._listeners = listeners
 
-    def __missing__(self, name: str) -> Plan:
+    def __missing__(self, name: str) -> TaskPlan:
         task = self._app.tasks[name]
         policy = task.policy
         kind = type(task)
@@ -100,7 +100,7 @@ class Plans(dict[str, Plan]):
         before_start, on_success, after_return = own("before_start"), own("on_success"), own("after_return")
         asked_before = (on.prerun, before_start)
         asked_after = (on.succeeded, on.postrun, on_success, after_return)
-        plan = self[name] = Plan(
+        plan = self[name] = TaskPlan(
             task,
             call,
             policy,

@@ -13,11 +13,11 @@ from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING, Final, Literal
 
 from framework.api.loop import Loop
-from framework.worker.dispatch.unknown_tasks import Unregistered
-from framework.worker.intake.rate_limits import HOLD_MAX, Rates
-from framework.worker.item import Item
+from framework.worker.dispatch.unknown_tasks import UnknownTasks
+from framework.worker.intake.rate_limits import HOLD_MAX, RateLimits
 from framework.worker.schedule import Schedule
 from framework.worker.settle.settle import Settle
+from framework.worker.task_request import TaskRequest
 
 if TYPE_CHECKING:
     from framework._config.settings import WorkerSettings
@@ -87,10 +87,10 @@ class Prefetch:
 #: Seconds between two steps of making room for what may be behind tasks that are limited.
 _PAUSE: Final = 0.02
 #: Most messages of unknown tasks that make room for others while they wait here. With more, the others wait as well.
-_STRANGE_MAX: Final = 1000
+_UNKNOWN_MAX: Final = 1000
 
 
-class Room:
+class Capacity:
     """Counts what is here."""
 
     def __init__(
@@ -99,9 +99,9 @@ class Room:
         prefetch: Prefetch,
         settle: Settle,
         backlog: Sized,
-        rates: Rates,
-        schedule: Schedule[Item],
-        unregistered: Unregistered,
+        rates: RateLimits,
+        schedule: Schedule[TaskRequest],
+        unknown_tasks: UnknownTasks,
         on_more: Callable[[], object],
     ) -> None:
         """`backlog`, `rates`, `schedule`, `unregistered`: where messages wait. `on_more` is called when more fit."""
@@ -112,8 +112,8 @@ class Room:
         self._rates = rates
         self._schedule = schedule
         #: What waits here for being handed back, as its task is not known, and what is being handed back.
-        self._strange = unregistered.held
-        self._handbacks = unregistered.handbacks
+        self._unknown = unknown_tasks.held
+        self._handbacks = unknown_tasks.handbacks
         self._on_more = on_more
         #: So many of those that wait for their turn take no room from others.
         self._spared = 0
@@ -124,8 +124,8 @@ class Room:
         if self._settle.overfull:
             return 0
         held = len(self._schedule) + (len(self._rates) if self._rates.buckets else 0)
-        strange = len(self._strange) + len(self._handbacks)
-        return self._prefetch.limit - len(self._settle.running) - len(self._backlog) - held - strange
+        unknown = len(self._unknown) + len(self._handbacks)
+        return self._prefetch.limit - len(self._settle.running) - len(self._backlog) - held - unknown
 
     @property
     def changes(self) -> bool:
@@ -136,7 +136,7 @@ class Room:
         """Let what waits for its time leave room for others."""
         waiting = len(self._rates) if self._rates.buckets else 0
         self._spared = min(self._spared, waiting)
-        self._prefetch.hold(len(self._schedule), self._spared + min(len(self._strange), _STRANGE_MAX))
+        self._prefetch.hold(len(self._schedule), self._spared + min(len(self._unknown), _UNKNOWN_MAX))
         if self._spared < min(waiting, HOLD_MAX) and not self._sparing:
             self._sparing = True
             self._loop.call_later(_PAUSE, self._spare)
@@ -148,7 +148,7 @@ class Room:
             self._spared = min(waiting, HOLD_MAX)
             self._on_more()
 
-    def forget_held(self) -> list[Item]:
+    def forget_held(self) -> list[TaskRequest]:
         """Forget what waits for its time or its turn, and return it."""
         held = [*self._rates.clear(), *self._schedule.clear()]
         self._prefetch.hold(0, 0)

@@ -19,7 +19,7 @@ from framework.api.loop import Loop
 from framework.api.step import Step
 from framework.api.transport import Transport
 from framework.exceptions import ConnectionLost, FrameworkError, TransportError
-from framework.worker.dispatch.redelivery import Adoption
+from framework.worker.dispatch.redelivery import Redelivery
 from framework.worker.dispatch.revoked import Revokes
 from framework.worker.intake.intake import Intake
 from framework.worker.intake.subscriptions import Subscriptions
@@ -43,7 +43,7 @@ class Consumption:
         loop: Loop,
         transport: Transport,
         intake: Intake,
-        loans: Adoption,
+        redelivery: Redelivery,
         queues: Subscriptions,
         revokes: Revokes,
         settings: Settings,
@@ -58,7 +58,7 @@ class Consumption:
         self._loop = loop
         self._transport = transport
         self._intake = intake
-        self._loans = loans
+        self._redelivery = redelivery
         self._queues = queues
         self._revokes = revokes
         self._settings = settings
@@ -87,7 +87,7 @@ class Consumption:
             "loop": self._loop,
             "transport": self._transport,
             "intake": self._intake,
-            "loans": self._loans,
+            "redelivery": self._redelivery,
             "queues": self._queues,
             "revokes": self._revokes,
             "lost": self._lost,
@@ -182,5 +182,5 @@ class Consumption:
     def close(self) -> None:
         """Stop consuming for good: everything still on loan goes back to the broker."""
         self._closed = True
-        self._loans.end()
+        self._redelivery.end()
         self._take_down()

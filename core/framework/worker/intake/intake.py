@@ -21,13 +21,13 @@ from framework.api.pool import Pool
 from framework.api.transport import Consumer, Delivery
 from framework.exceptions import ConnectionLost, TransportError
 from framework.worker.dispatch.dispatch import Dispatch, job_of
-from framework.worker.dispatch.unknown_tasks import Unregistered
-from framework.worker.intake.capacity import Prefetch, Room
-from framework.worker.intake.rate_limits import Rates
+from framework.worker.dispatch.unknown_tasks import UnknownTasks
+from framework.worker.intake.capacity import Capacity, Prefetch
+from framework.worker.intake.rate_limits import RateLimits
 from framework.worker.intake.subscriptions import Subscriptions
-from framework.worker.item import Item
 from framework.worker.schedule import Schedule
 from framework.worker.settle.settle import Settle
+from framework.worker.task_request import TaskRequest
 
 if TYPE_CHECKING:
     from framework.client.task_policy import TaskPolicy
@@ -52,7 +52,7 @@ class Intake:
         settle: Settle,
         prefetch: Prefetch,
         queues: Subscriptions,
-        unregistered: Unregistered,
+        unknown_tasks: UnknownTasks,
         limits: tuple[float | None, float | None],
     ) -> None:
         """`limits` are the worker's soft and hard time limit in seconds."""
@@ -62,10 +62,10 @@ class Intake:
         self._prefetch = prefetch
         self._queues = queues
         self._soft, self._hard = limits
-        self._schedule: Schedule[Item] = Schedule(loop, self._due)
-        self._unregistered = unregistered
-        unregistered.release = self.take_aside
-        unregistered.handbacks.on_sent = self.ask
+        self._schedule: Schedule[TaskRequest] = Schedule(loop, self._due)
+        self._unknown_tasks = unknown_tasks
+        unknown_tasks.release = self.take_aside
+        unknown_tasks.handbacks.on_sent = self.ask
         self._dispatch: Dispatch | None = None
         self._consumer: Consumer | None = None
         #: Its descriptor; a consumer whose connection is lost does not tell it any more.
@@ -81,11 +81,11 @@ class Intake:
         #: So many are fetched, whatever fits: the last ones were all parked, and the next ones may be too.
         self._reach = 0
         #: Read, decided, and waiting for a slot.
-        self.backlog: deque[Item] = deque()
+        self.backlog: deque[TaskRequest] = deque()
         #: What waits for its turn under a rate limit.
-        self.rates = Rates(loop, self.backlog, self.ask)
-        self._room = Room(
-            loop, prefetch, settle, self.backlog, self.rates, self._schedule, unregistered, on_more=self.ask
+        self.rates = RateLimits(loop, self.backlog, self.ask)
+        self._room = Capacity(
+            loop, prefetch, settle, self.backlog, self.rates, self._schedule, unknown_tasks, on_more=self.ask
         )
         self.fetching = True
         #: Connections over which it has fetched so far.
@@ -106,7 +106,7 @@ class Intake:
         return self._consumer is not None
 
     @property
-    def schedule(self) -> Schedule[Item]:
+    def schedule(self) -> Schedule[TaskRequest]:
         """What is held for its eta."""
         return self._schedule
 
@@ -136,7 +136,7 @@ class Intake:
     def _flush(self, consumer: Consumer) -> None:
         """Send settlements while there is no room."""
         if consumer.pushes and self._prefetch.depth == 1:
-            consumer.rest(sum(not item.acknowledged for item in self._settle.running.values()))
+            consumer.pause_delivery(sum(not request.acknowledged for request in self._settle.running.values()))
         else:
             consumer.flush()
 
@@ -147,13 +147,13 @@ class Intake:
         """
         limit = self._prefetch.limit
         if consumer.pushes and self._prefetch.depth == 1:
-            limit -= sum(item.acknowledged for item in self._settle.running.values())
+            limit -= sum(request.acknowledged for request in self._settle.running.values())
         return max(1, limit)
 
     def detach(self) -> None:
         """Forget the consumer, and with it what it had on loan and has not started: the broker gives that out again.
 
-        What runs goes on; see `Adoption` for its messages.
+        What runs goes on; see `Redelivery` for its messages.
         """
         if self._consumer is None:
             return
@@ -162,7 +162,7 @@ class Intake:
         self._await_due(None)
         self._reach = 0
         self.backlog.clear()
-        self._unregistered.clear()
+        self._unknown_tasks.clear()
         self._room.forget_held()
         # What waits inside the pool has not started either. Left there it would run beside its second copy.
         for seq in self._pool.quiesce():
@@ -188,7 +188,7 @@ class Intake:
         """
         try:
             self._flush(consumer)
-            again = consumer.attend()
+            again = consumer.poll_while_full()
         except TransportError as error:
             self._lose(error)
             return True
@@ -284,9 +284,9 @@ class Intake:
         self._reach = min(2 * asked, _REACH_MAX) if parked == found == asked else 0
         # The last one first keeps their order.
         for _ in range(min(-self._left(), len(self.backlog))):
-            item = self.backlog.pop()
-            item.acknowledged = True
-            item.delivery.release()
+            request = self.backlog.pop()
+            request.acknowledged = True
+            request.delivery.release()
 
     def _await_due(self, due_at: float | None) -> None:
         """Have a tick follow when a message that is parked in the broker comes due."""
@@ -307,24 +307,24 @@ class Intake:
         running = self._settle.running
         dispatch = self._dispatch
         assert dispatch is not None
-        tell = self._settle.events is not None
+        wants_result_repr = self._settle.events is not None
         jobs = []
         taken = [backlog.popleft() for _ in range(room)]
-        for item in taken:
-            if item.head.headers.expires is not None and not dispatch.due(item):
+        for request in taken:
+            if request.head.headers.expires is not None and not dispatch.due(request):
                 continue  # while it waited here
-            running[item.seq] = item
-            jobs.append(job_of(item, self._soft, self._hard, tell))
+            running[request.seq] = request
+            jobs.append(job_of(request, self._soft, self._hard, wants_result_repr))
         if jobs:
             self._pool.submit(jobs)
         if self.rates.released:
-            self.rates.submitted([item.seq for item in taken])
+            self.rates.submitted([request.seq for request in taken])
 
-    def _due(self, items: list[Item]) -> None:
+    def _due(self, requests: list[TaskRequest]) -> None:
         assert self._dispatch is not None
-        for item in items:
-            if self._dispatch.due(item):
-                self.rates.accept(item)
+        for request in requests:
+            if self._dispatch.due(request):
+                self.rates.accept(request)
         self._room.count()
         self.ask()
 
@@ -336,11 +336,11 @@ class Intake:
         self.rates.discard(dispatch.discards)
         waiting = list(self.backlog)
         running = self._settle.running
-        if any(not item.started and dispatch.is_revoked(item) for item in running.values()):
+        if any(not request.started and dispatch.is_revoked(request) for request in running.values()):
             waiting[:0] = [running.pop(seq) for seq in self._pool.quiesce() if seq in running]
-        gone = {item.seq for item in waiting if dispatch.discards(item)}
+        gone = {request.seq for request in waiting if dispatch.discards(request)}
         self.backlog.clear()
-        self.backlog.extend(item for item in waiting if item.seq not in gone)
+        self.backlog.extend(request for request in waiting if request.seq not in gone)
         if self.rates.released:
             self.rates.submitted(list(gone))
         self._room.count()
@@ -352,20 +352,20 @@ class Intake:
         self.backlog.extendleft([running.pop(seq) for seq in reversed(self._pool.quiesce()) if seq in running])
         self.ask()
 
-    def waiting(self) -> Iterator[Item]:
+    def waiting(self) -> Iterator[TaskRequest]:
         """Yield what was taken in and waits for its time, for its turn, or for the pool."""
         yield from self.backlog
         yield from self.rates
-        yield from (item for _when, item in self._schedule)
+        yield from (request for _when, request in self._schedule)
 
     def learn(self, policies: Mapping[str, TaskPolicy]) -> None:
         """Take up the policies of tasks that have come or changed; also for what has been taken in and not started."""
         assert self._dispatch is not None
         self._dispatch.learn(policies)
-        if any(not item.started and item.name in policies for item in self._settle.running.values()):
+        if any(not request.started and request.name in policies for request in self._settle.running.values()):
             self.take_back()
-        for item in self.waiting():
-            item.policy = policies.get(item.name, item.policy)
+        for request in self.waiting():
+            request.policy = policies.get(request.name, request.policy)
 
     def _lose(self, error: TransportError) -> None:
         on_lost, self._on_lost = self._on_lost, None
@@ -379,21 +379,21 @@ class Intake:
         self.fetching = False
         waiting = [self._settle.running.pop(seq) for seq in self._pool.quiesce() if seq in self._settle.running]
         unstarted = [*waiting, *self.backlog, *self._room.forget_held()]
-        strange = self._unregistered.clear()
+        unknown = self._unknown_tasks.clear()
         self.backlog.clear()
         given_back = 0
         try:
             # First: what goes back would come again.
             self._queues.pause()
             # Each goes to the front of its queue: the last one first keeps their order.
-            for item in sorted(unstarted, key=_seq, reverse=True):
-                if not item.acknowledged:
-                    item.acknowledged = True
-                    item.delivery.release()
+            for request in sorted(unstarted, key=_seq, reverse=True):
+                if not request.acknowledged:
+                    request.acknowledged = True
+                    request.delivery.release()
                     given_back += 1
-            for delivery in strange:
+            for delivery in unknown:
                 delivery.release()
-            given_back += len(strange)
+            given_back += len(unknown)
             if self._consumer is not None:
                 self._consumer.flush()
         except TransportError as error:
@@ -412,5 +412,5 @@ class Intake:
         self.ask()
 
 
-def _seq(item: Item) -> int:
-    return item.seq
+def _seq(request: TaskRequest) -> int:
+    return request.seq

@@ -3,7 +3,7 @@
 1. Holds tasks of a limited name, first come, first served, until their start is due; all others pass by.
 2. Starts are evenly spaced: a token bucket that holds one token. A start that a busy pool delays is not made up for.
 3. A change takes hold of what waits already.
-4. A limit of the whole cluster takes the times of its starts from a `Turnstile` that all workers share.
+4. A limit of the whole cluster takes the times of its starts from a `SharedRateLimit` that all workers share.
 
 Where no task is limited, `buckets` is empty and nobody asks any further.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from framework.api.loop import Loop, Timer
 from framework.exceptions import ConfigError
-from framework.worker.item import Item
+from framework.worker.task_request import TaskRequest
 
 if TYPE_CHECKING:
     from framework.client.task_policy import TaskPolicy
@@ -31,7 +31,7 @@ _BLOCK: Final = 0.1
 _STALE: Final = 0.25
 
 
-class Starts(Protocol):
+class StartTimes(Protocol):
     """Where the starts of a whole cluster are given out, see `framework.worker.intake.shared_rate_limits`."""
 
     def ask(self, name: str, interval: float, count: int, deliver: Callable[[float], object]) -> None:
@@ -47,7 +47,7 @@ class _Bucket:
         self.interval = 1.0 / rate
         #: The limit is the cluster's.
         self.shared = shared
-        self.waiting: deque[Item] = deque()
+        self.waiting: deque[TaskRequest] = deque()
         #: Let go, and not yet with the pool.
         self.out = 0
         #: The time of the last start, on the loop's clock.
@@ -64,10 +64,10 @@ class _Bucket:
             self.timer = None
 
 
-class Rates:
+class RateLimits:
     """Buckets by task name. Used in the loop only."""
 
-    def __init__(self, loop: Loop, backlog: deque[Item], ask: Callable[[], object]) -> None:
+    def __init__(self, loop: Loop, backlog: deque[TaskRequest], ask: Callable[[], object]) -> None:
         """What may start is put at the end of `backlog`, and `ask` called."""
         self._loop = loop
         self._backlog = backlog
@@ -77,9 +77,9 @@ class Rates:
         #: By item: let go, and still in the backlog.
         self.released: dict[int, _Bucket] = {}
         #: Says whether an item whose turn has come may still run, and settles it if not.
-        self.may_run: Callable[[Item], bool] = lambda item: True
+        self.may_run: Callable[[TaskRequest], bool] = lambda request: True
         #: Where limits of the cluster are counted; None: there is no such place.
-        self.starts: Starts | None = None
+        self.starts: StartTimes | None = None
         #: Limits are ignored altogether, unless the step that sets them is there.
         self.disabled = True
 
@@ -87,9 +87,9 @@ class Rates:
         """Return how many tasks wait for their turn."""
         return sum(len(bucket.waiting) for bucket in self.buckets.values())
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[TaskRequest]:
         """Yield the tasks that wait for their turn."""
-        return (item for bucket in self.buckets.values() for item in bucket.waiting)
+        return (request for bucket in self.buckets.values() for request in bucket.waiting)
 
     # ------------------------------------------------------------ limits
 
@@ -125,24 +125,24 @@ class Rates:
 
     def _draw_in(self, bucket: _Bucket) -> None:
         """Have tasks that wait for the pool wait for their turn as well."""
-        kept: list[Item] = []
-        for item in self._backlog:
-            if item.name == bucket.name:
-                bucket.waiting.append(item)
+        kept: list[TaskRequest] = []
+        for request in self._backlog:
+            if request.name == bucket.name:
+                bucket.waiting.append(request)
             else:
-                kept.append(item)
+                kept.append(request)
         self._backlog.clear()
         self._backlog.extend(kept)
 
     # ------------------------------------------------------------ tasks
 
-    def accept(self, item: Item) -> None:
-        """Take in `item`, which may run: now, if its name is not limited, else when its turn has come."""
-        bucket = self.buckets.get(item.name)
+    def accept(self, request: TaskRequest) -> None:
+        """Take in `request`, which may run: now, if its name is not limited, else when its turn has come."""
+        bucket = self.buckets.get(request.name)
         if bucket is None:
-            self._backlog.append(item)
+            self._backlog.append(request)
             return
-        bucket.waiting.append(item)
+        bucket.waiting.append(request)
         if len(bucket.waiting) == 1:
             self._turn(bucket)
 
@@ -157,20 +157,20 @@ class Rates:
                 bucket.last = max(bucket.last, now - _CARRY)
                 self._turn(bucket)
 
-    def discard(self, unwanted: Callable[[Item], bool]) -> None:
+    def discard(self, unwanted: Callable[[TaskRequest], bool]) -> None:
         """Forget the waiting tasks that are `unwanted`."""
         for bucket in self.buckets.values():
-            bucket.waiting = deque([item for item in bucket.waiting if not unwanted(item)])
+            bucket.waiting = deque([request for request in bucket.waiting if not unwanted(request)])
 
-    def clear(self) -> list[Item]:
+    def clear(self) -> list[TaskRequest]:
         """Forget all tasks, those let go as well, and return those that waited."""
-        items = list(self)
+        requests = list(self)
         for bucket in self.buckets.values():
             bucket.waiting.clear()
             bucket.out = 0
             bucket.disarm()
         self.released.clear()
-        return items
+        return requests
 
     # ------------------------------------------------------------ turns
 
@@ -189,15 +189,15 @@ class Rates:
             if due > now:
                 bucket.timer = self._loop.call_later(due - now, self._turn, bucket)
                 break
-            item = waiting.popleft()
-            if not self.may_run(item):
+            request = waiting.popleft()
+            if not self.may_run(request):
                 continue
             if bucket.shared:
                 bucket.given.popleft()
             bucket.last = max(bucket.last + bucket.interval, now - _CARRY)
             bucket.out += 1
-            self.released[item.seq] = bucket
-            self._backlog.append(item)
+            self.released[request.seq] = bucket
+            self._backlog.append(request)
             let_go = True
         if let_go:
             self._ask()
@@ -215,7 +215,7 @@ class Rates:
             self._ask_for_starts(bucket, self.starts)
         return None
 
-    def _ask_for_starts(self, bucket: _Bucket, starts: Starts) -> None:
+    def _ask_for_starts(self, bucket: _Bucket, starts: StartTimes) -> None:
         interval = bucket.interval
         count = max(1, min(len(bucket.waiting), int(_BLOCK / interval)))
         asked = bucket.asked = object()

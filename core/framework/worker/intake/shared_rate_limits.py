@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from framework._boot import loader
 from framework.api.backoff import Backoff
 from framework.api.loop import Loop
-from framework.api.transport import Transport, Turnstile
+from framework.api.transport import SharedRateLimit, Transport
 from framework.exceptions import ConfigError, FrameworkError, TransportError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class _Question(NamedTuple):
     deliver: Callable[[float], object]
 
 
-class Keeper:
+class SharedRateLimits:
     """Asks the turnstile of one transport."""
 
     def __init__(self, loop: Loop, transport: Transport) -> None:
@@ -59,20 +59,20 @@ class Keeper:
             self._thread.join(1.0)
 
     def _serve(self) -> None:
-        turnstile: Turnstile | None = None
+        limit: SharedRateLimit | None = None
         backoff = Backoff()
         while (question := self._questions.get()) is not None:
             while not self._closed.is_set():
                 try:
-                    if turnstile is None:
-                        turnstile = self._transport.turnstile()
-                    wait = turnstile.reserve(question.name, question.interval, question.starts)
+                    if limit is None:
+                        limit = self._transport.shared_rate_limit()
+                    wait = limit.reserve(question.name, question.interval, question.starts)
                 except TransportError as error:
                     if not backoff.attempts:
                         logger.error("Tasks whose rate limit is the cluster's wait until it can be counted: %s", error)
-                    if turnstile is not None:
-                        turnstile.close()
-                        turnstile = None
+                    if limit is not None:
+                        limit.close()
+                        limit = None
                     self._closed.wait(backoff.next())
                     continue
                 if backoff.attempts:
@@ -80,8 +80,8 @@ class Keeper:
                     backoff.reset()
                 self._loop.call_soon_threadsafe(question.deliver, wait)
                 break
-        if turnstile is not None:
-            turnstile.close()
+        if limit is not None:
+            limit.close()
 
 
 def find_store(settings: Any, broker: Transport) -> Transport | None:
@@ -92,16 +92,16 @@ def find_store(settings: Any, broker: Transport) -> Transport | None:
     named = settings.task.rate_limit_store
     if named:
         transport = loader.make_transport(settings, named)
-        if not transport.traits.turnstile:
+        if not transport.traits.shared_rate_limit:
             raise ConfigError(
                 f"rate_limit_store under [task] is {transport.display_url}, which cannot count for a cluster: "
                 "name a Redis or an SQLite file"
             )
         return transport
-    if broker.traits.turnstile:
+    if broker.traits.shared_rate_limit:
         return broker
     try:
         results = loader.make_transport(settings, settings.result.backend) if settings.result.backend else None
     except FrameworkError:
         return None  # a store that is no transport
-    return results if results is not None and results.traits.turnstile else None
+    return results if results is not None and results.traits.shared_rate_limit else None

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from framework._boot.loop import Loop, Pulse
+from framework._boot.loop import EventLoop, Pulse
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ _EXTEND_BY: Final = 30.0
 class Notifier:
     """Speaks to the service manager. All but the constructor and `close` runs in the loop."""
 
-    def __init__(self, address: str, loop: Loop, environ: Mapping[str, str]) -> None:
+    def __init__(self, address: str, loop: EventLoop, environ: Mapping[str, str]) -> None:
         """`address`: a path, or ``@name`` for a socket without one. Raises `OSError` when nobody listens there."""
         self._loop = loop
         self._ready = False

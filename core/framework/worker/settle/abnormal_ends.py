@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Verdicts:
+class AbnormalEnds:
     """Builds those outcomes."""
 
     def __init__(self, settle: Settle, app: App, settings: Settings) -> None:
         self._settle = settle
         self._app = app
-        self._consequences = Consequences(app)
+        self._failure_propagation = FailurePropagation(app)
         self._documents = Documents.of(settings.result)
         self._on_failure = app.hooks.bind("task_failure")
         self._on_revoked = app.hooks.bind("task_revoked")
 
-    def verdict(self, job: Job, code: int, text: str, runtime: float) -> Outcome:
+    def outcome_for(self, job: Job, code: int, text: str, runtime: float) -> Outcome:
         """Return the outcome of `job`, which the pool ended with `code` because of `text`.
 
         TIMED_OUT: `text` is the limit in seconds; WORKER_LOST: what happened; TERMINATED: the signal's name.
@@ -69,8 +69,8 @@ class Verdicts:
         if code == outcomes.TERMINATED and self._on_revoked is not None:
             signum = getattr(signal, text, None)
             self._on_revoked(task_id=job.id, name=job.task, terminated=True, signum=signum, expired=False)
-        item = self._settle.running.get(job.seq)
-        action = Action.ACK if item is None else self._settle.follows(item, code)
+        task_request = self._settle.running.get(job.seq)
+        action = Action.ACK if task_request is None else self._settle.follows(task_request, code)
         if action is Action.RETRY:
             state = RETRY
         document = None
@@ -79,7 +79,7 @@ class Verdicts:
             wish = request.ignore_result
         except MessageError:
             request, wish = None, None
-        if item is not None and self._keeps(item.policy, wish, state):
+        if task_request is not None and self._keeps(task_request.policy, wish, state):
             if request is None:
                 document = self._documents.build(state, error, job.id)
             else:
@@ -90,7 +90,7 @@ class Verdicts:
             if not runs_again and request is not None:
                 self._tell(job, error, request)
         if action not in (Action.REQUEUE, Action.RETRY) and (
-            follow := self._consequences(job.payload, state, error, errbacks=False)
+            follow := self._failure_propagation(job.payload, state, error, errbacks=False)
         ):
             self._settle.afterwards(follow)
         return Outcome(job.seq, code, runtime, document, repr(error), text if code == outcomes.TERMINATED else "")
@@ -118,7 +118,7 @@ class Verdicts:
 # ---------------------------------------------------------------- what follows
 
 
-class Consequences:
+class FailurePropagation:
     """Finds them out."""
 
     def __init__(self, app: App) -> None:

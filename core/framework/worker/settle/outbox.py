@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from framework.api.transport import Producer, Queue
 from framework.exceptions import TransportError
 from framework.message import Outgoing, again
-from framework.worker.item import Item
+from framework.worker.task_request import TaskRequest
 
 
 class Outbox:
@@ -38,7 +38,7 @@ class Outbox:
             self.close()
             raise
 
-    def retry(self, item: Item) -> None:
+    def retry(self, item: TaskRequest) -> None:
         """Send the message of `item` again to the queue that it came from, its retries counted up, after the delay.
 
         Raises `TransportError`, and `MessageError` for a message that cannot be taken apart.

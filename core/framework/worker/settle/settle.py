@@ -23,18 +23,18 @@ from framework.client.after_end import Action, decide
 from framework.exceptions import ConnectionLost, MessageError, TransportError
 from framework.message import Head
 from framework.wire.result_document import FAILURE, RETRY, REVOKED, SUCCESS, Documents
-from framework.worker.item import Item
 from framework.worker.settle.dead_letters import DeadLetters
 from framework.worker.settle.outbox import Outbox
+from framework.worker.task_request import TaskRequest
 
 if TYPE_CHECKING:
     from framework.api.transport import Delivery
     from framework.client.request import Context
     from framework.message import Payload
-    from framework.worker.dispatch.deduplication import Successes
+    from framework.worker.dispatch.deduplication import Deduplication
     from framework.worker.intake.capacity import Prefetch
     from framework.worker.steps.events.task_events import TaskEvents
-    from framework.worker.steps.health.counters import Meter
+    from framework.worker.steps.health.counters import Counters
 
     Consequences = Callable[[Payload, str, BaseException], Callable[[], object] | None]
 
@@ -76,7 +76,7 @@ class Settle:
         loop: Loop,
         store: ResultStore,
         documents: Documents,
-        deadletters: DeadLetters,
+        dead_letters: DeadLetters,
         outbox: Outbox,
         prefetch: Prefetch,
         on_change: Callable[[], object],
@@ -85,12 +85,12 @@ class Settle:
         self._store = store
         self._stores = store.traits.stores
         self._documents = documents
-        self._deadletters = deadletters
+        self._dead_letters = dead_letters
         self._outbox = outbox
         self._prefetch = prefetch
         self._on_change = on_change
         #: Everything handed to the pool and not yet ended.
-        self.running: dict[int, Item] = {}
+        self.running: dict[int, TaskRequest] = {}
         #: Tasks begun since the worker started, by name.
         self.total: dict[str, int] = {}
         #: Set by a cold stop: what ends now was torn from its process and goes back to the broker.
@@ -100,17 +100,17 @@ class Settle:
         #: Told of tasks while task events are wanted.
         self.events: TaskEvents | None = None
         #: Counts tasks where there is a health endpoint.
-        self.meter: Meter | None = None
+        self.counters: Counters | None = None
         #: Remembers what has ended well where what comes again need not run.
-        self.successes: Successes | None = None
+        self.deduplication: Deduplication | None = None
         #: Makes a request of a message, for what its result's document tells besides the result.
         self.request_of: Callable[[Payload], Context] | None = None
         self.hostname: str | None = None
         #: Says what else is to be done once the result of a task that did not end by itself is stored.
-        self.consequences: Consequences | None = None
-        self._consequences: list[Callable[[], object]] = []
+        self.failure_propagation: Consequences | None = None
+        self._failure_propagation: list[Callable[[], object]] = []
         self._records: list[Record] = []
-        self._afterwards: list[tuple[Item, Action, str]] = []
+        self._afterwards: list[tuple[TaskRequest, Action, str]] = []
         self._backoff = Backoff(_RETRY_FIRST, _RETRY_MAX, jitter=0.0)
         self._retry_timer: Timer | None = None
 
@@ -122,17 +122,17 @@ class Settle:
         running = self.running
         events = self.events
         for seq in seqs:
-            item = running.get(seq)
-            if item is None:
+            request = running.get(seq)
+            if request is None:
                 continue
-            item.started = now
-            item.pid = pid
-            if not item.policy.acks_late:
-                item.acknowledge()
+            request.started = now
+            request.pid = pid
+            if not request.policy.acks_late:
+                request.acknowledge()
             if events is not None:
-                events.started(item)
-        if self.meter is not None:
-            self.meter.starts += len(seqs)
+                events.started(request)
+        if self.counters is not None:
+            self.counters.starts += len(seqs)
         self._on_change()
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
@@ -140,17 +140,17 @@ class Settle:
         running = self.running
         total = self.total
         events = self.events
-        meter = self.meter
-        successes = self.successes
+        counters = self.counters
+        deduplication = self.deduplication
         runtime = 0.0
         count = 0
         for outcome in outcomes:
             seq, code, took, document, note, _traceback = outcome
-            item = running.pop(seq, None)
-            if item is None:
+            request = running.pop(seq, None)
+            if request is None:
                 logger.critical("The pool reported a job twice, or one that it was never given: %r", outcome)
                 continue
-            name = item.name
+            name = request.name
             total[name] = total.get(name, 0) + 1
             runtime += took
             count += 1
@@ -158,10 +158,10 @@ class Settle:
             state = SUCCESS
             if code != _SUCCESS:
                 if code == _TERMINATED and seq in self.torn:
-                    self._give_back(item, took)
+                    self._give_back(request, took)
                     continue
-                action = self.follows(item, code)
-                if self._stays_on_loan(item, code, action):
+                action = self.follows(request, code)
+                if self._stays_on_loan(request, code, action):
                     continue
                 state = STATES.get(code, SUCCESS)
                 if action is Action.DEAD_LETTER and code != _INVALID:  # that one brings its reason along
@@ -170,60 +170,60 @@ class Settle:
                     state = RETRY
                 elif action is Action.REQUEUE and code == _WORKER_LOST:
                     document = None  # it will run again: no failure to tell
-            elif successes is not None and item.policy.acks_late:
-                self.afterwards(partial(successes.add, item))
+            elif deduplication is not None and request.policy.acks_late:
+                self.afterwards(partial(deduplication.add, request))
             if events is not None:
-                events.finished(item, outcome, action)
-            if meter is not None:
-                meter.finished(item, code, took, action)
+                events.finished(request, outcome, action)
+            if counters is not None:
+                counters.finished(request, code, took, action)
             if document is not None and self._stores:
-                properties = item.head.properties
+                properties = request.head.properties
                 self._records.append(
                     Record(
-                        item.task_id,
+                        request.task_id,
                         document,
                         state,
                         properties.reply_to,
-                        properties.correlation_id or item.task_id,
+                        properties.correlation_id or request.task_id,
                     )
                 )
-                self._afterwards.append((item, action, note))
+                self._afterwards.append((request, action, note))
             else:
-                self._act(item, action, note)
+                self._act(request, action, note)
         if count:
             self._prefetch.learn(runtime, count)
         self._on_change()
 
-    def follows(self, item: Item, code: int) -> Action:
-        """Return what becomes of the message of `item`, whose task has ended with `code`."""
-        policy = item.policy
+    def follows(self, request: TaskRequest, code: int) -> Action:
+        """Return what becomes of the message of `request`, whose task has ended with `code`."""
+        policy = request.policy
         if code == _TERMINATED and self.cold:
             action = policy.ends.shutdown
         else:
-            action = decide(code, policy.ends, item.head.headers.retries or 0, policy.max_retries)
+            action = decide(code, policy.ends, request.head.headers.retries or 0, policy.max_retries)
         # Early ack means at most once, also when its beginning was not reported before its end.
-        return Action.ACK if action is Action.REQUEUE and (item.acknowledged or not policy.acks_late) else action
+        return Action.ACK if action is Action.REQUEUE and (request.acknowledged or not policy.acks_late) else action
 
-    def _stays_on_loan(self, item: Item, code: int, action: Action) -> bool:
-        """Say whether a cold stop leaves the message of `item` to go back when the worker leaves."""
-        if code != _TERMINATED or not self.cold or item.acknowledged:
+    def _stays_on_loan(self, request: TaskRequest, code: int, action: Action) -> bool:
+        """Say whether a cold stop leaves the message of `request` to go back when the worker leaves."""
+        if code != _TERMINATED or not self.cold or request.acknowledged:
             return False
-        if action is Action.REQUEUE or not item.policy.acks_late:
+        if action is Action.REQUEUE or not request.policy.acks_late:
             if self.events is not None:
-                self.events.cancelled(item)
+                self.events.cancelled(request)
             return True
         return False
 
-    def _give_back(self, item: Item, took: float) -> None:
-        """Have `item`, which was torn off, run again: uncounted, as it is not the task's fault."""
-        self.torn.discard(item.seq)
+    def _give_back(self, request: TaskRequest, took: float) -> None:
+        """Have `request`, which was torn off, run again: uncounted, as it is not the task's fault."""
+        self.torn.discard(request.seq)
         if self.events is not None:
-            self.events.cancelled(item)
-        if self.meter is not None:
-            self.meter.finished(item, _TERMINATED, took, Action.REQUEUE)
-        if not item.acknowledged:
-            item.acknowledged = True
-            item.delivery.release()
+            self.events.cancelled(request)
+        if self.counters is not None:
+            self.counters.finished(request, _TERMINATED, took, Action.REQUEUE)
+        if not request.acknowledged:
+            request.acknowledged = True
+            request.delivery.release()
 
     def vacancy(self) -> None:
         """The pool can take more."""
@@ -231,21 +231,21 @@ class Settle:
 
     # ------------------------------------------------------------ ends without a run
 
-    def conclude(self, item: Item, state: str, result: BaseException) -> None:
-        """End `item` without running it: store `result` as `state`, acknowledge."""
-        if self.meter is not None:
-            self.meter.discarded(item)
+    def conclude(self, request: TaskRequest, state: str, result: BaseException) -> None:
+        """End `request` without running it: store `result` as `state`, acknowledge."""
+        if self.counters is not None:
+            self.counters.discarded(request)
         self._record(
-            item.task_id,
-            item.head,
-            item.delivery.payload,
+            request.task_id,
+            request.head,
+            request.delivery.payload,
             state,
             result,
-            ignore=item.policy.ignores(item.head.headers.ignore_result)
-            and not item.policy.store_errors_even_if_ignored,
+            ignore=request.policy.ignores(request.head.headers.ignore_result)
+            and not request.policy.store_errors_even_if_ignored,
         )
-        self._follow(item.delivery, state, result)
-        self._afterwards.append((item, Action.ACK, ""))
+        self._follow(request.delivery, state, result)
+        self._afterwards.append((request, Action.ACK, ""))
         self._on_change()
 
     def record_unknown(self, task_id: str, head: Head, state: str, result: BaseException, delivery: Delivery) -> None:
@@ -254,26 +254,30 @@ class Settle:
         self._follow(delivery, state, result)
         self._on_change()
 
-    def give_up(self, item: Item, reason: str, text: str) -> None:
-        """Move `item` to the dead-letter queue and store a failure."""
+    def give_up(self, request: TaskRequest, reason: str, text: str) -> None:
+        """Move `request` to the dead-letter queue and store a failure."""
         from framework.exceptions import WorkerLostError
 
-        logger.error("Task %r was %s: it is kept in %s", item, text, self._deadletters.queue_for(item.delivery.queue))
+        logger.error(
+            "Task %r was %s: it is kept in %s", request, text, self._dead_letters.queue_for(request.delivery.queue)
+        )
         error = WorkerLostError(text)
         if self.events is not None:
-            self.events.failed(item.task_id, repr(error))
-        self._record(item.task_id, item.head, item.delivery.payload, FAILURE, error, ignore=False)
-        self._follow(item.delivery, FAILURE, error)
-        item.acknowledged = self._deadletters.bury(item.delivery, reason, text, item.name, item.task_id)
+            self.events.failed(request.task_id, repr(error))
+        self._record(request.task_id, request.head, request.delivery.payload, FAILURE, error, ignore=False)
+        self._follow(request.delivery, FAILURE, error)
+        request.acknowledged = self._dead_letters.bury(request.delivery, reason, text, request.name, request.task_id)
         self._on_change()
 
     def _follow(self, delivery: Delivery, state: str, result: BaseException) -> None:
-        if self.consequences is not None and (follow := self.consequences(delivery.payload, state, result)):
-            self._consequences.append(follow)
+        if self.failure_propagation is not None and (
+            follow := self.failure_propagation(delivery.payload, state, result)
+        ):
+            self._failure_propagation.append(follow)
 
     def afterwards(self, follow: Callable[[], object]) -> None:
         """Have `follow` called once the results of this burst are stored; it may raise `ConnectionLost`."""
-        self._consequences.append(follow)
+        self._failure_propagation.append(follow)
 
     def _record(
         self, task_id: str, head: Head, payload: Payload, state: str, result: BaseException, *, ignore: bool
@@ -295,15 +299,15 @@ class Settle:
 
     # ------------------------------------------------------------ carrying out
 
-    def unsettled(self) -> Iterator[Item]:
+    def unsettled(self) -> Iterator[TaskRequest]:
         """Yield what runs, and what has ended and is not settled yet."""
         yield from self.running.values()
-        yield from (item for item, _action, _note in self._afterwards)
+        yield from (request for request, _action, _note in self._afterwards)
 
     @property
     def idle(self) -> bool:
         """Nothing runs and nothing waits to be stored."""
-        return not (self.running or self._records or self._afterwards or self._consequences)
+        return not (self.running or self._records or self._afterwards or self._failure_propagation)
 
     @property
     def unstored(self) -> int:
@@ -317,7 +321,7 @@ class Settle:
 
     def flush(self) -> None:
         """Store the results of this burst, then settle their messages."""
-        if self._backoff.attempts and (self._records or self._consequences):
+        if self._backoff.attempts and (self._records or self._failure_propagation):
             return
         if self._records:
             try:
@@ -329,24 +333,24 @@ class Settle:
                 if not self._store_one_by_one(error):
                     return
             self._records = []
-        if self._consequences and not self._carry_on():
+        if self._failure_propagation and not self._carry_on():
             return
         if self._afterwards:
             afterwards, self._afterwards = self._afterwards, []
-            for item, action, note in afterwards:
-                self._act(item, action, note)
+            for request, action, note in afterwards:
+                self._act(request, action, note)
 
     def _carry_on(self) -> bool:
         """Do what follows the results that are stored now; return False, and keep the rest, if that has to wait."""
-        while self._consequences:
+        while self._failure_propagation:
             try:
-                self._consequences[0]()
+                self._failure_propagation[0]()
             except ConnectionLost as error:
                 self._store_is_away(error)
                 return False
             except Exception as error:  # noqa: BLE001 - it comes from a message, and may be anything
                 logger.error("What follows a task that did not end by itself was not done: %s", error)
-            del self._consequences[0]
+            del self._failure_propagation[0]
         return True
 
     def _store_is_away(self, error: ConnectionLost) -> None:
@@ -397,39 +401,39 @@ class Settle:
                 )
         return True
 
-    def _act(self, item: Item, action: Action, note: str) -> None:
+    def _act(self, request: TaskRequest, action: Action, note: str) -> None:
         if action is Action.DEAD_LETTER:
-            acknowledged, item.acknowledged = item.acknowledged, True
+            acknowledged, request.acknowledged = request.acknowledged, True
             reason, _, text = note.partition(": ")
-            buried = self._deadletters.bury(
-                item.delivery, reason, text, item.name, item.task_id, acknowledged=acknowledged
+            buried = self._dead_letters.bury(
+                request.delivery, reason, text, request.name, request.task_id, acknowledged=acknowledged
             )
             if buried:
-                place = self._deadletters.queue_for(item.delivery.queue)
-                logger.error("Task %r was moved to %s: %s", item, place, text)
+                place = self._dead_letters.queue_for(request.delivery.queue)
+                logger.error("Task %r was moved to %s: %s", request, place, text)
         elif action is Action.RETRY:
-            self._retry_item(item)
-        elif item.acknowledged:
+            self._retry_item(request)
+        elif request.acknowledged:
             return
         elif action is Action.ACK:
-            item.acknowledge()
+            request.acknowledge()
         elif action is Action.REQUEUE:
-            item.acknowledged = True
-            item.delivery.reject(requeue=True)
+            request.acknowledged = True
+            request.delivery.reject(requeue=True)
 
-    def _retry_item(self, item: Item) -> None:
+    def _retry_item(self, request: TaskRequest) -> None:
         try:
-            self._outbox.retry(item)
+            self._outbox.retry(request)
         except (TransportError, MessageError) as error:
-            if item.acknowledged:
-                logger.critical("Task %r is lost, it could not be sent again: %s", item, error)
+            if request.acknowledged:
+                logger.critical("Task %r is lost, it could not be sent again: %s", request, error)
                 return
-            logger.error("Task %r could not be sent again and stays in %s: %s", item, item.delivery.queue, error)
-            item.acknowledged = True
-            item.delivery.reject(requeue=True)
+            logger.error("Task %r could not be sent again and stays in %s: %s", request, request.delivery.queue, error)
+            request.acknowledged = True
+            request.delivery.reject(requeue=True)
         else:
-            logger.info("Task %r retry: in %g s", item, item.policy.retry_delay)
-            item.acknowledge()
+            logger.info("Task %r retry: in %g s", request, request.policy.retry_delay)
+            request.acknowledge()
 
 
 _SUCCESS: Final = outcomes.SUCCESS

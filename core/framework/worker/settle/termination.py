@@ -15,7 +15,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 from framework.exceptions import FrameworkError
-from framework.worker.item import Item
+from framework.worker.task_request import TaskRequest
 
 if TYPE_CHECKING:
     from framework.api.pool import Pool
@@ -57,14 +57,14 @@ def end_tasks(state: ControlState, ids: Collection[str], signum: signal.Signals)
     if not state.pool.traits.terminate:
         raise FrameworkError(f"the pool {state.settings.worker.pool!r} cannot end a running task")
     wanted = set(ids)
-    running = [item for item in state.settle.running.values() if item.task_id in wanted]
-    waiting = [item for item in state.intake.waiting() if item.task_id in wanted]
+    running = [request for request in state.settle.running.values() if request.task_id in wanted]
+    waiting = [request for request in state.intake.waiting() if request.task_id in wanted]
     state.intake.recheck()
-    for item in running:
-        if item.seq in state.settle.running:
-            logger.info("Terminating %s (%d)", item.task_id, signum)
-            _end(state.settle, state.pool, item, signum)
-    here = {item.task_id for item in (*running, *waiting)}
+    for request in running:
+        if request.seq in state.settle.running:
+            logger.info("Terminating %s (%d)", request.task_id, signum)
+            _end(state.settle, state.pool, request, signum)
+    here = {request.task_id for request in (*running, *waiting)}
     return [task_id for task_id in dict.fromkeys(ids) if task_id in here]
 
 
@@ -73,20 +73,20 @@ def tear_off(settle: Settle, pool: Pool) -> None:
 
     One that ends by itself before it can be ended has ended, and is settled as ever.
     """
-    items = [item for item in settle.running.values() if item.policy.acks_late and not item.acknowledged]
-    settle.torn = {item.seq for item in items}
-    if not items:
+    requests = [request for request in settle.running.values() if request.policy.acks_late and not request.acknowledged]
+    settle.torn = {request.seq for request in requests}
+    if not requests:
         return
     logger.warning(
         "consumer: Terminating %d running tasks with late ack, which run again when the broker is back "
         "(worker_cancel_long_running_tasks_on_connection_loss)",
-        len(items),
+        len(requests),
     )
     signum = signal_named(None)
-    for item in items:
-        _end(settle, pool, item, signum)
+    for request in requests:
+        _end(settle, pool, request, signum)
 
 
-def _end(settle: Settle, pool: Pool, item: Item, signum: signal.Signals) -> None:
-    if item.seq in settle.running and not pool.terminate(item.seq, signum):
-        pool.context.loop.call_later(_AGAIN, _end, settle, pool, item, signum)
+def _end(settle: Settle, pool: Pool, request: TaskRequest, signum: signal.Signals) -> None:
+    if request.seq in settle.running and not pool.terminate(request.seq, signum):
+        pool.context.loop.call_later(_AGAIN, _end, settle, pool, request, signum)

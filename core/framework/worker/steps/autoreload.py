@@ -11,7 +11,7 @@ from framework.api.fsnotify import Watcher
 from framework.api.pool import Pool
 from framework.api.step import Board, Step
 from framework.exceptions import ConfigError
-from framework.worker.autoreload.driver import Autoreloader, Surroundings
+from framework.worker.autoreload.driver import AutoreloadContext, Autoreloader
 from framework.worker.steps.plugins import class_at, origin_of
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class AutoreloadStep(Step):
         watcher: Watcher = board.get("fsnotify")
         self._loop: Loop = board.get("loop")
         self._autoreloader = _choose(run.settings)(
-            Surroundings(
+            AutoreloadContext(
                 app=run.app,
                 target=run.target,
                 loop=self._loop,

@@ -10,7 +10,7 @@ from framework._config.autoscale import autoscale_range
 from framework.api.autoscaler import Autoscaler as Decider
 from framework.api.step import Board, Step
 from framework.exceptions import ConfigError
-from framework.worker.autoscaler.driver import Autoscaler, Surroundings
+from framework.worker.autoscaler.driver import AutoscaleContext, AutoscalerDriver
 from framework.worker.steps.plugins import class_at, origin_of
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class AutoscalerStep(Step):
 
     def __init__(self, settings: Settings) -> None:
         self.origin = origin_of("autoscaler", settings.worker.autoscaler)
-        self._autoscaler: Autoscaler | None = None
+        self._autoscaler: AutoscalerDriver | None = None
 
     def enabled(self, settings: Settings) -> str | None:
         return None if settings.worker.autoscale is not None else "no --autoscale"
@@ -50,7 +50,7 @@ class AutoscalerStep(Step):
             board.get("pool"),
             largest,
             smallest,
-            worker=Surroundings(
+            worker=AutoscaleContext(
                 loop=board.get("loop"),
                 intake=board.get("intake"),
                 settle=board.get("settle"),
@@ -69,21 +69,21 @@ class AutoscalerStep(Step):
             self._loop.call_soon_threadsafe(self._autoscaler.stop)
 
 
-def choose(settings: Settings) -> tuple[type[Autoscaler], Decider]:
+def choose(settings: Settings) -> tuple[type[AutoscalerDriver], Decider]:
     """Return the driver and what decides, as the settings name them.
 
     A class path may name a subclass of either. Raises `ConfigError`, or what loading a plugin raises.
     """
     name = settings.worker.autoscaler
     if ":" not in name and "." not in name:
-        return Autoscaler, loader.make_autoscaler(settings, name)
+        return AutoscalerDriver, loader.make_autoscaler(settings, name)
     if name.replace(":", ".") in [old.replace(":", ".") for old in _OLD]:
-        return Autoscaler, loader.make_autoscaler(settings, DEFAULT)
+        return AutoscalerDriver, loader.make_autoscaler(settings, DEFAULT)
     found = class_at(name, "autoscaler")
-    if isinstance(found, type) and issubclass(found, Autoscaler):
+    if isinstance(found, type) and issubclass(found, AutoscalerDriver):
         return found, loader.make_autoscaler(settings, DEFAULT)
     if isinstance(found, type) and issubclass(found, Decider):
-        return Autoscaler, found(loader.options("autoscaler", name, found, settings.autoscaler.get(name, {})))
+        return AutoscalerDriver, found(loader.options("autoscaler", name, found, settings.autoscaler.get(name, {})))
     raise ConfigError(
         f"autoscaler under [worker] is {name!r}, which is no subclass of framework.worker.autoscaler.Autoscaler "
         f"or framework.api.autoscaler.Autoscaler"

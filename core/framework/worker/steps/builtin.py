@@ -12,7 +12,13 @@ from framework.api.step import Step
 from framework.worker.steps.autoreload import AutoreloadStep, FsnotifyStep
 from framework.worker.steps.autoscale import AutoscalerStep
 from framework.worker.steps.consumer import consumer_steps
-from framework.worker.steps.control.steps import ControlStep, LineStep, LineUpStep, MingleStep, RosterStep
+from framework.worker.steps.control.steps import (
+    ControlConnectionStep,
+    ControlConnectStep,
+    ControlStep,
+    GossipStep,
+    MingleStep,
+)
 from framework.worker.steps.events.step import EventsStep
 from framework.worker.steps.health.step import HealthStep
 from framework.worker.steps.plugins import PoolStep, ResultsStep, TransportStep
@@ -20,11 +26,11 @@ from framework.worker.steps.process import BannerStep, HooksStep, LoggingStep, L
 from framework.worker.steps.work import (
     ConsumptionStep,
     IntakeStep,
+    LoopThreadStep,
     QueuesStep,
     RatesStep,
     RevokesStep,
     SettleStep,
-    TurningStep,
 )
 
 if TYPE_CHECKING:
@@ -51,21 +57,21 @@ def worker_steps(settings: Settings) -> list[Step]:
         FsnotifyStep(settings),
         AutoreloadStep(),
         HealthStep(),
-        TurningStep(),
+        LoopThreadStep(),
         NotifyStep(),
-        LineStep(),
+        ControlConnectionStep(),
         EventsStep(),
-        RosterStep(),
+        GossipStep(),
         ControlStep(),
         MingleStep(),
-        LineUpStep(),
+        ControlConnectStep(),
         ConsumptionStep(),
     ]
 
 
 def graphs(settings: Settings) -> tuple[GraphSource, GraphSource]:
     """Return what the worker's and the consumer's graph are made of."""
-    given = ("loop", "transport", "intake", "loans", "queues", "revokes", "lost")
+    given = ("loop", "transport", "intake", "redelivery", "queues", "revokes", "lost")
     return (
         GraphSource("worker", worker_steps(settings), ("run",)),
         GraphSource("consumer", consumer_steps(), given),

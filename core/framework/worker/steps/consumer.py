@@ -9,8 +9,8 @@ from framework.api.loop import Loop, Timer
 from framework.api.step import Board, Step
 from framework.api.transport import Consumer, Transport
 from framework.exceptions import TransportError
-from framework.worker.dispatch.recall import Recalls
-from framework.worker.dispatch.redelivery import Adoption
+from framework.worker.dispatch.recall import Recall
+from framework.worker.dispatch.redelivery import Redelivery
 from framework.worker.dispatch.revoked import Revokes
 from framework.worker.intake.intake import Intake
 from framework.worker.intake.subscriptions import Subscriptions
@@ -24,29 +24,29 @@ class ConnectionStep(Step):
 
     name = "connection"
     graph = "consumer"
-    requires = ("transport", "loans")
+    requires = ("transport", "redelivery")
 
     def start(self, board: Board) -> None:
-        self._loans: Adoption = board.get("loans")
+        self._redelivery: Redelivery = board.get("redelivery")
         self._consumer: Consumer = board.get("transport").consumer()
         board.put("connection", self._consumer)
 
     def close(self) -> None:
         if hasattr(self, "_consumer"):
-            self._loans.leave(self._consumer)
+            self._redelivery.leave(self._consumer)
 
 
-class AdoptionStep(Step):
+class AdoptStep(Step):
     """Takes over what the lost connection had on loan."""
 
-    name = "adoption"
+    name = "adopt"
     graph = "consumer"
-    requires = ("connection", "loans")
+    requires = ("connection", "redelivery")
 
     def start(self, board: Board) -> None:
-        loans: Adoption = board.get("loans")
-        loans.pass_on(board.get("connection"))
-        board.put("adoption", True)
+        redelivery: Redelivery = board.get("redelivery")
+        redelivery.pass_on(board.get("connection"))
+        board.put("adopt", True)
 
 
 class SubscriptionsStep(Step):
@@ -54,7 +54,7 @@ class SubscriptionsStep(Step):
 
     name = "subscriptions"
     graph = "consumer"
-    requires = ("connection", "adoption", "queues", "intake")
+    requires = ("connection", "adopt", "queues", "intake")
 
     def start(self, board: Board) -> None:
         intake: Intake = board.get("intake")
@@ -68,17 +68,17 @@ class SubscriptionsStep(Step):
         self._queues.detach()
 
 
-class FeedingStep(Step):
+class FetchingStep(Step):
     """Lets the intake fetch."""
 
-    name = "feeding"
+    name = "fetching"
     graph = "consumer"
     requires = ("connection", "subscriptions", "intake", "lost")
 
     def start(self, board: Board) -> None:
         self._intake: Intake = board.get("intake")
         self._intake.attach(board.get("connection"), board.get("lost"))
-        board.put("feeding", True)
+        board.put("fetching", True)
 
     def stop(self, deadline: float) -> None:
         self._intake.detach()
@@ -89,7 +89,7 @@ class LeasesStep(Step):
 
     name = "leases"
     graph = "consumer"
-    requires = ("connection", "feeding", "loop", "lost")
+    requires = ("connection", "fetching", "loop", "lost")
 
     def start(self, board: Board) -> None:
         self._consumer: Consumer = board.get("connection")
@@ -121,15 +121,15 @@ class RecallsStep(Step):
 
     name = "recalls"
     graph = "consumer"
-    requires = ("connection", "feeding", "loop", "transport", "intake", "queues", "revokes", "lost")
+    requires = ("connection", "fetching", "loop", "transport", "intake", "queues", "revokes", "lost")
 
     def start(self, board: Board) -> None:
-        self._recalls: Recalls | None = None
+        self._recalls: Recall | None = None
         transport: Transport = board.get("transport")
         if transport.traits.recalls:
             self._revokes: Revokes = board.get("revokes")
             intake: Intake = board.get("intake")
-            self._recalls = Recalls(board.get("loop"), board.get("connection"), intake.take_aside, board.get("lost"))
+            self._recalls = Recall(board.get("loop"), board.get("connection"), intake.take_aside, board.get("lost"))
             self._queues: Subscriptions = board.get("queues")
             self._revokes.on_added = self._recalls.want
             self._queues.on_more = self._ask_for_all
@@ -148,4 +148,4 @@ class RecallsStep(Step):
 
 def consumer_steps() -> list[Step]:
     """Return the built-in steps of the consumer's graph."""
-    return [ConnectionStep(), AdoptionStep(), SubscriptionsStep(), FeedingStep(), RecallsStep(), LeasesStep()]
+    return [ConnectionStep(), AdoptStep(), SubscriptionsStep(), FetchingStep(), RecallsStep(), LeasesStep()]

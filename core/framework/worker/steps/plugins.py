@@ -8,13 +8,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from framework._boot import catalog, loader
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework._boot.preload import is_patched
 from framework.api.pool import Pool, PoolContext
 from framework.api.step import Board, Step
 from framework.exceptions import ConfigError
 from framework.worker.process import child
-from framework.worker.settle.abnormal_ends import Verdicts
+from framework.worker.settle.abnormal_ends import AbnormalEnds
 from framework.worker.settle.settle import Settle
 
 if TYPE_CHECKING:
@@ -107,8 +107,8 @@ class PoolStep(Step):
         plugin, options = loader.load_pool(run.settings)
         check_traits(plugin, run.settings, run.app)
         settle: Settle = board.get("settle")
-        verdicts = Verdicts(settle, run.app, run.settings)
-        self._loop: Loop = board.get("loop")
+        abnormal_ends = AbnormalEnds(settle, run.app, run.settings)
+        self._loop: EventLoop = board.get("loop")
         self._pool = pool = plugin(
             PoolContext(
                 loop=self._loop,
@@ -116,7 +116,7 @@ class PoolStep(Step):
                 concurrency=run.concurrency,
                 workload=lambda: child.make(run.app, run.settings, run.hostname),
                 recipe=run.recipe,
-                verdict=verdicts.verdict,
+                outcome_for=abnormal_ends.outcome_for,
                 hostname=run.hostname,
                 max_tasks_per_child=worker.max_tasks_per_child,
                 max_memory_per_child=worker.max_memory_per_child,

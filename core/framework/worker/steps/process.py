@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from framework._boot.hooks import Hooks
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework.api.step import Board, Step
 from framework.worker.process.banner import banner, task_list
 from framework.worker.process.logs import setup_logging
@@ -81,7 +81,7 @@ class LoopStep(Step):
     requires = ("logging",)
 
     def start(self, board: Board) -> None:
-        self._loop = Loop()
+        self._loop = EventLoop()
         board.put("loop", self._loop)
 
     def close(self) -> None:
@@ -115,14 +115,14 @@ class NotifyStep(Step):
 
     name = "notify"
     policy = "degrade"
-    requires = ("run", "loop", "turning")
+    requires = ("run", "loop", "loop-thread")
 
     def enabled(self, settings: Settings) -> str | None:
         return None if os.environ.get("NOTIFY_SOCKET") else "no service manager listens (NOTIFY_SOCKET)"
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
-        self._loop: Loop = board.get("loop")
+        self._loop: EventLoop = board.get("loop")
         #: None: nobody listens.
         self._notifier: Notifier | None = None
         self._notifier = run.notifier = Notifier(os.environ["NOTIFY_SOCKET"], self._loop, os.environ)

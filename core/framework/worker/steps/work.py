@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from framework._boot.hooks import Hooks
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework.api.result_store import ResultStore
 from framework.api.step import Board, Step
 from framework.api.transport import Queue, Transport
@@ -19,19 +19,19 @@ from framework.client.routing import Queues, select_queues, worker_direct
 from framework.exceptions import ConfigError
 from framework.message import read
 from framework.wire.result_document import Documents
-from framework.worker.dispatch.deduplication import Successes
+from framework.worker.dispatch.deduplication import Deduplication
 from framework.worker.dispatch.dispatch import Dispatch
-from framework.worker.dispatch.redelivery import Adoption
+from framework.worker.dispatch.redelivery import Redelivery
 from framework.worker.dispatch.revoked import Revokes
 from framework.worker.dispatch.revoked_file import StateFile
-from framework.worker.dispatch.unknown_tasks import Unregistered
+from framework.worker.dispatch.unknown_tasks import UnknownTasks
 from framework.worker.intake.capacity import Prefetch
 from framework.worker.intake.consumption import Consumption
 from framework.worker.intake.intake import Intake
 from framework.worker.intake.rate_limits import limits_of
-from framework.worker.intake.shared_rate_limits import Keeper, find_store
+from framework.worker.intake.shared_rate_limits import SharedRateLimits, find_store
 from framework.worker.intake.subscriptions import Subscriptions
-from framework.worker.settle.abnormal_ends import Consequences
+from framework.worker.settle.abnormal_ends import FailurePropagation
 from framework.worker.settle.dead_letters import DeadLetters
 from framework.worker.settle.outbox import Outbox
 from framework.worker.settle.settle import Settle
@@ -50,7 +50,7 @@ class SettleStep(Step):
 
     name = "settle"
     requires = ("run", "loop", "transport", "results")
-    provides = ("prefetch", "deadletters", "outbox", "ticker")
+    provides = ("prefetch", "dead_letters", "outbox", "ticker")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
@@ -58,19 +58,19 @@ class SettleStep(Step):
         transport: Transport = board.get("transport")
         store: ResultStore = board.get("results")
         self._outbox = Outbox(transport.producer)
-        deadletters = DeadLetters(self._outbox, settings.task.dead_letter_queue)
+        dead_letters = DeadLetters(self._outbox, settings.task.dead_letter_queue)
         prefetch = Prefetch.of(settings.worker, run.concurrency)
         ticker = Ticker()
         documents = Documents.of(settings.result)
-        settle = Settle(board.get("loop"), store, documents, deadletters, self._outbox, prefetch, ticker)
-        settle.consequences = Consequences(run.app)
+        settle = Settle(board.get("loop"), store, documents, dead_letters, self._outbox, prefetch, ticker)
+        settle.failure_propagation = FailurePropagation(run.app)
         settle.request_of = request_of = lambda payload: Context.from_incoming(read(payload), run.app)
         if settings.worker.deduplicate_successful_tasks:
-            settle.successes = Successes(settings, store, request_of, ticker)
+            settle.deduplication = Deduplication(settings, store, request_of, ticker)
         settle.hostname = run.hostname
         board.put("settle", settle)
         board.put("prefetch", prefetch)
-        board.put("deadletters", deadletters)
+        board.put("dead_letters", dead_letters)
         board.put("outbox", self._outbox)
         board.put("ticker", ticker)
 
@@ -114,38 +114,50 @@ class IntakeStep(Step):
 
     name = "intake"
     requires = (
-        *("run", "loop", "pool", "settle", "prefetch", "deadletters", "outbox", "queues", "revokes", "ticker", "hooks"),
+        *(
+            "run",
+            "loop",
+            "pool",
+            "settle",
+            "prefetch",
+            "dead_letters",
+            "outbox",
+            "queues",
+            "revokes",
+            "ticker",
+            "hooks",
+        ),
     )
-    provides = ("dispatch", "adoption")
+    provides = ("dispatch", "redelivery")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
         settings = run.settings
         settle: Settle = board.get("settle")
         limits = (settings.task.soft_time_limit, settings.task.time_limit)
-        loop: Loop = board.get("loop")
+        loop: EventLoop = board.get("loop")
         hooks: Hooks = board.get("hooks")
-        deadletters: DeadLetters = board.get("deadletters")
+        dead_letters: DeadLetters = board.get("dead_letters")
         revokes: Revokes = board.get("revokes")
-        unregistered = Unregistered(loop, board.get("outbox"), settle, deadletters, revokes, settings, hooks)
+        unknown_tasks = UnknownTasks(loop, board.get("outbox"), settle, dead_letters, revokes, settings, hooks)
         intake = Intake(
-            loop, board.get("pool"), settle, board.get("prefetch"), board.get("queues"), unregistered, limits
+            loop, board.get("pool"), settle, board.get("prefetch"), board.get("queues"), unknown_tasks, limits
         )
         policies = {name: task.policy for name, task in run.app.tasks.items()}
-        adoption = Adoption(settle.unsettled)
+        redelivery = Redelivery(settle.unsettled)
         dispatch = Dispatch(
             policies,
             settle,
             intake.schedule,
-            deadletters,
+            dead_letters,
             revokes,
             settings,
             hooks,
-            adoption,
-            unregistered,
+            redelivery,
+            unknown_tasks,
         )
         intake.bind(dispatch)
-        board.put("adoption", adoption)
+        board.put("redelivery", redelivery)
         ticker: Ticker = board.get("ticker")
         ticker.ask = intake.ask
         board.put("intake", intake)
@@ -184,35 +196,35 @@ class RatesStep(Step):
         broker: Transport = board.get("transport")
         self._store = find_store(run.settings, broker)
         self._own = self._store is not broker
-        self._keeper = None if self._store is None else Keeper(board.get("loop"), self._store)
-        intake.rates.starts = self._keeper
+        self._shared_limits = None if self._store is None else SharedRateLimits(board.get("loop"), self._store)
+        intake.rates.starts = self._shared_limits
         intake.rates.disabled = False
         for name, rate, shared in limits_of({name: task.policy for name, task in run.app.tasks.items()}):
             intake.rates.set(name, rate, shared=shared)
         board.put("rates", intake.rates)
 
     def close(self) -> None:
-        if self._keeper is not None:
-            self._keeper.close()
+        if self._shared_limits is not None:
+            self._shared_limits.close()
         if self._own and self._store is not None:
             self._store.close()
 
 
-class TurningStep(Step):
+class LoopThreadStep(Step):
     """Turns the loop in a thread of its own.
 
     The main thread keeps the signals, and runs tasks where a pool wants that.
     """
 
-    name = "turning"
+    name = "loop-thread"
     requires = ("loop", "pool", "intake")
     after = ("rates", "autoscaler", "autoreload", "health")
 
     def start(self, board: Board) -> None:
-        self._loop: Loop = board.get("loop")
+        self._loop: EventLoop = board.get("loop")
         self._thread = threading.Thread(target=self._loop.run, name="framework-loop", daemon=True)
         self._thread.start()
-        board.put("turning", self._thread)
+        board.put("loop-thread", self._thread)
 
     def stop(self, deadline: float) -> None:
         self._loop.stop()
@@ -224,20 +236,32 @@ class ConsumptionStep(Step):
 
     name = "consumption"
     requires = (
-        *("run", "loop", "turning", "transport", "intake", "adoption", "queues", "revokes", "hooks", "settle", "pool"),
+        *(
+            "run",
+            "loop",
+            "loop-thread",
+            "transport",
+            "intake",
+            "redelivery",
+            "queues",
+            "revokes",
+            "hooks",
+            "settle",
+            "pool",
+        ),
     )
     #: No task must run before its events would be told; who reads that the worker is ready may steer it; and the others
     #: have been asked by then what must not run. The service manager hears that the worker is ready.
-    after = ("events", "control", "mingle", "line-up", "notify")
+    after = ("events", "control", "mingle", "control-connect", "notify")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
-        self._loop = loop = cast("Loop", board.get("loop"))
+        self._loop = loop = cast("EventLoop", board.get("loop"))
         self._consumption = Consumption(
             loop,
             board.get("transport"),
             board.get("intake"),
-            board.get("adoption"),
+            board.get("redelivery"),
             board.get("queues"),
             board.get("revokes"),
             run.settings,

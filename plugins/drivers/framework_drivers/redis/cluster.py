@@ -1,8 +1,8 @@
 """A Redis Cluster as one link.
 
 1. `slot_of` says in which of the 16,384 slots a key lives; what is between the first braces decides, if anything is.
-2. `ClusterLink` asks a node of the URL who serves which slots, and sends each command to the node of its first key. The
-   keys of one command, or of one script call, must share a slot: that is their owner's affair.
+2. `RedisClusterConnection` asks a node of the URL who serves which slots, and sends each command to the node of its
+   first key. The keys of one command, or of one script call, must share a slot: that is their owner's affair.
 3. A slot that has moved, and a node that is gone, are `ConnectionLost`: the next link asks anew.
 
 Source: the cluster specification at redis.io.
@@ -20,8 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from framework.exceptions import ConnectionLost
-from framework_drivers.redis.resp import Argument, Call, Command, Link, LinkSettings, Script
-from framework_drivers.redis.url import Address
+from framework_drivers.redis.resp import Argument, Command, RedisConnection, RedisConnectionSettings, Script, ScriptCall
+from framework_drivers.redis.url import RedisAddress
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +41,16 @@ def slot_of(key: str | bytes) -> int:
     return binascii.crc_hqx(data, 0) % SLOTS
 
 
-class ClusterLink:
+class RedisClusterConnection:
     """Links to the masters of a cluster, made when first used. Raises `ConnectionLost` when no node answers."""
 
-    def __init__(self, addresses: Sequence[Address], settings: LinkSettings) -> None:
+    def __init__(self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings) -> None:
         self._settings = settings
         self.pid = os.getpid()
         self.closed = False
-        self._links: dict[tuple[str, int], Link] = {}
+        self._connections: dict[tuple[str, int], RedisConnection] = {}
         seeds = [_plain(address) for address in addresses]
-        seed = Link(seeds, settings)
+        seed = RedisConnection(seeds, settings)
         self.address = seed.address
         try:
             ranges = sorted(seed.call("CLUSTER", "SLOTS"), key=lambda found: int(found[0]))
@@ -69,7 +69,7 @@ class ClusterLink:
 
     # ------------------------------------------------------------ nodes
 
-    def node_of(self, key: str | bytes) -> Address:
+    def node_of(self, key: str | bytes) -> RedisAddress:
         """Return the address of the master that serves `key`. Raises `ConnectionLost` when nobody does."""
         slot = slot_of(key)
         place = bisect_right(self._starts, slot) - 1
@@ -78,12 +78,12 @@ class ClusterLink:
         host, port = self._nodes[place]
         return msgspec.structs.replace(self.address, host=host, port=port)
 
-    def _link(self, address: Address) -> Link:
+    def _connection(self, address: RedisAddress) -> RedisConnection:
         name = (address.host, address.port)
-        link = self._links.get(name)
-        if link is None:
-            self._links[name] = link = Link([address], self._settings)
-        return link
+        connection = self._connections.get(name)
+        if connection is None:
+            self._connections[name] = connection = RedisConnection([address], self._settings)
+        return connection
 
     # ------------------------------------------------------------ commands
 
@@ -94,7 +94,7 @@ class ClusterLink:
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """Run `commands`, those of each node in their order and in one round trip; return their replies."""
         groups: dict[tuple[str, int], list[int]] = {}
-        addresses: dict[tuple[str, int], Address] = {}
+        addresses: dict[tuple[str, int], RedisAddress] = {}
         for index, address in enumerate(self._places(commands)):
             name = (address.host, address.port)
             addresses[name] = address
@@ -102,7 +102,7 @@ class ClusterLink:
         replies: list[Any] = [None] * len(commands)
         try:
             for name, indexes in groups.items():
-                found = self._link(addresses[name]).run([commands[index] for index in indexes])
+                found = self._connection(addresses[name]).run([commands[index] for index in indexes])
                 for index, reply in zip(indexes, found, strict=True):
                     replies[index] = reply
         except ConnectionLost:
@@ -110,13 +110,13 @@ class ClusterLink:
             raise
         return replies
 
-    def _places(self, commands: Sequence[Command]) -> list[Address]:
-        places: list[Address | None] = []
+    def _places(self, commands: Sequence[Command]) -> list[RedisAddress]:
+        places: list[RedisAddress | None] = []
         for command in commands:
-            key = command.keys[0] if isinstance(command, Call) else _key(command)
+            key = command.keys[0] if isinstance(command, ScriptCall) else _key(command)
             places.append(None if key is None else self.node_of(key if isinstance(key, bytes) else str(key)))
         anywhere = next((place for place in places if place is not None), self.node_of(""))
-        found: list[Address] = []
+        found: list[RedisAddress] = []
         for index, (command, place) in enumerate(zip(commands, places, strict=True)):
             if place is None and command[0] == _BEFORE:
                 place = next(later for later in places[index:] if later is not None)
@@ -135,13 +135,13 @@ class ClusterLink:
 
     def stale(self) -> bool:
         """Whether a node has hung up."""
-        return self.closed or any(link.stale() for link in self._links.values())
+        return self.closed or any(connection.stale() for connection in self._connections.values())
 
     def close(self) -> None:
         """Disconnect; harmless when closed."""
         self.closed = True
-        for link in self._links.values():
-            link.close()
+        for connection in self._connections.values():
+            connection.close()
 
 
 def _key(command: tuple[Argument, ...]) -> str | bytes | None:
@@ -152,5 +152,5 @@ def _key(command: tuple[Argument, ...]) -> str | bytes | None:
     return key if isinstance(key, (str, bytes)) else str(key)
 
 
-def _plain(address: Address) -> Address:
+def _plain(address: RedisAddress) -> RedisAddress:
     return msgspec.structs.replace(address, scheme="rediss" if address.tls else "redis")

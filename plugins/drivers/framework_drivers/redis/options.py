@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from framework_drivers.redis.resp import LinkSettings
+from framework_drivers.redis.resp import RedisConnectionSettings
 
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -25,9 +25,11 @@ class LinkOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         msgspec.Meta(description="How to ask the Sentinels: username, password, ssl (true, or a table as in use_ssl)."),
     ] = msgspec.field(default_factory=dict)
 
-    def link_settings(self, connect_timeout: float | None, use_ssl: bool | Mapping[str, Any] | None) -> LinkSettings:
+    def link_settings(
+        self, connect_timeout: float | None, use_ssl: bool | Mapping[str, Any] | None
+    ) -> RedisConnectionSettings:
         """Return how to connect."""
-        return LinkSettings(
+        return RedisConnectionSettings(
             connect_timeout=connect_timeout,
             timeout=self.socket_timeout,
             keepalive=self.socket_keepalive,

@@ -1,15 +1,16 @@
 """A connection to a server that speaks Redis' protocol: for plugins that count microseconds and megabytes.
 
-1. `Link` is one connection: log in, send packed commands, read replies; it may speak RESP3 and then gets *pushes* too.
+1. `RedisConnection` is one connection: log in, send packed commands, read replies; it may speak RESP3 and then gets
+   *pushes* too.
 2. `packer` gives what encodes a command; `Script` is a Lua script, sent by its hash and in full when the server does
    not know it.
-3. `Link.run` sends many commands in one round trip and returns their replies.
+3. `RedisConnection.run` sends many commands in one round trip and returns their replies.
 4. Every failure of the network, and a server that cannot serve just now, is `ConnectionLost` with the URL but no
    password.
 
-A link belongs to one thread at a time; `framework_drivers.redis.link` has what threads share, and what connects to a
-cluster. hiredis does the parsing; it is imported with the first link.
-Source of the protocol: the RESP2 and RESP3 specifications of redis.io.
+A link belongs to one thread at a time; `framework_drivers.redis.shared_connection` has what threads share, and what
+connects to a cluster. hiredis does the parsing; it is imported with the first link. Source of the protocol: the RESP2
+and RESP3 specifications of redis.io.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, cast
 import msgspec
 
 from framework.exceptions import ConnectionLost, TransportError
-from framework_drivers.redis.url import Address, tls_context
+from framework_drivers.redis.url import RedisAddress, tls_context
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ _CHUNK: Final = 1 << 16
 _TELL_EVERY: Final = 300.0
 
 
-class LinkSettings(msgspec.Struct, frozen=True, kw_only=True):
+class RedisConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How to connect. Times in seconds; None waits for ever."""
 
     connect_timeout: float | None = 5.0
@@ -77,7 +78,7 @@ class Script:
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
-class Call(NamedTuple):
+class ScriptCall(NamedTuple):
     """One script call of `run`."""
 
     script: Script
@@ -85,7 +86,7 @@ class Call(NamedTuple):
     args: Sequence[Argument] = ()
 
 
-Command: TypeAlias = Call | tuple[Argument, ...]
+Command: TypeAlias = ScriptCall | tuple[Argument, ...]
 
 
 @lru_cache(maxsize=16)
@@ -102,7 +103,7 @@ def packer() -> Packer:
     return cast("Packer", pack_command)
 
 
-class Link:
+class RedisConnection:
     """One connection to the first of `addresses` that answers. Raises `ConnectionLost` when none does.
 
     Where they are Sentinels, to the master that they name.
@@ -111,8 +112,8 @@ class Link:
 
     def __init__(
         self,
-        addresses: Sequence[Address],
-        settings: LinkSettings,
+        addresses: Sequence[RedisAddress],
+        settings: RedisConnectionSettings,
         on_push: Callable[[Push], object] | None = None,
     ) -> None:
         import hiredis
@@ -144,7 +145,7 @@ class Link:
 
     # ------------------------------------------------------------ connecting
 
-    def _connect_to_master(self, addresses: Sequence[Address]) -> None:
+    def _connect_to_master(self, addresses: Sequence[RedisAddress]) -> None:
         # It needs links itself, and few need it.
         from framework_drivers.redis.sentinel import locate, must_be_master
 
@@ -152,7 +153,7 @@ class Link:
         self._connect(self.address)
         must_be_master(self)
 
-    def _connect(self, address: Address) -> None:
+    def _connect(self, address: RedisAddress) -> None:
         context = tls_context(address, self._settings.use_ssl)
         try:
             if address.path is not None:
@@ -181,7 +182,7 @@ class Link:
             raise
         self._socket.settimeout(self._settings.timeout)
 
-    def _log_in(self, address: Address) -> None:
+    def _log_in(self, address: RedisAddress) -> None:
         login = (address.username or "default", address.password or "")
         commands: list[tuple[Argument, ...]] = []
         if self._on_push is not None:
@@ -378,7 +379,7 @@ class Link:
         for index, reply in enumerate(replies):
             if isinstance(reply, self._hiredis.ReplyError):
                 command = commands[index]
-                if isinstance(command, Call) and str(reply).startswith("NOSCRIPT"):
+                if isinstance(command, ScriptCall) and str(reply).startswith("NOSCRIPT"):
                     again = ("EVAL", command.script.text, len(command.keys), *command.keys, *command.args)
                     reply = self.exchange(pack(again), 1)[0]
                     if not isinstance(reply, self._hiredis.ReplyError):
@@ -407,7 +408,7 @@ class Link:
 
 
 def _plain(command: Command) -> tuple[Argument, ...]:
-    if isinstance(command, Call):
+    if isinstance(command, ScriptCall):
         return ("EVALSHA", command.script.sha, len(command.keys), *command.keys, *command.args)
     return command
 

@@ -1,4 +1,4 @@
-"""Finding the master through Sentinel: for `Link`, which asks anew for every connection.
+"""Finding the master through Sentinel: for `RedisConnection`, which asks anew for every connection.
 
 1. Asks the Sentinels that the URL names, in turn, where the master of the set ``master_name`` is.
 2. `must_be_master` asks that server itself: during a failover a Sentinel may still name the old one.
@@ -15,8 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from framework.exceptions import ConfigError, ConnectionLost, TransportError
-from framework_drivers.redis.resp import Link, LinkSettings
-from framework_drivers.redis.url import Address
+from framework_drivers.redis.resp import RedisConnection, RedisConnectionSettings
+from framework_drivers.redis.url import RedisAddress
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _PATIENCE: Final = 2.0
 
 
-def check(addresses: Sequence[Address], master_name: str | None) -> None:
+def check(addresses: Sequence[RedisAddress], master_name: str | None) -> None:
     """Raise `ConfigError` for a Sentinel URL without the name of a master, and for a mixture of schemes."""
     through = [address.sentinel for address in addresses]
     if any(through) and not all(through):
@@ -36,7 +36,7 @@ def check(addresses: Sequence[Address], master_name: str | None) -> None:
         )
 
 
-def locate(addresses: Sequence[Address], settings: LinkSettings) -> Address:
+def locate(addresses: Sequence[RedisAddress], settings: RedisConnectionSettings) -> RedisAddress:
     """Return the address of the master. Raises `ConnectionLost` when no Sentinel knows one."""
     first = addresses[0]
     name = settings.master_name or first.parameters.get("master_name") or ""
@@ -49,37 +49,39 @@ def locate(addresses: Sequence[Address], settings: LinkSettings) -> Address:
             continue
         if found is not None:
             host, port = found
-            return Address(
+            return RedisAddress(
                 scheme="redis", host=host, port=port, db=first.db, username=first.username, password=first.password
             )
         errors.append(f"{address.display} knows no master {name!r}")
     raise ConnectionLost("; ".join(errors))
 
 
-def _ask(address: Address, name: str, settings: LinkSettings) -> tuple[str, int] | None:
+def _ask(address: RedisAddress, name: str, settings: RedisConnectionSettings) -> tuple[str, int] | None:
     own: Mapping[str, Any] = settings.sentinel or {}
     limits = [seconds for seconds in (settings.connect_timeout, _PATIENCE) if seconds]
     sentinel = msgspec.structs.replace(
         address, scheme="redis", db=0, username=own.get("username"), password=own.get("password"), parameters={}
     )
     use_ssl = own.get("use_ssl", own.get("ssl"))
-    link = Link(
+    connection = RedisConnection(
         [sentinel],
-        LinkSettings(connect_timeout=min(limits), timeout=_PATIENCE, use_ssl=use_ssl, name=settings.name),
+        RedisConnectionSettings(connect_timeout=min(limits), timeout=_PATIENCE, use_ssl=use_ssl, name=settings.name),
     )
     try:
-        found = link.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
+        found = connection.call("SENTINEL", "GET-MASTER-ADDR-BY-NAME", name)
     finally:
-        link.close()
+        connection.close()
     if found is None:
         return None
     host, port = (part.decode() if isinstance(part, bytes) else str(part) for part in found)
     return host, int(port)
 
 
-def must_be_master(link: Link) -> None:
-    """Raise `ConnectionLost` unless `link` leads to a master."""
-    role = link.call("ROLE")[0]
+def must_be_master(connection: RedisConnection) -> None:
+    """Raise `ConnectionLost` unless `connection` leads to a master."""
+    role = connection.call("ROLE")[0]
     if role not in (b"master", "master"):
-        link.close()
-        raise ConnectionLost(f"{link.address.display} is no master any more, and the Sentinels know no other one yet")
+        connection.close()
+        raise ConnectionLost(
+            f"{connection.address.display} is no master any more, and the Sentinels know no other one yet"
+        )

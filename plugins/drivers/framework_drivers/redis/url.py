@@ -36,7 +36,7 @@ _VERIFY: Final = {
 }
 
 
-class Address(msgspec.Struct, frozen=True, kw_only=True):
+class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
     """One server, as a URL names it."""
 
     scheme: str
@@ -74,9 +74,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.scheme}://{user}{host}:{self.port}/{self.db}"
 
 
-def parse(url: str) -> list[Address]:
+def parse(url: str) -> list[RedisAddress]:
     """Return the servers that `url` names, in the order in which to try them. Raises `ConfigError`."""
-    addresses: list[Address] = []
+    addresses: list[RedisAddress] = []
     for part in url.split(";"):
         text = part.strip()
         if not text:
@@ -90,7 +90,7 @@ def parse(url: str) -> list[Address]:
     return addresses
 
 
-def _parse_one(url: str) -> Address:
+def _parse_one(url: str) -> RedisAddress:
     shown = masked(url)
     try:
         found = urlsplit(url)
@@ -116,7 +116,7 @@ def _parse_one(url: str) -> Address:
         ) from None
     if db and found.scheme.endswith("-cluster"):
         raise ConfigError(f"{shown!r} names the database {db}: a cluster has number 0 only")
-    return Address(
+    return RedisAddress(
         scheme=found.scheme,
         host=found.hostname or "localhost",
         port=port or (SENTINEL_PORT if found.scheme == "sentinel" else DEFAULT_PORT),
@@ -128,7 +128,7 @@ def _parse_one(url: str) -> Address:
     )
 
 
-def tls_context(address: Address, use_ssl: bool | Mapping[str, Any] | None) -> ssl.SSLContext | None:
+def tls_context(address: RedisAddress, use_ssl: bool | Mapping[str, Any] | None) -> ssl.SSLContext | None:
     """Return the context to wrap a connection to `address` in, None for plain TCP. Raises `ConfigError`.
 
     `use_ssl` is True, or a table with ``ssl_cert_reqs`` (``required``, the default, or ``none``), ``ssl_ca_certs``,

@@ -29,7 +29,7 @@ from typing import Any, Final, NamedTuple
 
 from framework.api.pool import TIMED_OUT, WORKER_LOST, AsyncWorkload, Job, Workload
 from framework.exceptions import NotRegistered, SoftTimeLimitExceeded
-from framework_pools.prefork import shared_memory as pages
+from framework_pools.prefork import shared_memory as shared_memory
 from framework_pools.prefork import stacks
 from framework_pools.prefork.framing import CHUNK, DOORBELL, FrameReader, frame
 
@@ -70,7 +70,7 @@ class Child:
         self._workload = workload
         self._socket = sock
         self._tokens = tokens
-        self._page = pages.Page(page_fd)
+        self._page = shared_memory.ChildMemory(page_fd)
         stacks.listen(page_fd)
         self._run_code = Child._run.__code__
         self._poll = select.poll()
@@ -80,13 +80,13 @@ class Child:
 
     def main(self) -> None:
         """Serve until there is a reason to leave."""
-        self._page.words[pages.LOADED] = 1
+        self._page.words[shared_memory.LOADED] = 1
         self._adopt_signals()
         self._workload.prepare()
-        self._page.words[pages.STATE] = pages.READY
+        self._page.words[shared_memory.STATE] = shared_memory.READY
         self._socket.sendall(DOORBELL)
         try:
-            self._page.words[pages.STATE] = self._serve()
+            self._page.words[shared_memory.STATE] = self._serve()
             self._socket.sendall(DOORBELL)
         except (BrokenPipeError, ConnectionResetError):
             return  # the worker is gone, and with it everybody who could be told
@@ -101,13 +101,13 @@ class Child:
 
     def _soft_limit(self, _signum: int, interrupted: FrameType | None) -> None:
         words = self._page.words
-        if words[pages.SOFT] != words[pages.SEQ]:
+        if words[shared_memory.SOFT] != words[shared_memory.SEQ]:
             return
         # Only inside `Workload.run`: anywhere else the job has ended, and the exception would hit this loop.
         frame_ = interrupted.f_back if interrupted is not None and interrupted.f_code is not self._run_code else None
         while frame_ is not None:
             if frame_.f_code is self._run_code:
-                words[pages.SOFT] = 0
+                words[shared_memory.SOFT] = 0
                 if isinstance(self._workload, AsyncWorkload) and self._workload.interrupt(
                     threading.get_ident(), SoftTimeLimitExceeded, interrupted
                 ):
@@ -124,7 +124,7 @@ class Child:
         page, words, jobs = self._page, self._page.words, self._jobs
         read, tokens, from_bytes = os.read, self._tokens, int.from_bytes
         max_tasks, max_memory = self._spec.max_tasks, self._spec.max_memory
-        started_at, seq_at = pages.STARTED, pages.SEQ
+        started_at, seq_at = shared_memory.STARTED, shared_memory.SEQ
         unannounced = 0
         since = 0
         done = 0
@@ -138,7 +138,7 @@ class Child:
                 self._poll.poll()
                 continue
             if not token:
-                return pages.LEAVING
+                return shared_memory.LEAVING
             seq = from_bytes(token, sys.byteorder)
             while True:
                 while not jobs:
@@ -171,10 +171,10 @@ class Child:
             unannounced += 1
             done += 1
             if done == max_tasks:
-                return pages.LEAVING
+                return shared_memory.LEAVING
             if max_memory and (used := _resident()) > max_memory:
-                words[pages.MEMORY] = used
-                return pages.LEAVING_MEMORY
+                words[shared_memory.MEMORY] = used
+                return shared_memory.LEAVING_MEMORY
 
     def _receive(self) -> None:
         data = self._socket.recv(CHUNK)

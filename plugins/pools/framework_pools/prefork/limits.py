@@ -19,7 +19,7 @@ from typing import Final
 
 from framework.api.loop import Loop
 from framework.api.pool import TERMINATED, TIMED_OUT, Job
-from framework_pools.prefork.slot import Doom, Slot
+from framework_pools.prefork.slot import PendingKill, Slot
 from framework_pools.prefork.stacks import Stacks, state_of
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Limits:
 
     def _check(self, slot: Slot) -> None:
         slot.limit_timer = None
-        if slot.doom is not None:
+        if slot.pending_kill is not None:
             return
         self._settle(slot)
         current = slot.running()
@@ -117,7 +117,7 @@ class Limits:
         entry = slot.jobs.get(seq)
         if entry is None:
             return False
-        slot.doom = Doom(entry[0], code, text)
+        slot.pending_kill = PendingKill(entry[0], code, text)
         return True
 
     def _strike(self, slot: Slot, job: Job, stack: str) -> None:

@@ -34,7 +34,7 @@ from framework.api.pool import (
 )
 from framework.exceptions import ConfigError, FrameworkError
 from framework_pools._costs import Costs
-from framework_pools.prefork import shared_memory as pages
+from framework_pools.prefork import shared_memory as shared_memory
 from framework_pools.prefork.assignment import Batch, room, spread
 from framework_pools.prefork.child import UNKNOWN_HERE
 from framework_pools.prefork.exit_status import OomWatch, as_outcome, describe, outcome_of
@@ -42,8 +42,8 @@ from framework_pools.prefork.launcher import warm
 from framework_pools.prefork.limits import Limits
 from framework_pools.prefork.options import PreforkOptions
 from framework_pools.prefork.slot import Slot, portable
-from framework_pools.prefork.stats import Figures
-from framework_pools.prefork.supervisor import START_METHODS, Crew
+from framework_pools.prefork.stats import PoolStats
+from framework_pools.prefork.supervisor import START_METHODS, Supervisor
 from framework_pools.prefork.watchdog import Watch
 
 logger = logging.getLogger(__name__)
@@ -82,9 +82,9 @@ class PreforkPool(Pool):
         self._loop = context.loop
         self._events = context.events
         self._costs = Costs()
-        self._crew = Crew(context, self._news, self._exited, self._leave, self._restarted)
+        self._supervisor = Supervisor(context, self._news, self._exited, self._leave, self._restarted)
         self._watch = Watch(
-            context, self.options.stuck_after, self._crew.slots, self._settle, self._recall, self._revive
+            context, self.options.stuck_after, self._supervisor.slots, self._settle, self._recall, self._revive
         )
         self._limits = Limits(self._loop, self._watch.stacks, self._settle, self._recall)
         #: Jobs that no child has.
@@ -95,7 +95,7 @@ class PreforkPool(Pool):
         self._reported: set[int] = set()
         self._look_timer: Timer | None = None
         self._oom = OomWatch()
-        self._figures = Figures()
+        self._stats = PoolStats()
         self._stopped = False
         self._started = False
 
@@ -110,7 +110,7 @@ class PreforkPool(Pool):
     def prestart(self) -> None:
         """Start the fork server, which imports the application while the worker goes on starting."""
         if not self._stopped:
-            self._crew.prestart()
+            self._supervisor.prestart()
 
     def start(self) -> None:
         """Wait for the fork server and ask for the children.
@@ -119,7 +119,7 @@ class PreforkPool(Pool):
         """
         self._started = True
         try:
-            self._crew.start()
+            self._supervisor.start()
         except FrameworkError:
             self.stop(0.0)
             raise
@@ -136,7 +136,7 @@ class PreforkPool(Pool):
                 self._loop.call_soon_threadsafe(self._let_go, done)
                 done.wait(_HAND_OVER)
             self._let_go(done)
-        self._crew.end(deadline)
+        self._supervisor.end(deadline)
 
     def _let_go(self, done: threading.Event) -> None:
         if not done.is_set():
@@ -144,21 +144,21 @@ class PreforkPool(Pool):
                 self._look_timer.cancel()
                 self._look_timer = None
             self._watch.cancel()
-            self._crew.detach()
+            self._supervisor.detach()
             done.set()
 
     def kill(self) -> None:
         """Kill every child; what was running is TERMINATED, what was waiting is forgotten."""
-        self._crew.close()
+        self._supervisor.close()
         unclaimed = [*self._held, *self._backlog]
         self._held.clear()
         self._backlog.clear()
-        for slot in self._crew.slots.values():
+        for slot in self._supervisor.slots.values():
             unclaimed += [job for job, _cost in slot.take_back()]
-        self._crew.kill()
+        self._supervisor.kill()
         # What core believes to have begun needs an end, also if it has not got as far as that.
         torn = [self._torn(job, 0.0) for job in unclaimed if job.seq in self._reported]
-        for slot in list(self._crew.slots.values()):
+        for slot in list(self._supervisor.slots.values()):
             self._settle(slot)
             for job, _cost in slot.jobs.values():
                 torn.append(self._torn(job, slot.elapsed()))
@@ -167,11 +167,11 @@ class PreforkPool(Pool):
         self._tell((), torn, 0)
 
     def _torn(self, job: Job, runtime: float) -> Outcome:
-        return self.context.verdict(job, TERMINATED, "SIGKILL", runtime)
+        return self.context.outcome_for(job, TERMINATED, "SIGKILL", runtime)
 
     def quiesce(self) -> list[int]:
         """Take back what has not begun."""
-        for slot in self._crew.slots.values():
+        for slot in self._supervisor.slots.values():
             # What core believes to have begun is as good as running: it stays and runs.
             taken = slot.take_back(keep=self._reported) if not slot.retired else slot.take_back()
             self._backlog.extend(job for job, _cost in taken)
@@ -186,9 +186,9 @@ class PreforkPool(Pool):
 
     def capacity(self) -> int:
         """Return how many more jobs of the recent mix fit into the children."""
-        if self._crew.closing:
+        if self._supervisor.closing:
             return 0
-        return max(0, room(self._crew.slots, self._costs) - len(self._backlog) - len(self._held))
+        return max(0, room(self._supervisor.slots, self._costs) - len(self._backlog) - len(self._held))
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Give `jobs` to children."""
@@ -196,8 +196,8 @@ class PreforkPool(Pool):
         self._dispatch()
 
     def _dispatch(self) -> None:
-        if self._backlog and not self._crew.closing:
-            for slot, batch in spread(self._backlog, self._crew.slots, self._costs):
+        if self._backlog and not self._supervisor.closing:
+            for slot, batch in spread(self._backlog, self._supervisor.slots, self._costs):
                 self._give(slot, batch)
 
     def _give(self, slot: Slot, batch: Batch) -> None:
@@ -226,18 +226,18 @@ class PreforkPool(Pool):
 
     def _news(self, slot: Slot) -> None:
         state = slot.state
-        if state != pages.STARTING and not slot.ready and slot.pid is not None:
+        if state != shared_memory.STARTING and not slot.ready and slot.pid is not None:
             slot.ready = True
             self._settle(slot)
             self._dispatch()
             self._events.vacancy()
         else:
             self._settle(slot)
-        if state > pages.READY and not slot.retired:
-            if state == pages.LEAVING_MEMORY:
+        if state > shared_memory.READY and not slot.retired:
+            if state == shared_memory.LEAVING_MEMORY:
                 logger.warning(
                     "child process exiting after exceeding memory limit (%sKiB / %sKiB)",
-                    slot.page.words[pages.MEMORY],
+                    slot.page.words[shared_memory.MEMORY],
                     slot.spec.max_memory,
                 )
             self._leave(slot)
@@ -259,7 +259,7 @@ class PreforkPool(Pool):
             if job is None:
                 logger.critical("Process %r reported a job that it does not have: %s", slot.spec.name, seq)
                 continue
-            if record[1] == UNKNOWN_HERE and (self._crew.restarting or slot.retired):
+            if record[1] == UNKNOWN_HERE and (self._supervisor.restarting or slot.retired):
                 # A restart has told the worker of the task before this child was replaced.
                 self._held.append(job)
                 continue
@@ -271,8 +271,8 @@ class PreforkPool(Pool):
             if record[1] == SUCCESS:
                 outcomes.append(as_outcome(record))
             else:
-                outcomes.append(outcome_of(record, job, slot.doom, self.context.verdict))
-        if slot.doom is not None and slot.doom.job.seq not in slot.jobs:
+                outcomes.append(outcome_of(record, job, slot.pending_kill, self.context.outcome_for))
+        if slot.pending_kill is not None and slot.pending_kill.job.seq not in slot.jobs:
             # It ended before the signal did its work; a signal may still be on its way to this child.
             slot.retire()
         self._restarted()
@@ -280,7 +280,7 @@ class PreforkPool(Pool):
 
     def _restarted(self) -> None:
         """Give out again what the former children did not know."""
-        if self._held and not self._crew.restarting:
+        if self._held and not self._supervisor.restarting:
             self._backlog.extendleft(reversed(self._held))
             self._held.clear()
         self._dispatch()
@@ -304,7 +304,7 @@ class PreforkPool(Pool):
     def _look(self) -> None:
         self._look_timer = None
         again = False
-        for slot in list(self._crew.slots.values()):
+        for slot in list(self._supervisor.slots.values()):
             if not slot.jobs:
                 continue
             self._settle(slot)
@@ -355,29 +355,33 @@ class PreforkPool(Pool):
         self._recall(slot)
         current = slot.running()
         ended = None if current is None else current[0]
-        doom = slot.doom
-        if doom is not None:
+        pending_kill = slot.pending_kill
+        if pending_kill is not None:
             slot.sweep()
-            if doom.job.seq in slot.jobs:
-                ended = doom.job
+            if pending_kill.job.seq in slot.jobs:
+                ended = pending_kill.job
         verdicts: list[Outcome] = []
         if ended is not None:
             runtime = slot.elapsed()
             slot.end_job(ended.seq)
             self._report(ended.seq, slot)
-            if doom is not None and ended is doom.job:
-                verdicts.append(self.context.verdict(ended, doom.code, doom.text, runtime))
+            if pending_kill is not None and ended is pending_kill.job:
+                verdicts.append(self.context.outcome_for(ended, pending_kill.code, pending_kill.text, runtime))
             else:
                 text = f"the process running the task (pid {slot.pid}) exited with {describe(status)}"
-                verdicts.append(self.context.verdict(ended, WORKER_LOST, text, runtime))
+                verdicts.append(self.context.outcome_for(ended, WORKER_LOST, text, runtime))
         # Claimed, but not begun: as good as waiting.
         self._backlog.extendleft(job for job, _cost in reversed(slot.jobs.values()))
         slot.jobs.clear()
-        self._figures.note(slot)
-        leaving = slot.retired or slot.state > pages.READY
-        expected = (leaving and ended is None) or (doom is not None and doom.code == TERMINATED) or slot.given_up
-        if not (expected or self._crew.closing):
-            self._oom.tell(slot.spec.name, slot.pid, status, unasked=doom is None)
+        self._stats.note(slot)
+        leaving = slot.retired or slot.state > shared_memory.READY
+        expected = (
+            (leaving and ended is None)
+            or (pending_kill is not None and pending_kill.code == TERMINATED)
+            or slot.given_up
+        )
+        if not (expected or self._supervisor.closing):
+            self._oom.tell(slot.spec.name, slot.pid, status, unasked=pending_kill is None)
         self._tell((), verdicts, 0)
         self._loop.call_soon(self._dispatch)
 
@@ -385,25 +389,25 @@ class PreforkPool(Pool):
 
     def terminate(self, seq: int, signum: int = signal.SIGTERM) -> bool:
         """Send a signal to the child that is in the job `seq`."""
-        for slot in list(self._crew.slots.values()):
+        for slot in list(self._supervisor.slots.values()):
             if seq in slot.jobs and self._limits.terminate(slot, seq, signum):
                 return True
         # On its way into a child when core was told that it begins: it is caught before it does.
         for job in (*self._backlog, *self._held):
             if job.seq == seq and seq in self._reported:
                 (self._backlog if job in self._backlog else self._held).remove(job)
-                verdict = self.context.verdict(job, TERMINATED, signal.Signals(signum).name, 0.0)
+                verdict = self.context.outcome_for(job, TERMINATED, signal.Signals(signum).name, 0.0)
                 self._loop.call_soon(self._tell, (), [verdict], 0)
                 return True
         return False
 
     def grow(self, n: int) -> None:
         """Add `n` children."""
-        self._crew.grow(n)
+        self._supervisor.grow(n)
 
     def shrink(self, n: int) -> None:
         """Let `n` children leave, idle ones first, busy ones after their job; one stays."""
-        self._crew.shrink(n)
+        self._supervisor.shrink(n)
 
     def restart(self, imports: Sequence[str] = (), fresh: bool = False) -> None:
         """Replace every child after its current job by one that has imported `imports`.
@@ -412,10 +416,10 @@ class PreforkPool(Pool):
         all that has been imported; if a module cannot be, the log says where it failed, and the pool goes on as it was.
         While the running server imports, no child can be replaced: imports that take long are better done `fresh`.
         """
-        self._crew.restart(imports, fresh)
+        self._supervisor.restart(imports, fresh)
 
     def info(self) -> dict[str, Any]:
         """Return the pool's part of `inspect stats`."""
         name = f"{type(self).__module__}:{type(self).__name__}"
-        slots = list(self._crew.slots.values())
-        return self._figures.info(name, self.context, self._crew.size, slots, len(self._backlog))
+        slots = list(self._supervisor.slots.values())
+        return self._stats.info(name, self.context, self._supervisor.size, slots, len(self._backlog))

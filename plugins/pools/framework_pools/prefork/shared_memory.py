@@ -57,7 +57,7 @@ def create() -> int:
     return fd
 
 
-class Page:
+class ChildMemory:
     """One side's view of the page."""
 
     __slots__ = ("_lengths", "_memory", "_ring", "words")

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from framework.api.loop import Loop, Timer
 from framework.api.pool import Job
-from framework_pools.prefork import shared_memory as pages
+from framework_pools.prefork import shared_memory as shared_memory
 from framework_pools.prefork.child import ChildSpec
 from framework_pools.prefork.framing import CHUNK, FrameReader, Outlet
 from framework_pools.prefork.launcher import Launcher
@@ -30,7 +30,7 @@ _TOKENS_MAX: Final = 1 << 16
 _STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 
-class Doom:
+class PendingKill:
     """Why a child is about to be killed, and for which job."""
 
     __slots__ = ("code", "job", "text")
@@ -62,7 +62,7 @@ class Slot:
         self.retired = False
         #: The child is in one job for longer than others may wait.
         self.stalled = False
-        self.doom: Doom | None = None
+        self.pending_kill: PendingKill | None = None
         #: A signal or a debugger has stopped the child.
         self.stopped = False
         #: The child is about to be killed for its own sake, not for a job's.
@@ -89,13 +89,13 @@ class Slot:
         self._socket, theirs = socket.socketpair()
         self._tokens, self._tokens_write = os.pipe()
         #: Also the child's: see `stacks`.
-        self.page_fd = pages.create()
+        self.page_fd = shared_memory.create()
         try:
             # One description for both ends' readers: neither may block in it.
             os.set_blocking(self._tokens, False)
             os.set_blocking(self._tokens_write, False)
             self._socket.setblocking(False)
-            self.page = pages.Page(self.page_fd)
+            self.page = shared_memory.ChildMemory(self.page_fd)
             self.outlet = Outlet(self._socket, loop)
             self._reader = FrameReader()
             launcher.fork(spec, (theirs.fileno(), self._tokens, self.page_fd))
@@ -112,13 +112,13 @@ class Slot:
     @property
     def accepts(self) -> bool:
         """Whether the child may be given jobs."""
-        return self.ready and not (self.retired or self.stalled) and self.left != 0 and self.doom is None
+        return self.ready and not (self.retired or self.stalled) and self.left != 0 and self.pending_kill is None
 
     # ------------------------------------------------------------ jobs
 
     def give(self, batch: Sequence[tuple[Job, float]]) -> None:
         """Hand `batch` to the child. Raises `ValueError` if a payload cannot be carried; nothing has happened then."""
-        self.outlet.send(marshal.dumps([tuple(job) for job, _cost in batch], pages.VERSION))
+        self.outlet.send(marshal.dumps([tuple(job) for job, _cost in batch], shared_memory.VERSION))
         seqs = [job[0] for job, _cost in batch]
         if not self.jobs:
             self.touched = monotonic()
@@ -193,12 +193,12 @@ class Slot:
     @property
     def state(self) -> int:
         """What the child says of itself, a constant of `page`."""
-        return int(self.page.words[pages.STATE])
+        return int(self.page.words[shared_memory.STATE])
 
     @property
     def loaded(self) -> bool:
         """Whether the child has the application."""
-        return bool(self.page.words[pages.LOADED])
+        return bool(self.page.words[shared_memory.LOADED])
 
     def _readable(self) -> None:
         try:
@@ -232,7 +232,7 @@ class Slot:
         """Have `SoftTimeLimitExceeded` raised in the job `seq`, if that still runs."""
         self.warned = seq
         if self.pid is not None:
-            self.page.words[pages.SOFT] = seq
+            self.page.words[shared_memory.SOFT] = seq
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGUSR1)
 
@@ -284,7 +284,7 @@ class Slot:
 def portable(job: Job) -> bool:
     """Return whether `job` can be handed to another process."""
     try:
-        marshal.dumps(tuple(job), pages.VERSION)
+        marshal.dumps(tuple(job), shared_memory.VERSION)
     except ValueError:
         return False
     return True

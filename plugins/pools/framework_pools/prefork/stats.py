@@ -9,7 +9,7 @@ from framework.api.pool import PoolContext
 from framework_pools.prefork.slot import Slot
 
 
-class Figures:
+class PoolStats:
     """Remembers what children have done that are gone."""
 
     def __init__(self) -> None:

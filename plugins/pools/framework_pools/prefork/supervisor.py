@@ -34,7 +34,7 @@ START_METHODS: Final = {
 }
 
 
-class Crew:
+class Supervisor:
     """The children, and the server that they come from."""
 
     def __init__(
@@ -270,7 +270,7 @@ class Crew:
         if slot is None:
             return
         # Left on purpose, killed on purpose, or with a task to blame: the next one may start at once.
-        useful = slot.retired or slot.doom is not None or slot.done > 0 or bool(slot.jobs)
+        useful = slot.retired or slot.pending_kill is not None or slot.done > 0 or bool(slot.jobs)
         self._on_exit(slot, status)
         slot.close()
         if useful or self.closing:

@@ -74,7 +74,7 @@ class Watch:
         self.timer = None
         again = False
         for slot in list(self._slots.values()):
-            if slot.ready and slot.doom is None and not slot.given_up:
+            if slot.ready and slot.pending_kill is None and not slot.given_up:
                 again = self._check(slot) or again
         if again:
             self.arm()

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import msgspec
 
 from framework.api.transport import Consumer, Mailbox, Producer, Queue, Transport, TransportTraits
-from framework_transports.amqp.address import Address, addresses
+from framework_transports.amqp.address import AmqpAddress, addresses
 
 if TYPE_CHECKING:
     from framework_transports.amqp.admin import Admin
+    from framework_transports.amqp.broker_consumers import QosMode
     from framework_transports.amqp.connector import Connector
-    from framework_transports.amqp.sources import QosMode
     from framework_transports.amqp.tries import Tries
 
 
@@ -75,16 +75,16 @@ class AmqpTransport(Transport):
 
     def consumer(self) -> Consumer:
         """Connect and return a consumer of no queues yet. Raises `ConnectionLost`."""
+        from framework_transports.amqp.broker_consumers import QosMode
         from framework_transports.amqp.consumer import AmqpConsumer
-        from framework_transports.amqp.sources import QosMode
         from framework_transports.amqp.tries import Tries
 
         if self._mode_ is None or self._tries_ is None:
             self._mode_ = QosMode()
             self._tries_ = Tries()
         connector = self._connector()
-        link = connector.connect("consumer", heartbeat=True)
-        return AmqpConsumer(link, self._mode_, self._tries_, connector, self._delayed_in)
+        connection = connector.connect("consumer", heartbeat=True)
+        return AmqpConsumer(connection, self._mode_, self._tries_, connector, self._delayed_in)
 
     def mailbox(self) -> Mailbox:
         """Connect and return a mailbox. Raises `ConnectionLost`."""
@@ -129,7 +129,7 @@ class AmqpTransport(Transport):
             self._admin_.close()
 
     @property
-    def _current(self) -> Address:
+    def _current(self) -> AmqpAddress:
         return self._addresses[0] if self._connector_ is None else self._connector_.current
 
     @property

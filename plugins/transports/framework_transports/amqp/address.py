@@ -28,7 +28,7 @@ _CERT_REQS: Final = {
 }
 
 
-class Address(msgspec.Struct, frozen=True, kw_only=True):
+class AmqpAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Where one broker listens, and as whom to greet it."""
 
     host: str
@@ -53,9 +53,9 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return f"{host}:{self.port}"
 
 
-def addresses(urls: str, use_ssl: bool | Mapping[str, Any] | None) -> list[Address]:
+def addresses(urls: str, use_ssl: bool | Mapping[str, Any] | None) -> list[AmqpAddress]:
     """Read `urls`, separated by ``;``; later ones may leave out the scheme. Raises `ConfigError`."""
-    found: list[Address] = []
+    found: list[AmqpAddress] = []
     scheme = ""
     for part in urls.split(";"):
         url = part.strip()
@@ -70,7 +70,7 @@ def addresses(urls: str, use_ssl: bool | Mapping[str, Any] | None) -> list[Addre
     return found
 
 
-def _address(url: str, use_ssl: bool | Mapping[str, Any] | None) -> Address:
+def _address(url: str, use_ssl: bool | Mapping[str, Any] | None) -> AmqpAddress:
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -81,7 +81,7 @@ def _address(url: str, use_ssl: bool | Mapping[str, Any] | None) -> Address:
     query = dict(parse_qsl(parts.query))
     host = parts.hostname or "localhost"
     secure = parts.scheme == "amqps" or bool(use_ssl)
-    return Address(
+    return AmqpAddress(
         host=host,
         port=port or (TLS_PORT if secure else PORT),
         user=unquote(parts.username) if parts.username is not None else "guest",

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from framework.api.transport import Queue
 from framework.exceptions import ConnectionLost, TransportError
-from framework_transports.amqp.connection import LOST, ChannelClosed, Link, lost
+from framework_transports.amqp.connection import LOST, AmqpConnection, ChannelClosed, lost
 from framework_transports.amqp.connector import Connector
 from framework_transports.amqp.levels import level_queues
-from framework_transports.amqp.session import Session
+from framework_transports.amqp.session import AmqpSession
 from framework_transports.amqp.topology import Declarer
 
 T = TypeVar("T")
@@ -23,11 +23,11 @@ class Admin:
     """Asks the broker about queues; thread-safe."""
 
     def __init__(self, connector: Connector) -> None:
-        self._session = Session(connector, "admin")
+        self._session = AmqpSession(connector, "admin")
         self._declarer: Declarer | None = None
 
-    def _opened(self, link: Link) -> None:
-        self._declarer = Declarer(link)
+    def _opened(self, connection: AmqpConnection) -> None:
+        self._declarer = Declarer(connection)
 
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
         """Return how many messages wait in each queue; None when there is no such queue."""
@@ -55,15 +55,15 @@ class Admin:
 
     def _ask(self, question: Callable[[Declarer], T]) -> T:
         with self._session.lock():
-            link = self._session.link(self._opened)
+            connection = self._session.connection(self._opened)
             declarer = self._declarer
             if declarer is None:
-                raise ConnectionLost(f"the connection to {link.address.display} is lost")
+                raise ConnectionLost(f"the connection to {connection.address.display} is lost")
             try:
                 return question(declarer)
             except LOST as error:
                 self._session.drop()
-                raise lost(link.address, error) from error
+                raise lost(connection.address, error) from error
             except ChannelClosed as closed:
                 raise TransportError(f"the broker refused to answer: {closed.text}") from closed
 

@@ -25,7 +25,7 @@ from amqp import Channel, Connection
 from amqp.exceptions import AMQPError
 
 from framework.exceptions import ConnectionLost
-from framework_transports.amqp.address import Address
+from framework_transports.amqp.address import AmqpAddress
 from framework_transports.amqp.codec import FRAME_END, HEARTBEAT_FRAME, method_frame
 
 #: What a dead connection may raise.
@@ -67,7 +67,7 @@ class ChannelClosed(Exception):
         self.text = text
 
 
-class Link(Connection):  # type: ignore[misc]
+class AmqpConnection(Connection):  # type: ignore[misc]
     """One connection. Not thread-safe: its owner is a loop, or holds a lock."""
 
     #: py-amqp's socket and what goes with it; None once closed.
@@ -75,7 +75,7 @@ class Link(Connection):  # type: ignore[misc]
     #: The open channels by number, and itself as number 0; None once closed.
     channels: Any
 
-    def __init__(self, address: Address, *, role: str, heartbeat: int, timeout: float, login_method: str) -> None:
+    def __init__(self, address: AmqpAddress, *, role: str, heartbeat: int, timeout: float, login_method: str) -> None:
         options = {}
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             # py-amqp's own is one second: a broker that pauses for its garbage would count as gone.
@@ -359,13 +359,13 @@ class Link(Connection):  # type: ignore[misc]
         self._partial.clear()
 
 
-def _method_writer(link: Link, _transport: object) -> Callable[..., None]:
+def _method_writer(connection: AmqpConnection, _transport: object) -> Callable[..., None]:
     """Return what writes py-amqp's methods; its own has a buffer of the largest frame, and we publish past it."""
-    this = ref(link)
+    this = ref(connection)
 
     def write_method(_kind: int, channel: int, method: tuple[int, int], arguments: bytes, _content: None) -> None:
-        if (link := this()) is not None:
-            link.write(method_frame(channel, *method, arguments or b""))
+        if (connection := this()) is not None:
+            connection.write(method_frame(channel, *method, arguments or b""))
 
     return write_method
 
@@ -393,7 +393,7 @@ def _delivery_arguments(buf: bytes, at: int) -> tuple[bytes, int, int, bytes, by
     return consumer_tag, tag, redelivered, exchange, buf[end + 1 : end + 1 + buf[end]]
 
 
-def lost(address: Address, error: BaseException) -> ConnectionLost:
+def lost(address: AmqpAddress, error: BaseException) -> ConnectionLost:
     """Make a `ConnectionLost` of what went wrong with the broker at `address`."""
     text = reason(error)
     if isinstance(error, ChannelClosed) and "acknowledgement" in text and "timed out" in text:

@@ -11,15 +11,21 @@ import threading
 from collections.abc import Sequence
 
 from framework.exceptions import ConnectionLost
-from framework_transports.amqp.address import Address
-from framework_transports.amqp.connection import LOST, Link, reason
+from framework_transports.amqp.address import AmqpAddress
+from framework_transports.amqp.connection import LOST, AmqpConnection, reason
 
 
 class Connector:
     """Makes links to whichever of the failover addresses answers."""
 
     def __init__(
-        self, addresses: Sequence[Address], *, timeout: float, heartbeat: int, login_method: str, strategy: str | None
+        self,
+        addresses: Sequence[AmqpAddress],
+        *,
+        timeout: float,
+        heartbeat: int,
+        login_method: str,
+        strategy: str | None,
     ) -> None:
         self.addresses = list(addresses)
         self.timeout = timeout
@@ -30,11 +36,11 @@ class Connector:
         self._lock = threading.Lock()
 
     @property
-    def current(self) -> Address:
+    def current(self) -> AmqpAddress:
         """The address that worked last."""
         return self.addresses[self._first]
 
-    def connect(self, role: str, *, heartbeat: bool = False) -> Link:
+    def connect(self, role: str, *, heartbeat: bool = False) -> AmqpConnection:
         """Return an open link. Raises `ConnectionLost` when no address answers as it should.
 
         Only a role that is asked often enough to send heartbeats may promise them to the broker.
@@ -47,7 +53,7 @@ class Connector:
         reasons = []
         for index in order:
             address = self.addresses[index]
-            link = Link(
+            connection = AmqpConnection(
                 address,
                 role=role,
                 heartbeat=self.heartbeat if heartbeat else 0,
@@ -55,20 +61,20 @@ class Connector:
                 login_method=self.login_method,
             )
             try:
-                link.connect()
+                connection.connect()
             except LOST as error:
-                link.abandon()
+                connection.abandon()
                 reasons.append((address.display, _reason(error, address)))
                 continue
             with self._lock:
                 self._first = index
-            return link
+            return connection
         if len(reasons) == 1:
             raise ConnectionLost(f"{self.current.display} cannot be reached: {reasons[0][1]}")
         raise ConnectionLost("no broker can be reached: " + "; ".join(f"{where}: {why}" for where, why in reasons))
 
 
-def _reason(error: BaseException, address: Address) -> str:
+def _reason(error: BaseException, address: AmqpAddress) -> str:
     code = getattr(error, "reply_code", None)
     if code == 403:
         return f"it refuses the user {address.user!r} or the password"

@@ -5,12 +5,13 @@
 3. Limits what the broker pushes. Classic queues share one limit for the channel, which can be changed in flight.
    Quorum queues and streams only know a limit per consumer, fixed when it begins: a new one takes over from the old.
 4. Anything that came in while we waited for the answer to a declaration is announced by asking the broker for another
-   answer (`Link.nudge`), so that the loop wakes up.
+   answer (`AmqpConnection.nudge`), so that the loop wakes up.
 5. Sends heartbeats, and notices when the broker's stay away.
 6. After a lost connection the broker hands out again what it has not heard to be acknowledged; see `Acknowledged`.
 7. A queue that is deleted while it is consumed from is declared again.
-8. `attend` hears the broker out while core wants no messages: that it closes the channel, or hands out again what runs.
-9. What is parked (see `Parking`) is pushed like anything else when its time comes: `due_at` only says when to look
+8. `poll_while_full` hears the broker out while core wants no messages: that it closes the channel, or hands out again
+   what runs.
+9. What is parked (see `AmqpParking`) is pushed like anything else when its time comes: `due_at` only says when to look
    whether the broker has it.
 """
 
@@ -27,13 +28,13 @@ from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
 from framework_transports.amqp import native
 from framework_transports.amqp.acknowledged import Acknowledged
+from framework_transports.amqp.broker_consumers import BrokerConsumer, QosMode
 from framework_transports.amqp.codec import method_frame, short_string, write_table
-from framework_transports.amqp.connection import LOST, ChannelClosed, Delivered, Link, lost
+from framework_transports.amqp.connection import LOST, AmqpConnection, ChannelClosed, Delivered, lost
 from framework_transports.amqp.connector import Connector
 from framework_transports.amqp.delivery import AmqpDelivery, read_delivery
-from framework_transports.amqp.parking import Parking
+from framework_transports.amqp.parking import AmqpParking
 from framework_transports.amqp.settlements import Settlements
-from framework_transports.amqp.sources import QosMode, Source
 from framework_transports.amqp.topology import Declarer, counts_on_queue, explained
 from framework_transports.amqp.tries import Tries
 
@@ -55,12 +56,14 @@ class AmqpConsumer(Consumer):
 
     pushes = True
 
-    def __init__(self, link: Link, mode: QosMode, tries: Tries, connector: Connector, delayed_in: str) -> None:
+    def __init__(
+        self, connection: AmqpConnection, mode: QosMode, tries: Tries, connector: Connector, delayed_in: str
+    ) -> None:
         """`connector` makes the connection that messages for later are parked over.
 
         `delayed_in`: the kind of queue, ``quorum`` or ``classic``, in which Celery's clients find delayed delivery.
         """
-        self._link = link
+        self._connection = connection
         self._mode = mode
         self._tries = tries
         self._delayed_in = delayed_in
@@ -68,16 +71,16 @@ class AmqpConsumer(Consumer):
         #: The connection itself is gone: nobody to say goodbye to.
         self._broken = False
         self._settlements = Settlements()
-        self._parking = self._settlements.parking = Parking(connector, self._settlements)
+        self._parking = self._settlements.parking = AmqpParking(connector, self._settlements)
         self._acknowledged = Acknowledged()
         self._ready: deque[Delivered] = deque()
-        #: Something that is not new has arrived since `attend` looked.
+        #: Something that is not new has arrived since `poll_while_full` looked.
         self._again = False
         #: Those that the broker has ended and nobody has replaced yet.
-        self._ended: list[Source] = []
+        self._ended: list[BrokerConsumer] = []
         #: By consumer tag, ended ones too: what they pushed may still arrive.
-        self._sources: dict[bytes, Source] = {}
-        self._current: dict[str, Source] = {}
+        self._sources: dict[bytes, BrokerConsumer] = {}
+        self._current: dict[str, BrokerConsumer] = {}
         #: Some of these rest.
         self._resting = False
         self._numbers = 0
@@ -87,17 +90,17 @@ class AmqpConsumer(Consumer):
         #: The limit that per-consumer sources were begun with.
         self._begun_with = PREFETCH_DEFAULT
         try:
-            self._channel = link.open_channel()
+            self._channel = connection.open_channel()
             self._channel_id = int(self._channel.channel_id)
-            self._declarer = Declarer(link)
+            self._declarer = Declarer(connection)
             self._send_qos()
         except (*LOST, ChannelClosed) as error:
-            link.abandon()
+            connection.abandon()
             self._fail(error)
-        link.on_delivery = self._arrived
-        link.on_cancel = self._cancelled_by_broker
+        connection.on_delivery = self._arrived
+        connection.on_cancel = self._cancelled_by_broker
         # The shorter of the broker's wish and ours; asked thrice in the time, so that one late turn does no harm.
-        self.heartbeat_interval = link.heartbeat / 3 if link.heartbeat else None
+        self.heartbeat_interval = connection.heartbeat / 3 if connection.heartbeat else None
 
     # ------------------------------------------------------------ queues
 
@@ -127,9 +130,9 @@ class AmqpConsumer(Consumer):
         except LOST as error:
             self._fail(error)
 
-    def _new_source(self, queue: Queue, before: Source | None = None) -> Source:
+    def _new_source(self, queue: Queue, before: BrokerConsumer | None = None) -> BrokerConsumer:
         self._numbers += 1
-        source = Source(queue, b"%d" % self._numbers, before)
+        source = BrokerConsumer(queue, b"%d" % self._numbers, before)
         self._sources[source.tag] = source
         self._current[queue.name] = source
         self._parking.know(queue)
@@ -148,10 +151,10 @@ class AmqpConsumer(Consumer):
         except LOST as error:
             self._fail(error)
 
-    def _end(self, source: Source) -> None:
+    def _end(self, source: BrokerConsumer) -> None:
         """Cancel `source`, and give back what it was sent that was not fetched."""
         source.cancelled = True
-        self._link.write(self._cancel_frame(source))
+        self._connection.write(self._cancel_frame(source))
         kept: deque[Delivered] = deque()
         for item in self._ready:
             if item[0] == source.tag and not source.queue.no_ack:
@@ -160,7 +163,7 @@ class AmqpConsumer(Consumer):
                 kept.append(item)
         self._ready = kept
 
-    def _cancel_frame(self, source: Source) -> bytes:
+    def _cancel_frame(self, source: BrokerConsumer) -> bytes:
         return method_frame(self._channel_id, 60, 30, short_string(source.tag.decode()) + b"\x01")
 
     def _cancelled_by_broker(self, tag: bytes) -> None:
@@ -204,7 +207,7 @@ class AmqpConsumer(Consumer):
             if self._resting:
                 self._rise()
             if len(ready) < limit:
-                while self._link.advance() and len(ready) < limit:
+                while self._connection.advance() and len(ready) < limit:
                     pass
                 if not self._mode.per_consumer:
                     self._return_surplus()
@@ -218,7 +221,7 @@ class AmqpConsumer(Consumer):
         count = min(limit, len(ready))
         return [self._delivery(ready.popleft()) for _ in range(count)]
 
-    def rest(self, running: int) -> None:
+    def pause_delivery(self, running: int) -> None:
         """Send pending settlements, and before them the end of every consumer that can be begun again.
 
         A limit does not do: the least that there is, is one message for each that is acknowledged.
@@ -243,7 +246,7 @@ class AmqpConsumer(Consumer):
                     # What it still had to say has come, or comes as from a stranger.
                     del self._sources[source.before.tag]
                     source.before = None
-                self._link.write(self._consume_frame(self._new_source(source.queue, source)))
+                self._connection.write(self._consume_frame(self._new_source(source.queue, source)))
 
     def _fetch_new(self, limit: int) -> list[Delivery]:
         found: list[Delivery] = []
@@ -251,7 +254,7 @@ class AmqpConsumer(Consumer):
             found += self._acknowledged.sift([self._delivery(self._ready.popleft())])
         return found
 
-    def attend(self) -> Sequence[Delivery] | None:
+    def poll_while_full(self) -> Sequence[Delivery] | None:
         """Read without handing out; return what is not new, for core may be running it.
 
         None, and nothing is read, where no limit keeps the broker from sending more than there is room for.
@@ -260,7 +263,7 @@ class AmqpConsumer(Consumer):
         if not self._limit or any(source.queue.no_ack for source in self._current.values()):
             return None
         try:
-            while self._link.advance():
+            while self._connection.advance():
                 pass
         except (*LOST, ChannelClosed) as error:
             self._fail(error)
@@ -279,7 +282,7 @@ class AmqpConsumer(Consumer):
         """Learn what `lost` has acknowledged; the broker has taken all else back, and hands it out again."""
         if isinstance(lost, AmqpConsumer):
             # What the broker has parked and we have not acknowledged comes back, too.
-            lost._parking.finish(patiently=False)
+            lost._parking.finish(publish_until_accepted=False)
             self._acknowledged.learn(lost._acknowledged, lost._settlements.recent)
         return ()
 
@@ -289,11 +292,11 @@ class AmqpConsumer(Consumer):
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         self._check()
-        return self._link.fileno()
+        return self._connection.fileno()
 
     def _wake(self) -> None:
         if self._ready or self._ended:
-            self._link.nudge(self._channel_id)
+            self._connection.nudge(self._channel_id)
 
     # ------------------------------------------------------------ out
 
@@ -309,7 +312,7 @@ class AmqpConsumer(Consumer):
         if self._parking:
             self._park()
         if self._settlements.pending:
-            self._link.write(self._settlements.frames(self._channel_id))
+            self._connection.write(self._settlements.frames(self._channel_id))
 
     def _park(self) -> None:
         self._parking.exchange()
@@ -357,13 +360,13 @@ class AmqpConsumer(Consumer):
     def _send_qos(self) -> None:
         whole_channel = not self._mode.per_consumer
         self._told = self._allowed if whole_channel else self._limit
-        self._link.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, self._told, whole_channel)))
+        self._connection.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, self._told, whole_channel)))
 
     def _limit_each(self) -> None:
         """Limit every consumer by itself; the ones there are make way for new ones, which alone obey a new limit."""
         if not self._mode.per_consumer:
             # Back to no limit for the channel, or quorum queues are refused on it.
-            self._link.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, 0, True)))
+            self._connection.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, 0, True)))
             self._mode.per_consumer = True
         elif self._begun_with and self._limit and self._begun_with / 2 <= self._limit <= self._begun_with * 2:
             # What the old consumer was given does not count for the new one: to change often would hoard.
@@ -373,9 +376,9 @@ class AmqpConsumer(Consumer):
         for source in list(self._current.values()):
             # The new one first: a queue that deletes itself with its last consumer must have one throughout.
             if not source.cancelled:
-                self._link.write(self._consume_frame(self._new_source(source.queue)) + self._cancel_frame(source))
+                self._connection.write(self._consume_frame(self._new_source(source.queue)) + self._cancel_frame(source))
 
-    def _consume_frame(self, source: Source) -> bytes:
+    def _consume_frame(self, source: BrokerConsumer) -> bytes:
         arguments = (
             b"\x00\x00"
             + short_string(source.name)
@@ -390,14 +393,14 @@ class AmqpConsumer(Consumer):
     def heartbeat(self) -> None:
         """Send a heartbeat; raises `ConnectionLost` when the broker's have stayed away for two intervals."""
         self._check()
-        link = self._link
-        if not link.heartbeat:
+        connection = self._connection
+        if not connection.heartbeat:
             return
         try:
-            link.send_heartbeat()
-            silence = monotonic() - link.last_received
+            connection.send_heartbeat()
+            silence = monotonic() - connection.last_received
             # What lies unread was sent by a living broker; it is left for `fetch`, or its wake-up would be lost.
-            if silence > 2 * link.heartbeat and not link.readable():
+            if silence > 2 * connection.heartbeat and not connection.readable():
                 raise TimeoutError(f"no heartbeat for {silence:.0f} s")
         except LOST as error:
             self._fail(error)
@@ -407,21 +410,23 @@ class AmqpConsumer(Consumer):
         if not self._dead:
             self._dead = True
             try:
-                self._parking.finish(patiently=True)
+                self._parking.finish(publish_until_accepted=True)
                 self._settle()
             except LOST as error:
                 self._broken = True
-                logger.warning("Settlements could not be sent before closing: %s", lost(self._link.address, error))
+                logger.warning(
+                    "Settlements could not be sent before closing: %s", lost(self._connection.address, error)
+                )
         if self._broken:
-            self._link.abandon()
+            self._connection.abandon()
         else:
-            self._link.goodbye()
+            self._connection.goodbye()
         # It leads back there; what is still on loan cannot be parked any more.
         self._settlements.parking = None
 
     def _check(self) -> None:
         if self._dead:
-            raise ConnectionLost(f"the connection to {self._link.address.display} is closed")
+            raise ConnectionLost(f"the connection to {self._connection.address.display} is closed")
 
     def _fail(self, error: BaseException) -> NoReturn:
         self._dead = True
@@ -430,4 +435,4 @@ class AmqpConsumer(Consumer):
             raise error
         if getattr(error, "reply_code", None) == _NOT_IMPLEMENTED and "global" in str(error):
             self._mode.per_consumer = True
-        raise lost(self._link.address, error) from error
+        raise lost(self._connection.address, error) from error

@@ -24,7 +24,7 @@ from urllib.parse import quote
 from amqp import Channel
 
 from framework.api.transport import Queue
-from framework_transports.amqp.connection import Link
+from framework_transports.amqp.connection import AmqpConnection
 from framework_transports.amqp.topology import Declarer
 
 #: What every exchange's name begins with, and the name of the last one.
@@ -104,8 +104,8 @@ def brought_back(headers: dict[str, Any], name: str) -> tuple[str, str]:
 class Levels:
     """Declares what is missing, on one link; what it has declared it takes to be there."""
 
-    def __init__(self, link: Link) -> None:
-        self._declarer = Declarer(link)
+    def __init__(self, connection: AmqpConnection) -> None:
+        self._declarer = Declarer(connection)
         #: For each queue, how many levels there are, from the lowest on.
         self._made: dict[str, int] = {}
 

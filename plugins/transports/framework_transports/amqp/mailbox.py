@@ -17,7 +17,7 @@ from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Outgoing, Payload
 from framework_transports.amqp.codec import MALFORMED, read_content_header
-from framework_transports.amqp.connection import LOST, ChannelClosed, Delivered, Link, lost
+from framework_transports.amqp.connection import LOST, AmqpConnection, ChannelClosed, Delivered, lost
 from framework_transports.amqp.producer import encode
 from framework_transports.amqp.topology import Declarer, explained
 
@@ -25,23 +25,23 @@ from framework_transports.amqp.topology import Declarer, explained
 class AmqpMailbox(Mailbox):
     """Fan-out over one connection."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, connection: AmqpConnection) -> None:
+        self._connection = connection
         self._dead = False
         #: The connection itself is gone: nobody to say goodbye to.
         self._broken = False
         self._inbox: deque[tuple[str, Payload]] = deque()
         self._known: set[str] = set()
         self._sender: Channel | None = None
-        link.on_delivery = self._arrived
-        link.on_cancel = self._cancelled_by_broker
-        link.on_channel_closed = self._channel_closed
+        connection.on_delivery = self._arrived
+        connection.on_cancel = self._cancelled_by_broker
+        connection.on_channel_closed = self._channel_closed
         try:
-            self._channel = link.open_channel()
+            self._channel = connection.open_channel()
         except (*LOST, ChannelClosed) as error:
-            link.abandon()
+            connection.abandon()
             raise self._lost(error) from error
-        self._declarer = Declarer(link)
+        self._declarer = Declarer(connection)
 
     def subscribe(self, queue: Queue) -> None:
         """Declare `queue`, bind it, and receive what comes in. Raises `TransportError` when it is another's."""
@@ -61,7 +61,7 @@ class AmqpMailbox(Mailbox):
         """Return what has arrived, without blocking."""
         self._check()
         try:
-            while self._link.advance():
+            while self._connection.advance():
                 pass
         except (*LOST, ChannelClosed) as error:
             raise self._lost(error) from error
@@ -76,8 +76,10 @@ class AmqpMailbox(Mailbox):
             wanted = [message for message in messages if self._has_listeners(message)]
             if wanted:
                 if self._sender is None:
-                    self._sender = self._link.open_channel()
-                self._link.write(encode(wanted, self._sender.channel_id, self._link.frame_max, mandatory=False))
+                    self._sender = self._connection.open_channel()
+                self._connection.write(
+                    encode(wanted, self._sender.channel_id, self._connection.frame_max, mandatory=False)
+                )
             self._wake()
         except (*LOST, ChannelClosed) as error:
             raise self._lost(error) from error
@@ -86,7 +88,7 @@ class AmqpMailbox(Mailbox):
         name = message.exchange
         if not name or name in self._known:
             return True
-        if self._link.blocked:
+        if self._connection.blocked:
             return False  # it would not answer the question either
         if not self._declarer.has_exchange(name):
             if message.exchange_type != "topic":
@@ -99,20 +101,20 @@ class AmqpMailbox(Mailbox):
     @property
     def congested(self) -> bool:
         """The broker is short of memory or disk and takes nothing: writing on would fill the socket, and then block."""
-        return bool(self._link.blocked)
+        return bool(self._connection.blocked)
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
         self._check()
-        return self._link.fileno()
+        return self._connection.fileno()
 
     def close(self) -> None:
         """Disconnect; exclusive queues go with the connection."""
         self._dead = True
         if self._broken:
-            self._link.abandon()
+            self._connection.abandon()
         else:
-            self._link.goodbye()
+            self._connection.goodbye()
 
     def _arrived(self, item: Delivered) -> None:
         _, _, redelivered, exchange, routing_key, raw, body = item
@@ -141,13 +143,13 @@ class AmqpMailbox(Mailbox):
 
     def _wake(self) -> None:
         if self._inbox:
-            self._link.nudge(self._channel.channel_id)
+            self._connection.nudge(self._channel.channel_id)
 
     def _check(self) -> None:
         if self._dead:
-            raise ConnectionLost(f"the connection to {self._link.address.display} is closed")
+            raise ConnectionLost(f"the connection to {self._connection.address.display} is closed")
 
     def _lost(self, error: BaseException) -> ConnectionLost:
         self._dead = True
         self._broken = isinstance(error, LOST)
-        return lost(self._link.address, error)
+        return lost(self._connection.address, error)

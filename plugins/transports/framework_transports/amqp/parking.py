@@ -26,7 +26,7 @@ from framework.exceptions import ConnectionLost
 from framework.message import Payload
 from framework_transports.amqp.acknowledged import Mark, mark_of
 from framework_transports.amqp.codec import publish_frames, write_properties
-from framework_transports.amqp.connection import LOST, ChannelClosed, Link, Returned
+from framework_transports.amqp.connection import LOST, AmqpConnection, ChannelClosed, Returned
 from framework_transports.amqp.connector import Connector
 from framework_transports.amqp.levels import Levels, can_wait, exchange_of, parked_headers, routing_key, units
 from framework_transports.amqp.settlements import Settlements
@@ -49,14 +49,14 @@ _LATE: Final = 1.0
 _LEFT_OUT: Final = ("delivery_info", "delivery_mode", "expiration", "user_id")
 
 
-class Parking:
+class AmqpParking:
     """Parks what one consumer has on loan."""
 
     def __init__(self, connector: Connector, settlements: Settlements) -> None:
         self._connector = connector
         self._settlements = settlements
         self._queues: dict[str, Queue] = {}
-        self._link: Link | None = None
+        self._connection: AmqpConnection | None = None
         self._levels: Levels | None = None
         self._channel = 0
         self._sequence = 0
@@ -86,12 +86,12 @@ class Parking:
             return False
         count = units(until - time())
         try:
-            link, levels = self._open()
-            if link.blocked:
+            connection, levels = self._open()
+            if connection.blocked:
                 return False
             if levels.make(name, count):
                 self._firm_at = monotonic() + FIRM_AFTER
-            frames = self._encode(link, payload, name, count)
+            frames = self._encode(connection, payload, name, count)
         except ConnectionLost as error:
             self._rest(error)
             return False
@@ -107,45 +107,47 @@ class Parking:
         self._pace = _SOON
         return True
 
-    def _open(self) -> tuple[Link, Levels]:
-        link, levels = self._link, self._levels
-        if link is not None and levels is not None:
+    def _open(self) -> tuple[AmqpConnection, Levels]:
+        connection, levels = self._connection, self._levels
+        if connection is not None and levels is not None:
             # Blocked or closed meanwhile, it says so here and not in the middle of a declaration.
-            link.advance()
-            return link, levels
-        self._link = link = self._connector.connect("parking")
-        link.answer_timeout = _ANSWER
-        channel = link.open_channel()
+            connection.advance()
+            return connection, levels
+        self._connection = connection = self._connector.connect("parking")
+        connection.answer_timeout = _ANSWER
+        channel = connection.open_channel()
         channel.confirm_select()
         self._channel = int(channel.channel_id)
         self._sequence = 0
-        link.on_confirm = self._confirmed
-        link.on_return = self._came_back
-        self._levels = levels = Levels(link)
-        return link, levels
+        connection.on_confirm = self._confirmed
+        connection.on_return = self._came_back
+        self._levels = levels = Levels(connection)
+        return connection, levels
 
-    def _encode(self, link: Link, payload: tuple[Any, ...], name: str, count: int) -> bytes:
+    def _encode(self, connection: AmqpConnection, payload: tuple[Any, ...], name: str, count: int) -> bytes:
         headers, properties, content_type, content_encoding, body = payload
         kept = {key: value for key, value in properties.items() if key not in _LEFT_OUT}
         written = write_properties(parked_headers(headers, properties), content_type, content_encoding, 2, kept)
         key = routing_key(count, name)
-        return publish_frames(self._channel, exchange_of(count), key, written, body, link.frame_max, mandatory=True)
+        return publish_frames(
+            self._channel, exchange_of(count), key, written, body, connection.frame_max, mandatory=True
+        )
 
     # ------------------------------------------------------------ confirmations
 
     def exchange(self) -> None:
         """Publish what was taken, and settle the originals of what has been confirmed."""
-        link = self._link
-        if link is None:
+        connection = self._connection
+        if connection is None:
             return
         before = len(self._waiting)
         try:
             if self._frames:
                 frames, self._frames = self._frames, []
-                link.write_while_reading(b"".join(frames))
-            while link.advance():
+                connection.write_while_reading(b"".join(frames))
+            while connection.advance():
                 pass
-            self._acknowledge(link)
+            self._acknowledge(connection)
         except (*LOST, ChannelClosed) as error:
             self._give_up(error)
         self._pace = _SOON if len(self._waiting) < before else min(2 * self._pace, _LATE)
@@ -168,12 +170,12 @@ class Parking:
         if nacked:
             self._rest(RuntimeError("it could not store them"))
 
-    def _acknowledge(self, link: Link) -> None:
+    def _acknowledge(self, connection: AmqpConnection) -> None:
         if not self._young or monotonic() < self._firm_at:
             return
-        if link.last_received < self._firm_at:
+        if connection.last_received < self._firm_at:
             # That the time is over says nothing: is the broker still the one that confirmed?
-            link.nudge(self._channel)
+            connection.nudge(self._channel)
             return
         for tag, mark in self._young:
             self._settlements.ack(tag)
@@ -185,31 +187,35 @@ class Parking:
 
     # ------------------------------------------------------------ the end
 
-    def finish(self, *, patiently: bool) -> None:
+    def finish(self, *, publish_until_accepted: bool) -> None:
         """Wait for the confirmations that are still to come, and disconnect; harmless when that is done.
 
-        `patiently`: wait, too, until everything is sure to be kept.
+        `publish_until_accepted`: wait, too, until everything is sure to be kept.
         """
         # Nobody parks any more, so nobody needs to hear of a broker that is away.
         self._rest_until = math.inf
         self.exchange()
         until = monotonic() + _PATIENCE
-        while (self._waiting or (patiently and self._young)) and self._link is not None and monotonic() < until:
+        while (
+            (self._waiting or (publish_until_accepted and self._young))
+            and self._connection is not None
+            and monotonic() < until
+        ):
             wait = (self.ask_at or 0.0) - monotonic()
             try:
-                self._link.receive(max(_SOON, min(wait, _PATIENCE)))
+                self._connection.receive(max(_SOON, min(wait, _PATIENCE)))
             except LOST as error:
                 self._give_up(error)
             self.exchange()
-        link, self._link = self._link, None
-        if link is not None:
-            link.goodbye()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.goodbye()
 
     def _give_up(self, error: BaseException) -> None:
         """Begin anew: nobody knows what has become of what was not confirmed, so its originals go back."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.abandon()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
         for tag, _ in (*self._waiting.values(), *self._young):
             self._settlements.reject(tag, True)
         self._waiting.clear()

@@ -21,9 +21,9 @@ from framework.api.transport import Producer, Queue
 from framework.exceptions import ConnectionLost, PublishRefused, TransportError
 from framework.message import Outgoing
 from framework_transports.amqp.codec import publish_frames, write_properties
-from framework_transports.amqp.connection import LOST, ChannelClosed, Link, Returned, lost
+from framework_transports.amqp.connection import LOST, AmqpConnection, ChannelClosed, Returned, lost
 from framework_transports.amqp.connector import Connector
-from framework_transports.amqp.session import Session
+from framework_transports.amqp.session import AmqpSession
 from framework_transports.amqp.topology import Declarer
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ class AmqpProducer(Producer):
 
     def __init__(self, connector: Connector, options: ProducerOptions) -> None:
         self._options = options
-        self._session = Session(connector, "producer")
+        self._session = AmqpSession(connector, "producer")
         self._channel: Channel | None = None
         self._declarer: Declarer | None = None
         #: Sequence number of the last message on this channel, as the broker counts.
@@ -55,18 +55,18 @@ class AmqpProducer(Producer):
         self._returned: list[Returned] = []
         # Connecting here, not at the first message: whoever asked for a producer wants to know now.
         with self._session.lock():
-            self._session.link(self._opened)
+            self._session.connection(self._opened)
 
-    def _opened(self, link: Link) -> None:
+    def _opened(self, connection: AmqpConnection) -> None:
         try:
-            self._channel = channel = link.open_channel()
+            self._channel = channel = connection.open_channel()
             if self._options.confirm_publish:
                 channel.confirm_select()
         except (*LOST, ChannelClosed) as error:
-            raise lost(link.address, error) from error
-        link.on_confirm = self._confirmed
-        link.on_return = self._came_back
-        self._declarer = Declarer(link)
+            raise lost(connection.address, error) from error
+        connection.on_confirm = self._confirmed
+        connection.on_return = self._came_back
+        self._declarer = Declarer(connection)
         self._sequence = 0
         self._floor = 1
         self._unconfirmed = set()
@@ -76,61 +76,61 @@ class AmqpProducer(Producer):
         if not messages:
             return
         with self._session.lock():
-            link = self._session.link(self._opened)
+            connection = self._session.connection(self._opened)
             self._report_late_returns()
-            frames = self._encode(link, messages)
+            frames = self._encode(connection, messages)
             try:
-                self._await_unblocked(link)
+                self._await_unblocked(connection)
                 self._nacked = set()
                 if self._options.confirm_publish:
                     first = self._sequence + 1
                     self._sequence += len(messages)
                     self._unconfirmed = set(range(first, self._sequence + 1))
                     self._floor = first
-                link.write_while_reading(frames)
+                connection.write_while_reading(frames)
                 if self._options.confirm_publish:
-                    self._await_confirms(link)
+                    self._await_confirms(connection)
             except ChannelClosed as closed:
                 self._session.drop()
                 raise PublishRefused(_refusal(closed, messages)) from closed
             except LOST as error:
                 self._session.drop()
-                raise lost(link.address, error) from error
+                raise lost(connection.address, error) from error
             if self._options.confirm_publish:
                 self._raise_refusals(messages)
 
-    def _encode(self, link: Link, messages: Sequence[Outgoing]) -> bytes:
+    def _encode(self, connection: AmqpConnection, messages: Sequence[Outgoing]) -> bytes:
         channel = self._channel
         if channel is None or channel.channel_id is None:
-            raise ConnectionLost(f"the connection to {link.address.display} is lost")
-        return encode(messages, channel.channel_id, link.frame_max, mandatory=True)
+            raise ConnectionLost(f"the connection to {connection.address.display} is lost")
+        return encode(messages, channel.channel_id, connection.frame_max, mandatory=True)
 
-    def _await_unblocked(self, link: Link) -> None:
-        if not link.blocked:
+    def _await_unblocked(self, connection: AmqpConnection) -> None:
+        if not connection.blocked:
             return
         until = monotonic() + self._options.blocked_timeout
-        while link.blocked:
+        while connection.blocked:
             left = until - monotonic()
-            if left > 0 and link.receive(left):
-                link.advance()
+            if left > 0 and connection.receive(left):
+                connection.advance()
             elif left <= 0:
                 raise PublishRefused(
-                    f"{link.address.display} takes no messages ({link.blocked}); "
+                    f"{connection.address.display} takes no messages ({connection.blocked}); "
                     f"waited {self._options.blocked_timeout:g} s, see its alarms"
                 )
 
-    def _await_confirms(self, link: Link) -> None:
+    def _await_confirms(self, connection: AmqpConnection) -> None:
         until = monotonic() + self._options.confirm_timeout
         while self._unconfirmed:
             # Blocked after we had sent: it will take the messages, or not, when it is well again. That is not known,
             # so it is no refusal.
-            if link.blocked:
-                until = min(until, link.blocked_at + self._options.blocked_timeout)
+            if connection.blocked:
+                until = min(until, connection.blocked_at + self._options.blocked_timeout)
             left = until - monotonic()
-            if left <= 0 or not (link.receive(left) or link.blocked):
-                why = f"; the broker takes no messages ({link.blocked})" if link.blocked else ""
+            if left <= 0 or not (connection.receive(left) or connection.blocked):
+                why = f"; the broker takes no messages ({connection.blocked})" if connection.blocked else ""
                 raise TimeoutError(f"{len(self._unconfirmed)} messages were not confirmed in time{why}")
-            link.take_frames()
+            connection.take_frames()
 
     def _confirmed(self, tag: int, multiple: bool, nacked: bool) -> None:
         pending = self._unconfirmed
@@ -177,16 +177,16 @@ class AmqpProducer(Producer):
     def declare(self, queues: Iterable[Queue]) -> None:
         """Create exchanges, queues and bindings that do not exist."""
         with self._session.lock():
-            link = self._session.link(self._opened)
+            connection = self._session.connection(self._opened)
             declarer = self._declarer
             if declarer is None:
-                raise ConnectionLost(f"the connection to {link.address.display} is lost")
+                raise ConnectionLost(f"the connection to {connection.address.display} is lost")
             try:
                 for queue in queues:
                     declarer.declare(queue)
             except LOST as error:
                 self._session.drop()
-                raise lost(link.address, error) from error
+                raise lost(connection.address, error) from error
             except ChannelClosed as closed:
                 raise TransportError(f"the broker refused a declaration: {closed.text}") from closed
 

@@ -10,11 +10,11 @@ import os
 import threading
 from collections.abc import Callable
 
-from framework_transports.amqp.connection import LOST, ChannelClosed, Link
+from framework_transports.amqp.connection import LOST, AmqpConnection, ChannelClosed
 from framework_transports.amqp.connector import Connector
 
 
-class Session:
+class AmqpSession:
     """Holds a link; all methods but `lock` and `close` are called with the lock held."""
 
     def __init__(self, connector: Connector, role: str) -> None:
@@ -22,7 +22,7 @@ class Session:
         self._role = role
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._link: Link | None = None
+        self._connection: AmqpConnection | None = None
 
     def lock(self) -> threading.Lock:
         """Return the lock to hold; in a forked child a new one, since another thread of the parent may hold the old."""
@@ -32,35 +32,35 @@ class Session:
             self.drop()
         return self._lock
 
-    def link(self, on_open: Callable[[Link], None]) -> Link:
+    def connection(self, on_open: Callable[[AmqpConnection], None]) -> AmqpConnection:
         """Return a link that was alive a moment ago; `on_open` is given it when it is new. Raises `ConnectionLost`."""
-        link = self._link
-        if link is not None:
+        connection = self._connection
+        if connection is not None:
             try:
                 # Idle for long, it may have been closed by the broker or something between: that is to be read by now.
-                link.advance()
+                connection.advance()
             except (*LOST, ChannelClosed):
                 self.drop()
             else:
-                return link
-        link = self.connector.connect(self._role)
+                return connection
+        connection = self.connector.connect(self._role)
         try:
-            on_open(link)
+            on_open(connection)
         except BaseException:  # undone and raised again
-            link.abandon()
+            connection.abandon()
             raise
-        self._link = link
-        return link
+        self._connection = connection
+        return connection
 
     def drop(self) -> None:
         """Forget a link that is dead or not ours."""
-        link, self._link = self._link, None
-        if link is not None:
-            link.abandon()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abandon()
 
     def close(self) -> None:
         """Close the link; harmless when closed. The session may be used again."""
         with self.lock():
-            link, self._link = self._link, None
-            if link is not None:
-                link.goodbye()
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.goodbye()

@@ -17,7 +17,7 @@ from framework_transports.amqp.acknowledged import Mark
 from framework_transports.amqp.codec import reject_frame, settle_frame
 
 if TYPE_CHECKING:
-    from framework_transports.amqp.parking import Parking
+    from framework_transports.amqp.parking import AmqpParking
 
 #: So many acks may be on their way when the connection breaks.
 _RECENT: Final = 2048
@@ -38,7 +38,7 @@ class Settlements:
         #: Marks of what was acknowledged last; the broker may not have heard of it.
         self.recent: deque[Mark] = deque(maxlen=_RECENT)
         #: Parks what is on loan; None: nobody does.
-        self.parking: Parking | None = None
+        self.parking: AmqpParking | None = None
 
     def __len__(self) -> int:
         """Return how many messages are on loan."""

@@ -16,7 +16,7 @@ from amqp import Channel
 
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import TransportError
-from framework_transports.amqp.connection import ChannelClosed, Link
+from framework_transports.amqp.connection import AmqpConnection, ChannelClosed
 
 NOT_FOUND: Final = 404
 _ACCESS_REFUSED: Final = 403
@@ -57,14 +57,14 @@ def counts_on_queue(queue: Queue) -> bool:
 class Declarer:
     """Declares on one link."""
 
-    def __init__(self, link: Link) -> None:
-        self._link = link
+    def __init__(self, connection: AmqpConnection) -> None:
+        self._connection = connection
         self._channel: Channel | None = None
 
     def run(self, request: Callable[[Channel], T]) -> T:
         """Do `request` on the channel for declarations. Raises `ChannelClosed`; the next call has a new channel."""
         if self._channel is None:
-            self._channel = self._link.open_channel()
+            self._channel = self._connection.open_channel()
         try:
             return request(self._channel)
         except ChannelClosed as closed:

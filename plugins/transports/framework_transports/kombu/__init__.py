@@ -17,7 +17,7 @@ import msgspec
 
 from framework.api.transport import Consumer, Producer, Queue, Transport, TransportTraits
 from framework.exceptions import ConnectionLost, TransportError
-from framework_transports.kombu.broker import Broker, without_password
+from framework_transports.kombu.broker import KombuBroker, without_password
 from framework_transports.kombu.consumer import KombuConsumer
 from framework_transports.kombu.producer import KombuProducer
 
@@ -42,15 +42,15 @@ class KombuTransport(Transport):
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         super().__init__(url, options, settings)
         self._lock = threading.Lock()
-        self._admin: Broker | None = None
+        self._admin: KombuBroker | None = None
 
     @property
     def display_url(self) -> str:
         """The URL for people: no password."""
         return without_password(self.url)
 
-    def _connect(self) -> Broker:
-        return Broker(self.url, self.options.transport_options, self.settings)
+    def _connect(self) -> KombuBroker:
+        return KombuBroker(self.url, self.options.transport_options, self.settings)
 
     def producer(self) -> Producer:
         """Connect and return a producer. Raises `ConnectionLost`."""
@@ -66,7 +66,7 @@ class KombuTransport(Transport):
             return {queue.name: self._size(broker, queue.name) for queue in queues}
 
     @staticmethod
-    def _size(broker: Broker, name: str) -> int | None:
+    def _size(broker: KombuBroker, name: str) -> int | None:
         try:
             with broker.errors():
                 return int(broker.channel.queue_declare(name, passive=True).message_count)
@@ -81,7 +81,7 @@ class KombuTransport(Transport):
             return int(broker.channel.queue_purge(queue.name) or 0)
 
     @contextmanager
-    def _asking(self) -> Iterator[Broker]:
+    def _asking(self) -> Iterator[KombuBroker]:
         with self._lock:
             if self._admin is None:
                 self._admin = self._connect()

@@ -23,7 +23,7 @@ def without_password(urls: str) -> str:
     return ";".join(str(maybe_sanitize_url(part.strip())) for part in urls.split(";"))
 
 
-class Broker:
+class KombuBroker:
     """One connection of kombu's, and what its errors mean."""
 
     def __init__(self, url: str, transport_options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The consumer: asks each queue in turn, and has its `Ticker` wake the loop for the next round."""
+"""The consumer: asks each queue in turn, and has its `PollTimer` wake the loop for the next round."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
 from framework.message import JSON, UTF8, Payload
-from framework_transports.kombu.broker import Broker
-from framework_transports.kombu.ticker import Ticker
+from framework_transports.kombu.broker import KombuBroker
+from framework_transports.kombu.poll_timer import PollTimer
 
 
 class KombuDelivery(Delivery):
@@ -44,14 +44,14 @@ class KombuDelivery(Delivery):
 class KombuConsumer(Consumer):
     """Asks each queue in turn."""
 
-    def __init__(self, broker: Broker, polling_interval: float) -> None:
+    def __init__(self, broker: KombuBroker, polling_interval: float) -> None:
         self._broker = broker
         self._dead = False
         self._queues: deque[Queue] = deque()
         self._pending: list[tuple[Any, str]] = []
         #: On loan, by identity: kombu's messages are not all hashable.
         self._loans: dict[int, Any] = {}
-        self._ticker = Ticker(polling_interval)
+        self._ticker = PollTimer(polling_interval)
 
     def add_queue(self, queue: Queue) -> None:
         """Declare `queue` and consume from it too."""

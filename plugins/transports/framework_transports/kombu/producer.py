@@ -11,17 +11,17 @@ from typing import Any
 from framework.api.transport import Producer, Queue
 from framework.exceptions import ConnectionLost, PublishRefused
 from framework.message import Outgoing
-from framework_transports.kombu.broker import Broker, library
+from framework_transports.kombu.broker import KombuBroker, library
 
 
 class KombuProducer(Producer):
     """Publishes through kombu; thread-safe, fork-safe."""
 
-    def __init__(self, connect: Callable[[], Broker]) -> None:
+    def __init__(self, connect: Callable[[], KombuBroker]) -> None:
         self._connect = connect
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._broker: Broker | None = connect()
+        self._broker: KombuBroker | None = connect()
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish all of `messages`, one after another: kombu knows no batches."""
@@ -54,7 +54,7 @@ class KombuProducer(Producer):
                 broker.declare(queue)
 
     @contextmanager
-    def _held(self) -> Iterator[Broker]:
+    def _held(self) -> Iterator[KombuBroker]:
         if self._pid != os.getpid():
             # The parent's connection and lock are the parent's.
             self._pid, self._lock, self._broker = os.getpid(), threading.Lock(), None

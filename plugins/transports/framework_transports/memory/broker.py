@@ -36,7 +36,7 @@ class Waiting(NamedTuple):
     envelope: bytes
 
 
-class Broker:
+class MemoryBroker:
     """Everything, under one lock. Subscribers are held weakly: one that was merely dropped is gone."""
 
     def __init__(self) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import mark_redelivered
-from framework_transports.memory.broker import Broker, Waiting
+from framework_transports.memory.broker import MemoryBroker, Waiting
 from framework_transports.memory.signal import Signal
 
 
@@ -62,8 +62,8 @@ class MemoryConsumer(Consumer):
     #: Nothing has to be renewed; see `flush`.
     heartbeat_interval = 1.0
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker: Broker | None = broker
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker: MemoryBroker | None = broker
         self.names: list[str] = []
         self.armed = False
         self.signal = Signal()
@@ -77,7 +77,7 @@ class MemoryConsumer(Consumer):
         with broker.lock:
             broker.consumers.add(self)
 
-    def _open(self) -> Broker:
+    def _open(self) -> MemoryBroker:
         if self._broker is None:
             raise ConnectionLost("this consumer is closed")
         return self._broker
@@ -131,7 +131,7 @@ class MemoryConsumer(Consumer):
             self._settle(broker)
             return [self._lend(*found) for found in broker.recall(self.names, keys)]
 
-    def _choose(self, broker: Broker, taken: dict[str, int]) -> str | None:
+    def _choose(self, broker: MemoryBroker, taken: dict[str, int]) -> str | None:
         """Return the queue to take from: by priority, then by turns, beginning with another queue each time."""
         best: tuple[int, int, int, str] | None = None
         for number, name in enumerate(self.names):
@@ -142,7 +142,7 @@ class MemoryConsumer(Consumer):
                     best = rank
         return None if best is None else best[3]
 
-    def _settle(self, broker: Broker) -> None:
+    def _settle(self, broker: MemoryBroker) -> None:
         settled, self.settled = self.settled, []
         back = {}
         for number, counted in settled:
@@ -154,14 +154,14 @@ class MemoryConsumer(Consumer):
         if self.parks:
             self._park(broker)
 
-    def _park(self, broker: Broker) -> None:
+    def _park(self, broker: MemoryBroker) -> None:
         parks, self.parks = self.parks, []
         for number, until, key in parks:
             loan = self._loans.pop(number, None)
             if loan is not None:
                 broker.park(*loan, until, key)
 
-    def _put_back(self, broker: Broker, loans: Mapping[int, tuple[str, Waiting]]) -> None:
+    def _put_back(self, broker: MemoryBroker, loans: Mapping[int, tuple[str, Waiting]]) -> None:
         for name, waiting in loans.values():
             if name in broker.queues:
                 heapq.heappush(broker.queues[name], waiting)

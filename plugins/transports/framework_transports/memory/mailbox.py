@@ -8,22 +8,22 @@ from collections.abc import Sequence
 from framework.api.transport import Mailbox, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Outgoing, Payload
-from framework_transports.memory.broker import Broker
+from framework_transports.memory.broker import MemoryBroker
 from framework_transports.memory.signal import Signal
 
 
 class MemoryMailbox(Mailbox):
     """Fan-out inside this process."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker: Broker | None = broker
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker: MemoryBroker | None = broker
         self.subscriptions: list[Queue] = []
         self.arrived: deque[tuple[str, Payload]] = deque()
         self.signal = Signal()
         with broker.lock:
             broker.mailboxes.add(self)
 
-    def _open(self) -> Broker:
+    def _open(self) -> MemoryBroker:
         if self._broker is None:
             raise ConnectionLost("this mailbox is closed")
         return self._broker

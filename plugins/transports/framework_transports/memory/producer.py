@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from framework.api.transport import Producer, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Outgoing
-from framework_transports.memory.broker import Broker
+from framework_transports.memory.broker import MemoryBroker
 
 
 class MemoryProducer(Producer):
     """Publishes into the broker of this process."""
 
-    def __init__(self, broker: Broker) -> None:
-        self._broker: Broker | None = broker
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker: MemoryBroker | None = broker
 
-    def _open(self) -> Broker:
+    def _open(self) -> MemoryBroker:
         if self._broker is None:
             raise ConnectionLost("this producer is closed")
         return self._broker

@@ -11,13 +11,13 @@ import msgspec
 
 from framework.api.transport import Queue, Transport, TransportTraits
 from framework_drivers.masking import masked
-from framework_transports.memory.broker import Broker
+from framework_transports.memory.broker import MemoryBroker
 from framework_transports.memory.consumer import MemoryConsumer
 from framework_transports.memory.mailbox import MemoryMailbox
 from framework_transports.memory.producer import MemoryProducer
 
 #: The brokers of this process by URL; weak: each lives as long as a transport or a face of it.
-_brokers: Final[weakref.WeakValueDictionary[str, Broker]] = weakref.WeakValueDictionary()
+_brokers: Final[weakref.WeakValueDictionary[str, MemoryBroker]] = weakref.WeakValueDictionary()
 _brokers_lock: Final = threading.Lock()
 
 
@@ -31,7 +31,7 @@ class MemoryTransport(Transport):
         with _brokers_lock:
             broker = _brokers.get(url)
             if broker is None:
-                broker = _brokers[url] = Broker()
+                broker = _brokers[url] = MemoryBroker()
         self._broker = broker
 
     @property

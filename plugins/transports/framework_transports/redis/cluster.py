@@ -18,14 +18,14 @@ import msgspec
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import TransportError
 from framework.message import Outgoing
-from framework_drivers.redis.cluster import ClusterLink
-from framework_drivers.redis.resp import Link, LinkSettings
-from framework_drivers.redis.url import Address
+from framework_drivers.redis.cluster import RedisClusterConnection
+from framework_drivers.redis.resp import RedisConnection, RedisConnectionSettings
+from framework_drivers.redis.url import RedisAddress
 from framework_transports.redis.consumer import RedisConsumer
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.mailbox import RedisMailbox
 from framework_transports.redis.options import RedisOptions
-from framework_transports.redis.router import Router
+from framework_transports.redis.router import RedisRouter
 
 #: Seconds between two looks whether every node is there.
 _GLANCE: Final = 1.0
@@ -41,7 +41,9 @@ class _Part(RedisConsumer):
 class ClusterConsumer(Consumer):
     """Fetches from any number of queues of a cluster."""
 
-    def __init__(self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys, options: RedisOptions) -> None:
+    def __init__(
+        self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, keys: Keys, options: RedisOptions
+    ) -> None:
         self._settings = settings
         self._keys = keys
         # What Celery's workers left lies in other slots; and they know no clusters.
@@ -49,20 +51,20 @@ class ClusterConsumer(Consumer):
         # Oftener than the leases want: an epoll does not tell of a node that is gone while nobody reads from it.
         self.heartbeat_interval = min(_GLANCE, options.lease / 3)
         self._renew_at = 0.0
-        self._link = ClusterLink(addresses, settings)
-        self._router = Router(keys)
+        self._connection = RedisClusterConnection(addresses, settings)
+        self._router = RedisRouter(keys)
         self._parts: dict[str, _Part] = {}
         self._turn = 0
         try:
             self._epoll = _epoll()
         except TransportError:
-            self._link.close()
+            self._connection.close()
             raise
 
     def _part(self, name: str) -> _Part:
         part = self._parts.get(name)
         if part is None:
-            node = self._link.node_of(self._keys.lists(name)[0])
+            node = self._connection.node_of(self._keys.lists(name)[0])
             part = _Part([node], self._settings, self._keys, self._options)
             self._parts[name] = part
             self._epoll.register(part.fileno(), select.POLLIN)
@@ -72,7 +74,7 @@ class ClusterConsumer(Consumer):
         """Declare `queue` and consume from it too."""
         commands = self._router.declare([queue])
         if commands:
-            self._link.run(commands)
+            self._connection.run(commands)
         self._part(queue.name).add_queue(queue)
 
     def cancel_queue(self, name: str) -> None:
@@ -130,28 +132,28 @@ class ClusterConsumer(Consumer):
         """Settle, give back what is on loan if `requeue`, disconnect."""
         for part in self._parts.values():
             part.close(requeue=requeue)
-        self._link.close()
+        self._connection.close()
         self._epoll.close()
 
 
 class ClusterMailbox(RedisMailbox):
     """One connection that listens; it sends over others."""
 
-    def __init__(self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys) -> None:
-        self._cluster = ClusterLink(addresses, settings)
+    def __init__(self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, keys: Keys) -> None:
+        self._cluster = RedisClusterConnection(addresses, settings)
         super().__init__([self._cluster.node_of("")], settings, keys)
 
     def subscribe(self, queue: Queue) -> None:
         """Listen to `queue`; a list is watched on its own node, so one mailbox has lists of one node."""
         if not (queue.exchange.type == "fanout" and queue.exchange.name):
             node = self._cluster.node_of(self._keys.list_for(queue.name, 0))
-            current = self._link.address
+            current = self._connection.address
             if (node.host, node.port) != (current.host, current.port):
                 if self._lists or self._patterns:
                     raise TransportError(f"queue {queue.name!r} is on another node than what this mailbox listens to")
-                self._link.close()
-                self._link = Link([node], self._settings, self._on_push)
-                self._pushes = self._link.watch_keys()
+                self._connection.close()
+                self._connection = RedisConnection([node], self._settings, self._on_push)
+                self._pushes = self._connection.watch_keys()
         super().subscribe(queue)
 
     def _sending_link(self) -> Any:

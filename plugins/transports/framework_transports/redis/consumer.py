@@ -9,9 +9,10 @@
 5. `adopt` moves what a lost connection had on loan to this one, each queue's in one step. A command that the lost one
    sent and that comes late finds nothing; what it still takes comes back when the old lease lapses.
 6. A server without pushes (older than Redis 6) is asked again every `poll_interval`.
-7. Parked messages that have come due are put back by the same round trip; see `Parking`.
+7. Parked messages that have come due are put back by the same round trip; see `RedisParking`.
 
-Where a push has been swallowed while reading something else, `Link.ring` makes the descriptor readable again.
+Where a push has been swallowed while reading something else, `RedisConnection.ring` makes the descriptor readable
+again.
 """
 
 from __future__ import annotations
@@ -27,17 +28,25 @@ from typing import Any, Final, NoReturn
 
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
-from framework_drivers.redis.resp import Call, Command, Link, LinkSettings, Push, ServerError, packer
-from framework_drivers.redis.url import Address
+from framework_drivers.redis.resp import (
+    Command,
+    Push,
+    RedisConnection,
+    RedisConnectionSettings,
+    ScriptCall,
+    ServerError,
+    packer,
+)
+from framework_drivers.redis.url import RedisAddress
 from framework_transports._leases import OVERSLEPT
+from framework_transports.redis.consumed_queue import BroadcastDelivery, ConsumedQueue, RedisDelivery
 from framework_transports.redis.keys import Keys
-from framework_transports.redis.lane import BroadcastDelivery, Lane, RedisDelivery
 from framework_transports.redis.options import RedisOptions
-from framework_transports.redis.parking import Parking
+from framework_transports.redis.parking import RedisParking
 from framework_transports.redis.reaper import reap, take_over, uptime
-from framework_transports.redis.router import Router
+from framework_transports.redis.router import RedisRouter
 from framework_transports.redis.scripts import script
-from framework_transports.redis.ticker import Ticker
+from framework_transports.redis.server_timer import ServerTimer
 
 logger = logging.getLogger(__name__)
 
@@ -54,16 +63,18 @@ _GRACE: Final = 5.0
 class RedisConsumer(Consumer):
     """Fetches from any number of queues."""
 
-    def __init__(self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys, options: RedisOptions) -> None:
+    def __init__(
+        self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, keys: Keys, options: RedisOptions
+    ) -> None:
         self._keys = keys
         self._options = options
         self.heartbeat_interval = options.lease / 3
         self._lease = int(options.lease * 1000)
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        self._lanes: dict[str, Lane] = {}
+        self._consumed: dict[str, ConsumedQueue] = {}
         #: Queues no longer consumed from, whose messages may still be on loan.
-        self._retired: dict[str, Lane] = {}
-        self._order: list[Lane] = []
+        self._retired: dict[str, ConsumedQueue] = {}
+        self._order: list[ConsumedQueue] = []
         self._script_keys: list[str] = []
         self._watched: tuple[str, ...] = ()
         self._subscriptions: dict[bytes, list[str]] = {}
@@ -77,19 +88,19 @@ class RedisConsumer(Consumer):
         self._short = True
         self._renewed = self._next_take_over = monotonic()
         self._reap_from = 0.0
-        self._router = Router(keys)
+        self._router = RedisRouter(keys)
         self._pack = packer()
-        self._link = Link(addresses, settings, self._on_push)
-        self._ticker: Ticker | None = None
+        self._connection = RedisConnection(addresses, settings, self._on_push)
+        self._ticker: ServerTimer | None = None
         try:
-            self._link.load([script(name) for name in _SCRIPTS])
-            self._reap_from = monotonic() + _GRACE - min(_GRACE, uptime(self._link, _GRACE))
-            if not self._link.watch_keys():
+            self._connection.load([script(name) for name in _SCRIPTS])
+            self._reap_from = monotonic() + _GRACE - min(_GRACE, uptime(self._connection, _GRACE))
+            if not self._connection.watch_keys():
                 key = f"framework.tick.{self._id}"
-                self._ticker = Ticker(addresses, settings, key, options.poll_interval)
-            self._parking = Parking(watched=self._ticker is None)
+                self._ticker = ServerTimer(addresses, settings, key, options.poll_interval)
+            self._parking = RedisParking(watched=self._ticker is None)
         except TransportError:
-            self._link.close()
+            self._connection.close()
             raise
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
@@ -106,23 +117,23 @@ class RedisConsumer(Consumer):
             elif isinstance(delivery, BroadcastDelivery):
                 delivery.give_back = self._give_back
                 adopted.append(delivery)
-        lanes = [*lost._lanes.values(), *lost._retired.values()]
+        consumed_queues = [*lost._consumed.values(), *lost._retired.values()]
         commands: list[Command] = []
         calls: list[int] = []
-        for lane in lanes:
-            lane.lease = self._keys.lease(lane.name, lost._id)
-            new_lease = self._keys.lease(lane.name, self._id)
-            fields = [field for queue, field in wanted if queue == lane.name]
-            lane.hand_over(commands, new_lease, (lost._id, self._id, self._lease, *fields))
+        for consumed in consumed_queues:
+            consumed.lease = self._keys.lease(consumed.name, lost._id)
+            new_lease = self._keys.lease(consumed.name, self._id)
+            fields = [field for queue, field in wanted if queue == consumed.name]
+            consumed.hand_over(commands, new_lease, (lost._id, self._id, self._lease, *fields))
             calls.append(len(commands) - 1)
-            lane.lease = new_lease
+            consumed.lease = new_lease
             # Until the queue is added, if it is.
-            self._retired[lane.name] = lane
+            self._retired[consumed.name] = consumed
         replies = self._run(commands) if commands else []
-        for lane, call in zip(lanes, calls, strict=True):
-            adopted += [wanted[lane.name, field] for field in replies[call]]
+        for consumed, call in zip(consumed_queues, calls, strict=True):
+            adopted += [wanted[consumed.name, field] for field in replies[call]]
         # What it had is ours: its end must not settle it again.
-        lost._lanes, lost._retired = {}, {}
+        lost._consumed, lost._retired = {}, {}
         return adopted
 
     # ------------------------------------------------------------ queues
@@ -130,13 +141,15 @@ class RedisConsumer(Consumer):
     def add_queue(self, queue: Queue) -> None:
         """Bind `queue` and consume from it; what dead workers had on loan from it is brought back at once."""
         name = queue.name
-        if name in self._lanes or any(name in names for names in self._subscriptions.values()):
+        if name in self._consumed or any(name in names for names in self._subscriptions.values()):
             return
         if queue.exchange.type == "fanout" and queue.exchange.name:
             self._subscribe(queue)
             return
         self._declare(queue)
-        self._lanes[name] = self._retired.pop(name) if name in self._retired else Lane(name, self._keys, self._id)
+        self._consumed[name] = (
+            self._retired.pop(name) if name in self._retired else ConsumedQueue(name, self._keys, self._id)
+        )
         self._arrange()
         self.heartbeat()
 
@@ -144,11 +157,11 @@ class RedisConsumer(Consumer):
         commands = self._router.declare([queue])
         try:
             if commands:
-                self._link.run(commands)
+                self._connection.run(commands)
         except ServerError as error:
             # A full server binds nothing. A queue that is bound already can be consumed from: that makes room.
             bound = ("SISMEMBER", self._keys.bindings(queue.exchange.name), self._keys.member(queue))
-            if not (error.passing and self._link.call(*bound)):
+            if not (error.passing and self._connection.call(*bound)):
                 self._refused(error)
 
     def _subscribe(self, queue: Queue) -> None:
@@ -161,32 +174,34 @@ class RedisConsumer(Consumer):
         self._subscriptions.setdefault(pattern.encode(), []).append(queue.name)
         self._declare(queue)
         # The confirmation is a push; the answer to what follows it is proof enough.
-        self._link.send(self._pack(("PSUBSCRIBE", pattern)))
-        self._link.call("PING")
+        self._connection.send(self._pack(("PSUBSCRIBE", pattern)))
+        self._connection.call("PING")
 
     def cancel_queue(self, name: str) -> None:
         """Stop consuming from `name`; what was fetched stays on loan."""
-        lane = self._lanes.pop(name, None)
-        if lane is not None:
-            self._retired[name] = lane
+        consumed = self._consumed.pop(name, None)
+        if consumed is not None:
+            self._retired[name] = consumed
             self._arrange()
         for pattern, names in list(self._subscriptions.items()):
             if name in names:
                 names.remove(name)
                 if not names:
                     del self._subscriptions[pattern]
-                    self._link.send(self._pack(("PUNSUBSCRIBE", pattern)))
-                    self._link.call("PING")
+                    self._connection.send(self._pack(("PUNSUBSCRIBE", pattern)))
+                    self._connection.call("PING")
 
     def _arrange(self) -> None:
-        lanes = list(self._lanes.values())
+        consumed_queues = list(self._consumed.values())
         if self._options.queue_order_strategy == "sorted":
-            lanes.sort(key=lambda lane: lane.name)
-        self._order = lanes
+            consumed_queues.sort(key=lambda consumed: consumed.name)
+        self._order = consumed_queues
         self._first = 0
-        self._parking.arrange(lanes)
-        self._script_keys = [key for lane in lanes for key in (*lane.lists, lane.lease, lane.leases)]
-        self._watched = ("EXISTS", *(key for lane in lanes for key in lane.lists))
+        self._parking.arrange(consumed_queues)
+        self._script_keys = [
+            key for consumed in consumed_queues for key in (*consumed.lists, consumed.lease, consumed.leases)
+        ]
+        self._watched = ("EXISTS", *(key for consumed in consumed_queues for key in consumed.lists))
         self._quiet = False
 
     # ------------------------------------------------------------ fetching
@@ -198,7 +213,7 @@ class RedisConsumer(Consumer):
         if self._parking.pressing:
             self._quiet = False
         if self._quiet or not self._order:
-            self._link.drain()
+            self._connection.drain()
             commands = self._settlements()
             if commands:
                 self._run(commands)
@@ -238,24 +253,24 @@ class RedisConsumer(Consumer):
                 return
             watch = True
         # Others are busy with these queues: come back soon, but let the loop turn.
-        self._link.ring()
+        self._connection.ring()
 
-    def _reserve_call(self, limit: int) -> Call:
+    def _reserve_call(self, limit: int) -> ScriptCall:
         fair = self._options.queue_order_strategy == "round_robin"
         first = self._first
         if fair:
             self._first = (first + 1) % len(self._order)
         lists = len(self._order[0].lists)
         args = (self._id, limit, self._lease, self._sequence, lists, first, 1 if fair else 0)
-        return Call(script("reserve"), self._script_keys, args)
+        return ScriptCall(script("reserve"), self._script_keys, args)
 
     def _lend(self, groups: list[list[Any]], found: list[Delivery]) -> None:
         sequence = self._sequence
         for group in groups:
-            lane = self._order[group[0]]
+            consumed = self._order[group[0]]
             suffix = f":{group[1]}"
             for payload in group[2:]:
-                found.append(RedisDelivery(payload, lane, f"{sequence}{suffix}"))
+                found.append(RedisDelivery(payload, consumed, f"{sequence}{suffix}"))
                 sequence += 1
         self._sequence = sequence
 
@@ -272,38 +287,38 @@ class RedisConsumer(Consumer):
 
     def _give_back(self, delivery: BroadcastDelivery) -> None:
         self._broadcasts.appendleft(delivery)
-        self._link.ring()
+        self._connection.ring()
 
     # ------------------------------------------------------------ settling
 
     def _settlements(self) -> list[Command]:
         commands: list[Command] = []
-        if self._link.closed:
+        if self._connection.closed:
             # Left where it is, for who adopts it.
-            raise ConnectionLost(f"the connection to {self._link.address.display} is closed")
-        for lane in self._lanes.values():
-            if lane.requeues:
+            raise ConnectionLost(f"the connection to {self._connection.address.display} is closed")
+        for consumed in self._consumed.values():
+            if consumed.requeues:
                 # The server pushes what others change, not what this connection puts back, and forgets the watch.
                 self._quiet = False
                 self._pushed = True
-            if lane.parks:
+            if consumed.parks:
                 self._quiet = False
                 self._parking.stale = True
-            lane.settlements(commands)
-        for lane in self._retired.values():
-            lane.settlements(commands)
+            consumed.settlements(commands)
+        for consumed in self._retired.values():
+            consumed.settlements(commands)
         return commands
 
     def _run(self, commands: list[Command]) -> list[Any]:
         try:
-            return self._link.run(commands)
+            return self._connection.run(commands)
         except ServerError as error:
             self._refused(error)
 
     def _refused(self, error: ServerError) -> NoReturn:
         if error.passing:
             # Nothing to do but to come again: what it refused to settle is settled then.
-            self._link.close()
+            self._connection.close()
             raise ConnectionLost(str(error)) from error
         raise error
 
@@ -323,7 +338,7 @@ class RedisConsumer(Consumer):
             if found:
                 self._quiet = False
                 self._parking.stale = True
-                self._link.ring()
+                self._connection.ring()
         else:
             self._aside(commands)
         return found
@@ -335,59 +350,59 @@ class RedisConsumer(Consumer):
             replies = self._run(commands)
         else:
             # Whatever made the descriptor readable must not make the loop spin.
-            self._link.drain()
+            self._connection.drain()
         if self._pushed:
-            self._link.ring()
+            self._connection.ring()
         return replies
 
     def fileno(self) -> int:
         """Return the descriptor that turns readable when there may be something."""
-        return self._link.fileno() if self._ticker is None else self._ticker.fileno()
+        return self._connection.fileno() if self._ticker is None else self._ticker.fileno()
 
     # ------------------------------------------------------------ staying alive
 
     def heartbeat(self) -> None:
         """Renew the leases; put back what dead workers left."""
         self._pushed = False
-        lanes = [*self._lanes.values(), *self._retired.values()]
+        consumed_queues = [*self._consumed.values(), *self._retired.values()]
         silent, self._renewed = monotonic() - self._renewed, monotonic()
-        if not lanes:
+        if not consumed_queues:
             self._aside([("PING",)])
             return
-        names = [key for lane in lanes for key in (lane.lease, lane.leases)]
+        names = [key for consumed in consumed_queues for key in (consumed.lease, consumed.leases)]
         if silent > self._options.lease:
             logger.warning(OVERSLEPT, self._options.lease, silent)
-        lapsed = self._aside([Call(script("renew"), names, (self._id, self._lease))])[0]
+        lapsed = self._aside([ScriptCall(script("renew"), names, (self._id, self._lease))])[0]
         back = 0
-        for lane, consumers in zip(lanes, lapsed, strict=True):
+        for consumed, consumers in zip(consumed_queues, lapsed, strict=True):
             for consumer in consumers if monotonic() >= self._reap_from else ():
-                back += reap(self._link, self._keys, lane, consumer.decode())
+                back += reap(self._connection, self._keys, consumed, consumer.decode())
         timeout = self._options.visibility_timeout
         if timeout and monotonic() >= self._next_take_over:
             self._next_take_over = monotonic() + min(timeout, _TAKE_OVER_EVERY)
-            back += take_over(self._link, self._keys, timeout)
+            back += take_over(self._connection, self._keys, timeout)
         if back:
             # Our own changes push nothing, and a push from others may have been read on the way.
             self._quiet = False
-            self._link.ring()
+            self._connection.ring()
 
     def close(self, *, requeue: bool) -> None:
         """Settle, give back what is on loan if `requeue`, disconnect. The rest comes back when its lease lapses."""
         try:
-            if not self._link.closed and self._link.pid == os.getpid():
+            if not self._connection.closed and self._connection.pid == os.getpid():
                 commands = self._settlements()
                 if requeue:
                     commands.extend(
-                        Call(script("release"), (lane.lease, lane.leases, *lane.lists), (self._id,))
-                        for lane in (*self._lanes.values(), *self._retired.values())
+                        ScriptCall(script("release"), (consumed.lease, consumed.leases, *consumed.lists), (self._id,))
+                        for consumed in (*self._consumed.values(), *self._retired.values())
                     )
                 if commands:
-                    self._link.run(commands)
+                    self._connection.run(commands)
         except ConnectionLost as error:
             logger.debug("Messages on loan come back when their lease lapses: %s", error)
         except TransportError as error:
             logger.error("Messages on loan come back when their lease lapses: %s", error)
         finally:
-            self._link.close()
+            self._connection.close()
             if self._ticker is not None:
                 self._ticker.close()

@@ -19,10 +19,10 @@ from typing import Any, Final
 from framework.api.transport import Mailbox, Queue
 from framework.exceptions import ConnectionLost, TransportError
 from framework.message import Outgoing, Payload
-from framework_drivers.redis.resp import Command, Link, LinkSettings, Push, packer
-from framework_drivers.redis.url import Address
+from framework_drivers.redis.resp import Command, Push, RedisConnection, RedisConnectionSettings, packer
+from framework_drivers.redis.url import RedisAddress
 from framework_transports.redis.keys import Keys
-from framework_transports.redis.router import Router
+from framework_transports.redis.router import RedisRouter
 
 #: Replies read in one go.
 _PAGE: Final = 1000
@@ -35,11 +35,11 @@ _UNANSWERED_MAX: Final = 16
 class RedisMailbox(Mailbox):
     """One connection that listens, and usually sends too."""
 
-    def __init__(self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys) -> None:
+    def __init__(self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, keys: Keys) -> None:
         self._addresses = addresses
         self._settings = settings
         self._keys = keys
-        self._router = Router(keys)
+        self._router = RedisRouter(keys)
         self._pack = packer()
         self._arrived: list[tuple[str, Payload]] = []
         #: Exchange names by subscribed pattern; (exchange, queue) by list.
@@ -47,10 +47,10 @@ class RedisMailbox(Mailbox):
         self._lists: dict[str, tuple[str, Queue]] = {}
         self._exclusive: list[Queue] = []
         self._changed = False
-        self._sender: Link | None = None
-        self._link = Link(addresses, settings, self._on_push)
+        self._sender: RedisConnection | None = None
+        self._connection = RedisConnection(addresses, settings, self._on_push)
         # Without tracking there is no use for RESP3's other pushes either.
-        self._pushes = self._link.watch_keys()
+        self._pushes = self._connection.watch_keys()
 
     # ------------------------------------------------------------ in
 
@@ -75,7 +75,7 @@ class RedisMailbox(Mailbox):
             self._lists[self._keys.list_for(queue.name, 0)] = (queue.exchange.name, queue)
             if self._pushes:
                 self._changed = True
-                self._link.ring()
+                self._connection.ring()
             else:
                 self._block()
 
@@ -83,12 +83,12 @@ class RedisMailbox(Mailbox):
         pattern = self._keys.subscription(queue)
         self._patterns[pattern.encode()] = queue.exchange.name
         command = self._pack(("PSUBSCRIBE", pattern))
-        if self._link.resp3:
+        if self._connection.resp3:
             # The confirmation is a push; the answer to what follows it is proof enough.
-            self._link.send(command)
-            self._link.call("PING")
+            self._connection.send(command)
+            self._connection.call("PING")
         else:
-            for reply in self._link.exchange(command, 1):
+            for reply in self._connection.exchange(command, 1):
                 self._on_message(reply)
         self._pass_on()
 
@@ -106,7 +106,7 @@ class RedisMailbox(Mailbox):
 
     def receive(self) -> Sequence[tuple[str, Payload]]:
         """Return what has arrived."""
-        for reply in self._link.drain():
+        for reply in self._connection.drain():
             if self._lists:
                 self._unblock(reply)
             else:
@@ -126,7 +126,7 @@ class RedisMailbox(Mailbox):
             commands += [("MULTI",), ("LRANGE", key, -_PAGE, -1), ("LTRIM", key, 0, -_PAGE - 1), ("EXEC",)]
             # Reading after the transaction is what makes the server watch the list.
             commands.append(("EXISTS", key))
-        replies = self._link.run(commands)
+        replies = self._connection.run(commands)
         for number, (exchange, queue) in enumerate(self._lists.values()):
             taken, left = replies[5 * number + 3][0], replies[5 * number + 4]
             # The oldest is the last of the list.
@@ -134,12 +134,12 @@ class RedisMailbox(Mailbox):
             if left:
                 self._changed = True
             if queue.expires:
-                self._link.call("PEXPIRE", self._keys.list_for(queue.name, 0), int(queue.expires * 1000))
+                self._connection.call("PEXPIRE", self._keys.list_for(queue.name, 0), int(queue.expires * 1000))
         if self._changed:
-            self._link.ring()
+            self._connection.ring()
 
     def _block(self) -> None:
-        self._link.send(self._pack(("BRPOP", *self._lists, 0)))
+        self._connection.send(self._pack(("BRPOP", *self._lists, 0)))
 
     def _unblock(self, reply: Any) -> None:
         if isinstance(reply, list) and len(reply) == 2:
@@ -149,38 +149,38 @@ class RedisMailbox(Mailbox):
 
     def fileno(self) -> int:
         """Return the descriptor that turns readable when there may be something."""
-        return self._link.fileno()
+        return self._connection.fileno()
 
     # ------------------------------------------------------------ out
 
-    def _sending_link(self) -> Link:
+    def _sending_link(self) -> RedisConnection:
         if self._pushes:
-            return self._link
+            return self._connection
         if self._sender is None:
-            self._sender = Link(self._addresses, self._settings)
+            self._sender = RedisConnection(self._addresses, self._settings)
         return self._sender
 
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Publish; what nobody listens to is dropped."""
-        link = self._sending_link()
-        commands = self._commands(link, messages)
+        connection = self._sending_link()
+        commands = self._commands(connection, messages)
         if commands and self._pushes:
             # Somebody watches this connection, and will come by its replies.
-            link.tell(commands)
+            connection.tell(commands)
         elif commands:
-            link.run(commands)
+            connection.run(commands)
         self._pass_on()
 
     def reach(self, messages: Sequence[Outgoing]) -> int | None:
         """Publish, and return how many have heard it."""
-        link = self._sending_link()
-        commands = self._commands(link, messages)
-        replies = link.run(commands) if commands else []
+        connection = self._sending_link()
+        commands = self._commands(connection, messages)
+        replies = connection.run(commands) if commands else []
         self._pass_on()
         return sum(int(reply) for command, reply in zip(commands, replies, strict=True) if command[0] == "PUBLISH")
 
-    def _commands(self, link: Link, messages: Sequence[Outgoing]) -> list[Command]:
-        commands = self._router.commands(link, messages, refuse=False)
+    def _commands(self, connection: RedisConnection, messages: Sequence[Outgoing]) -> list[Command]:
+        commands = self._router.commands(connection, messages, refuse=False)
         # What is sent here is for somebody who listens now: it goes if nobody has come for it.
         return commands + [("PEXPIRE", command[1], _LINGER) for command in commands if command[0] == "LPUSH"]
 
@@ -193,17 +193,17 @@ class RedisMailbox(Mailbox):
         """Have the descriptor turn readable when something came in while we read an answer."""
         if self._arrived or self._changed:
             if self._pushes:
-                self._link.ring()
+                self._connection.ring()
             elif not self._lists and self._patterns:
                 # In a subscription, PING is answered by a message of two parts, which nobody takes for one of four.
-                self._link.send(self._pack(("PING",)))
+                self._connection.send(self._pack(("PING",)))
 
     def close(self) -> None:
         """Disconnect; lists and bindings of queues that are ours alone go with us."""
-        if self._link.closed:
+        if self._connection.closed:
             return
         with suppress(ConnectionLost, TransportError):
-            if self._link.pid == os.getpid() and self._exclusive:
+            if self._connection.pid == os.getpid() and self._exclusive:
                 commands: list[Command] = []
                 for queue in self._exclusive:
                     commands.append(("DEL", *self._keys.lists(queue.name)))
@@ -212,9 +212,9 @@ class RedisMailbox(Mailbox):
                         commands.append(("SREM", self._keys.bindings(queue.exchange.name), member))
                         commands.append(("SREM", self._keys.permanent_bindings(queue.exchange.name), member))
                 self._sending_link().run(commands)
-            elif self._link.pid == os.getpid() and self._link.unanswered:
+            elif self._connection.pid == os.getpid() and self._connection.unanswered:
                 # Closed with answers unread, the socket would take back what the server has not read yet.
-                self._link.call("PING")
-        self._link.close()
+                self._connection.call("PING")
+        self._connection.close()
         if self._sender is not None:
             self._sender.close()

@@ -16,15 +16,15 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from framework_drivers.redis.resp import Call, Command
-from framework_transports.redis.lane import Lane
+from framework_drivers.redis.resp import Command, ScriptCall
+from framework_transports.redis.consumed_queue import ConsumedQueue
 from framework_transports.redis.scripts import script
 
 #: Messages that one look puts back in each queue: enough for any pool, few enough not to hold the server up.
 BATCH: Final = 500
 
 
-class Parking:
+class RedisParking:
     """Looks after the parked messages of the queues that are consumed from."""
 
     def __init__(self, *, watched: bool) -> None:
@@ -32,7 +32,7 @@ class Parking:
         self._watched = watched
         self._names: frozenset[bytes] = frozenset()
         self._watch: Command = ()
-        self._look: Call | None = None
+        self._look: ScriptCall | None = None
         self._recall_keys: list[str] = []
         self._width = 0
         #: What is known may not be true any more.
@@ -40,17 +40,21 @@ class Parking:
         #: When the next message comes due, as `monotonic` counts; None: none is parked.
         self.due_at: float | None = None
 
-    def arrange(self, lanes: Sequence[Lane]) -> None:
-        """Look after `lanes` from now on."""
-        names = [lane.parked for lane in lanes]
+    def arrange(self, consumed_queues: Sequence[ConsumedQueue]) -> None:
+        """Look after `consumed_queues` from now on."""
+        names = [consumed.parked for consumed in consumed_queues]
         self._names = frozenset(name.encode() for name in names)
         self._watch = ("EXISTS", *names)
-        keys = [key for lane in lanes for key in (lane.parked, lane.shelf, *lane.lists)]
-        self._width = len(lanes[0].lists) if lanes else 0
-        self._look = Call(script("due"), keys, (self._width, BATCH)) if lanes else None
-        self._recall_keys = [key for lane in lanes for key in (lane.parked, lane.shelf, lane.lease, lane.leases)]
+        keys = [key for consumed in consumed_queues for key in (consumed.parked, consumed.shelf, *consumed.lists)]
+        self._width = len(consumed_queues[0].lists) if consumed_queues else 0
+        self._look = ScriptCall(script("due"), keys, (self._width, BATCH)) if consumed_queues else None
+        self._recall_keys = [
+            key
+            for consumed in consumed_queues
+            for key in (consumed.parked, consumed.shelf, consumed.lease, consumed.leases)
+        ]
         self.due_at = None
-        self.stale = bool(lanes)
+        self.stale = bool(consumed_queues)
 
     def changed(self, names: Iterable[bytes] | None) -> None:
         """Learn that others have changed the keys `names`; None: any."""
@@ -62,10 +66,10 @@ class Parking:
         """It is time to look."""
         return self.stale or (self.due_at is not None and monotonic() >= self.due_at)
 
-    def recall(self, consumer: str, lease: int, sequence: int, keys: Sequence[str]) -> Call:
+    def recall(self, consumer: str, lease: int, sequence: int, keys: Sequence[str]) -> ScriptCall:
         """Return what leases the messages parked under `keys` to `consumer`, for `lease` ms."""
         wanted = [key for key in keys if key and "\n" not in key]
-        return Call(script("recall"), self._recall_keys, (consumer, lease, sequence, self._width, *wanted))
+        return ScriptCall(script("recall"), self._recall_keys, (consumer, lease, sequence, self._width, *wanted))
 
     def look(self, commands: list[Command]) -> int:
         """Add a look to `commands`; return at which place its reply will be."""

@@ -12,38 +12,38 @@ from collections.abc import Iterable, Sequence
 from framework.api.transport import Producer, Queue
 from framework.exceptions import PublishRefused
 from framework.message import Outgoing
-from framework_drivers.redis.link import SharedLink
-from framework_drivers.redis.resp import LinkSettings, ServerError
-from framework_drivers.redis.url import Address
+from framework_drivers.redis.resp import RedisConnectionSettings, ServerError
+from framework_drivers.redis.shared_connection import SharedRedisConnection
+from framework_drivers.redis.url import RedisAddress
 from framework_transports.redis.keys import Keys
-from framework_transports.redis.router import Router
+from framework_transports.redis.router import RedisRouter
 
 
 class RedisProducer(Producer):
     """Publishes through one connection."""
 
-    def __init__(self, addresses: Sequence[Address], settings: LinkSettings, keys: Keys) -> None:
-        self._link = SharedLink(addresses, settings)
-        self._router = Router(keys)
-        with self._link:
+    def __init__(self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, keys: Keys) -> None:
+        self._connection = SharedRedisConnection(addresses, settings)
+        self._router = RedisRouter(keys)
+        with self._connection:
             pass
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish all of `messages` in one write."""
-        with self._link as link:
-            commands = self._router.commands(link, messages, refuse=True)
+        with self._connection as connection:
+            commands = self._router.commands(connection, messages, refuse=True)
             try:
-                link.run(commands)
+                connection.run(commands)
             except ServerError as error:
                 raise PublishRefused(str(error)) from error
 
     def declare(self, queues: Iterable[Queue]) -> None:
         """Bind `queues`; a queue needs no other declaration."""
-        with self._link as link:
+        with self._connection as connection:
             commands = self._router.declare(queues)
             if commands:
-                link.run(commands)
+                connection.run(commands)
 
     def close(self) -> None:
         """Disconnect; harmless when closed."""
-        self._link.close()
+        self._connection.close()

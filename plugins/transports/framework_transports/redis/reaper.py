@@ -18,10 +18,10 @@ from typing import Any, Final
 import msgspec
 
 from framework.message import delivery_count, mark_redelivered
-from framework_drivers.redis.resp import Call, Link, ServerError
+from framework_drivers.redis.resp import RedisConnection, ScriptCall, ServerError
 from framework_transports._routing import matches
+from framework_transports.redis.consumed_queue import ConsumedQueue
 from framework_transports.redis.keys import Keys
-from framework_transports.redis.lane import Lane
 from framework_transports.redis.scripts import script
 
 logger = logging.getLogger(__name__)
@@ -34,24 +34,24 @@ _TAKE_OVER: Final = 100
 _UPTIME: Final = re.compile(r"uptime_in_seconds:(\d+)")
 
 
-def reap(link: Link, keys: Keys, lane: Lane, dead: str) -> int:
+def reap(connection: RedisConnection, keys: Keys, consumed: ConsumedQueue, dead: str) -> int:
     """Put back what consumer `dead` has on loan from the lane's queue; return how much that was."""
-    lease = keys.lease(lane.name, dead)
+    lease = keys.lease(consumed.name, dead)
     # The oldest goes last, so that it is served first.
-    fields = sorted(link.call("HKEYS", lease), key=_sequence, reverse=True)
+    fields = sorted(connection.call("HKEYS", lease), key=_sequence, reverse=True)
     count = 0
     for start in range(0, max(len(fields), 1), _PAGE):
         page = fields[start : start + _PAGE]
         args: list[Any] = [dead]
-        for field, payload in zip(page, link.call("HMGET", lease, *page) if page else (), strict=True):
+        for field, payload in zip(page, connection.call("HMGET", lease, *page) if page else (), strict=True):
             if payload is not None:
                 args += (field, mark_redelivered(payload, delivery_count(payload) + 1))
-        restored = link.run([Call(script("restore"), (lease, lane.leases, *lane.lists), args)])[0]
+        restored = connection.run([ScriptCall(script("restore"), (lease, consumed.leases, *consumed.lists), args)])[0]
         if restored < 0:
             break
         count += restored
     if count:
-        logger.warning("Put back %d messages that worker %s left on loan from queue %s", count, dead, lane.name)
+        logger.warning("Put back %d messages that worker %s left on loan from queue %s", count, dead, consumed.name)
     return count
 
 
@@ -59,20 +59,20 @@ def _sequence(field: bytes) -> int:
     return int(field.partition(b":")[0])
 
 
-def take_over(link: Link, keys: Keys, visibility_timeout: float) -> int:
+def take_over(connection: RedisConnection, keys: Keys, visibility_timeout: float) -> int:
     """Put back what Celery workers took more than `visibility_timeout` seconds ago; return how much that was."""
-    seconds, microseconds = link.call("TIME")
+    seconds, microseconds = connection.call("TIME")
     overdue = f"{int(seconds) + int(microseconds) / 1e6 - visibility_timeout:.6f}"
-    tags = link.call("ZRANGEBYSCORE", keys.unacked_index, "-inf", overdue, "LIMIT", 0, _TAKE_OVER)
+    tags = connection.call("ZRANGEBYSCORE", keys.unacked_index, "-inf", overdue, "LIMIT", 0, _TAKE_OVER)
     if not tags:
         return 0
     count = 0
-    for tag, entry in zip(tags, link.call("HMGET", keys.unacked, *tags), strict=True):
+    for tag, entry in zip(tags, connection.call("HMGET", keys.unacked, *tags), strict=True):
         found = _read_entry(entry)
         if found is None:
             continue
         message, exchange, routing_key = found
-        queues = [routing_key] if not exchange else _queues(link, keys, exchange, routing_key)
+        queues = [routing_key] if not exchange else _queues(connection, keys, exchange, routing_key)
         if not queues:
             continue
         properties = message.get("properties")
@@ -81,7 +81,7 @@ def take_over(link: Link, keys: Keys, visibility_timeout: float) -> int:
         payload = msgspec.json.encode(message)
         payload = mark_redelivered(payload, delivery_count(payload) + 1)
         names = (keys.unacked_index, keys.unacked, *lists)
-        count += link.run([Call(script("takeover"), names, (tag, overdue, payload))])[0]
+        count += connection.run([ScriptCall(script("takeover"), names, (tag, overdue, payload))])[0]
     if count:
         logger.warning(
             "Put back %d messages that Celery workers left unacknowledged for %g s", count, visibility_timeout
@@ -97,8 +97,8 @@ def _read_entry(entry: bytes | None) -> tuple[dict[str, Any], str, str] | None:
         return None
 
 
-def _queues(link: Link, keys: Keys, exchange: str, routing_key: str) -> list[str]:
-    bindings = keys.read_members(link.call("SMEMBERS", keys.bindings(exchange)))
+def _queues(connection: RedisConnection, keys: Keys, exchange: str, routing_key: str) -> list[str]:
+    bindings = keys.read_members(connection.call("SMEMBERS", keys.bindings(exchange)))
     found = {
         binding.queue
         for binding in bindings
@@ -107,10 +107,10 @@ def _queues(link: Link, keys: Keys, exchange: str, routing_key: str) -> list[str
     return sorted(found)
 
 
-def uptime(link: Link, unknown: float) -> float:
+def uptime(connection: RedisConnection, unknown: float) -> float:
     """Return for how many seconds the server has been up; `unknown` where it does not tell."""
     try:
-        reply = link.call("INFO", "server")
+        reply = connection.call("INFO", "server")
     except ServerError:  # forbidden to this user
         return unknown
     found = _UPTIME.search(reply if isinstance(reply, str) else reply.decode(errors="replace"))

@@ -19,8 +19,8 @@ from typing import Final
 from framework.api.transport import Queue
 from framework.exceptions import PublishRefused
 from framework.message import Outgoing, to_envelope
-from framework_drivers.redis.cluster import ClusterLink
-from framework_drivers.redis.resp import Argument, Call, Command, Link
+from framework_drivers.redis.cluster import RedisClusterConnection
+from framework_drivers.redis.resp import Argument, Command, RedisConnection, ScriptCall
 from framework_transports._routing import matches
 from framework_transports.redis.keys import Binding, Keys
 from framework_transports.redis.scripts import script
@@ -33,7 +33,7 @@ GROUP: Final = 250
 _BINDING_LIFE: Final = 3_600_000
 
 
-class Router:
+class RedisRouter:
     """Routes for one connection's messages. Not thread-safe: its owner holds the connection's lock."""
 
     def __init__(self, keys: Keys) -> None:
@@ -51,7 +51,9 @@ class Router:
 
     # ------------------------------------------------------------ publishing
 
-    def commands(self, link: Link | ClusterLink, messages: Sequence[Outgoing], *, refuse: bool) -> list[Command]:
+    def commands(
+        self, connection: RedisConnection | RedisClusterConnection, messages: Sequence[Outgoing], *, refuse: bool
+    ) -> list[Command]:
         """Return the commands that publish `messages`, each queue's in their order.
 
         With `refuse`, a message that no binding takes raises `PublishRefused` before anything is sent; without, it is
@@ -72,7 +74,7 @@ class Router:
                 commands.append(("PUBLISH", keys.channel(message.exchange, message.routing_key), payload))
                 continue
             else:
-                queues = self._route(link, message.exchange, message.routing_key)
+                queues = self._route(connection, message.exchange, message.routing_key)
                 if not queues and refuse:
                     raise PublishRefused(
                         f"no queue is bound to exchange {message.exchange!r} for the key {message.routing_key!r}, "
@@ -94,14 +96,16 @@ class Router:
         commands.extend(("PEXPIRE", key, milliseconds) for key, milliseconds in expiries.items())
         return commands
 
-    def _route(self, link: Link | ClusterLink, exchange: str, routing_key: str) -> list[str]:
+    def _route(
+        self, connection: RedisConnection | RedisClusterConnection, exchange: str, routing_key: str
+    ) -> list[str]:
         found = self._known.get(exchange)
         now = monotonic()
         if found is not None and found[0] > now:
             queues = _matching(found[1], routing_key)
             if queues:
                 return queues
-        bindings = self._keys.read_members(link.call("SMEMBERS", self._keys.bindings(exchange)))
+        bindings = self._keys.read_members(connection.call("SMEMBERS", self._keys.bindings(exchange)))
         self._known[exchange] = (now + REMEMBER, bindings)
         return _matching(bindings, routing_key)
 
@@ -126,7 +130,7 @@ class Router:
             elif milliseconds:
                 life = max(2 * milliseconds, _BINDING_LIFE)
                 commands.append(
-                    Call(script("bind"), (bindings, self._keys.binding_deadlines), (member, exchange, life))
+                    ScriptCall(script("bind"), (bindings, self._keys.binding_deadlines), (member, exchange, life))
                 )
             else:
                 commands.append(("SADD", bindings, member))

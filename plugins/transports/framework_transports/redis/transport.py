@@ -12,17 +12,17 @@ from typing import Any, ClassVar
 import msgspec
 
 from framework.api.transport import Consumer, Queue, Transport, TransportTraits
-from framework_drivers.redis.link import connect
 from framework_drivers.redis.resp import Command
 from framework_drivers.redis.sentinel import check
-from framework_drivers.redis.url import Address, parse
+from framework_drivers.redis.shared_connection import connect
+from framework_drivers.redis.url import RedisAddress, parse
 from framework_transports.redis.cluster import ClusterConsumer, ClusterMailbox
 from framework_transports.redis.consumer import RedisConsumer
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.mailbox import RedisMailbox
 from framework_transports.redis.options import RedisOptions
 from framework_transports.redis.producer import RedisProducer
-from framework_transports.redis.turnstile import RedisTurnstile
+from framework_transports.redis.shared_rate_limit import RedisSharedRateLimit
 
 _CONNECT_TIMEOUT = 5.0
 
@@ -31,7 +31,7 @@ class RedisTransport(Transport):
     """Redis 5 or newer; idle workers are woken rather than polling from Redis 6 on."""
 
     traits: ClassVar[TransportTraits] = TransportTraits(
-        fanout=True, events_exchange="fanout", turnstile=True, parks=True, recalls=True
+        fanout=True, events_exchange="fanout", shared_rate_limit=True, parks=True, recalls=True
     )
     options_type: ClassVar[type[msgspec.Struct]] = RedisOptions
 
@@ -40,8 +40,8 @@ class RedisTransport(Transport):
         super().__init__(url, options, settings)
         own = options if isinstance(options, RedisOptions) else RedisOptions()
         self.options: RedisOptions = own
-        self._addresses: list[Address] = parse(url)
-        self._link_settings = own.link_settings(
+        self._addresses: list[RedisAddress] = parse(url)
+        self._connection_settings = own.link_settings(
             own.socket_connect_timeout or settings.get("connection_timeout") or _CONNECT_TIMEOUT,
             settings.get("use_ssl"),
         )
@@ -56,23 +56,23 @@ class RedisTransport(Transport):
 
     def producer(self) -> RedisProducer:
         """Connect and return a producer."""
-        return RedisProducer(self._addresses, self._link_settings, self._keys)
+        return RedisProducer(self._addresses, self._connection_settings, self._keys)
 
     def consumer(self) -> Consumer:
         """Connect and return a consumer."""
         if self._cluster:
-            return ClusterConsumer(self._addresses, self._link_settings, self._keys, self.options)
-        return RedisConsumer(self._addresses, self._link_settings, self._keys, self.options)
+            return ClusterConsumer(self._addresses, self._connection_settings, self._keys, self.options)
+        return RedisConsumer(self._addresses, self._connection_settings, self._keys, self.options)
 
     def mailbox(self) -> RedisMailbox:
         """Connect and return a mailbox."""
         if self._cluster:
-            return ClusterMailbox(self._addresses, self._link_settings, self._keys)
-        return RedisMailbox(self._addresses, self._link_settings, self._keys)
+            return ClusterMailbox(self._addresses, self._connection_settings, self._keys)
+        return RedisMailbox(self._addresses, self._connection_settings, self._keys)
 
-    def turnstile(self) -> RedisTurnstile:
+    def shared_rate_limit(self) -> RedisSharedRateLimit:
         """Connect and return a turnstile."""
-        return RedisTurnstile(self._addresses, self._link_settings, self._keys)
+        return RedisSharedRateLimit(self._addresses, self._connection_settings, self._keys)
 
     # ------------------------------------------------------------ administration
 
@@ -82,13 +82,13 @@ class RedisTransport(Transport):
         lists = [self._keys.lists(queue.name) for queue in wanted]
         commands: list[Command] = [("LLEN", key) for keys in lists for key in keys]
         commands += [("SMEMBERS", self._keys.bindings(queue.exchange.name)) for queue in wanted]
-        link = connect(self._addresses, self._link_settings)
+        connection = connect(self._addresses, self._connection_settings)
         try:
-            replies = iter(link.run(commands))
+            replies = iter(connection.run(commands))
             counts = [sum(next(replies) for _ in keys) for keys in lists]
             bound = [{binding.queue for binding in self._keys.read_members(next(replies))} for _ in wanted]
         finally:
-            link.close()
+            connection.close()
         return {
             queue.name: None if not count and queue.exchange.name and queue.name not in names else count
             for queue, count, names in zip(wanted, counts, bound, strict=True)
@@ -97,20 +97,20 @@ class RedisTransport(Transport):
     def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
         """Return how many messages of each queue are parked."""
         names = [queue.name for queue in queues]
-        link = connect(self._addresses, self._link_settings)
+        connection = connect(self._addresses, self._connection_settings)
         try:
-            counts = link.run([("ZCARD", self._keys.parked(name)) for name in names]) if names else []
+            counts = connection.run([("ZCARD", self._keys.parked(name)) for name in names]) if names else []
         finally:
-            link.close()
+            connection.close()
         return dict(zip(names, counts, strict=True))
 
     def purge(self, queue: Queue) -> int:
         """Drop what waits or is parked and return how much that was."""
         lists = self._keys.lists(queue.name)
         parked, shelf = self._keys.parked(queue.name), self._keys.shelf(queue.name)
-        link = connect(self._addresses, self._link_settings)
+        connection = connect(self._addresses, self._connection_settings)
         try:
-            replies = link.run(
+            replies = connection.run(
                 [
                     ("MULTI",),
                     *(("LLEN", key) for key in lists),
@@ -120,7 +120,7 @@ class RedisTransport(Transport):
                 ]
             )
         finally:
-            link.close()
+            connection.close()
         return int(sum(replies[-1][:-1]))
 
     def info(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class RedisTransport(Transport):
             "insist": False,
             "ssl": bool(first.tls or self.settings.get("use_ssl")),
             "transport": "redis",
-            "connect_timeout": self._link_settings.connect_timeout,
+            "connect_timeout": self._connection_settings.connect_timeout,
             # Without what may hold a password.
             "transport_options": msgspec.to_builtins(msgspec.structs.replace(self.options, sentinel_kwargs={})),
             "login_method": self.settings.get("login_method"),

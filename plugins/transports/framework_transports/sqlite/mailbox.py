@@ -20,7 +20,7 @@ from framework_drivers.sqlite.doorbell import Doorbell, Ringer
 from framework_transports.sqlite.housekeeping import reap_boxes
 from framework_transports.sqlite.publish import Batch, drop_boxes
 from framework_transports.sqlite.schema import MAILBOX_BELL
-from framework_transports.sqlite.topology import Router, declare_exchange
+from framework_transports.sqlite.topology import SqliteRouter, declare_exchange
 
 #: How much one `receive` takes; it rings again when there is more.
 _AT_ONCE: Final = 500
@@ -32,7 +32,7 @@ class SqliteMailbox(Mailbox):
     def __init__(self, database: Database) -> None:
         self._database = database
         self._pid = os.getpid()
-        self._router = Router()
+        self._router = SqliteRouter()
         self._ringer = Ringer(database.path)
         self._bell = Doorbell(database.path, MAILBOX_BELL, armed=True)
         self._subscriptions: list[Queue] = []

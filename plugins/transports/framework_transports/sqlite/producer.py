@@ -13,7 +13,7 @@ from framework.message import Outgoing
 from framework_drivers.sqlite.database import Database
 from framework_drivers.sqlite.doorbell import Ringer
 from framework_transports.sqlite.publish import Batch
-from framework_transports.sqlite.topology import Router, declare, is_declared
+from framework_transports.sqlite.topology import SqliteRouter, declare, is_declared
 
 
 class SqliteProducer(Producer):
@@ -21,7 +21,7 @@ class SqliteProducer(Producer):
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._router = Router()
+        self._router = SqliteRouter()
         self._ringer = Ringer(database.path)
 
     def publish(self, messages: Sequence[Outgoing]) -> None:

@@ -17,7 +17,7 @@ from framework.message import Outgoing, to_envelope
 from framework_drivers.sqlite.database import Database
 from framework_drivers.sqlite.doorbell import Ringer
 from framework_transports.sqlite.schema import CONSUMER_BELL, MAILBOX_BELL
-from framework_transports.sqlite.topology import Router, declare_name
+from framework_transports.sqlite.topology import SqliteRouter, declare_name
 
 #: What a mail's box and a message's payload may hold; SQLite's own limit is a little higher.
 _LARGEST = 900_000_000
@@ -37,7 +37,7 @@ class Batch:
             if len(envelope) > _LARGEST:
                 raise PublishRefused(f"a message of {len(envelope)} bytes is more than the broker takes ({_LARGEST})")
 
-    def insert(self, connection: sqlite3.Connection, router: Router, *, required: bool) -> None:
+    def insert(self, connection: sqlite3.Connection, router: SqliteRouter, *, required: bool) -> None:
         """Insert everything.
 
         With `required`, a persistent message that nothing takes is not dropped: one that names a queue makes that
@@ -61,7 +61,7 @@ class Batch:
             connection.executemany("INSERT INTO framework_mail (box, arrived, payload) VALUES (?, ?, ?)", mail)
 
     def _make_queue(
-        self, connection: sqlite3.Connection, router: Router, message: Outgoing, exchange_type: str | None
+        self, connection: sqlite3.Connection, router: SqliteRouter, message: Outgoing, exchange_type: str | None
     ) -> tuple[int, ...]:
         if "fanout" in (exchange_type, message.exchange_type):
             return ()

@@ -1,7 +1,7 @@
 """Exchanges, queues and bindings in the broker's tables.
 
 1. `declare` creates what does not exist.
-2. `Router` says where a message goes, from memory as long as the topology has not changed.
+2. `SqliteRouter` says where a message goes, from memory as long as the topology has not changed.
 3. `forget_auto_delete` removes queues that were to live only as long as their consumers.
 
 All of it happens inside a transaction of the caller.
@@ -91,7 +91,7 @@ def forget_auto_delete(connection: sqlite3.Connection, consumers: Iterable[int],
                 connection.execute("DELETE FROM framework_parked WHERE queue = ?", (queue_id,))
 
 
-class Box(NamedTuple):
+class MailboxRow(NamedTuple):
     """A subscription of a mailbox."""
 
     id: int
@@ -102,12 +102,12 @@ class Targets(NamedTuple):
     """Where a message goes."""
 
     queues: tuple[int, ...]
-    boxes: tuple[Box, ...]
+    boxes: tuple[MailboxRow, ...]
     #: Of the exchange; None: there is no such exchange.
     exchange_type: str | None
 
 
-class Router:
+class SqliteRouter:
     """Where messages go. One for each connection: it remembers, and asks once a transaction whether it still may."""
 
     def __init__(self) -> None:
@@ -140,7 +140,7 @@ class Router:
         if not exchange:
             queues = connection.execute("SELECT id FROM framework_queues WHERE name = ?", (routing_key,))
             boxes = connection.execute("SELECT id, bell FROM framework_boxes WHERE name = ?", (routing_key,))
-            return Targets(tuple(row[0] for row in queues), tuple(Box(*row) for row in boxes), "direct")
+            return Targets(tuple(row[0] for row in queues), tuple(MailboxRow(*row) for row in boxes), "direct")
         found = connection.execute("SELECT type FROM framework_exchanges WHERE name = ?", (exchange,)).fetchone()
         if found is None:
             return Targets((), (), None)
@@ -153,6 +153,6 @@ class Router:
         # A queue gets one copy, however many of its bindings match.
         return Targets(
             tuple(dict.fromkeys(queue for queue, key in bindings if routes(found[0], key, routing_key))),
-            tuple(Box(box, bell) for box, bell, key in subscriptions if routes(found[0], key, routing_key)),
+            tuple(MailboxRow(box, bell) for box, bell, key in subscriptions if routes(found[0], key, routing_key)),
             found[0],
         )

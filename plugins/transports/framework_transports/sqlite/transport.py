@@ -15,7 +15,7 @@ from framework_transports.sqlite.consumer import SqliteConsumer
 from framework_transports.sqlite.mailbox import SqliteMailbox
 from framework_transports.sqlite.producer import SqliteProducer
 from framework_transports.sqlite.schema import BrokerFile
-from framework_transports.sqlite.turnstile import SqliteTurnstile
+from framework_transports.sqlite.shared_rate_limit import SqliteSharedRateLimit
 
 
 class SqliteOptions(FileOptions, kw_only=True):
@@ -38,7 +38,7 @@ class SqliteTransport(Transport):
     traits = TransportTraits(
         fanout=True,
         shared=True,
-        turnstile=True,
+        shared_rate_limit=True,
         parks=True,
         recalls=True,
     )
@@ -66,9 +66,9 @@ class SqliteTransport(Transport):
         """Connect and return a mailbox."""
         return SqliteMailbox(self._file.open("normal"))
 
-    def turnstile(self) -> SqliteTurnstile:
+    def shared_rate_limit(self) -> SqliteSharedRateLimit:
         """Connect and return a turnstile."""
-        return SqliteTurnstile(self.path, "normal", self.options.busy_timeout)
+        return SqliteSharedRateLimit(self.path, "normal", self.options.busy_timeout)
 
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
         """Return how many messages wait in each queue."""

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 Handler = Callable[[Payload], Outgoing | None]
 
 
-class Line:
+class ControlConnection:
     """Everything but the constructor runs in the loop."""
 
     def __init__(self, loop: Loop, transport: Transport) -> None:

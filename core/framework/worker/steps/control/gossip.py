@@ -18,7 +18,7 @@ from framework.api.transport import Exchange, Queue
 from framework.exceptions import MessageError
 from framework.message import Payload, read
 from framework.wire.serialization import decode_message
-from framework.worker.steps.control.connection import Line
+from framework.worker.steps.control.connection import ControlConnection
 
 logger = logging.getLogger(__name__)
 
@@ -45,18 +45,20 @@ class _Node:
         self.silent = False
 
 
-class Roster:
+class Gossip:
     """Everything but the constructor runs in the loop."""
 
-    def __init__(self, loop: Loop, line: Line, hostname: str, exchange: str, accept: list[str]) -> None:
+    def __init__(
+        self, loop: Loop, connection: ControlConnection, hostname: str, exchange: str, accept: list[str]
+    ) -> None:
         """`exchange` is the exchange of events."""
         self._loop = loop
-        self._line = line
+        self._connection = connection
         self._hostname = hostname
         self._accept = accept
         self._queue = Queue(
             name=f"{uuid4()}.{hostname}.roster",
-            exchange=Exchange(name=exchange, type=line.events_exchange_type),
+            exchange=Exchange(name=exchange, type=connection.events_exchange_type),
             routing_key="worker.#",
             durable=False,
             exclusive=True,
@@ -70,8 +72,8 @@ class Roster:
 
     def start(self) -> None:
         """Listen."""
-        self._line.listen(self._queue, self.hear)
-        self._line.notify(self._connected)
+        self._connection.listen(self._queue, self.hear)
+        self._connection.notify(self._connected)
         self._loop.call_later(_LOOK, self._look)
 
     def _connected(self) -> None:
@@ -92,7 +94,7 @@ class Roster:
         name, kind, interval = event.get("hostname"), event.get("type"), event.get("freq")
         if not isinstance(name, str) or not isinstance(kind, str) or not kind.startswith("worker-"):
             return
-        self._line.clock.adjust(event.get("clock"))
+        self._connection.clock.adjust(event.get("clock"))
         if name == self._hostname:
             return
         if kind == "worker-offline":

@@ -1,6 +1,6 @@
 """The mailroom: takes remote-control requests from the broker's fan-out and sends the replies.
 
-1. Subscribes the node's control queue to ``<control_exchange>.pidbox``, on the worker's `Line`.
+1. Subscribes the node's control queue to ``<control_exchange>.pidbox``, on the worker's `ControlConnection`.
 2. Reads requests: decodes, skips those meant for others, has the panel answer, replies where a reply is wanted.
 3. What comes from outside is bounded: a request that cannot be read is a log line; a pattern is matched as a glob, or
    as a regular expression that is short.
@@ -22,12 +22,12 @@ from framework.exceptions import MessageError
 from framework.message import Outgoing, Payload, read
 from framework.wire.control_request import ROSTER, matches
 from framework.wire.serialization import decode_message, encode
-from framework.worker.steps.control.connection import Line
+from framework.worker.steps.control.connection import ControlConnection
 
 logger = logging.getLogger(__name__)
 
 
-class Request(msgspec.Struct):
+class ControlRequest(msgspec.Struct):
     """A control request; unknown keys are ignored."""
 
     method: str
@@ -41,23 +41,23 @@ class Request(msgspec.Struct):
     roster: bool = False
 
 
-class Mailroom:
+class ControlMailbox:
     """Answers control requests."""
 
     def __init__(
         self,
-        line: Line,
+        connection: ControlConnection,
         panel: Panel,
         hostname: str,
         control: Any,
         accept: list[str],
         roster: Callable[[], dict[str, float] | None],
     ) -> None:
-        """`control` is the ``[control]`` table of the settings; `roster`: who else is there, see `Roster.ages`."""
-        self._line = line
+        """`control` is the ``[control]`` table of the settings; `roster`: who else is there, see `Gossip.ages`."""
+        self._connection = connection
         self._roster = roster
         self._panel = panel
-        self._clock = line.clock
+        self._clock = connection.clock
         self._hostname = hostname
         self._accept = accept
         self._exchange = f"{control.exchange}.pidbox"
@@ -76,7 +76,7 @@ class Mailroom:
     def start(self, state: Any) -> None:
         """Answer requests from now on; commands get `state`. Called in the loop."""
         self.state = state
-        self._line.listen(self._queue, self.answer)
+        self._connection.listen(self._queue, self.answer)
 
     def answer(self, payload: Payload) -> Outgoing | None:
         """Do what the request `payload` asks for; return the reply, if one is wanted."""
@@ -92,7 +92,7 @@ class Mailroom:
         try:
             incoming = read(payload)
             self._clock.adjust(incoming.headers.get("clock"))
-            request = msgspec.convert(decode_message(incoming, accept=self._accept), Request)
+            request = msgspec.convert(decode_message(incoming, accept=self._accept), ControlRequest)
         except (MessageError, msgspec.ValidationError) as error:
             logger.error("A control request cannot be read and is dropped: %s", error)
             return None
@@ -106,7 +106,7 @@ class Mailroom:
             return None
         return self._reply(request, reply)
 
-    def _is_for_me(self, request: Request) -> bool:
+    def _is_for_me(self, request: ControlRequest) -> bool:
         if request.destination:
             return self._hostname in request.destination
         if not (request.pattern and request.matcher):
@@ -117,7 +117,7 @@ class Mailroom:
             logger.error("A control request cannot be matched and is ignored: %s", error)
             return False
 
-    def _reply(self, request: Request, reply: Any) -> Outgoing | None:
+    def _reply(self, request: ControlRequest, reply: Any) -> Outgoing | None:
         reply_to = request.reply_to or {}
         exchange, routing_key = reply_to.get("exchange"), reply_to.get("routing_key")
         if not (isinstance(routing_key, str) and self._takes_replies(exchange, routing_key)):

@@ -16,7 +16,7 @@ from framework.api.loop import Loop
 from framework.api.transport import Transport
 from framework.exceptions import TransportError
 from framework.wire.clock import Clock
-from framework.wire.control_request import Request
+from framework.wire.control_request import Broadcast
 from framework.worker.dispatch.revoked import Revokes
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Mingle:
         self._closed = True
 
     def _ask(self, arguments: dict[str, Any]) -> None:
-        request = Request("hello", arguments, exchange=f"{self._control.exchange}.pidbox")
+        request = Broadcast("hello", arguments, exchange=f"{self._control.exchange}.pidbox")
         met = 0
         error: TransportError | None = None
 

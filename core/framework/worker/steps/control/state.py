@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from framework.client.app import App
     from framework.wire.clock import Clock
     from framework.worker.autoreload.driver import Autoreloader
-    from framework.worker.autoscaler.driver import Autoscaler
+    from framework.worker.autoscaler.driver import AutoscalerDriver
     from framework.worker.dispatch.revoked import Revokes
     from framework.worker.intake.capacity import Prefetch
     from framework.worker.intake.intake import Intake
     from framework.worker.intake.subscriptions import Subscriptions
     from framework.worker.settle.settle import Settle
-    from framework.worker.steps.events.dispatcher import Dispatcher
+    from framework.worker.steps.events.dispatcher import EventDispatcher
 
 
 class Qos:
@@ -53,7 +53,7 @@ class ConsumerView(msgspec.Struct, kw_only=True):
     pool: Pool
     hostname: str
     #: Sends events: ``state.consumer.event_dispatcher.send("my-event", key=value)``. None where the broker has none.
-    event_dispatcher: Dispatcher | None = None
+    event_dispatcher: EventDispatcher | None = None
 
 
 class ControlState(msgspec.Struct, kw_only=True):
@@ -75,6 +75,6 @@ class ControlState(msgspec.Struct, kw_only=True):
     stop: Callable[[], object]
     started: float
     #: Scales the pool; None: nothing does.
-    autoscaler: Autoscaler | None = None
+    autoscaler: AutoscalerDriver | None = None
     #: Watches the code; None: nothing does.
     autoreloader: Autoreloader | None = None

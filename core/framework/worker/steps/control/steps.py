@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, cast
 
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework.api.pool import Pool
 from framework.api.step import Board, Step
 from framework.worker.intake.intake import Intake
 from framework.worker.steps.control import commands
-from framework.worker.steps.control.connection import Line
-from framework.worker.steps.control.gossip import Roster
-from framework.worker.steps.control.mailbox import Mailroom
+from framework.worker.steps.control.connection import ControlConnection
+from framework.worker.steps.control.gossip import Gossip
+from framework.worker.steps.control.mailbox import ControlMailbox
 from framework.worker.steps.control.mingle import Mingle
 from framework.worker.steps.control.state import ConsumerView, ControlState, Qos
 from framework.worker.steps.plugins import without_fanout
@@ -24,41 +24,47 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class LineStep(Step):
+class ControlConnectionStep(Step):
     """Makes the line: the connection that remote control and events share."""
 
-    name = "line"
+    name = "control_connection"
     policy = "degrade"
-    requires = ("loop", "turning", "transport")
+    requires = ("loop", "loop-thread", "transport")
 
     def enabled(self, settings: Settings) -> str | None:
         return without_fanout(settings)
 
     def start(self, board: Board) -> None:
-        self._loop = loop = cast("Loop", board.get("loop"))
-        self._line = Line(loop, board.get("transport"))
-        board.put("line", self._line)
+        self._loop = loop = cast("EventLoop", board.get("loop"))
+        self._connection = ControlConnection(loop, board.get("transport"))
+        board.put("control_connection", self._connection)
 
     def stop(self, deadline: float) -> None:
-        self._loop.call_soon_threadsafe(self._line.close)
+        self._loop.call_soon_threadsafe(self._connection.close)
 
 
-class RosterStep(Step):
+class GossipStep(Step):
     """Listens to the other workers' events, to know who is there."""
 
-    name = "roster"
+    name = "gossip"
     policy = "degrade"
-    requires = ("run", "loop", "line")
+    requires = ("run", "loop", "control_connection")
 
     def enabled(self, settings: Settings) -> str | None:
         return without_fanout(settings) or (None if settings.worker.gossip else "--without-gossip")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
-        loop: Loop = board.get("loop")
-        roster = Roster(loop, board.get("line"), run.hostname, run.settings.event.exchange, run.settings.accept_content)
-        loop.call_soon_threadsafe(roster.start)
-        board.put("roster", roster)
+        loop: EventLoop = board.get("loop")
+        gossip = Gossip(
+            loop,
+            board.get("control_connection"),
+            run.hostname,
+            run.settings.event.exchange,
+            run.settings.accept_content,
+        )
+        loop.call_soon_threadsafe(gossip.start)
+        board.put("gossip", gossip)
 
 
 class ControlStep(Step):
@@ -69,7 +75,7 @@ class ControlStep(Step):
     requires = (
         "run",
         "loop",
-        "line",
+        "control_connection",
         "transport",
         "intake",
         "settle",
@@ -78,7 +84,7 @@ class ControlStep(Step):
         "revokes",
         "queues",
     )
-    after = ("events", "roster", "autoscaler", "autoreload")
+    after = ("events", "gossip", "autoscaler", "autoreload")
 
     def enabled(self, settings: Settings) -> str | None:
         if not settings.worker.enable_remote_control:
@@ -87,16 +93,16 @@ class ControlStep(Step):
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
-        loop: Loop = board.get("loop")
-        line: Line = board.get("line")
-        roster: Roster | None = board.find("roster")
-        mailroom = Mailroom(
-            line,
+        loop: EventLoop = board.get("loop")
+        connection: ControlConnection = board.get("control_connection")
+        gossip: Gossip | None = board.find("gossip")
+        control_mailbox = ControlMailbox(
+            connection,
             commands.PANEL,
             run.hostname,
             run.settings.control,
             run.settings.accept_content,
-            roster.ages if roster is not None else lambda: None,
+            gossip.ages if gossip is not None else lambda: None,
         )
         intake: Intake = board.get("intake")
         pool: Pool = board.get("pool")
@@ -116,15 +122,15 @@ class ControlStep(Step):
             settle=board.get("settle"),
             prefetch=board.get("prefetch"),
             revokes=board.get("revokes"),
-            clock=line.clock,
+            clock=connection.clock,
             queues=board.get("queues"),
             stop=lambda: run.stopper.warm(),
             started=run.began,
             autoscaler=board.find("autoscaler"),
             autoreloader=board.find("autoreload"),
         )
-        loop.call_soon_threadsafe(mailroom.start, state)
-        board.put("control", mailroom)
+        loop.call_soon_threadsafe(control_mailbox.start, state)
+        board.put("control", control_mailbox)
 
 
 class MingleStep(Step):
@@ -132,7 +138,7 @@ class MingleStep(Step):
 
     name = "mingle"
     policy = "degrade"
-    requires = ("run", "loop", "line", "transport", "revokes", "intake", "control")
+    requires = ("run", "loop", "control_connection", "transport", "revokes", "intake", "control")
 
     def enabled(self, settings: Settings) -> str | None:
         if not settings.worker.mingle:
@@ -143,41 +149,41 @@ class MingleStep(Step):
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
-        loop: Loop = board.get("loop")
-        line: Line = board.get("line")
+        loop: EventLoop = board.get("loop")
+        connection: ControlConnection = board.get("control_connection")
         intake: Intake = board.get("intake")
         self._mingle = Mingle(
             loop,
             board.get("transport"),
             run.hostname,
             board.get("revokes"),
-            line.clock,
+            connection.clock,
             intake.recheck,
             run.settings.control,
             run.settings.accept_content,
         )
         # After `control`, whose queue is subscribed by then: who starts at the same time hears one of us say hello.
-        loop.call_soon_threadsafe(line.notify, self._mingle.begin)
+        loop.call_soon_threadsafe(connection.notify, self._mingle.begin)
         board.put("mingle", self._mingle)
 
     def stop(self, deadline: float) -> None:
         self._mingle.close()
 
 
-class LineUpStep(Step):
+class ControlConnectStep(Step):
     """Connects the line, once everybody who listens on it has said so."""
 
-    name = "line-up"
+    name = "control-connect"
     policy = "degrade"
-    requires = ("loop", "line")
+    requires = ("loop", "control_connection")
     #: What subscribes comes before what sends: a broker short of memory answers no question on a connection that sends.
-    after = ("events", "roster", "control", "mingle")
+    after = ("events", "gossip", "control", "mingle")
 
     def enabled(self, settings: Settings) -> str | None:
         return without_fanout(settings)
 
     def start(self, board: Board) -> None:
-        loop: Loop = board.get("loop")
-        line: Line = board.get("line")
-        loop.call_soon_threadsafe(line.start)
-        board.put("line-up", True)
+        loop: EventLoop = board.get("loop")
+        connection: ControlConnection = board.get("control_connection")
+        loop.call_soon_threadsafe(connection.start)
+        board.put("control-connect", True)

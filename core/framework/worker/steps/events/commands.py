@@ -11,7 +11,7 @@ from framework.worker.steps.events.heartbeat import SOFTWARE
 
 if TYPE_CHECKING:
     from framework.worker.steps.control.state import ControlState
-    from framework.worker.steps.events.dispatcher import Dispatcher
+    from framework.worker.steps.events.dispatcher import EventDispatcher
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 _FREQ = 5
 
 
-def _dispatcher(state: ControlState) -> Dispatcher:
+def _dispatcher(state: ControlState) -> EventDispatcher:
     dispatcher = state.consumer.event_dispatcher
     if dispatcher is None:
         raise FrameworkError("event dispatcher unavailable")

@@ -1,6 +1,6 @@
 """Events: what the worker tells monitors about itself and its tasks.
 
-1. `Dispatcher.send` tells one event at once; task events are collected and sent together, many in one message.
+1. `EventDispatcher.send` tells one event at once; task events are collected and sent together, many in one message.
 2. `enable` hands `TaskEvents` to those who know of tasks, `disable` takes it away from them: off, they cost nothing.
 3. Without a connection the newest events are kept, up to a limit, and sent when there is one; what had to be dropped
    is counted and told once.
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from framework.api.loop import Loop
 from framework.message import Outgoing
 from framework.wire import event_message
-from framework.worker.steps.control.connection import Line
-from framework.worker.steps.events.task_events import Event, TaskEvents
+from framework.worker.steps.control.connection import ControlConnection
+from framework.worker.steps.events.task_events import TaskEvent, TaskEvents
 
 if TYPE_CHECKING:
     from framework._config.settings import EventSettings
@@ -37,33 +37,33 @@ KEPT: Final = 10_000
 _PAUSE: Final = 0.1
 
 
-class Listener(Protocol):
+class EventSource(Protocol):
     """Whoever knows of tasks: it tells `events` about them unless that is None."""
 
     events: TaskEvents | None
 
 
-class Dispatcher:
+class EventDispatcher:
     """Sends events. Everything but the constructor runs in the loop."""
 
     def __init__(
         self,
         loop: Loop,
-        line: Line,
+        connection: ControlConnection,
         hostname: str,
         settings: EventSettings,
-        listeners: Sequence[Listener],
+        listeners: Sequence[EventSource],
     ) -> None:
         self._loop = loop
-        self._line = line
-        self.clock = line.clock
+        self._connection = connection
+        self.clock = connection.clock
         self.hostname = hostname
         self.pid = os.getpid()
         self.utcoffset = event_message.utc_offset()
         self._settings = settings
         self._listeners = listeners
         self._tasks = TaskEvents(self)
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[TaskEvent] = deque()
         self._armed = False
         #: The line takes nothing: what comes is kept.
         self._held = False
@@ -109,9 +109,9 @@ class Dispatcher:
             **fields,
         }
         message = self._message(event, event_message.routing_key(type))
-        self._line.post([message])
+        self._connection.post([message])
 
-    def add(self, event: Event) -> None:
+    def add(self, event: TaskEvent) -> None:
         """Send a task's event soon, together with others."""
         waiting = self._waiting
         waiting.append(event)
@@ -135,7 +135,7 @@ class Dispatcher:
         waiting = self._waiting
         while waiting:
             events = list(islice(waiting, event_message.BATCH))
-            if not self._line.ready or not self._post(events):
+            if not self._connection.ready or not self._post(events):
                 if not self._armed:
                     self._armed = True
                     self._loop.call_later(_PAUSE, self._due)
@@ -150,11 +150,11 @@ class Dispatcher:
             )
             self._dropped = 0
 
-    def _post(self, events: Sequence[Event]) -> bool:
+    def _post(self, events: Sequence[TaskEvent]) -> bool:
         message = self._batch(events)
-        return message is None or self._line.post([message])
+        return message is None or self._connection.post([message])
 
-    def _batch(self, events: Sequence[Event]) -> Outgoing | None:
+    def _batch(self, events: Sequence[TaskEvent]) -> Outgoing | None:
         try:
             return self._message(events, "task.multi")
         except (TypeError, ValueError):
@@ -162,7 +162,7 @@ class Dispatcher:
             good = [event for event in events if self._can_be_told(event)]
             return self._message(good, "task.multi") if good else None
 
-    def _can_be_told(self, event: Event) -> bool:
+    def _can_be_told(self, event: TaskEvent) -> bool:
         try:
             self._message(event, "")
         except (TypeError, ValueError) as error:
@@ -176,6 +176,6 @@ class Dispatcher:
             key,
             self.hostname,
             exchange=self._settings.exchange,
-            exchange_type=self._line.events_exchange_type,
+            exchange_type=self._connection.events_exchange_type,
             serializer=self._settings.serializer,
         )

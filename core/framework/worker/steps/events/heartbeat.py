@@ -14,16 +14,16 @@ from typing import Any, Final
 from framework import __version__
 from framework.api.loop import Loop, Timer
 from framework.worker.settle.settle import Settle
-from framework.worker.steps.events.dispatcher import Dispatcher
+from framework.worker.steps.events.dispatcher import EventDispatcher
 
 #: What the worker runs on, as every event of a worker says.
 SOFTWARE: Final = {"sw_ident": "framework", "sw_ver": __version__, "sw_sys": platform.system()}
 
 
-class Heart:
+class Heartbeat:
     """Beats. Everything but the constructor runs in the loop."""
 
-    def __init__(self, loop: Loop, dispatcher: Dispatcher, settle: Settle, interval: float) -> None:
+    def __init__(self, loop: Loop, dispatcher: EventDispatcher, settle: Settle, interval: float) -> None:
         """`interval` is in seconds."""
         self._loop = loop
         self._dispatcher = dispatcher
@@ -61,7 +61,7 @@ class Heart:
         settle = self._settle
         facts: dict[str, Any] = {
             "freq": self._interval,
-            "active": sum(1 for item in settle.running.values() if item.started),
+            "active": sum(1 for request in settle.running.values() if request.started),
             "processed": sum(settle.total.values()),
             "loadavg": [round(load, 2) for load in os.getloadavg()],
         }

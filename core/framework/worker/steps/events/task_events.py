@@ -18,17 +18,17 @@ from framework.api import pool as outcomes
 from framework.api.pool import Outcome
 from framework.client.after_end import Action
 from framework.message import Payload
-from framework.worker.item import Item
+from framework.worker.task_request import TaskRequest
 
 if TYPE_CHECKING:
-    from framework.worker.steps.events.dispatcher import Dispatcher
+    from framework.worker.steps.events.dispatcher import EventDispatcher
 
 
 #: Characters of an exception or a traceback that are told; many events share a message.
 _TEXT_MAX: Final = 16_384
 
 
-class Event(msgspec.Struct, gc=False, tag_field="type"):
+class TaskEvent(msgspec.Struct, gc=False, tag_field="type"):
     """What every event has. Positional: made by the thousand."""
 
     hostname: str
@@ -39,7 +39,7 @@ class Event(msgspec.Struct, gc=False, tag_field="type"):
     uuid: str
 
 
-class Received(Event, gc=False, tag="task-received"):
+class Received(TaskEvent, gc=False, tag="task-received"):
     """The worker has taken it in."""
 
     name: str
@@ -52,32 +52,32 @@ class Received(Event, gc=False, tag="task-received"):
     expires: str | float | None
 
 
-class Started(Event, gc=False, tag="task-started"):
+class Started(TaskEvent, gc=False, tag="task-started"):
     """It begins to run."""
 
 
-class Succeeded(Event, gc=False, tag="task-succeeded"):
+class Succeeded(TaskEvent, gc=False, tag="task-succeeded"):
     """It has returned."""
 
     result: str
     runtime: float
 
 
-class Failed(Event, gc=False, tag="task-failed"):
+class Failed(TaskEvent, gc=False, tag="task-failed"):
     """It has failed."""
 
     exception: str
     traceback: str
 
 
-class Retried(Event, gc=False, tag="task-retried"):
+class Retried(TaskEvent, gc=False, tag="task-retried"):
     """It will be run again, as it wished."""
 
     exception: str
     traceback: str
 
 
-class Revoked(Event, gc=False, tag="task-revoked"):
+class Revoked(TaskEvent, gc=False, tag="task-revoked"):
     """It was terminated, or does not run at all."""
 
     terminated: bool
@@ -85,13 +85,13 @@ class Revoked(Event, gc=False, tag="task-revoked"):
     expired: bool
 
 
-class Rejected(Event, gc=False, tag="task-rejected"):
+class Rejected(TaskEvent, gc=False, tag="task-rejected"):
     """Its message was given back or dropped."""
 
     requeue: bool
 
 
-class Cancelled(Event, gc=False, tag="task-cancelled"):
+class Cancelled(TaskEvent, gc=False, tag="task-cancelled"):
     """The worker stopped, or lost its broker, before its end."""
 
 
@@ -104,17 +104,17 @@ class _Told(msgspec.Struct, gc=False):
     parent_id: str | None = None
 
 
-class _Envelope(msgspec.Struct, gc=False):
+class _EventHeader(msgspec.Struct, gc=False):
     headers: _Told
 
 
-_read = msgspec.json.Decoder(_Envelope).decode
+_read = msgspec.json.Decoder(_EventHeader).decode
 
 
 class TaskEvents:
     """What happens to tasks, as events."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: EventDispatcher) -> None:
         self._dispatcher = dispatcher
 
     def _common(self, uuid: str, when: float = 0.0) -> tuple[str, float, int, int, float, str]:
@@ -123,16 +123,16 @@ class TaskEvents:
         clock.value += 1
         return (sender.hostname, sender.utcoffset, sender.pid, clock.value, when or time.time(), uuid)
 
-    def received(self, item: Item) -> None:
-        """The worker has taken `item` in."""
-        if not item.policy.send_events:
+    def received(self, request: TaskRequest) -> None:
+        """The worker has taken `request` in."""
+        if not request.policy.send_events:
             return
-        told = _headers(item.delivery.payload)
-        headers = item.head.headers
+        told = _headers(request.delivery.payload)
+        headers = request.head.headers
         self._dispatcher.add(
             Received(
-                *self._common(item.task_id),
-                headers.shadow or item.name,
+                *self._common(request.task_id),
+                headers.shadow or request.name,
                 told.argsrepr or "",
                 told.kwargsrepr or "",
                 told.root_id,
@@ -143,18 +143,18 @@ class TaskEvents:
             )
         )
 
-    def started(self, item: Item) -> None:
-        """It begins to run; `item.started` says since when."""
-        if item.policy.send_events:
-            self._dispatcher.add(Started(*self._common(item.task_id, item.started)))
+    def started(self, request: TaskRequest) -> None:
+        """It begins to run; `request.started` says since when."""
+        if request.policy.send_events:
+            self._dispatcher.add(Started(*self._common(request.task_id, request.started)))
 
-    def finished(self, item: Item, outcome: Outcome, action: Action) -> None:
+    def finished(self, request: TaskRequest, outcome: Outcome, action: Action) -> None:
         """It has ended, and `action` follows."""
-        if not item.policy.send_events:
+        if not request.policy.send_events:
             return
-        common = self._common(item.task_id)
+        common = self._common(request.task_id)
         code, note = outcome.code, outcome.note
-        event: Event
+        event: TaskEvent
         if code == outcomes.SUCCESS:
             event = Succeeded(*common, note, outcome.runtime)
         elif action is Action.REQUEUE or code in _REJECTED:
@@ -171,15 +171,15 @@ class TaskEvents:
             event = Failed(*common, *_told(outcome))
         self._dispatcher.add(event)
 
-    def cancelled(self, item: Item) -> None:
+    def cancelled(self, request: TaskRequest) -> None:
         """A cold stop, or the loss of the broker, ended it, and its message goes back to its queue."""
-        if item.policy.send_events:
-            self._dispatcher.add(Cancelled(*self._common(item.task_id)))
+        if request.policy.send_events:
+            self._dispatcher.add(Cancelled(*self._common(request.task_id)))
 
-    def discarded(self, item: Item, *, expired: bool) -> None:
+    def discarded(self, request: TaskRequest, *, expired: bool) -> None:
         """It was revoked, or had expired, before it could run."""
-        if item.policy.send_events:
-            self.revoked(item.task_id, expired=expired)
+        if request.policy.send_events:
+            self.revoked(request.task_id, expired=expired)
 
     def revoked(self, task_id: str, *, expired: bool) -> None:
         """The same, of a task that is not known here."""

@@ -17,10 +17,10 @@ from typing import Any, Final
 import msgspec
 
 from framework import exitcodes
-from framework._config.health import Address
+from framework._config.health import HealthAddress
 from framework.exceptions import FrameworkError
 from framework.worker.steps.health.endpoint import Answer
-from framework.worker.steps.health.prometheus import KIND, Source, exposition
+from framework.worker.steps.health.prometheus import KIND, MetricsSource, exposition
 
 _BACKLOG: Final = 64
 _OTHER: Final = "give this one another --health, or one for each worker with a path such as /run/app/%n.sock"
@@ -32,10 +32,10 @@ class CannotListen(FrameworkError):
     exit_code = exitcodes.CANT_CREATE
 
 
-class Health:
+class HealthAnswers:
     """Answers. Everything but the constructor happens in the endpoint's thread."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: MetricsSource) -> None:
         self._source = source
 
     def answer(self, path: str) -> Answer:
@@ -45,7 +45,7 @@ class Health:
         if path not in ("/livez", "/readyz"):
             return Answer(404, "there are /livez, /readyz and /metrics\n")
         source = self._source
-        dead, idle = source.vitals.dead(), source.vitals.idle()
+        dead, idle = source.sampler.dead(), source.sampler.idle()
         told: dict[str, Any] = {
             "node": source.hostname,
             "pid": os.getpid(),
@@ -58,10 +58,10 @@ class Health:
         return Answer(200 if well else 503, msgspec.json.encode(told).decode() + "\n", "application/json")
 
 
-class Listener:
+class HealthSocket:
     """The open port or unix socket."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: HealthAddress) -> None:
         """Listen. Raises `CannotListen`."""
         self._path = ""
         self._inode = 0
@@ -73,7 +73,7 @@ class Listener:
             ) from error
         host, port = address.host, address.port
         #: Where it listens; with port 0 the system has chosen one.
-        self.address = address if address.path else Address(host, port or self.socket.getsockname()[1])
+        self.address = address if address.path else HealthAddress(host, port or self.socket.getsockname()[1])
 
     def _on_path(self, path: str) -> _socket.socket:
         _clear(path)
@@ -95,7 +95,7 @@ class Listener:
                 os.unlink(self._path)
 
 
-def _on_port(address: Address) -> _socket.socket:
+def _on_port(address: HealthAddress) -> _socket.socket:
     infos = _socket.getaddrinfo(address.host, address.port, 0, _socket.SOCK_STREAM, 0, _socket.AI_PASSIVE)
     family, kind, proto, _name, where = infos[0]
     found = _socket.socket(family, kind, proto)

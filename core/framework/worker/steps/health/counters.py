@@ -6,7 +6,7 @@ from typing import Final
 
 from framework.api import pool as outcomes
 from framework.client.after_end import Action
-from framework.worker.item import Item
+from framework.worker.task_request import TaskRequest
 
 #: Words for how a task ended, by outcome code.
 ENDS: Final = {
@@ -32,7 +32,7 @@ OTHERS: Final = "(others)"
 _SUCCESS: Final = outcomes.SUCCESS
 
 
-class Count:
+class Counter:
     """What became of the runs of one task."""
 
     __slots__ = ("ends", "seconds")
@@ -49,23 +49,23 @@ class Count:
         return sum(self.ends) - sum(self.ends[code] for code in _UNRUN)
 
 
-class Meter:
+class Counters:
     """Written in the loop. Other threads may read it at any time: they find counts that are a moment old."""
 
     def __init__(self) -> None:
-        self.tasks: dict[str, Count] = {}
+        self.tasks: dict[str, Counter] = {}
         #: Tasks that have begun, and that have ended.
         self.starts = 0
         self.ends = 0
         #: Tasks that have ended and had been handed out before.
         self.redelivered = 0
 
-    def finished(self, item: Item, code: int, took: float, action: Action) -> None:
-        """Count that `item` ended with `code` after `took` seconds, and `action` follows."""
+    def finished(self, request: TaskRequest, code: int, took: float, action: Action) -> None:
+        """Count that `request` ended with `code` after `took` seconds, and `action` follows."""
         self.ends += 1
-        if item.delivery.deliveries:
+        if request.delivery.deliveries:
             self.redelivered += 1
-        count = self.tasks.get(item.name) or self._new(item.name)
+        count = self.tasks.get(request.name) or self._new(request.name)
         if code != _SUCCESS:
             if action is Action.REQUEUE:
                 code = outcomes.REQUEUED
@@ -74,11 +74,11 @@ class Meter:
         count.ends[code] += 1
         count.seconds += took
 
-    def discarded(self, item: Item) -> None:
-        """Count that `item` was revoked, or had expired, and did not run."""
+    def discarded(self, request: TaskRequest) -> None:
+        """Count that `request` was revoked, or had expired, and did not run."""
         self.ends += 1
-        count = self.tasks.get(item.name) or self._new(item.name)
+        count = self.tasks.get(request.name) or self._new(request.name)
         count.ends[outcomes.REVOKED] += 1
 
-    def _new(self, name: str) -> Count:
-        return self.tasks.setdefault(name if len(self.tasks) < NAMES_MAX else OTHERS, Count())
+    def _new(self, name: str) -> Counter:
+        return self.tasks.setdefault(name if len(self.tasks) < NAMES_MAX else OTHERS, Counter())

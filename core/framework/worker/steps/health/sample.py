@@ -1,6 +1,6 @@
 """Vitals: whether this worker lives, and whether it consumes.
 
-1. In the loop, `Vitals.look` takes a `Sample` of the worker at every beat.
+1. In the loop, `HealthSampler.look` takes a `HealthSample` of the worker at every beat.
 2. In any other thread, `dead` judges the latest sample, and one that is old says that the loop has frozen; `idle` says
    whether it consumes.
 3. Long tasks are no illness: a slot is stuck only when its process is stopped, or its task is past a time limit that
@@ -17,10 +17,10 @@ from framework.api.pool import Pool
 from framework.worker.intake.capacity import Prefetch
 from framework.worker.intake.intake import Intake
 from framework.worker.intake.subscriptions import Subscriptions
-from framework.worker.item import Item
 from framework.worker.settle.dead_letters import DeadLetters
 from framework.worker.settle.settle import Settle
-from framework.worker.steps.health.counters import Meter
+from framework.worker.steps.health.counters import Counters
+from framework.worker.task_request import TaskRequest
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 INTERVAL: Final = 1.0
 
 
-class Sample(NamedTuple):
+class HealthSample(NamedTuple):
     """The worker at one moment."""
 
     #: `time.monotonic` seconds.
@@ -69,7 +69,7 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-class Vitals:
+class HealthSampler:
     """Looks at the worker and judges it."""
 
     def __init__(
@@ -78,18 +78,18 @@ class Vitals:
         intake: Intake,
         settle: Settle,
         prefetch: Prefetch,
-        deadletters: DeadLetters,
+        dead_letters: DeadLetters,
         queues: Subscriptions,
         settings: Settings,
-        meter: Meter,
+        counters: Counters,
     ) -> None:
         self._pool = pool
         self._intake = intake
         self._settle = settle
         self._prefetch = prefetch
-        self._deadletters = deadletters
+        self._dead_letters = dead_letters
         self._queues = queues
-        self._meter = meter
+        self._counters = counters
         self._hard = settings.task.time_limit
         self.patience = settings.worker.health_patience
         #: A pool that replaces its children takes so long before it begins a task.
@@ -106,22 +106,22 @@ class Vitals:
         """Take a new sample."""
         self.sample = self._take()
 
-    def _take(self) -> Sample:
+    def _take(self) -> HealthSample:
         now = monotonic()
         info = self._pool.info()
         running = self._settle.running.values()
-        begun = [item for item in running if item.started]
+        begun = [request for request in running if request.started]
         pids = tuple(info["processes"]) if self._pool.traits.processes else ()
         stopped = frozenset(info.get("stopped-processes", ()))
         overdue = self._overdue(begun, now, processes=bool(pids))
         reserved = len(running) - len(begun)
         backlog = len(self._intake.backlog)
-        well = sum(1 for item in begun if not {item.seq, item.pid} & (stopped | overdue))
-        counted = (self._meter.starts, self._meter.ends)
+        well = sum(1 for request in begun if not {request.seq, request.pid} & (stopped | overdue))
+        counted = (self._counters.starts, self._counters.ends)
         if counted != self._counted or well or not reserved + backlog:
             self._counted = counted
             self._progress = now
-        return Sample(
+        return HealthSample(
             when=now,
             slots=info["max-concurrency"],
             pids=pids,
@@ -134,29 +134,29 @@ class Vitals:
             scheduled=len(self._intake.schedule),
             prefetch=self._prefetch.limit,
             unstored=self._settle.unstored,
-            dead_letters=dict(self._deadletters.buried),
+            dead_letters=dict(self._dead_letters.buried),
             progress=self._progress,
         )
 
-    def _overdue(self, begun: list[Item], now: float, *, processes: bool) -> frozenset[int]:
+    def _overdue(self, begun: list[TaskRequest], now: float, *, processes: bool) -> frozenset[int]:
         """Return who runs tasks that should have been ended by now."""
         seen: dict[int, float] = {}
         found = []
-        for item in begun:
-            limit = self._limit(item)
+        for request in begun:
+            limit = self._limit(request)
             if limit is not None:
                 # Not by the wall clock, in which it was begun: that may be set.
-                since = seen[item.seq] = self._seen.get(item.seq, now)
+                since = seen[request.seq] = self._seen.get(request.seq, now)
                 if now - since > limit + self.patience:
-                    found.append(item.pid if processes else item.seq)
+                    found.append(request.pid if processes else request.seq)
         self._seen = seen
         return frozenset(found)
 
-    def _limit(self, item: Item) -> float | None:
-        own = item.head.headers.timelimit
+    def _limit(self, request: TaskRequest) -> float | None:
+        own = request.head.headers.timelimit
         if own is not None and own[0] is not None:
             return own[0]
-        return self._hard if item.policy.time_limit is None else item.policy.time_limit
+        return self._hard if request.policy.time_limit is None else request.policy.time_limit
 
     # ------------------------------------------------------------ in any thread
 

@@ -9,7 +9,7 @@ from framework._config.health import health_address
 from framework.api.step import Board, Step
 
 if TYPE_CHECKING:
-    from framework._boot.loop import Loop
+    from framework._boot.loop import EventLoop
     from framework._config.settings import Settings
     from framework.worker.process.run import WorkerRun
     from framework.worker.settle.settle import Settle
@@ -21,7 +21,7 @@ class HealthStep(Step):
     """Answers /livez, /readyz and /metrics, in a thread of its own."""
 
     name = "health"
-    requires = ("run", "loop", "pool", "intake", "settle", "prefetch", "deadletters", "queues")
+    requires = ("run", "loop", "pool", "intake", "settle", "prefetch", "dead_letters", "queues")
     #: The loop does not turn yet, so this is the one time at which another thread may look at its things.
     after = ("rates",)
 
@@ -38,30 +38,32 @@ class HealthStep(Step):
     def start(self, board: Board) -> None:
         # Here, so that a worker without it does not import them.
         from framework._boot.loop import Pulse
-        from framework.worker.steps.health.answers import Health, Listener
-        from framework.worker.steps.health.counters import Meter
+        from framework.worker.steps.health.answers import HealthAnswers, HealthSocket
+        from framework.worker.steps.health.counters import Counters
         from framework.worker.steps.health.endpoint import Endpoint
-        from framework.worker.steps.health.prometheus import Source
-        from framework.worker.steps.health.sample import INTERVAL, Vitals
+        from framework.worker.steps.health.prometheus import MetricsSource
+        from framework.worker.steps.health.sample import INTERVAL, HealthSampler
 
         run: WorkerRun = board.get("run")
-        loop: Loop = board.get("loop")
+        loop: EventLoop = board.get("loop")
         settle: Settle = board.get("settle")
         worker = run.settings.worker
-        listener = Listener(health_address(worker.health or 0, run.hostname))
+        listener = HealthSocket(health_address(worker.health or 0, run.hostname))
         self._closers.append(listener)
-        meter = settle.meter = Meter()
-        vitals = Vitals(
+        counters = settle.counters = Counters()
+        sampler = HealthSampler(
             board.get("pool"),
             board.get("intake"),
             settle,
             board.get("prefetch"),
-            board.get("deadletters"),
+            board.get("dead_letters"),
             board.get("queues"),
             run.settings,
-            meter,
+            counters,
         )
-        health = Health(Source(run.hostname, worker.pool, run.began, vitals, meter, lambda: run.graph.degraded))
+        health = HealthAnswers(
+            MetricsSource(run.hostname, worker.pool, run.began, sampler, counters, lambda: run.graph.degraded)
+        )
 
         def report(error: BaseException) -> None:
             # The log's locks are not for the endpoint's thread: under a green pool they are greenlets'.
@@ -69,7 +71,7 @@ class HealthStep(Step):
 
         endpoint = Endpoint(listener.socket, health.answer, report)
         self._closers.append(endpoint)
-        loop.call_soon(Pulse(loop, INTERVAL, vitals.look).start)
+        loop.call_soon(Pulse(loop, INTERVAL, sampler.look).start)
         endpoint.start()
         logger.info("Health endpoint on %s", listener.address)
         board.put("health", endpoint)

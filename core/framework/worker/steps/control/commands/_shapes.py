@@ -10,24 +10,24 @@ from framework.api.transport import Queue
 from framework.exceptions import MessageError
 from framework.message import read
 from framework.wire.serialization import decode_task
-from framework.worker.item import Item
+from framework.worker.task_request import TaskRequest
 
 if TYPE_CHECKING:
     from framework.worker.steps.control.state import ControlState
 
 
-def reserved_items(state: ControlState) -> list[Item]:
+def reserved_requests(state: ControlState) -> list[TaskRequest]:
     waiting = [*state.intake.rates, *state.intake.backlog]
-    return [*waiting, *(item for item in state.settle.running.values() if not item.started)]
+    return [*waiting, *(request for request in state.settle.running.values() if not request.started)]
 
 
-def task_info(state: ControlState, item: Item, safe: bool = False) -> dict[str, Any]:
+def task_info(state: ControlState, request: TaskRequest, safe: bool = False) -> dict[str, Any]:
     args: Any = None
     kwargs: Any = None
     headers: dict[str, Any] = {}
     properties: dict[str, Any] = {}
     try:
-        incoming = read(item.delivery.payload)
+        incoming = read(request.delivery.payload)
         headers, properties = incoming.headers, incoming.properties
         if not safe:
             args, kwargs, _embed = decode_task(incoming, accept=state.settings.accept_content)
@@ -37,21 +37,21 @@ def task_info(state: ControlState, item: Item, safe: bool = False) -> dict[str, 
         args, kwargs = headers.get("argsrepr"), headers.get("kwargsrepr")
     info = properties.get("delivery_info") or {}
     return {
-        "id": item.task_id,
-        "name": item.head.headers.shadow or item.name,
+        "id": request.task_id,
+        "name": request.head.headers.shadow or request.name,
         "args": args,
         "kwargs": kwargs,
-        "type": item.name,
+        "type": request.name,
         "hostname": state.hostname,
-        "time_start": item.started or None,
-        "acknowledged": item.acknowledged,
+        "time_start": request.started or None,
+        "acknowledged": request.acknowledged,
         "delivery_info": {
             "exchange": info.get("exchange"),
             "routing_key": info.get("routing_key"),
             "priority": properties.get("priority"),
-            "redelivered": bool(item.delivery.deliveries or info.get("redelivered")),
+            "redelivered": bool(request.delivery.deliveries or info.get("redelivered")),
         },
-        "worker_pid": item.pid or None,
+        "worker_pid": request.pid or None,
     }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from framework.api.command import inspect_command
-from framework.worker.steps.control.commands._shapes import queue_info, reserved_items, task_info
+from framework.worker.steps.control.commands._shapes import queue_info, reserved_requests, task_info
 
 if TYPE_CHECKING:
     from framework.worker.steps.control.state import ControlState
@@ -23,21 +23,21 @@ _RUSAGE: Final = (
 @inspect_command(alias="dump_active")
 def active(state: ControlState, safe: bool = False) -> list[dict[str, Any]]:
     """List the tasks that run now; `safe`: what their senders say of the arguments, not the arguments."""
-    return [task_info(state, item, safe) for item in state.settle.running.values() if item.started]
+    return [task_info(state, request, safe) for request in state.settle.running.values() if request.started]
 
 
 @inspect_command(alias="dump_reserved")
 def reserved(state: ControlState) -> list[dict[str, Any]]:
     """List the tasks that were received and have not started."""
-    return [task_info(state, item) for item in reserved_items(state)]
+    return [task_info(state, request) for request in reserved_requests(state)]
 
 
 @inspect_command(alias="dump_schedule")
 def scheduled(state: ControlState) -> list[dict[str, Any]]:
     """List the tasks that this worker holds for their eta; what is parked in the broker is shown by `queues`."""
     return [
-        {"eta": item.head.headers.eta, "priority": 6, "request": task_info(state, item)}
-        for _when, item in sorted(state.intake.schedule, key=lambda entry: entry[0])
+        {"eta": request.head.headers.eta, "priority": 6, "request": task_info(state, request)}
+        for _when, request in sorted(state.intake.schedule, key=lambda entry: entry[0])
     ]
 
 
@@ -61,12 +61,14 @@ def query_task(state: ControlState, ids: str | Sequence[str]) -> dict[str, Any]:
     wanted = {ids} if isinstance(ids, str) else set(ids)
     running = state.settle.running.values()
     found: dict[str, Any] = {}
-    for label, items in (
-        ("scheduled", [item for _when, item in state.intake.schedule]),
-        ("reserved", reserved_items(state)),
-        ("active", [item for item in running if item.started]),
+    for label, requests in (
+        ("scheduled", [request for _when, request in state.intake.schedule]),
+        ("reserved", reserved_requests(state)),
+        ("active", [request for request in running if request.started]),
     ):
-        found.update({item.task_id: [label, task_info(state, item)] for item in items if item.task_id in wanted})
+        found.update(
+            {request.task_id: [label, task_info(state, request)] for request in requests if request.task_id in wanted}
+        )
     return found
 
 

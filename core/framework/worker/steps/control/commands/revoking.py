@@ -68,9 +68,9 @@ def revoke_by_stamped_headers(
     logger.info("Tasks flagged as revoked by their headers: %s", stamps)
     if not terminate:
         return {"ok": f"headers {stamps} flagged as revoked, but not terminated"}
-    running = [item for item in state.settle.running.values() if item.started]
+    running = [request for request in state.settle.running.values() if request.started]
     wanted = {header: texts(values) for header, values in stamps.items()}
-    ids = [item.task_id for item in running if matching_stamps(read(item.delivery.payload).headers, wanted)]
+    ids = [request.task_id for request in running if matching_stamps(read(request.delivery.payload).headers, wanted)]
     if not ids:
         return {"ok": f"headers {stamps} were not terminated"}
     reply = revoke(state, ids, terminate=True, signal=signal)

@@ -13,12 +13,12 @@ class QosMode:
         self.per_consumer = False
 
 
-class Source:
+class BrokerConsumer:
     """One consumer of the broker's."""
 
     __slots__ = ("before", "cancelled", "name", "queue", "tag")
 
-    def __init__(self, queue: Queue, tag: bytes, before: Source | None = None) -> None:
+    def __init__(self, queue: Queue, tag: bytes, before: BrokerConsumer | None = None) -> None:
         """`before`: the one that this one takes the place of, after a rest."""
         self.queue = queue
         self.name = queue.name

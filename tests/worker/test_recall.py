@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework.api.transport import Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Outgoing, read_head
-from framework.worker.dispatch.recall import Recalls
+from framework.worker.dispatch.recall import Recall
 from framework.worker.dispatch.revoked import Revokes
 from framework_transports.memory import MemoryTransport
 
@@ -33,7 +33,7 @@ class Bench:
         self.lost: list[Exception] = []
         #: Taking in what comes turns out that the connection is lost.
         self.broken = False
-        self.loop = Loop()
+        self.loop = EventLoop()
         recall = self.consumer.recall
 
         def counted(keys):
@@ -41,7 +41,7 @@ class Bench:
             return recall(keys)
 
         self.consumer.recall = counted
-        self.recalls = Recalls(self.loop, self.consumer, self._take, self.lost.append)
+        self.recalls = Recall(self.loop, self.consumer, self._take, self.lost.append)
 
     def _take(self, deliveries) -> None:
         if self.broken:

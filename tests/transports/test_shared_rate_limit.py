@@ -21,44 +21,44 @@ def transport(request):
 
 
 @pytest.fixture
-def turnstile(transport):
-    made = transport.turnstile()
+def limit(transport):
+    made = transport.shared_rate_limit()
     yield made
     made.close()
     made.close()
 
 
 def test_the_trait_says_so(transport):
-    assert transport.traits.turnstile
+    assert transport.traits.shared_rate_limit
 
 
-def test_starts_follow_each_other(turnstile):
-    assert turnstile.reserve("t", 100.0, 1) == 0.0
-    assert turnstile.reserve("t", 100.0, 1) == pytest.approx(100.0, abs=5)
-    assert turnstile.reserve("t", 100.0, 3) == pytest.approx(200.0, abs=5)
-    assert turnstile.reserve("t", 100.0, 1) == pytest.approx(500.0, abs=5)
+def test_starts_follow_each_other(limit):
+    assert limit.reserve("t", 100.0, 1) == 0.0
+    assert limit.reserve("t", 100.0, 1) == pytest.approx(100.0, abs=5)
+    assert limit.reserve("t", 100.0, 3) == pytest.approx(200.0, abs=5)
+    assert limit.reserve("t", 100.0, 1) == pytest.approx(500.0, abs=5)
 
 
-def test_names_do_not_mix(turnstile):
-    turnstile.reserve("one", 100.0, 5)
-    assert turnstile.reserve("two", 100.0, 1) == 0.0
+def test_names_do_not_mix(limit):
+    limit.reserve("one", 100.0, 5)
+    assert limit.reserve("two", 100.0, 1) == 0.0
 
 
-def test_what_was_not_asked_for_is_not_saved_up(turnstile):
-    turnstile.reserve("t", 0.001, 1)
+def test_what_was_not_asked_for_is_not_saved_up(limit):
+    limit.reserve("t", 0.001, 1)
     time.sleep(0.01)
-    assert turnstile.reserve("t", 100.0, 1) == 0.0
-    assert turnstile.reserve("t", 100.0, 1) == pytest.approx(100.0, abs=5)
+    assert limit.reserve("t", 100.0, 1) == 0.0
+    assert limit.reserve("t", 100.0, 1) == pytest.approx(100.0, abs=5)
 
 
 def test_each_start_is_given_once(transport):
     given = []
 
     def take():
-        turnstile = transport.turnstile()
+        limit = transport.shared_rate_limit()
         for _ in range(50):
-            given.append(turnstile.reserve("t", 1000.0, 1))
-        turnstile.close()
+            given.append(limit.reserve("t", 1000.0, 1))
+        limit.close()
 
     threads = [threading.Thread(target=take) for _ in range(4)]
     for thread in threads:
@@ -70,25 +70,25 @@ def test_each_start_is_given_once(transport):
 
 def test_redis_forgets_what_is_over(redis_server, redis_url):
     transport = RedisTransport(redis_url, RedisTransport.options_type(), {})
-    turnstile = transport.turnstile()
-    turnstile.reserve("t", 2.0, 3)
+    limit = transport.shared_rate_limit()
+    limit.reserve("t", 2.0, 3)
     with redis_server.client(int(redis_url.rpartition("/")[2])) as server:
         assert 6000 < server.pttl("framework.starts.t") <= 7000
-    turnstile.close()
+    limit.close()
 
 
 def test_a_lost_connection_is_said(redis_url):
-    turnstile = RedisTransport(redis_url, RedisTransport.options_type(), {}).turnstile()
-    turnstile.close()
+    limit = RedisTransport(redis_url, RedisTransport.options_type(), {}).shared_rate_limit()
+    limit.close()
     with pytest.raises(ConnectionLost):
-        turnstile.reserve("t", 1.0, 1)
+        limit.reserve("t", 1.0, 1)
 
 
 def test_a_clock_that_began_anew_does_not_stop_anybody(sqlite_url, monkeypatch):
     transport = SqliteTransport(sqlite_url, SqliteOptions(), {})
-    turnstile = transport.turnstile()
-    turnstile.reserve("t", 100.0, 50)
+    limit = transport.shared_rate_limit()
+    limit.reserve("t", 100.0, 50)
     before = time.monotonic()
-    monkeypatch.setattr("framework_transports.sqlite.turnstile.time.monotonic", lambda: before - 1000.0)
-    assert turnstile.reserve("t", 100.0, 1) == 0.0
-    turnstile.close()
+    monkeypatch.setattr("framework_transports.sqlite.shared_rate_limit.time.monotonic", lambda: before - 1000.0)
+    assert limit.reserve("t", 100.0, 1) == 0.0
+    limit.close()

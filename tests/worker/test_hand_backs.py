@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework.api.transport import Delivery, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Outgoing, again, read, read_head
@@ -30,7 +30,7 @@ def ids(deliveries: Any) -> list[str | None]:
 def scene(amqp_url: str) -> Iterator[SimpleNamespace]:
     """A real broker, and a loop that turns when it is told to."""
     transport = AmqpTransport(amqp_url, AmqpTransport.options_type(), {})
-    loop = Loop()
+    loop = EventLoop()
     outbox = Outbox(transport.producer)
     kept: list[Delivery] = []
     with ExitStack() as stack:

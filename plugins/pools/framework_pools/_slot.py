@@ -1,7 +1,7 @@
 """A seat: one thread that runs one job after another, and can be reached from outside.
 
-`Seat.interrupt` raises an exception in the job that runs, and is guarded so that the exception can never hit the next
-job, or the seat's own code.
+`InProcessSlot.interrupt` raises an exception in the job that runs, and is guarded so that the exception can never hit
+the next job, or the seat's own code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Interrupt(BaseException):
     """Ends a job from outside; not an `Exception`, so that tasks do not catch it by accident."""
 
 
-class Seat:
+class InProcessSlot:
     """One thread's place; everything but `serve` may be called from the loop."""
 
     def __init__(self, name: str) -> None:
@@ -44,7 +44,7 @@ class Seat:
         #: Nothing that still ends here counts.
         self.abandoned = False
         #: Why the running job was interrupted: its seq, the verdict's code and text.
-        self.doom: tuple[int, int, str] | None = None
+        self.pending_kill: tuple[int, int, str] | None = None
         #: The job whose soft limit has been dealt with.
         self.warned = 0
         self._lock = threading.Lock()

@@ -10,8 +10,8 @@ import pytest
 from framework import App
 from framework.api.transport import Delivery, Queue
 from framework.message import Outgoing, read_head
-from framework.worker.dispatch.redelivery import Adoption, Past
-from framework.worker.item import Item
+from framework.worker.dispatch.redelivery import FinishedTask, Redelivery
+from framework.worker.task_request import TaskRequest
 from framework_transports.memory import MemoryTransport
 
 QUEUE = Queue(name="q")
@@ -28,14 +28,14 @@ class Bench:
 
         self._policy = task.policy
         self.transport = MemoryTransport(f"memory://orphans-{id(self)}", None, {})
-        self.items: list[Item] = []
-        self.adoption = Adoption(lambda: self.items)
+        self.items: list[TaskRequest] = []
+        self.adoption = Redelivery(lambda: self.items)
         self.consumer = self.connect()
         headers = [{"task": "t", "id": task_id} for task_id in ids]
         self.transport.producer().publish([Outgoing(b"", headers=each, routing_key="q") for each in headers])
         for number, delivery in enumerate(self.consumer.fetch(len(ids))):
             head = read_head(delivery.payload)
-            self.items.append(Item(number, delivery, head, "t", str(head.headers.id), self._policy))
+            self.items.append(TaskRequest(number, delivery, head, "t", str(head.headers.id), self._policy))
 
     def connect(self):
         """Make the next connection, which is given what the last one had."""
@@ -108,9 +108,13 @@ def test_neither_the_lost_connection_nor_the_task_is_held_on_to():
     late.acknowledge()
     # As if others had got all of them.
     orphans = bench.adoption.orphans
-    assert {task_id: type(orphan) for task_id, orphan in orphans.items()} == {"early": Past, "late": Past, "runs": Item}
+    assert {task_id: type(orphan) for task_id, orphan in orphans.items()} == {
+        "early": FinishedTask,
+        "late": FinishedTask,
+        "runs": TaskRequest,
+    }
     runs.acknowledge()
-    assert {type(orphan) for orphan in orphans.values()} == {Past}
+    assert {type(orphan) for orphan in orphans.values()} == {FinishedTask}
     # Though the tasks are still there.
     gc.collect()
     assert lost() is None

@@ -13,8 +13,8 @@ from framework.client.request import Context
 from framework.exceptions import ConnectionLost
 from framework.message import mark_redelivered, read, read_head
 from framework.wire.result_document import FAILURE, RETRY, SUCCESS, Documents
-from framework.worker.dispatch.deduplication import Successes
-from framework.worker.item import Item
+from framework.worker.dispatch.deduplication import Deduplication
+from framework.worker.task_request import TaskRequest
 from support import queues
 
 MEMBER = b'[[], {}, {"chord": {"task": "body", "args": [], "kwargs": {}, "options": {}, "subtask_type": null}}]'
@@ -52,8 +52,8 @@ class Bench:
         self.changes = 0
         self.successes = self.make()
 
-    def make(self) -> Successes:
-        return Successes(
+    def make(self) -> Deduplication:
+        return Deduplication(
             self.app.conf.settings,
             self.store,
             lambda payload: Context.from_incoming(read(payload), self.app),
@@ -63,10 +63,10 @@ class Bench:
     def _changed(self) -> None:
         self.changes += 1
 
-    def item(self, task_id, retries=0, *, again=True, late=True, body=b"[[], {}, {}]") -> Item:
+    def item(self, task_id, retries=0, *, again=True, late=True, body=b"[[], {}, {}]") -> TaskRequest:
         payload = queues.envelope(body, {"task": "late", "id": task_id, "retries": retries})
         delivery = Lent(mark_redelivered(payload, 1) if again else payload, int(again))
-        return Item(1, delivery, read_head(delivery.payload), "late", task_id, self.policies[late])
+        return TaskRequest(1, delivery, read_head(delivery.payload), "late", task_id, self.policies[late])
 
     def keep(self, task_id, state=SUCCESS, *, documents=None, extended=None) -> None:
         result = ValueError("no") if state == FAILURE else 1

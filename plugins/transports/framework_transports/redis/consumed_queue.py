@@ -1,7 +1,8 @@
 """One consumed queue, and the messages taken from it.
 
-1. `Lane` names the keys of a queue, collects settlements until the next round trip, and keeps them until the one after.
-   A message is parked for a length of time rather than until a time: this machine's clock need not be the server's.
+1. `ConsumedQueue` names the keys of a queue, collects settlements until the next round trip, and keeps them until the
+   one after. A message is parked for a length of time rather than until a time: this machine's clock need not be the
+   server's.
 2. `RedisDelivery` is a leased message; settling it notes its field in the lane. Settling twice is harmless: the server
    only acts on what is still on loan.
 3. `BroadcastDelivery` came through a channel: nobody else has it, so there is nothing to acknowledge.
@@ -15,7 +16,7 @@ from typing import Final
 
 from framework.api.transport import Delivery
 from framework.message import delivery_count, mark_redelivered
-from framework_drivers.redis.resp import Argument, Call, Command
+from framework_drivers.redis.resp import Argument, Command, ScriptCall
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.scripts import script
 
@@ -24,7 +25,7 @@ _COUNT_HEADER = b'"deliveries":'
 ALIKE: Final = 8
 
 
-class Lane:
+class ConsumedQueue:
     """A queue that is, or was, consumed from."""
 
     __slots__ = (
@@ -58,7 +59,7 @@ class Lane:
             self.sent_acks = self.acks
             self.acks = []
         if self.requeues:
-            commands.append(Call(script("requeue"), (self.lease, *self.lists), self.requeues))
+            commands.append(ScriptCall(script("requeue"), (self.lease, *self.lists), self.requeues))
             self.sent_requeues = self.requeues
             self.requeues = []
         if self.parks:
@@ -66,12 +67,12 @@ class Lane:
             self.sent_parks = self.parks
             self.parks = []
 
-    def _park(self, lease: str) -> Call:
+    def _park(self, lease: str) -> ScriptCall:
         now = time.time()
         args: list[Argument] = [self.consumer, ALIKE]
         for field, until, key in self.parks:
             args += (field, max(0, round((until - now) * 1000)), key)
-        return Call(script("park"), (lease, self.parked, self.shelf), args)
+        return ScriptCall(script("park"), (lease, self.parked, self.shelf), args)
 
     def hand_over(self, commands: list[Command], new_lease: str, names: Sequence[Argument]) -> None:
         """Add to `commands` what settles, once more, and then moves what is on loan to the lease hash `new_lease`.
@@ -87,46 +88,46 @@ class Lane:
         if self.acks:
             commands.append(("HDEL", old_lease, *self.acks))
         if self.requeues:
-            commands.append(Call(script("requeue"), (old_lease, *self.lists), self.requeues))
+            commands.append(ScriptCall(script("requeue"), (old_lease, *self.lists), self.requeues))
         if self.parks:
             commands.append(self._park(old_lease))
-        commands.append(Call(script("adopt"), (old_lease, new_lease, self.leases, *self.lists), names))
+        commands.append(ScriptCall(script("adopt"), (old_lease, new_lease, self.leases, *self.lists), names))
 
 
 class RedisDelivery(Delivery):
     """A message on loan."""
 
-    __slots__ = ("field", "lane")
+    __slots__ = ("consumed", "field")
 
-    def __init__(self, payload: bytes, lane: Lane, field: str) -> None:
+    def __init__(self, payload: bytes, consumed: ConsumedQueue, field: str) -> None:
         self.payload = payload
-        self.queue = lane.name
+        self.queue = consumed.name
         # Decoding costs more than everything else here, and few messages come back.
         self.deliveries = delivery_count(payload) if _COUNT_HEADER in payload else 0
-        self.lane = lane
+        self.consumed = consumed
         self.field = field
 
     def ack(self) -> None:
         """Have the message dropped with the next round trip."""
-        self.lane.acks.append(self.field)
+        self.consumed.acks.append(self.field)
 
     def reject(self, *, requeue: bool) -> None:
         """Put the message back to the front, with the count raised, or drop it."""
         if requeue:
             payload = self.payload
             assert isinstance(payload, bytes)
-            self.lane.requeues += (self.field, mark_redelivered(payload, self.deliveries + 1))
+            self.consumed.requeues += (self.field, mark_redelivered(payload, self.deliveries + 1))
         else:
-            self.lane.acks.append(self.field)
+            self.consumed.acks.append(self.field)
 
     def release(self) -> None:
         """Put the message back to the front as it was."""
-        self.lane.requeues += (self.field, b"")
+        self.consumed.requeues += (self.field, b"")
 
     def park(self, until: float, key: str = "") -> bool:
         """Have the message moved to what comes due later."""
         # A line break would make one key another's second.
-        self.lane.parks.append((self.field, until, "" if "\n" in key else key))
+        self.consumed.parks.append((self.field, until, "" if "\n" in key else key))
         return True
 
 

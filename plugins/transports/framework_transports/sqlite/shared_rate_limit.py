@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from framework.api.transport import Turnstile
+from framework.api.transport import SharedRateLimit
 from framework_drivers.sqlite.database import Database, Synchronous
 
 PART: Final = "turnstile"
@@ -21,7 +21,7 @@ _KEEP: Final = "INSERT OR REPLACE INTO framework_starts VALUES (?, ?, ?)"
 _FORGET: Final = "DELETE FROM framework_starts WHERE free < :now OR seen > :now"
 
 
-class SqliteTurnstile(Turnstile):
+class SqliteSharedRateLimit(SharedRateLimit):
     """Counts in the broker's file."""
 
     def __init__(self, path: str, synchronous: Synchronous, busy_timeout: float) -> None:

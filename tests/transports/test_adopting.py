@@ -85,7 +85,7 @@ def fetch(consumer: Consumer, count: int) -> list[Delivery]:
 def cut(consumer: Any) -> None:
     """Break the connection, as the network would."""
     if hasattr(consumer, "_link"):
-        with socket.socket(fileno=os.dup(consumer._link.fileno())) as shadow:
+        with socket.socket(fileno=os.dup(consumer._connection.fileno())) as shadow:
             shadow.shutdown(socket.SHUT_RDWR)
         with pytest.raises(ConnectionLost):
             consumer.fetch(1)
@@ -252,11 +252,11 @@ def test_a_connection_that_breaks_while_it_adopts_changes_nothing(opened: Any, r
     done.ack()
     # The server does what it is told, and the answer is lost.
     second = opened(transport.consumer())
-    link = second._link
-    link.run, run = _deaf(link), link.run
+    connection = second._connection
+    connection.run, run = _deaf(connection), connection.run
     with pytest.raises(ConnectionLost):
         second.adopt(first, [held])
-    del link.run, run
+    del connection.run, run
     third = opened(transport.consumer())
     adopted = [*third.adopt(first, [held]), *third.adopt(second, [held])]
     assert adopted == [held]
@@ -270,12 +270,12 @@ def test_a_connection_that_breaks_while_it_adopts_changes_nothing(opened: Any, r
     assert left(transport) == {"work": 1}
 
 
-def _deaf(link: Any) -> Callable[[Any], Any]:
-    run = type(link).run
+def _deaf(connection: Any) -> Callable[[Any], Any]:
+    run = type(connection).run
 
     def deaf(commands: Any) -> Any:
-        run(link, commands)
-        link.close()
+        run(connection, commands)
+        connection.close()
         raise ConnectionLost("the answer is lost")
 
     return deaf

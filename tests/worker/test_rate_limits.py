@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from framework._boot.loop import Loop
+from framework._boot.loop import EventLoop
 from framework.client.task_policy import parse_rate
 from framework.exceptions import ConfigError
-from framework.worker.intake.rate_limits import Rates
+from framework.worker.intake.rate_limits import RateLimits
 
 
 @pytest.mark.parametrize(
@@ -47,13 +47,13 @@ class Bench:
     """A loop, and a pool that takes what it is allowed to."""
 
     def __init__(self):
-        self.loop = Loop()
+        self.loop = EventLoop()
         self.backlog = deque()
         self.started = []
         self.free = True
         self.enough = 0
         self._seq = 0
-        self.rates = Rates(self.loop, self.backlog, self._tick)
+        self.rates = RateLimits(self.loop, self.backlog, self._tick)
         self.rates.disabled = False
 
     def task(self, name="t"):
@@ -197,7 +197,7 @@ class Turnstile:
 
 class TestSharedLimits:
     @pytest.fixture
-    def turnstile(self, bench):
+    def shared_rate_limit(self, bench):
         bench.rates.starts = Turnstile()
         return bench.rates.starts
 
@@ -205,44 +205,44 @@ class TestSharedLimits:
         with pytest.raises(ConfigError, match=r"task t is the cluster's.*rate_limit_store under \[task\]"):
             bench.rates.set("t", 1.0, shared=True)
 
-    def test_a_start_is_asked_for_and_waited_for(self, bench, turnstile):
+    def test_a_start_is_asked_for_and_waited_for(self, bench, shared_rate_limit):
         bench.rates.set("t", 5.0, shared=True)
         bench.task()
         bench.task()
-        assert turnstile.asked == [("t@0.2", 0.2, 1)]
+        assert shared_rate_limit.asked == [("t@0.2", 0.2, 1)]
         began = time.monotonic()
-        turnstile.deliver(0.05)
+        shared_rate_limit.deliver(0.05)
         bench.run(1)
         assert bench.started[0][2] - began >= 0.05
-        assert len(turnstile.asked) == 2
+        assert len(shared_rate_limit.asked) == 2
 
-    def test_many_starts_are_asked_for_at_once(self, bench, turnstile):
+    def test_many_starts_are_asked_for_at_once(self, bench, shared_rate_limit):
         bench.rates.set("t", 1000.0, shared=True)
         bench.task()
         bench.task()
-        turnstile.deliver(0.0)
+        shared_rate_limit.deliver(0.0)
         bench.run(1)
         for _ in range(200):
             bench.task()
-        assert turnstile.asked[-1] == ("t@0.001", 0.001, 1)
-        turnstile.deliver(0.0)
+        assert shared_rate_limit.asked[-1] == ("t@0.001", 0.001, 1)
+        shared_rate_limit.deliver(0.0)
         bench.run(2)
-        assert turnstile.asked[-1] == ("t@0.001", 0.001, 100)
+        assert shared_rate_limit.asked[-1] == ("t@0.001", 0.001, 100)
 
-    def test_an_answer_that_comes_after_a_change_is_forgotten(self, bench, turnstile):
+    def test_an_answer_that_comes_after_a_change_is_forgotten(self, bench, shared_rate_limit):
         bench.rates.set("t", 1.0, shared=True)
         bench.task()
-        late = turnstile.deliver
+        late = shared_rate_limit.deliver
         bench.rates.set("t", 10.0, shared=True)
-        assert turnstile.asked[-1][0] == "t@0.1"
+        assert shared_rate_limit.asked[-1][0] == "t@0.1"
         late(0.0)
         assert not bench.backlog
-        turnstile.deliver(0.0)
+        shared_rate_limit.deliver(0.0)
         assert len(bench.backlog) == 1
 
-    def test_a_start_that_was_missed_is_over(self, bench, turnstile):
+    def test_a_start_that_was_missed_is_over(self, bench, shared_rate_limit):
         bench.rates.set("t", 10.0, shared=True)
         bench.task()
-        turnstile.deliver(-5.0)
+        shared_rate_limit.deliver(-5.0)
         assert not bench.backlog
-        assert len(turnstile.asked) == 2
+        assert len(shared_rate_limit.asked) == 2

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from framework.client.task_policy import TaskPolicy
 
 
-class Item:
+class TaskRequest:
     """A delivery with what the worker has read of it and decided about it."""
 
     __slots__ = ("acknowledged", "delivery", "head", "name", "pid", "policy", "seq", "started", "task_id")

@@ -17,7 +17,7 @@ from framework.api.backoff import Backoff
 FIRST_PAUSE: Final = 0.02
 
 
-class Ticker:
+class PollTimer:
     """Makes a descriptor readable some time after `arm`; a thread of its own, which sleeps for good while disarmed."""
 
     def __init__(self, longest: float) -> None:
