@@ -106,9 +106,9 @@ def _traits(plugin: type) -> str:
 
 
 def _option(field: msgspec.structs.FieldInfo) -> list[str]:
-    meta = [arg for arg in typing.get_args(field.type) if isinstance(arg, msgspec.Meta)]
+    described = [arg.description for arg in typing.get_args(field.type) if isinstance(arg, msgspec.Meta)]
     default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-    return [code(field.name), code(repr(default)), (meta[0].description or "") if meta else ""]
+    return [code(field.name), code(repr(default)), next(filter(None, described), "")]
 
 
 def commands() -> str:

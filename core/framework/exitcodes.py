@@ -12,8 +12,6 @@ INTERRUPTED: Final = 1
 USAGE: Final = 2
 #: A worker answered with an error: it did not do what was asked.
 REFUSED: Final = 65
-#: An input file cannot be read.
-NO_INPUT: Final = 66
 #: The broker or the result store cannot be reached.
 UNREACHABLE: Final = 68
 #: Nobody answered: no worker, or not in time; or a worker said that it is not live.

@@ -786,7 +786,7 @@ def test_bytes_that_are_no_message_pass_through(consumer: Any, server: redis.Red
 
 
 @pytest.mark.parametrize(
-    "table", [{"lease": 0}, {"max_connections": 0}, {"priority_steps": []}, {"queue_order_strategy": "x"}, {"nope": 1}]
+    "table", [{"lease": 0}, {"poll_interval": 0}, {"priority_steps": []}, {"queue_order_strategy": "x"}, {"nope": 1}]
 )
 def test_options_are_typed(table: dict[str, Any]) -> None:
     with pytest.raises(msgspec.ValidationError):

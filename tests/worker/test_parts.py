@@ -120,6 +120,23 @@ def test_backoff_grows_up_to_its_maximum_and_starts_over():
     assert backoff.next() <= 1.0
 
 
+@pytest.mark.parametrize(
+    ("given", "delays"),
+    [
+        ({"first": 0.1, "maximum": 0.5}, [0.1, 0.2, 0.4, 0.5, 0.5]),
+        ({"first": 1.0, "maximum": 20.0, "factor": 3.0}, [1.0, 3.0, 9.0, 20.0, 20.0]),
+        ({"first": 0.0, "maximum": 2.5, "factor": 1.0, "step": 1.0}, [0.0, 1.0, 2.0, 2.5, 2.5]),
+        ({"first": 3.0, "maximum": 1.0}, [1.0, 1.0]),
+    ],
+)
+def test_backoff_without_jitter_is_exact(given, delays):
+    backoff = Backoff(**given, jitter=0.0)
+    for _ in range(2):
+        assert [backoff.next() for _ in delays] == delays
+        assert backoff.attempts == len(delays)
+        backoff.reset()
+
+
 def test_the_clock_is_ahead_of_everything_it_heard():
     clock = Clock()
     clock.forward()

@@ -7,10 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -24,41 +25,48 @@ if TYPE_CHECKING:
     from framework.client.dead_letter_queue import DeadLetterQueue
     from framework.wire.dead_letter import DeadLetter
 
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-
 
 @click.group(cls=Section, help="Look at dead letters; send them again or drop them.")
 def command() -> None:
     """Sub-commands only."""
 
 
-def _choosing(function: _Command) -> _Command:
-    """Add the options that choose letters."""
+class _Choice(NamedTuple):
+    """Which letters a command is about."""
+
+    ids: tuple[str, ...]
+    queues: str | None
+    task: str | None
+    reason: str | None
+
+
+def _choosing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose letters, which make up the argument `choice`."""
+
+    @wraps(function)
+    def choosing(*args: Any, **options: Any) -> Any:
+        choice = _Choice(**{field: options.pop(field) for field in _Choice._fields})
+        return function(*args, choice=choice, **options)
+
+    decorated: Callable[..., Any] = choosing
     for option in (
         click.option("-r", "--reason", metavar="REASON", help="Only those that died of this, e.g. max-deliveries."),
         click.option("-t", "--task", metavar="NAME", help="Only those of this task."),
         click.option("-Q", "--queues", metavar="Q1,Q2", help="Of these queues. Default: all that are configured."),
         click.argument("ids", nargs=-1, metavar="[ID]..."),
     ):
-        function = option(function)
-    return function
+        decorated = option(decorated)
+    return decorated
 
 
 @command.command("list", help="List the letters: why, from which queue, when.")
 @_choosing
 @json_option
 @pass_session
-def list_letters(
-    session: CommandSession,
-    ids: tuple[str, ...],
-    queues: str | None,
-    task: str | None,
-    reason: str | None,
-    as_json: bool,
-) -> int:
+def list_letters(session: CommandSession, choice: _Choice, as_json: bool) -> int:
     """List."""
-    with _box(session, queues) as box:
-        letters = _chosen(box, ids, task, reason)
+    with _box(session, choice) as box:
+        letters = _chosen(box, choice)
     if as_json:
         print_json([_summary(letter) for letter in letters])
     elif letters:
@@ -73,17 +81,10 @@ def list_letters(
 @_choosing
 @json_option
 @pass_session
-def show(
-    session: CommandSession,
-    ids: tuple[str, ...],
-    queues: str | None,
-    task: str | None,
-    reason: str | None,
-    as_json: bool,
-) -> int:
+def show(session: CommandSession, choice: _Choice, as_json: bool) -> int:
     """Show."""
-    with _box(session, queues) as box:
-        letters = _chosen(box, ids, task, reason)
+    with _box(session, choice) as box:
+        letters = _chosen(box, choice)
     whole = [_summary(letter) | _contents(letter) for letter in letters]
     if as_json:
         print_json(whole)
@@ -109,20 +110,11 @@ def show(
 @click.option("--to", metavar="QUEUE", help="Send them to this queue instead.")
 @json_option
 @pass_session
-def replay(
-    session: CommandSession,
-    ids: tuple[str, ...],
-    queues: str | None,
-    task: str | None,
-    reason: str | None,
-    everything: bool,
-    to: str | None,
-    as_json: bool,
-) -> int:
+def replay(session: CommandSession, choice: _Choice, everything: bool, to: str | None, as_json: bool) -> int:
     """Replay."""
-    _want_a_choice(everything, ids, task, reason)
-    with _box(session, queues) as box:
-        letters = _chosen(box, ids, task, reason)
+    _want_a_choice(everything, choice)
+    with _box(session, choice) as box:
+        letters = _chosen(box, choice)
         stayed = box.replay(letters, to)
     sent = len(letters) - len(stayed)
     if as_json:
@@ -140,20 +132,11 @@ def replay(
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @json_option
 @pass_session
-def purge(
-    session: CommandSession,
-    ids: tuple[str, ...],
-    queues: str | None,
-    task: str | None,
-    reason: str | None,
-    everything: bool,
-    force: bool,
-    as_json: bool,
-) -> int:
+def purge(session: CommandSession, choice: _Choice, everything: bool, force: bool, as_json: bool) -> int:
     """Drop."""
-    _want_a_choice(everything, ids, task, reason)
-    with _box(session, queues) as box:
-        letters = _chosen(box, ids, task, reason)
+    _want_a_choice(everything, choice)
+    with _box(session, choice) as box:
+        letters = _chosen(box, choice)
         if letters and not force:
             click.echo(f"This drops {_count(len(letters))} for good.", err=True)
             click.confirm("Go on?", abort=True, err=True)
@@ -166,7 +149,7 @@ def purge(
 
 
 @contextmanager
-def _box(session: CommandSession, queues: str | None) -> Iterator[DeadLetterQueue]:
+def _box(session: CommandSession, choice: _Choice) -> Iterator[DeadLetterQueue]:
     from framework._boot import loader
     from framework.client.dead_letter_queue import DeadLetterQueue
     from framework.client.routing import select_queues
@@ -175,7 +158,7 @@ def _box(session: CommandSession, queues: str | None) -> Iterator[DeadLetterQueu
     template = settings.task.dead_letter_queue
     if not template:
         raise ConfigError("there are no dead-letter queues: dead_letter_queue under [task] is empty")
-    names = [template.format(queue=queue.name) for queue in select_queues(settings, split(queues) or None, None)]
+    names = [template.format(queue=queue.name) for queue in select_queues(settings, split(choice.queues) or None, None)]
     transport = loader.make_transport(settings)
     try:
         with DeadLetterQueue(transport, names) as box:
@@ -184,8 +167,9 @@ def _box(session: CommandSession, queues: str | None) -> Iterator[DeadLetterQueu
         transport.close()
 
 
-def _chosen(box: DeadLetterQueue, ids: Sequence[str], task: str | None, reason: str | None) -> list[DeadLetter]:
+def _chosen(box: DeadLetterQueue, choice: _Choice) -> list[DeadLetter]:
     """Return the letters of `box` that are asked for. Raises `FrameworkError` for an id that is not there."""
+    ids, _queues, task, reason = choice
     found = [
         letter
         for letter in box.letters
@@ -196,8 +180,8 @@ def _chosen(box: DeadLetterQueue, ids: Sequence[str], task: str | None, reason: 
     return found
 
 
-def _want_a_choice(everything: bool, ids: Sequence[str], task: str | None, reason: str | None) -> None:
-    if not (everything or ids or task or reason):
+def _want_a_choice(everything: bool, choice: _Choice) -> None:
+    if not (everything or choice.ids or choice.task or choice.reason):
         raise click.UsageError("which letters? Give ids, --task or --reason, or --all")
 
 

@@ -38,12 +38,6 @@ def _remote_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def _list_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--list", "listing", is_flag=True, help="List the commands, those that the application brings included."
-    )(function)
-
-
 @click.command(help="Show which workers are online.")
 @_remote_options
 @pass_session
@@ -52,46 +46,35 @@ def status(session: CommandSession, timeout: float | None, destination: str | No
     return _ask(session, "ping", {}, timeout or 1.0, destination, as_json, count=True, bodies=False)
 
 
-@click.command(help="Ask the workers something. `framework inspect --list` shows what.")
-@click.argument("name", metavar="COMMAND", required=False)
-@click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
-@_list_option
-@_remote_options
-@pass_session
-def inspect(
-    session: CommandSession,
-    name: str | None,
-    words: tuple[str, ...],
-    listing: bool,
-    timeout: float | None,
-    destination: str | None,
-    as_json: bool,
-) -> int:
-    """Ask."""
-    if listing:
-        return _list(session, "inspect", as_json)
-    return _run(session, "inspect", name, words, timeout, destination, as_json)
+def _remote(kind: str, what: str) -> click.Command:
+    """Return the sub-command that sends commands of `kind`."""
+
+    @click.command(kind, help=f"{what} `framework {kind} --list` shows what.")
+    @click.argument("name", metavar="COMMAND", required=False)
+    @click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
+    @click.option(
+        "--list", "listing", is_flag=True, help="List the commands, those that the application brings included."
+    )
+    @_remote_options
+    @pass_session
+    def remote(
+        session: CommandSession,
+        name: str | None,
+        words: tuple[str, ...],
+        listing: bool,
+        timeout: float | None,
+        destination: str | None,
+        as_json: bool,
+    ) -> int:
+        if listing:
+            return _list(session, kind, as_json)
+        return _run(session, kind, name, words, timeout, destination, as_json)
+
+    return remote
 
 
-@click.command(help="Tell the workers something. `framework control --list` shows what.")
-@click.argument("name", metavar="COMMAND", required=False)
-@click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
-@_list_option
-@_remote_options
-@pass_session
-def control(
-    session: CommandSession,
-    name: str | None,
-    words: tuple[str, ...],
-    listing: bool,
-    timeout: float | None,
-    destination: str | None,
-    as_json: bool,
-) -> int:
-    """Tell."""
-    if listing:
-        return _list(session, "control", as_json)
-    return _run(session, "control", name, words, timeout, destination, as_json)
+inspect = _remote("inspect", "Ask the workers something.")
+control = _remote("control", "Tell the workers something.")
 
 
 def _list(session: CommandSession, kind: str, as_json: bool) -> int:

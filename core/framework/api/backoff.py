@@ -1,6 +1,7 @@
 """Back-off: how long to wait before the next attempt.
 
-Exponential with full jitter on the upper half, so that a fleet that lost its broker does not come back in one beat.
+Exponential, unless told otherwise, with jitter on the upper half, so that a fleet that lost its broker does not come
+back in one beat.
 """
 
 from __future__ import annotations
@@ -13,19 +14,36 @@ PAUSE_MAX: Final = 2.0
 
 
 class Backoff:
-    """Delays in seconds: about `first`, doubling up to `maximum`."""
+    """Delays in seconds: `first`, each of the next `factor` times as long and `step` longer, up to `maximum`.
 
-    def __init__(self, first: float = 0.5, maximum: float = 10.0) -> None:
+    `jitter` is the share of each delay that is random: with 0.5 it is between half of the delay and all of it.
+    """
+
+    def __init__(
+        self,
+        first: float = 0.5,
+        maximum: float = 10.0,
+        *,
+        factor: float = 2.0,
+        step: float = 0.0,
+        jitter: float = 0.5,
+    ) -> None:
         self._first = first
         self._maximum = maximum
+        self._factor = factor
+        self._step = step
+        self._jitter = jitter
+        self._delay = first
         self.attempts = 0
 
     def next(self) -> float:
         """Count an attempt and return the seconds to wait before the next."""
-        ceiling = min(self._maximum, self._first * 2.0 ** min(self.attempts, 16))
+        delay = min(self._delay, self._maximum)
+        self._delay = delay * self._factor + self._step
         self.attempts += 1
-        return ceiling * random.uniform(0.5, 1.0)
+        return delay * random.uniform(1.0 - self._jitter, 1.0)
 
     def reset(self) -> None:
         """Start over: the last attempt worked."""
+        self._delay = self._first
         self.attempts = 0

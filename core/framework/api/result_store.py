@@ -95,6 +95,17 @@ class ResultStoreContext(msgspec.Struct, kw_only=True, frozen=True):
     producer: ProducerFactory | None = None
     consumer: ConsumerFactory | None = None
 
+    def lifetime(self, state: str) -> float:
+        """Return how long a document in `state` is kept; 0: for ever."""
+        if state == "FAILURE" and self.failure_expires is not None:
+            return self.failure_expires
+        return self.expires
+
+    @property
+    def chord_lifetime(self) -> float:
+        """How long the parts of a chord are kept; 0: for ever."""
+        return self.expires if self.chord_expires is None else self.chord_expires
+
 
 class ResultStore(Plugin, ABC):
     """A result store's driver. Making one connects to nothing.

@@ -71,12 +71,8 @@ class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
 
     #: Fan-out exchanges, hence remote control and events.
     fanout: bool
-    #: Message priorities.
-    priorities: bool
     #: Several processes may use the broker at once.
     shared: bool = True
-    #: The broker counts how often it handed a message out.
-    counts_deliveries: bool = False
     #: The type of exchange that Celery's programs, and hence ours, send and receive events through on this broker.
     events_exchange: Literal["topic", "fanout"] = "topic"
     #: Counts starts of tasks for a whole cluster.

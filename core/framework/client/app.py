@@ -38,7 +38,6 @@ __all__ = ["App", "shared_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-S = TypeVar("S")
 
 
 class Maker(Protocol):

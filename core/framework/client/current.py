@@ -62,6 +62,21 @@ def find_app() -> App:
     return app
 
 
+class AppBound:
+    """Belongs to an application: the one it was made with, else the one that is current when it is first needed."""
+
+    __slots__ = ()
+
+    _app: App | None
+
+    @property
+    def app(self) -> App:
+        """The application it belongs to."""
+        if self._app is None:
+            self._app = find_app()  # type: ignore[misc] # a class that has slots has one for it
+        return self._app
+
+
 # ---------------------------------------------------------------- current_app and current_task
 
 

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
+from framework.api.backoff import Backoff
 from framework.exceptions import ConnectionLost, TransportError
 from framework.wire.identity import new_id
 
@@ -225,11 +226,10 @@ def _pauses(default: RetryPolicy, own: Any) -> Iterator[float]:
     if patient():
         policy["max_retries"] = None
     policy.update(own or {})
-    done, pause = 0, float(policy["interval_start"] or 0)
-    while policy["max_retries"] is None or done < policy["max_retries"]:
-        yield min(pause, policy["interval_max"])
-        pause += policy["interval_step"]
-        done += 1
+    first, step = policy["interval_start"] or 0.0, policy["interval_step"]
+    backoff = Backoff(first, policy["interval_max"], factor=1.0, step=step, jitter=0.0)
+    while policy["max_retries"] is None or backoff.attempts < policy["max_retries"]:
+        yield backoff.next()
 
 
 # ---------------------------------------------------------------- waiting for the broker
@@ -258,10 +258,9 @@ def patient() -> bool:
 
 def pauses() -> Iterator[float]:
     """Yield the seconds to wait before each new try, without end."""
-    pause = _PAUSE_FIRST
+    backoff = Backoff(_PAUSE_FIRST, _PAUSE_MAX, jitter=0.0)
     while True:
-        yield pause
-        pause = min(pause * 2, _PAUSE_MAX)
+        yield backoff.next()
 
 
 def insist(action: Callable[[], object], what: str) -> None:

@@ -23,14 +23,8 @@ import msgspec
 from framework.api.result_store import Record, ResultStoreContext, ResultStoreTraits
 from framework.exceptions import BackendError, ConnectionLost
 from framework.exceptions import TimeoutError as ResultTimeout
-from framework_drivers.redis.resp import (
-    RedisConnection,
-    RedisConnectionSettings,
-    Script,
-    ScriptCall,
-    ServerError,
-    packer,
-)
+from framework_drivers.redis.options import RedisConnectionOptions, Seconds
+from framework_drivers.redis.resp import RedisConnection, Script, ScriptCall, ServerError, packer
 from framework_drivers.redis.sentinel import check
 from framework_drivers.redis.shared_connection import SharedRedisConnection
 from framework_drivers.redis.url import parse
@@ -77,20 +71,15 @@ return kept
 """)
 
 
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-
-
-class RedisStoreOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class RedisStoreOptions(RedisConnectionOptions, kw_only=True):
     """Options of the Redis result store."""
 
     global_keyprefix: Annotated[
         str, msgspec.Meta(description="Put before every key; ends in one of : _ - . or gets _.")
     ] = ""
-    socket_timeout: Annotated[Seconds | None, msgspec.Meta(description="Seconds to wait for a reply.")] = 30.0
     socket_connect_timeout: Annotated[Seconds | None, msgspec.Meta(description="Seconds to wait for a connection.")] = (
         5.0
     )
-    socket_keepalive: Annotated[bool, msgspec.Meta(description="Have the system probe idle connections.")] = True
     result_chord_ordered: Annotated[
         bool,
         msgspec.Meta(
@@ -98,13 +87,6 @@ class RedisStoreOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True
             "The same for all that share a chord, Celery's workers included."
         ),
     ] = True
-    master_name: Annotated[
-        str | None, msgspec.Meta(description="What the Sentinels of a sentinel:// URL call the server.")
-    ] = None
-    sentinel_kwargs: Annotated[
-        dict[str, Any],
-        msgspec.Meta(description="How to ask the Sentinels: username, password, ssl (true, or a table as in use_ssl)."),
-    ] = msgspec.field(default_factory=dict)
     use_ssl: Annotated[
         bool | dict[str, Any], msgspec.Meta(description="TLS: true, or a table of ssl_ca_certs, ssl_certfile, ….")
     ] = False
@@ -127,18 +109,10 @@ class RedisStore(RedisChords):
         self._addresses = parse(url)
         # In a cluster every key has a place of its own.
         self._group = 1 if self._addresses[0].cluster else _GROUP
-        self._connection_settings = RedisConnectionSettings(
-            connect_timeout=own.socket_connect_timeout,
-            timeout=own.socket_timeout,
-            keepalive=own.socket_keepalive,
-            use_ssl=own.use_ssl or context.use_ssl,
-            master_name=own.master_name,
-            sentinel=own.sentinel_kwargs,
-        )
+        self._connection_settings = own.connection_settings(own.socket_connect_timeout, own.use_ssl or context.use_ssl)
         self._begin_chords(prefix, own.result_chord_ordered, tagged=self._addresses[0].cluster)
         check(self._addresses, own.master_name)
         self._expires = int(context.expires)
-        self._failure_expires = self._expires if context.failure_expires is None else int(context.failure_expires)
         self._connection = SharedRedisConnection(self._addresses, self._connection_settings)
         self._idle: list[RedisConnection] = []
         self._idle_lock = threading.Lock()
@@ -165,7 +139,7 @@ class RedisStore(RedisChords):
             args: list[bytes | int] = []
             for record in group:
                 args.append(record.document)
-                args.append(self._failure_expires if record.state == "FAILURE" else self._expires)
+                args.append(int(self.context.lifetime(record.state)))
             calls.append(ScriptCall(_STORE, [self._prefix + record.task_id for record in group], args))
         self._run(calls)
 

@@ -113,8 +113,7 @@ class RedisChords(ResultStore):
         self._tagged = tagged
         self._group_prefix = prefix + _PREFIX
         self._ordered = ordered
-        own = self.context.chord_expires
-        self._chord_expires = int(self.context.expires if own is None else own)
+        self._chord_expires = int(self.context.chord_lifetime)
 
     def _keys(self, group_id: str, suffixes: str) -> list[str]:
         key = self._group_key(group_id)

@@ -43,7 +43,7 @@ INTERVAL = 1.0
 
 
 class RpcOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The table ``[results.rpc]``."""
+    """The table ``[result_store.rpc]``."""
 
     keep: Annotated[
         int,

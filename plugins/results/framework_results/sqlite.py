@@ -14,13 +14,13 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
 
 from framework.api.result_store import Record, ResultStoreContext, ResultStoreTraits
 from framework.exceptions import TimeoutError  # noqa: A004 - the one that the contract names
-from framework_drivers.sqlite.database import Database, Synchronous, database_path
+from framework_drivers.sqlite.database import FileOptions, database_path
 from framework_drivers.sqlite.doorbell import Doorbell, Ringer
 from framework_results.sqlite_chords import SqliteChords
 
@@ -51,20 +51,8 @@ _CURRENT: Final = "(expires IS NULL OR expires > ?)"
 _encode_ids = msgspec.json.Encoder().encode
 
 
-class SqliteStoreOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The table ``[result.sqlite]``."""
-
-    synchronous: Annotated[
-        Synchronous,
-        msgspec.Meta(
-            description='"full": a stored result survives a power cut (one fsync a commit). '
-            '"normal": it survives any crash of a process, and a power cut may lose the last ones.'
-        ),
-    ] = "full"
-    busy_timeout: Annotated[
-        float,
-        msgspec.Meta(ge=0.1, description="Seconds to wait for another process that is writing, before giving up."),
-    ] = 10.0
+class SqliteStoreOptions(FileOptions, kw_only=True):
+    """The table ``[result_store.sqlite]``."""
 
 
 class SqliteStore(SqliteChords):
@@ -76,20 +64,10 @@ class SqliteStore(SqliteChords):
     def __init__(self, url: str, options: msgspec.Struct, context: ResultStoreContext) -> None:
         super().__init__(url, options, context)
         self.path = database_path(url)
-        self._database = self._open()
+        self._database = self._open("results", _SCHEMA)
         self._chords = self._open_chords()
         self._ringer: Ringer | None = None
         self._sweep_at = 0.0
-
-    def _open(self) -> Database:
-        return Database(
-            self.path,
-            part="results",
-            version=1,
-            schema=_SCHEMA,
-            synchronous=self.options.synchronous,
-            busy_timeout=self.options.busy_timeout,
-        )
 
     @property
     def display_url(self) -> str:
@@ -109,7 +87,7 @@ class SqliteStore(SqliteChords):
                 "rank": _RANKS.get(record.state, 0),
                 # What it may replace: a RETRY that comes late, no end at all.
                 "yields": 0 if record.state == "RETRY" else 1,
-                "expires": self._expiry(record, now),
+                "expires": self._until(self.context.lifetime(record.state), now),
                 "document": record.document,
                 "now": now,
             }
@@ -123,13 +101,6 @@ class SqliteStore(SqliteChords):
             ringer = self._ringer = Ringer(self.path)
         for token in ringer.ring_all(_BELL):
             ringer.remove(_BELL, token)
-
-    def _expiry(self, record: Record, now: float) -> float | None:
-        """Return when `record` expires; None: never."""
-        seconds, failure = self.context.expires, self.context.failure_expires
-        if record.state == "FAILURE" and failure is not None:
-            seconds = failure
-        return now + seconds if seconds > 0 else None
 
     def _sweep(self, connection: sqlite3.Connection, now: float) -> None:
         if time.monotonic() < self._sweep_at:
@@ -221,7 +192,7 @@ class SqliteStore(SqliteChords):
     def close(self) -> None:
         """Disconnect; it connects again when it is used again."""
         former = (self._database, self._chords)
-        self._database, self._chords = self._open(), self._open_chords()
+        self._database, self._chords = self._open("results", _SCHEMA), self._open_chords()
         for database in former:
             database.close()
         ringer, self._ringer = self._ringer, None

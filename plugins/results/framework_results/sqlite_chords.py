@@ -36,18 +36,21 @@ class SqliteChords(ResultStore):
     _chords: Database
 
     def _open_chords(self) -> Database:
+        return self._open("chords", _SCHEMA)
+
+    def _open(self, part: str, schema: str) -> Database:
         return Database(
             self.path,
-            part="chords",
+            part=part,
             version=1,
-            schema=_SCHEMA,
+            schema=schema,
             synchronous=self.options.synchronous,
             busy_timeout=self.options.busy_timeout,
         )
 
-    def _until(self, seconds: float | None, now: float) -> float | None:
-        kept = self.context.expires if seconds is None else seconds
-        return now + kept if kept > 0 else None
+    def _until(self, lifetime: float, now: float) -> float | None:
+        """Return when what is kept for `lifetime` seconds expires; None: never."""
+        return now + lifetime if lifetime > 0 else None
 
     def begin_chord(self, group_id: str, size: int) -> None:
         """Expect `size` parts."""
@@ -64,7 +67,7 @@ class SqliteChords(ResultStore):
                 "INSERT INTO framework_chords (group_id, size, expires) VALUES (?, ?, ?) "
                 "ON CONFLICT (group_id) DO UPDATE SET size = excluded.size, token = NULL, held_until = NULL, "
                 "over_until = NULL, expires = excluded.expires",
-                (group_id, size, self._until(self.context.chord_expires, now)),
+                (group_id, size, self._until(self.context.chord_lifetime, now)),
             )
 
     def grow_chord(self, group_id: str, count: int = 1) -> None:
@@ -73,7 +76,7 @@ class SqliteChords(ResultStore):
             connection.execute(
                 "INSERT INTO framework_chords (group_id, more, expires) VALUES (?, ?, ?) "
                 "ON CONFLICT (group_id) DO UPDATE SET more = more + excluded.more",
-                (group_id, count, self._until(self.context.chord_expires, time.time())),
+                (group_id, count, self._until(self.context.chord_lifetime, time.time())),
             )
 
     def return_part(self, part: ChordPart, token: str, claim: float) -> Turn:
@@ -98,7 +101,7 @@ class SqliteChords(ResultStore):
                 return Turn.OVER
             connection.execute(
                 "UPDATE framework_chords SET expires = ? WHERE group_id = ?",
-                (self._until(self.context.chord_expires, now), part.group_id),
+                (self._until(self.context.chord_lifetime, now), part.group_id),
             )
             (kept,) = connection.execute(
                 "SELECT count(*) FROM framework_chord_parts WHERE group_id = ?", (part.group_id,)
@@ -156,7 +159,7 @@ class SqliteChords(ResultStore):
         with self._chords.write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO framework_groups VALUES (?, ?, ?)",
-                (group_id, document, self._until(None, time.time())),
+                (group_id, document, self._until(self.context.expires, time.time())),
             )
 
     def fetch_group(self, group_id: str) -> bytes | None:

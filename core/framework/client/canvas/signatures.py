@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
+from framework.client.current import AppBound
 from framework.exceptions import FrameworkError
 from framework.wire.identity import new_id
 
@@ -19,7 +20,7 @@ R = TypeVar("R")
 KINDS: dict[str, type[Signature[Any]]] = {}
 
 
-class Signature(dict[str, Any], Generic[R]):
+class Signature(AppBound, dict[str, Any], Generic[R]):
     """A call to be made later: ``add.s(2, 3)``. `R` is what the task returns.
 
     Keys: task, args, kwargs, options, subtask_type, immutable. An immutable one (`si`) takes no arguments from a
@@ -95,15 +96,6 @@ class Signature(dict[str, Any], Generic[R]):
     def id(self) -> str | None:
         """The id the task will have, if that is settled (see `freeze`)."""
         return cast("str | None", self.options.get("task_id"))
-
-    @property
-    def app(self) -> App:
-        """The application it belongs to: the one it was made with, else the current one."""
-        if self._app is None:
-            from framework.client.current import find_app
-
-            self._app = find_app()
-        return self._app
 
     @property
     def type(self) -> Any:

@@ -13,7 +13,6 @@ Source: the events of Celery 5; section 8 of the wire protocol.
 from __future__ import annotations
 
 import logging
-import random
 import select
 import socket
 import threading
@@ -23,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from framework.api.backoff import Backoff
 from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import ConfigError, MessageError, TransportError
 from framework.message import Payload, read
@@ -110,7 +110,7 @@ class Receiver:
             raise ConfigError("this broker has no fan-out, so there are no events: use Redis, RabbitMQ or SQLite")
         queue = self.queue()
         left = limit
-        pause = _PAUSE_FIRST
+        backoff = Backoff(_PAUSE_FIRST, _PAUSE_MAX)
         self._patience = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         while not self._stopped:
@@ -120,7 +120,7 @@ class Receiver:
                     self.on_connection(None)
                     if wakeup:
                         self._app.control.heartbeat()
-                    pause = _PAUSE_FIRST
+                    backoff.reset()
                     for event in self._events(mailbox):
                         self.process(event)
                         yield event
@@ -133,8 +133,7 @@ class Receiver:
                 self.on_connection(error)
                 if self._deadline is not None and time.monotonic() >= self._deadline:
                     return
-                self._sleep(pause * random.uniform(0.5, 1.0))
-                pause = min(pause * 2, _PAUSE_MAX)
+                self._sleep(backoff.next())
 
     def _events(self, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
         """Yield events until none has come for too long, or `stop`."""

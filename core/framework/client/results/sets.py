@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from framework.client.current import AppBound, find_app
 from framework.client.results._documents import OnMessage, ResultWatcher, refuse_inside_a_task, revoke, store_of
 from framework.client.results.single import AsyncResult, EagerResult
 from framework.wire.serialization import decode_stored, encode
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from framework.client.app import App
 
 
-class ResultSet:
+class ResultSet(AppBound):
     """Results that are waited for together; sets among them count with all of theirs."""
 
     def __init__(self, results: Iterable[AsyncResult[Any]] = (), app: App | None = None) -> None:
@@ -25,13 +26,9 @@ class ResultSet:
     @property
     def app(self) -> App:
         """The application of its first result, else the current one."""
-        if self._app is None:
-            self._app = self.results[0].app if self.results else None
-        if self._app is None:
-            from framework.client.current import find_app
-
-            self._app = find_app()
-        return self._app
+        if self._app is None and self.results:
+            self._app = self.results[0].app
+        return super().app
 
     # ------------------------------------------------ members
 
@@ -241,8 +238,6 @@ class GroupResult(ResultSet):
     def restore(cls, id: str, app: App | None = None) -> GroupResult | None:  # noqa: A002 - Celery's name
         """Return the group that was saved under `id`; None: there is none."""
         if app is None:
-            from framework.client.current import find_app
-
             app = find_app()
         raw = store_of(app).fetch_group(id)
         if raw is None:

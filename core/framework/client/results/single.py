@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+from framework.client.current import AppBound
 from framework.client.results._documents import (
     PROPAGATE_STATES,
     READY_STATES,
@@ -32,7 +33,7 @@ R = TypeVar("R")
 _PENDING: Final[dict[str, Any]] = {"status": "PENDING", "result": None}
 
 
-class AsyncResult(Generic[R]):
+class AsyncResult(AppBound, Generic[R]):
     """The result of a task that was sent. `R` is what the task returns."""
 
     #: What `get` raises when the time is over.
@@ -58,15 +59,6 @@ class AsyncResult(Generic[R]):
         self._document: dict[str, Any] | None = None
 
     # ------------------------------------------------ reading
-
-    @property
-    def app(self) -> App:
-        """The application whose result store is asked."""
-        if self._app is None:
-            from framework.client.current import find_app
-
-            self._app = find_app()
-        return self._app
 
     @property
     def task_id(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 from framework.api.transport import Exchange
 from framework.exceptions import PublishRefused
 from framework.message import Outgoing, read
-from framework.testing.transports.base import Bench, TransportSuiteBase, ids, needs, numbers
+from framework.testing.transports.base import Bench, TransportSuiteBase, ids, numbers
 
 
 class MessagePromises(TransportSuiteBase):
@@ -170,7 +170,6 @@ class MessagePromises(TransportSuiteBase):
         assert ids(bench.drain(bench.consumer(video), video)) == ["0", "2"]
         assert ids(bench.drain(bench.consumer(any_media), any_media)) == ["0", "1"]
 
-    @needs("priorities")
     def test_the_highest_priority_comes_first(self, bench: Bench) -> None:
         """Whichever end of the scale that is on this broker; equals stay in order."""
         queue = bench.queue(max_priority=10)

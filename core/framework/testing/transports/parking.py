@@ -192,7 +192,7 @@ class ParkingPromises(TransportSuiteBase):
         assert bench.drain(bench.consumer(queue), queue) == []
         self._parked_become(bench, None, {queue.name: 2})
 
-    @needs("parks", "priorities")
+    @needs("parks")
     def test_it_keeps_its_priority(self, bench: Bench) -> None:
         """Of two that come due together the more important one comes first, whichever end of the scale that is."""
         queue = bench.queue(max_priority=10)

@@ -77,7 +77,6 @@ class SettlingPromises(TransportSuiteBase):
         consumer.add_queue(queue)
         assert ids(bench.gather(consumer, 5))[0] == "0"
 
-    @needs("counts_deliveries")
     def test_deliveries_are_counted(self, bench: Bench) -> None:
         """How often it was handed out before: in the delivery, and in the message for whoever gets it."""
         queue = bench.filled(1)

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from framework.api import pool as outcomes
+from framework.api.backoff import Backoff
 from framework.api.loop import Loop, Timer
 from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStore
@@ -110,7 +111,7 @@ class Settle:
         self._follow_ups: list[Callable[[], object]] = []
         self._records: list[Record] = []
         self._afterwards: list[tuple[TaskRequest, Action, str]] = []
-        self._retry_in = 0.0
+        self._backoff = Backoff(_RETRY_FIRST, _RETRY_MAX, jitter=0.0)
         self._retry_timer: Timer | None = None
 
     # ------------------------------------------------------------ what the pool tells
@@ -320,7 +321,7 @@ class Settle:
 
     def flush(self) -> None:
         """Store the results of this burst, then settle their messages."""
-        if self._retry_in and (self._records or self._follow_ups):
+        if self._backoff.attempts and (self._records or self._follow_ups):
             return
         if self._records:
             try:
@@ -353,10 +354,9 @@ class Settle:
         return True
 
     def _store_is_away(self, error: ConnectionLost) -> None:
-        if not self._retry_in:
+        if not self._backoff.attempts:
             logger.error("Results cannot be stored and are kept until they can: %s", error)
-        self._retry_in = min(self._retry_in * 2, _RETRY_MAX) or _RETRY_FIRST
-        self._retry_timer = self._loop.call_later(self._retry_in, self._retry)
+        self._retry_timer = self._loop.call_later(self._backoff.next(), self._retry)
 
     def hurry(self) -> None:
         """Try at once to store what could not be stored: the broker is back, and the store may be the same server."""
@@ -377,7 +377,7 @@ class Settle:
                 return
         logger.info("The result store is back; %d results were stored", len(self._records))
         self._records = []
-        self._retry_in = 0.0
+        self._backoff.reset()
         self.flush()
         self._on_change()
 

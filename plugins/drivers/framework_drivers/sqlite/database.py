@@ -22,8 +22,10 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 from urllib.parse import unquote
+
+import msgspec
 
 from framework.exceptions import ConfigError, ConnectionLost, PluginUnavailable, TransportError
 from framework_drivers.masking import masked
@@ -79,6 +81,22 @@ def database_path(url: str, default: str = DEFAULT_FILE) -> str:
     return os.path.abspath(name or default)
 
 
+class FileOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Options of everything that is kept in a SQLite file."""
+
+    synchronous: Annotated[
+        Synchronous,
+        msgspec.Meta(
+            description='"full": what was written survives a power cut (one fsync a commit). '
+            '"normal": it survives any crash of a process, and a power cut may lose the last ones.'
+        ),
+    ] = "full"
+    busy_timeout: Annotated[
+        float,
+        msgspec.Meta(ge=0.1, description="Seconds to wait for another process that is writing, before giving up."),
+    ] = 10.0
+
+
 class Database:
     """One connection to the file at `path`, opened when first used. Any thread may call.
 
@@ -123,11 +141,7 @@ class Database:
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:  # undone and raised again
-                    # A commit that failed (disk full) leaves the transaction open too. And an exception may be thrown
-                    # into this thread at any point (a time limit): what is left open then would lock everybody out.
-                    if connection.in_transaction:
-                        with suppress(sqlite3.Error):
-                            connection.execute("ROLLBACK")
+                    _roll_back(connection)
                     raise
             except sqlite3.Error as error:
                 raise self._lost(error) from error
@@ -257,9 +271,7 @@ class Database:
                     found = self._version
                 connection.execute("COMMIT")
             except BaseException:  # undone and raised again
-                if connection.in_transaction:
-                    with suppress(sqlite3.Error):
-                        connection.execute("ROLLBACK")
+                _roll_back(connection)
                 raise
         if found != self._version:
             raise TransportError(
@@ -296,6 +308,14 @@ class Database:
 
     def _after_fork(self) -> None:
         self._lock.release()
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    # A commit that failed (disk full) leaves the transaction open too. And an exception may be thrown into this thread
+    # at any point (a time limit): what is left open then would lock everybody out.
+    if connection.in_transaction:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
 
 
 #: Every database that has ever connected, for the fork hooks; weak, so that it keeps nothing alive.

@@ -3,6 +3,7 @@
 1. `load_application` and `import_modules` say in one sentence what cannot be imported, and where in the user's code.
 2. `run_child` is a child's life in a process that has loaded the application.
 3. `die_with_parent` ties a process to the one that started it.
+4. `live` runs a process to its end, whatever that is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import Any, Final, Never
 
@@ -114,6 +115,19 @@ def die_with_parent(signum: int) -> None:
     """Ask the kernel for `signum` when the parent dies (0: for nothing); Linux only."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
+
+
+def live(life: Callable[[], int]) -> Never:
+    """Run `life`, and end this process with the exit code that it returns, or with 1 when it fails."""
+    code = 1
+    try:
+        code = life()
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1
+    except BaseException:  # noqa: BLE001 - the end of a process: what it died of belongs on its stderr
+        traceback.print_exc()
+    finally:
+        leave(code)
 
 
 def leave(code: int) -> Never:

@@ -54,20 +54,16 @@ class FrameReader:
 class Outlet:
     """The writing half of a non-blocking socket."""
 
-    __slots__ = ("_buffer", "_loop", "_socket", "_watching", "batches", "bytes")
+    __slots__ = ("_buffer", "_loop", "_socket", "_watching")
 
     def __init__(self, sock: socket.socket, loop: Loop) -> None:
         self._socket = sock
         self._loop = loop
         self._buffer = bytearray()
         self._watching = False
-        self.batches = 0
-        self.bytes = 0
 
     def send(self, data: bytes) -> None:
         """Write a frame of `data`, now as far as the socket takes it, the rest later."""
-        self.batches += 1
-        self.bytes += len(data) + 4
         if self._buffer:
             self._buffer += _LENGTH.pack(len(data))
             self._buffer += data

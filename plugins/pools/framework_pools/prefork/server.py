@@ -23,7 +23,6 @@ import signal
 import socket
 import sys
 import threading
-import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from types import FrameType
@@ -37,7 +36,7 @@ from framework_pools.prefork.bootstrap import (
     LoadFailed,
     die_with_parent,
     import_modules,
-    leave,
+    live,
     load_application,
     receive,
     run_child,
@@ -205,19 +204,14 @@ class ForkServer(Server):
         return pid
 
     def _become_child(self, workload: Workload, spec: ChildSpec, fds: list[int], parent: int) -> Never:
-        code = 1
-        try:
+        def life() -> int:
             self.let_go()
             die_with_parent(signal.SIGKILL)
             if os.getppid() == parent:
                 run_child(workload, spec, fds)
-            code = 0
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
-        except BaseException:  # noqa: BLE001 - the end of a process: what it died of belongs on its stderr
-            traceback.print_exc()
-        finally:
-            leave(code)
+            return 0
+
+        live(life)
 
 
 def _freeze() -> None:

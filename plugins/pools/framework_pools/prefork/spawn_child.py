@@ -13,7 +13,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from typing import Any
 
 import setproctitle
@@ -22,7 +21,7 @@ from framework_pools.prefork.bootstrap import (
     PASSED,
     LoadFailed,
     die_with_parent,
-    leave,
+    live,
     load_application,
     receive,
     run_child,
@@ -82,17 +81,14 @@ class Spawned:
 
 def main() -> None:
     """Be what the command line says."""
-    code = 1
-    try:
-        die_with_parent(signal.SIGKILL)
-        if os.getppid() == int(sys.argv[2]):
-            code = Spawned(socket.socket(fileno=int(sys.argv[1]))).main()
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    except BaseException:  # noqa: BLE001 - the end of a process: what it died of belongs on its stderr
-        traceback.print_exc()
-    finally:
-        leave(code)
+    live(_life)
+
+
+def _life() -> int:
+    die_with_parent(signal.SIGKILL)
+    if os.getppid() != int(sys.argv[2]):
+        return 1
+    return Spawned(socket.socket(fileno=int(sys.argv[1]))).main()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from framework.api.backoff import Backoff
 from framework.api.loop import Timer
 from framework.api.pool import PoolContext
 from framework_pools.prefork.child import ChildSpec
@@ -59,7 +60,9 @@ class Supervisor:
         self._former: list[Launcher] = []
         #: What restarts had imported besides the application: every later server imports it too.
         self._imports: dict[str, None] = {}
-        self._failures = 0
+        #: The last death was one that no task is to blame for.
+        self._failing = False
+        self._backoff = Backoff(_BACKOFF_FIRST, _BACKOFF_MAX, jitter=0.0)
         self._pause: Timer | None = None
         self.closing = False
 
@@ -146,11 +149,11 @@ class Supervisor:
         """Note a death that no task is to blame for, and pause before the next child."""
         if self._pause is not None:
             return  # it died beside another: the pause is for both
-        self._failures += 1
-        if self._failures > 1 and not self.closing:
-            delay = min(_BACKOFF_FIRST * 2 ** (self._failures - 2), _BACKOFF_MAX)
+        if self._failing and not self.closing:
+            delay = self._backoff.next()
             logger.warning("The pool's processes do not stay alive; the next one starts in %g s", delay)
             self._pause = self._loop.call_later(delay, self._resume)
+        self._failing = True
 
     def _resume(self) -> None:
         self._pause = None
@@ -271,7 +274,8 @@ class Supervisor:
         self._on_exit(slot, status)
         slot.close()
         if useful or self.closing:
-            self._failures = 0
+            self._failing = False
+            self._backoff.reset()
         else:
             self._back_off()
         self.fill()

@@ -50,7 +50,7 @@ class AmqpTransport(Transport):
     """RabbitMQ's driver."""
 
     options_type: ClassVar[type[msgspec.Struct]] = AmqpOptions
-    traits: ClassVar[TransportTraits] = TransportTraits(fanout=True, priorities=True, parks=True)
+    traits: ClassVar[TransportTraits] = TransportTraits(fanout=True, parks=True)
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         super().__init__(url, options, settings)

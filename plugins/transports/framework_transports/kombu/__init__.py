@@ -37,7 +37,7 @@ class KombuTransport(Transport):
     """The driver of last resort."""
 
     options_type: ClassVar[type[msgspec.Struct]] = KombuOptions
-    traits: ClassVar[TransportTraits] = TransportTraits(fanout=False, priorities=False)
+    traits: ClassVar[TransportTraits] = TransportTraits(fanout=False)
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         super().__init__(url, options, settings)

@@ -11,6 +11,8 @@ import threading
 from contextlib import suppress
 from typing import Final
 
+from framework.api.backoff import Backoff
+
 #: Seconds between two looks, right after there was something; doubled with each look in vain.
 FIRST_PAUSE: Final = 0.02
 
@@ -19,8 +21,8 @@ class PollTimer:
     """Makes a descriptor readable some time after `arm`; a thread of its own, which sleeps for good while disarmed."""
 
     def __init__(self, longest: float) -> None:
-        self._longest = longest
-        self._pause = FIRST_PAUSE
+        self._backoff = Backoff(FIRST_PAUSE, longest, jitter=0.0)
+        self._pause = self._backoff.next()
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
         self._write.setblocking(False)
@@ -35,7 +37,9 @@ class PollTimer:
 
     def arm(self, *, found: bool) -> None:
         """Tick once, after a pause that grows while nothing is `found`."""
-        self._pause = FIRST_PAUSE if found else min(self._pause * 2, self._longest)
+        if found:
+            self._backoff.reset()
+        self._pause = self._backoff.next()
         self._armed.set()
 
     def drain(self) -> None:

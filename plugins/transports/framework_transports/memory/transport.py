@@ -24,9 +24,7 @@ _brokers_lock: Final = threading.Lock()
 class MemoryTransport(Transport):
     """The broker of this process that its URL names."""
 
-    traits = TransportTraits(
-        fanout=True, priorities=True, shared=False, counts_deliveries=True, parks=True, recalls=True
-    )
+    traits = TransportTraits(fanout=True, shared=False, parks=True, recalls=True)
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         super().__init__(url, options, settings)

@@ -6,19 +6,19 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from framework_drivers.redis.options import RedisConnectionOptions, Seconds
+
 #: What separates a queue from its priority, and the parts of a binding, in kombu's layout.
 SEPARATOR: Final = "\x06\x16"
 
 Strategy = Literal["round_robin", "sorted", "priority"]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-PositiveInt = Annotated[int, msgspec.Meta(ge=1)]
 
 
 def _doc(text: str, **bounds: Any) -> msgspec.Meta:
     return msgspec.Meta(description=text, **bounds)
 
 
-class RedisOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class RedisOptions(RedisConnectionOptions, kw_only=True):
     """Options of the Redis transport."""
 
     lease: Annotated[
@@ -46,18 +46,9 @@ class RedisOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     unacked_index_key: Annotated[str, _doc("The sorted set of what Celery workers have taken, by time.")] = (
         "unacked_index"
     )
-    socket_timeout: Annotated[Seconds | None, _doc("Seconds to wait for a reply.")] = 30.0
     socket_connect_timeout: Annotated[
         Seconds | None, _doc("Seconds to wait for a connection; unset: the broker's connection_timeout.")
     ] = None
-    socket_keepalive: bool = True
-    max_connections: Annotated[
-        PositiveInt | None, _doc("Accepted for compatibility: a process holds one connection for each of its uses.")
-    ] = None
-    master_name: Annotated[str | None, _doc("What the Sentinels of a sentinel:// URL call the server.")] = None
-    sentinel_kwargs: Annotated[
-        dict[str, Any], _doc("How to ask the Sentinels: username, password, ssl (true, or a table as in use_ssl).")
-    ] = msgspec.field(default_factory=dict)
     poll_interval: Annotated[
         Seconds,
         _doc("Seconds (rounded up) between two looks into empty queues, on servers older than Redis 6."),

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from framework.api.transport import Consumer, Queue, Transport, TransportTraits
-from framework_drivers.redis.resp import Command, RedisConnectionSettings
+from framework_drivers.redis.resp import Command
 from framework_drivers.redis.sentinel import check
 from framework_drivers.redis.shared_connection import connect
 from framework_drivers.redis.url import RedisAddress, parse
@@ -31,7 +31,7 @@ class RedisTransport(Transport):
     """Redis 5 or newer; idle workers are woken rather than polling from Redis 6 on."""
 
     traits: ClassVar[TransportTraits] = TransportTraits(
-        fanout=True, priorities=True, events_exchange="fanout", shared_rate_limit=True, parks=True, recalls=True
+        fanout=True, events_exchange="fanout", shared_rate_limit=True, parks=True, recalls=True
     )
     options_type: ClassVar[type[msgspec.Struct]] = RedisOptions
 
@@ -41,13 +41,9 @@ class RedisTransport(Transport):
         own = options if isinstance(options, RedisOptions) else RedisOptions()
         self.options: RedisOptions = own
         self._addresses: list[RedisAddress] = parse(url)
-        self._connection_settings = RedisConnectionSettings(
-            connect_timeout=own.socket_connect_timeout or settings.get("connection_timeout") or _CONNECT_TIMEOUT,
-            timeout=own.socket_timeout,
-            keepalive=own.socket_keepalive,
-            use_ssl=settings.get("use_ssl"),
-            master_name=own.master_name,
-            sentinel=own.sentinel_kwargs,
+        self._connection_settings = own.connection_settings(
+            own.socket_connect_timeout or settings.get("connection_timeout") or _CONNECT_TIMEOUT,
+            settings.get("use_ssl"),
         )
         check(self._addresses, own.master_name)
         self._cluster = self._addresses[0].cluster

@@ -37,14 +37,6 @@ class Batch:
             if len(envelope) > _LARGEST:
                 raise PublishRefused(f"a message of {len(envelope)} bytes is more than the broker takes ({_LARGEST})")
 
-    def is_wanted(self, connection: sqlite3.Connection, router: SqliteRouter) -> bool:
-        """Return whether any queue or box takes any of the messages."""
-        for message in self._messages:
-            targets = router.targets(connection, message.exchange, message.routing_key)
-            if targets.queues or targets.boxes:
-                return True
-        return False
-
     def insert(self, connection: sqlite3.Connection, router: SqliteRouter, *, required: bool) -> None:
         """Insert everything.
 

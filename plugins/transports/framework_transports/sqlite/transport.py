@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from framework.api.transport import Queue, Transport, TransportTraits
-from framework_drivers.sqlite.database import Synchronous, database_path
+from framework_drivers.sqlite.database import FileOptions, database_path
 from framework_transports.sqlite import admin
 from framework_transports.sqlite.consumer import SqliteConsumer
 from framework_transports.sqlite.mailbox import SqliteMailbox
@@ -18,7 +18,7 @@ from framework_transports.sqlite.schema import BrokerFile
 from framework_transports.sqlite.shared_rate_limit import SqliteSharedRateLimit
 
 
-class SqliteOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+class SqliteOptions(FileOptions, kw_only=True):
     """The table ``[transport.sqlite]``."""
 
     lease: Annotated[
@@ -29,17 +29,6 @@ class SqliteOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
             "A live worker renews its lease; a dead one is noticed sooner.",
         ),
     ] = 30.0
-    synchronous: Annotated[
-        Synchronous,
-        msgspec.Meta(
-            description='"full": a message that was sent survives a power cut (one fsync a commit). '
-            '"normal": it survives any crash of a process, and a power cut may lose the last ones.'
-        ),
-    ] = "full"
-    busy_timeout: Annotated[
-        float,
-        msgspec.Meta(ge=0.1, description="Seconds to wait for another process that is writing, before giving up."),
-    ] = 10.0
 
 
 class SqliteTransport(Transport):
@@ -48,9 +37,7 @@ class SqliteTransport(Transport):
     options_type = SqliteOptions
     traits = TransportTraits(
         fanout=True,
-        priorities=True,
         shared=True,
-        counts_deliveries=True,
         shared_rate_limit=True,
         parks=True,
         recalls=True,

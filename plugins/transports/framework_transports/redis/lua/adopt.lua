@@ -13,21 +13,8 @@ for index = 4, #ARGV do
     kept[#kept + 1] = ARGV[index]
   end
 end
-local entries = redis.call('HGETALL', KEYS[1])
-local order = {}
-for index = 1, #entries, 2 do
-  local seq, list = string.match(entries[index], '^(%d+):(%d+)$')
-  order[#order + 1] = {tonumber(seq), tonumber(list), entries[index + 1]}
-end
--- The oldest goes last, so that it is served first.
-table.sort(order, function(one, other) return one[1] > other[1] end)
-for _, entry in ipairs(order) do
-  redis.call('RPUSH', KEYS[entry[2] + 4], entry[3])
-end
-redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[3], ARGV[1])
+give_back(ARGV[1], KEYS[1], KEYS[3], 4)
 if #kept > 0 then
-  local clock = redis.call('TIME')
-  redis.call('ZADD', KEYS[3], string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[3]), ARGV[2])
+  redis.call('ZADD', KEYS[3], string.format('%.0f', server_time() + ARGV[3]), ARGV[2])
 end
 return kept

@@ -1,7 +1,6 @@
 -- Binds a queue that expires, and notes until when its exchange's bindings are wanted.
 -- KEYS: the exchange's bindings, the deadlines of all exchanges. ARGV: member, exchange, lifetime (ms).
-local clock = redis.call('TIME')
-local deadline = clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[3]
+local deadline = server_time() + ARGV[3]
 redis.call('SADD', KEYS[1], ARGV[1])
 local known = redis.call('ZSCORE', KEYS[2], ARGV[2])
 if not known or tonumber(known) < deadline then

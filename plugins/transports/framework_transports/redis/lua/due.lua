@@ -2,8 +2,7 @@
 -- KEYS, for each queue: its set of parked messages, its shelf, its lists in the order of priority. ARGV: lists per queue, limit.
 -- Returns how many were put back, and in how many ms the next one is due (0: now; -1: nothing is parked).
 local width = ARGV[1] + 2
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = server_time()
 local count, wait = 0, -1
 for base = 1, #KEYS, width do
   local due = redis.call('ZRANGEBYSCORE', KEYS[base], '-inf', string.format('%.0f', now), 'LIMIT', 0, ARGV[2])

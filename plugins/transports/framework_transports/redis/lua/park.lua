@@ -7,8 +7,7 @@
 -- Returns how many were still on loan.
 -- Lets a full server take the writes below: see reserve.lua.
 redis.call('HDEL', KEYS[1], '')
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = server_time()
 local count = 0
 for index = 3, #ARGV, 3 do
   local payload = redis.call('HGET', KEYS[1], ARGV[index])

@@ -45,9 +45,7 @@ for base = 1, #KEYS, 4 do
     if redis.call('EXISTS', KEYS[base]) == 0 then
       redis.call('DEL', KEYS[base + 1])
     end
-    local clock = redis.call('TIME')
-    local deadline = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[2])
-    redis.call('ZADD', KEYS[base + 3], deadline, ARGV[1])
+    redis.call('ZADD', KEYS[base + 3], string.format('%.0f', server_time() + ARGV[2]), ARGV[1])
   end
 end
 return taken

@@ -3,17 +3,4 @@
 -- Returns how many messages that were.
 -- Lets a full server take the writes below: see reserve.lua.
 redis.call('HDEL', KEYS[1], '')
-local entries = redis.call('HGETALL', KEYS[1])
-local order = {}
-for index = 1, #entries, 2 do
-  local seq, list = string.match(entries[index], '^(%d+):(%d+)$')
-  order[#order + 1] = {tonumber(seq), tonumber(list), entries[index + 1]}
-end
--- The oldest goes last, so that it is served first.
-table.sort(order, function(one, other) return one[1] > other[1] end)
-for _, entry in ipairs(order) do
-  redis.call('RPUSH', KEYS[entry[2] + 3], entry[3])
-end
-redis.call('DEL', KEYS[1])
-redis.call('ZREM', KEYS[2], ARGV[1])
-return #order
+return give_back(ARGV[1], KEYS[1], KEYS[2], 3)

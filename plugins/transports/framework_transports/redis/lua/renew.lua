@@ -1,8 +1,7 @@
 -- Renews a consumer's leases, and tells whose leases have lapsed.
 -- KEYS, for each queue: the consumer's lease hash, the queue's set of deadlines. ARGV: consumer, lease (ms).
 -- Returns for each queue the list of consumers whose lease has lapsed (at most 100).
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = server_time()
 local lapsed = {}
 for index = 1, #KEYS, 2 do
   if redis.call('EXISTS', KEYS[index]) == 1 then

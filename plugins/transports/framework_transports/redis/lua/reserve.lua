@@ -80,8 +80,7 @@ for list = 1, lists do
   end
 end
 
-local now = redis.call('TIME')
-local deadline = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + ARGV[3])
+local deadline = string.format('%.0f', server_time() + ARGV[3])
 for queue, _ in pairs(touched) do
   redis.call('ZADD', KEYS[queue * width + width], deadline, consumer)
 end

@@ -2,8 +2,7 @@
 -- KEYS: the dead consumer's lease hash, the queue's set of deadlines, the queue's lists.
 -- ARGV: the dead consumer, then field, payload, ...; the last one is served first.
 -- Returns how many were put back; -1 when the lease was renewed meanwhile: its consumer is alive after all.
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local now = server_time()
 local deadline = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if deadline and tonumber(deadline) > now then
   return -1
