@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import Final
 
-from framework.api.loop import Timer
+from framework.api.loop import Loop, Timer
 
 logger = logging.getLogger(__name__)
 
