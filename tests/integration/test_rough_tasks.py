@@ -18,6 +18,8 @@ RAISED = {
     "unpicklable": "ValueError",
     "surrogate": "ValueError",
     "unspeakable": "Unspeakable",
+    # No `Exception`, and of a library that these pools know nothing of.
+    "gevent": "Timeout",
 }
 
 

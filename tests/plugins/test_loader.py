@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from framework import App
 from framework._boot import catalog, loader
 from framework.exceptions import ConfigError, PluginConflict, PluginInvalid, PluginNotFound, PluginUnavailable
 
@@ -128,6 +129,42 @@ def test_a_scheme_that_kombu_knows_goes_to_its_plugin():
     assert loader.transport_name("redis://x") == "redis"
     with pytest.raises(PluginNotFound, match="no transport named 'rediz' is installed; did you mean 'redis'"):
         loader.load("transport", loader.transport_name("rediz://"))
+
+
+ANY_BROKER = """
+    from framework_transports.memory import MemoryTransport
+
+    class AnyBroker(MemoryTransport):
+        options_table = "anything"
+        @classmethod
+        def accepts(cls, scheme):
+            return scheme.startswith("acme-")
+"""
+
+
+def test_a_transport_takes_schemes_that_are_no_names(site):
+    site.distribution(
+        "acme",
+        {"framework.transports": {"any": "acme_any:AnyBroker", "worse": "acme_worse:AnyBroker"}},
+        {"acme_any": ANY_BROKER, "acme_worse": "import nosuchlib"},
+    )
+    assert loader.transport_name("acme-7://x") == "any"
+    assert loader.transport_name("acme7://x") == "acme7"
+    assert loader.transport_name("filesystem://") == "kombu"
+
+
+def test_nobody_is_asked_about_a_scheme_that_is_a_name(site):
+    site.distribution("acme", {"framework.transports": {"any": "acme_any:AnyBroker"}}, {"acme_any": ANY_BROKER})
+    assert loader.transport_name("redis://x") == "redis"
+    assert "acme_any" not in sys.modules
+
+
+def test_names_of_one_plugin_may_share_a_table(site):
+    site.distribution("acme", {"framework.transports": {"any": "acme_any:AnyBroker"}}, {"acme_any": ANY_BROKER})
+    settings = App(set_as_current=False).conf.settings
+    settings.transport = {"anything": {"nonsense": 1}, "any": {}}
+    with pytest.raises(ConfigError, match=r"\[transport\.anything\].*no option 'nonsense'"):
+        loader.make_transport(settings, "any://")
 
 
 def test_a_url_without_a_scheme_shows_no_password():

@@ -104,6 +104,62 @@ def test_the_library_is_patched_before_the_application_is_imported(pool, where, 
     assert "Warning" not in worker.output
 
 
+STRANGER = """
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from framework_pools.{module} import {base}
+
+
+class Stranger({base}):
+    pass
+"""
+TASKS = """
+from socket import socket
+from time import sleep
+from framework import App
+
+app = App("tasks")
+
+
+@app.task
+def patched():
+    sleep(0.01)
+    return socket.__module__
+
+
+@app.task
+def late(library):
+    with __import__(library).Timeout(0.01):
+        sleep(60)
+"""
+
+
+def test_a_pool_of_another_distribution_is_patched_for(pool, tmp_path, start_worker, sqlite_url, client):
+    """Core knows no pool by its name: whoever keeps the contract gets all that the built-in ones get."""
+    site, place = tmp_path / "site", tmp_path / "place"
+    (site / "acme_green-1.0.dist-info").mkdir(parents=True)
+    (site / "acme_green-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: acme-green\nVersion: 1.0\n"
+    )
+    (site / "acme_green-1.0.dist-info" / "entry_points.txt").write_text(
+        "[framework.pools]\nstranger = acme_green:Stranger\n"
+    )
+    (site / "acme_green.py").write_text(STRANGER.format(module=pool, base=f"{pool.capitalize()}Pool"))
+    place.mkdir()
+    (place / "tasks.py").write_text(TASKS)
+    env = {"PYTHONPATH": str(site), "FRAMEWORK_BROKER_URL": sqlite_url, "FRAMEWORK_RESULT_BACKEND": sqlite_url}
+    worker = start_worker("-P", "stranger", "--health", "0", app="tasks", app_dir=place, env=env)
+    app = client(sqlite_url, sqlite_url)
+    assert pool in app.send_task("tasks.patched").get(timeout=30)
+    failed = app.send_task("tasks.late", (pool,))
+    failed.get(timeout=30, propagate=False)
+    assert "Timeout" in f"{type(failed.result).__name__} {failed.result}"
+    assert "which no task should raise" not in worker.output
+    assert worker.stop() == 0
+
+
 def test_the_parent_process_is_not_patched():
     assert "TEST_GREEN_POOL" not in os.environ
     monkey = sys.modules.get("gevent.monkey")

@@ -237,6 +237,10 @@ class CountsLimitsFromSubmission(Unbroken):
             self.told.finished([self.context.outcome_for(job, TIMED_OUT, f"{job.hard_limit:g}", 0.0)])
 
 
+class TakesItsInterruptForTheTasksOwn(Unbroken):
+    task_errors = (Interrupt,)
+
+
 class TerminatesItsNeighbour(Unbroken):
     def terminate(self, seq, signum=15):
         for slot in self.slots:
@@ -357,6 +361,25 @@ class AlwaysRestartsFresh(PreforkPool):
 class NeverRecycles(PreforkPool):
     def __init__(self, context, options):
         super().__init__(_but(context, max_tasks_per_child=None), options)
+
+
+# ---------------------------------------------------------------- the interpreter
+
+
+class ForgetsToPatch(Unbroken):
+    @classmethod
+    def patched(cls):
+        return False
+
+
+class PatchesOnceOnly(Unbroken):
+    @classmethod
+    def patch(cls):
+        raise RuntimeError("patched already")
+
+
+class TakesExceptionsForSomethingElse(Unbroken):
+    task_errors = (ValueError,)
 
 
 # ---------------------------------------------------------------- the end
@@ -503,6 +526,7 @@ MEANT: dict[type[Pool], str] = {
     TerminatesItsNeighbour: "test_terminate_ends_only_its_job",
     SaysItTerminatedWhatItDoesNotRun: "test_terminate_tells_what_runs",
     OnlySaysThatItTerminates: "test_terminate_ends_a_job",
+    TakesItsInterruptForTheTasksOwn: "test_terminate_ends_a_job",
     StrikesTooLate: "test_terminations_never_hit_the_next_job",
     DoesNotGrow: "test_growing_makes_room_at_once",
     GrowsInSilence: "test_growing_makes_room_at_once",
@@ -518,6 +542,9 @@ MEANT: dict[type[Pool], str] = {
     ForgetsWhatToImport: "test_a_restart_imports_what_it_is_told",
     AlwaysRestartsFresh: "test_a_plain_restart_keeps_the_code",
     NeverRecycles: "test_no_process_runs_more_jobs_than_it_may",
+    ForgetsToPatch: "test_the_interpreter_is_patched",
+    PatchesOnceOnly: "test_patching_again_is_harmless",
+    TakesExceptionsForSomethingElse: "test_what_a_task_may_let_out_is_no_exception",
     TakesRunningJobsBack: "test_quiesce_takes_back_what_has_not_begun",
     RunsWhatItGaveBack: "test_quiesce_takes_back_what_has_not_begun",
     DropsWhatItTakesBack: "test_quiesce_takes_back_what_has_not_begun",

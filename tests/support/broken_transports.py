@@ -634,6 +634,12 @@ class ConnectsWhenItIsMade(Unbroken):
         self.connection = os.open(os.devnull, os.O_RDONLY)
 
 
+class TakesWhatIsMisspelt(Unbroken):
+    @classmethod
+    def accepts(cls, scheme):
+        return True
+
+
 class ShowsPasswords(Unbroken):
     @property
     def display_url(self):
@@ -726,6 +732,7 @@ MEANT: dict[type[Transport], str] = {
     ServesWhenItIsClosed: "test_closed_faces_say_so",
     KeepsTheBrokerToItself: "test_transports_to_one_url_share_a_broker",
     ConnectsWhenItIsMade: "test_making_a_transport_connects_to_nothing",
+    TakesWhatIsMisspelt: "test_its_urls_lead_to_it",
     ShowsPasswords: "test_no_password_is_shown",
     TellsTooLittle: "test_info_can_be_shown",
     LeaksADescriptor: "test_ten_lives_leave_nothing_behind",

@@ -36,6 +36,10 @@ def raises(what):
         raise ValueError(lambda: None, threading.Lock())
     if what == "surrogate":
         raise ValueError("\ud800")
+    if what == "gevent":
+        from gevent import Timeout
+
+        raise Timeout(0.5)
     kinds = {
         "exit": SystemExit(3),
         "interrupt": KeyboardInterrupt(),

@@ -16,13 +16,14 @@ import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from importlib import import_module, metadata
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from framework._boot import catalog
 from framework._boot.catalog import PluginInfo
 from framework._boot.families import FAMILIES
+from framework._config.urls import NO_RESULTS
 from framework.api.plugin import API_VERSION, Plugin
 from framework.api.result_store import ResultStoreContext
 from framework.exceptions import (
@@ -43,9 +44,6 @@ if TYPE_CHECKING:
     from framework.api.transport import Transport
 
 logger = logging.getLogger(__name__)
-
-#: Schemes that no transport plugin claims but kombu may know go to the plugin of this name.
-FALLBACK_TRANSPORT = "kombu"
 
 
 def load(family: str, name: str) -> type[Any]:
@@ -181,17 +179,25 @@ def scheme_of(url: str) -> str:
 def transport_name(url: str) -> str:
     """Return the name of the transport plugin for `url`."""
     scheme = scheme_of(url)
-    if catalog.find("transport", scheme) or not catalog.find("transport", FALLBACK_TRANSPORT):
+    if catalog.find("transport", scheme):
         return scheme
-    if _kombu_knows(scheme):
-        return FALLBACK_TRANSPORT
-    return scheme  # not found: `load` then says what there is
+    # Where nobody accepts it, `load` says what there is.
+    return next((info.name for info, plugin in _loadable("transport") if plugin.accepts(scheme)), scheme)
 
 
-def _kombu_knows(scheme: str) -> bool:
-    from kombu.transport import TRANSPORT_ALIASES
-
-    return scheme.partition("+")[0] in TRANSPORT_ALIASES
+def _loadable(family: str) -> Iterator[tuple[PluginInfo, type[Any]]]:
+    """Load the installed plugins of `family` one by one, each class once; those that cannot be loaded are logged."""
+    seen = set()
+    for info in catalog.plugins(family):
+        if info.target in seen:
+            continue
+        seen.add(info.target)
+        try:
+            plugin = load(family, info.name)
+        except FrameworkError as error:
+            logger.warning("Going on without the %s: %s", info, error)
+            continue
+        yield info, plugin
 
 
 def load_transport(settings: Any) -> tuple[str, type[Transport]]:
@@ -239,14 +245,11 @@ def _make_transport(settings: Any, url: str, loose: Mapping[str, Any]) -> Transp
     broker = settings.broker
     name = transport_name(url)
     plugin = load("transport", name)
-    # Aliases of one driver (redis, rediss, …) share the table of the first name it was written under.
-    table = {
-        **settings.transport.get(_family_table(name), {}),
-        **_loose_options(name, plugin, loose),
-    }
+    own = _options_table(plugin, name)
+    table = {**settings.transport.get(own, {}), **_loose_options(name, plugin, loose)}
     return plugin(  # type: ignore[no-any-return]
         url,
-        options("transport", _family_table(name), plugin, table),
+        options("transport", own, plugin, table),
         {
             "connection_timeout": broker.connection_timeout,
             "heartbeat": broker.heartbeat,
@@ -272,23 +275,9 @@ def _loose_options(name: str, plugin: type[Plugin], given: Mapping[str, Any]) ->
     return {key: value for key, value in given.items() if key in known}
 
 
-#: Schemes that are configured as another one.
-_TABLES: Final = {
-    "rediss": "redis",
-    "redis-cluster": "redis",
-    "rediss-cluster": "redis",
-    "sentinel": "redis",
-    "amqps": "amqp",
-}
-
-
-def _family_table(name: str) -> str:
-    """Return the config table of a driver.
-
-    ``rediss``, ``redis+socket``, ``redis-cluster`` and ``sentinel`` are configured as ``redis``, ``amqps`` as ``amqp``.
-    """
-    base = name.partition("+")[0]
-    return _TABLES.get(base, base)
+def _options_table(plugin: type[Plugin], name: str) -> str:
+    """Return the name of the config table of `plugin`, which was chosen by `name`, the scheme of a URL."""
+    return plugin.options_table or name.partition("+")[0]
 
 
 def load_pool(settings: Any) -> tuple[type[Pool], msgspec.Struct]:
@@ -317,15 +306,7 @@ def make_watcher(settings: Any) -> Watcher:
 
 
 def _best_watcher() -> str:
-    found = []
-    for info in catalog.plugins("fsnotify"):
-        try:
-            plugin = load("fsnotify", info.name)
-        except FrameworkError as error:
-            logger.warning("Going on without the %s: %s", info, error)
-            continue
-        if plugin.unavailable() is None:
-            found.append((plugin.rank, info.name))
+    found = [(plugin.rank, info.name) for info, plugin in _loadable("fsnotify") if plugin.unavailable() is None]
     if not found:
         raise PluginNotFound("no installed file watcher works on this system: reinstall framework")
     return max(found)[1]
@@ -337,13 +318,14 @@ def make_result_store(settings: Any, transport: Transport, oid: str = "") -> Res
     `transport` lends it the broker; `oid` names this client's reply queue. It connects to nothing yet.
     """
     result = settings.result
-    url = result.backend or "none://"
+    url = result.backend or NO_RESULTS
     name = scheme_of(url)
     plugin = load("result_store", name)
-    table = {**settings.result_store.get(_family_table(name), {}), **result.backend_transport_options}
+    own = _options_table(plugin, name)
+    table = {**settings.result_store.get(own, {}), **result.backend_transport_options}
     return plugin(  # type: ignore[no-any-return]
         url,
-        options("result_store", _family_table(name), plugin, table),
+        options("result_store", own, plugin, table),
         ResultStoreContext(
             expires=result.expires,
             failure_expires=result.failure_expires,

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import select
 import selectors
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Protocol
 
-#: Ready to read, ready to write, as the kernel has them; the patched `select` of eventlet has lost the names.
+from framework.api.originals import is_replaced, original
+
+#: Ready to read, ready to write, as the kernel has them; a green library's `select` may have lost the names.
 _IN: Final = 0x001
 _OUT: Final = 0x004
 #: The other side has closed its end.
@@ -47,18 +48,6 @@ class Selector(Protocol):
 
     def close(self) -> None:
         """Let go of the selector's own descriptors."""
-
-
-def _original_epoll() -> Any:
-    """Return `select.epoll` as it was if a green library has taken it away, else None."""
-    try:
-        if (monkey := sys.modules.get("gevent.monkey")) is not None and monkey.is_module_patched("select"):
-            return monkey.get_original("select", "epoll")
-        if (patcher := sys.modules.get("eventlet.patcher")) is not None and patcher.is_monkey_patched("select"):
-            return patcher.original("select").epoll
-    except AttributeError:
-        pass  # a kernel without it: what the library offers must do
-    return None
 
 
 class GreenPoll:
@@ -106,13 +95,14 @@ class GreenPoll:
 
 def make_selector() -> Selector:
     """Return the best selector for this interpreter."""
-    epoll = _original_epoll()
+    # A kernel without epoll: what the library offers must do.
+    epoll = getattr(original("select"), "epoll", None) if is_replaced() else None
     return GreenPoll(epoll()) if epoll is not None else selectors.DefaultSelector()
 
 
 def hung_up(fd: int) -> bool:
     """Say whether the other side of the socket `fd` is gone; False also where the kernel cannot tell."""
-    make = _original_epoll() or getattr(select, "epoll", None)
+    make = getattr(original("select"), "epoll", None)
     if make is None:
         return False
     try:

@@ -21,11 +21,10 @@ import msgspec
 from framework._config.options import Option, accept, aliases, did_you_mean, options, parse, tables
 from framework._config.settings import Settings
 from framework._config.toml_lines import find_line
+from framework._config.urls import complete
 from framework.exceptions import ConfigError
 
 LayerName = Literal["default", "code", "file", "environment", "flag"]
-#: Name of the embedded broker's file.
-EMBEDDED_FILE = "framework.db"
 
 # A service called framework-broker makes Kubernetes set FRAMEWORK_BROKER_PORT=tcp://10.0.0.1:6379 and more of
 # the kind in every pod.
@@ -349,7 +348,8 @@ def resolve(sources: Sources, code: Iterable[Layer] = ()) -> Config:
     top = values.pop("", {})
     top.update((table, tables()[table](**keys)) for table, keys in values.items())
     settings = Settings(**top)
-    _derive(settings, origins, sources)
+    for name, source in complete(settings, set(origins), sources.directory).items():
+        origins[name] = Origin("default", source)
     return Config(settings, origins, sources, unused)
 
 
@@ -358,37 +358,3 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     for name, table in above.items():
         merged[name] = {**merged.get(name, {}), **table}
     return merged
-
-
-def _derive(settings: Settings, origins: dict[str, Origin], sources: Sources) -> None:
-    """Fill in what depends on other settings: broker URL, result store."""
-    broker, result, redis = settings.broker, settings.result, settings.redis
-    if not broker.url and broker.host:
-        account = (
-            f"{broker.user or ''}:{broker.password}@" if broker.password else f"{broker.user}@" if broker.user else ""
-        )
-        port = f":{broker.port}" if broker.port else ""
-        broker.url = f"{broker.transport or 'amqp'}://{account}{broker.host}{port}/{broker.vhost or ''}"
-        origins["broker_url"] = Origin("default", "from broker.host")
-    elif not broker.url and (broker.read_url or broker.write_url):
-        # Nobody who names one broker means the embedded one as the other.
-        broker.url = broker.read_url or broker.write_url or ""
-        origins["broker_url"] = Origin("default", f"from broker.{'read' if broker.read_url else 'write'}_url")
-    elif not broker.url:
-        broker.url = "sqlite:///" + os.path.join(sources.directory or os.getcwd(), EMBEDDED_FILE)
-        origins["broker_url"] = Origin("default", "the embedded broker")
-    for key in ("url", "read_url", "write_url"):
-        if (url := getattr(broker, key)) and "://" not in url:
-            setattr(broker, key, f"{url}://")
-    if result.backend is None and "result_backend" not in origins and broker.url.startswith("sqlite:"):
-        result.backend = broker.url
-        origins["result_backend"] = Origin("default", "the embedded broker's own file")
-    elif result.backend in ("none://", "none", "disabled", "disabled://", ""):
-        result.backend = None
-    elif result.backend in ("rpc", "amqp", "amqp://"):
-        result.backend = "rpc://"
-    elif result.backend == "redis" and redis.host:
-        account = f"{redis.username or ''}:{redis.password}@" if redis.password else ""
-        result.backend = f"redis://{account}{redis.host}:{redis.port or 6379}/{redis.db or 0}"
-    elif result.backend == "redis" and broker.url.startswith("redis"):
-        result.backend = broker.url

@@ -27,3 +27,6 @@ class Plugin:
     api_version: ClassVar[int] = API_VERSION
     #: Typed options with defaults: a keyword-only `msgspec.Struct` that forbids unknown fields.
     options_type: ClassVar[type[msgspec.Struct]] = NoOptions
+    #: Name of the config table, for a plugin that is offered under several names; "": the name that it is chosen by,
+    #: of a scheme such as ``acme+tls`` the part before the ``+``.
+    options_table: ClassVar[str] = ""

@@ -23,7 +23,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -99,7 +99,10 @@ class Workload(Protocol):
         """Called once in every process that runs jobs, after a fork, before the first job."""
 
     def run(self, job: Job) -> Outcome:
-        """Run `job` to its end. Raises nothing but `BaseException`s that the pool itself threw in."""
+        """Run `job` to its end.
+
+        Raises nothing but `BaseException`s that the pool itself threw in; those in its `task_errors` fail the job.
+        """
 
     def release(self) -> None:
         """Called once in every process that ran jobs, before it exits."""
@@ -135,8 +138,6 @@ class PoolTraits(msgspec.Struct, frozen=True, kw_only=True):
     restart: bool = False
     async_tasks: bool = False
     recycles: bool = False
-    #: The library that must patch the interpreter before anything else is imported.
-    patch: Literal["gevent", "eventlet"] | None = None
     #: Jobs run in the main thread: core calls `Pool.run_main` there.
     main_thread: bool = False
 
@@ -196,10 +197,27 @@ class Pool(Plugin, ABC):
     """A pool's driver. Making one starts nothing."""
 
     traits: ClassVar[PoolTraits]
+    #: What a task may let out that is no `Exception`: the time-outs of a green library, for example. It fails the task.
+    #: Not what the pool itself ends a job with.
+    task_errors: ClassVar[tuple[type[BaseException], ...]] = ()
 
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
         self.context = context
         self.options: Any = options
+
+    @classmethod
+    def patch(cls) -> None:
+        """Replace what the pool needs replaced in the standard library.
+
+        Called in the main thread once the pool is chosen, before `preload`, and before the application or a transport
+        is imported. The pool's own module has been: it must not have taken by name what is replaced now. Harmless when
+        it has been done already, by the application for example.
+        """
+
+    @classmethod
+    def patched(cls) -> bool:
+        """Say whether everything is replaced that the pool needs replaced; core refuses a pool for which it is not."""
+        return True
 
     @classmethod
     def preload(cls, start_method: str, modules: Sequence[str]) -> None:

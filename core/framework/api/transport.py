@@ -308,6 +308,15 @@ class Transport(Plugin, ABC):
         self.options: Any = options
         self.settings = settings
 
+    @classmethod
+    def accepts(cls, scheme: str) -> bool:
+        """Say whether this transport also takes URLs of `scheme`, which is no transport's name.
+
+        All installed transports are imported to be asked, in the order of their names, and the first gets the URL. Must
+        be quick, and false of what is merely misspelt. As here: it takes the names of its entry points.
+        """
+        return False
+
     @property
     @abstractmethod
     def display_url(self) -> str:

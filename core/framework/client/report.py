@@ -5,7 +5,9 @@ Versions, the platform, the application, the plugins in use, and the settings th
 
 from __future__ import annotations
 
+import contextlib
 import platform
+import re
 from importlib import metadata
 from typing import TYPE_CHECKING, Final
 
@@ -17,8 +19,8 @@ from framework._config.show import masked
 if TYPE_CHECKING:
     from framework.client.app import App
 
-#: Libraries whose versions matter for how a worker behaves.
-_LIBRARIES: Final = ("kombu", "amqp", "hiredis", "msgspec", "pluggy", "stevedore", "gevent", "eventlet", "celery")
+#: The name at the beginning of a requirement.
+_NAME: Final = re.compile(r"[\w.-]+")
 
 
 def report(app: App) -> str:
@@ -29,7 +31,7 @@ def report(app: App) -> str:
         f"software -> framework {metadata.version('framework')}, Python {platform.python_version()} "
         f"({platform.python_implementation()})",
         f"platform -> {platform.platform()}",
-        "libraries -> " + ", ".join(f"{name} {version}" for name in _LIBRARIES if (version := _version(name))),
+        "libraries -> " + ", ".join(f"{name} {version}" for name in _libraries() if (version := _version(name))),
         f"application -> {app.main or '(no name)'}, {len(app.tasks)} tasks",
         f"broker -> {app.transport.display_url}",
         *([f"broker for calls -> {outlet.display_url}"] if outlet is not app.transport else []),
@@ -39,6 +41,15 @@ def report(app: App) -> str:
     lines += ["plugins of others -> " + (", ".join(foreign) or "none"), "settings ->"]
     lines += [f"    {name}: {_show(value)}" for name, value in sorted(masked(app.conf).items())]
     return "\n".join(lines) + "\n"
+
+
+def _libraries() -> list[str]:
+    """Return what the distributions that bring plugins need, also for their extras, and Celery."""
+    found = {"celery"}
+    for distribution in {"framework", *(info.distribution for info in catalog.plugins())}:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.update(_NAME.findall(line)[0] for line in metadata.requires(distribution) or ())
+    return sorted(found, key=str.lower)
 
 
 def _version(name: str) -> str:

@@ -25,6 +25,7 @@ from framework.api.workload import load
 from framework.message import Payload
 from framework.testing import ledger
 from framework.testing.wait import wait_for
+from framework.testing.workload import SampleWorkload
 
 T = TypeVar("T")
 
@@ -80,6 +81,7 @@ class Harness:
         **context: Any,
     ) -> None:
         self.slots = concurrency
+        self._pool_type = pool_type
         self.errors: list[BaseException] = []
         self.recipe = {"factory": "framework.testing.workload:factory", **(recipe or {})}
         self.jobs: dict[int, Job] = {}
@@ -116,7 +118,10 @@ class Harness:
         self.thread = threading.Thread(target=self.loop.run, name="loop", daemon=True)
 
     def _workload(self) -> Workload:
-        return load(self.recipe)
+        workload = load(self.recipe)
+        if isinstance(workload, SampleWorkload):
+            workload.failures += self._pool_type.task_errors
+        return workload
 
     def start(self) -> Harness:
         """Start the pool, then the loop, as a worker does."""

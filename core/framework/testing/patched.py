@@ -1,8 +1,8 @@
 """Tests of pools that patch the interpreter, in an interpreter that is patched: patching is for ever.
 
-1. `patch_of` asks, in a process of its own, which library a pool wants to patch.
-2. `Elsewhere` has an interpreter for each suite, `Child`: ``python -m framework.testing.patched <library> <descriptors>
-   <pytest's arguments>``. It asks for one test after another, and passes on the reports.
+1. `patcher_of` asks, in a process of its own, which class patches the interpreter for a pool.
+2. `Elsewhere` has an interpreter for each suite, `Child`: ``python -m framework.testing.patched <module:Class>
+   <descriptors> <pytest's arguments>``. It asks for one test after another, and passes on the reports.
 3. `main`, over there: patches, then runs pytest with the plugin `Servant`, which runs what it is asked for and writes
    every report to a pipe.
 """
@@ -16,9 +16,9 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
+from importlib import import_module
+from operator import attrgetter
 from typing import IO, TYPE_CHECKING, Any, Final
-
-from framework._boot.preload import preload_library
 
 if TYPE_CHECKING:
     import pytest
@@ -32,20 +32,27 @@ SILENCE: Final = 180.0
 #: What the last report of a test is followed by.
 _DONE: Final = "done"
 _TAIL: Final = 4_000
-_PATCH_OF: Final = (
-    "import sys; from framework._boot import loader; print(loader.load('pool', sys.argv[1]).traits.patch or '')"
+_ASK: Final = (
+    "import sys; from framework._boot import loader; from framework.testing import patched; "
+    "print(patched.patcher_of(loader.load('pool', sys.argv[1])) or '')"
 )
 
 
-def patch_of(pool: str | type[Pool]) -> str | None:
-    """Return the library that a pool wants to patch, None if it has no such wish."""
-    return _patch_of(pool) if isinstance(pool, str) else pool.traits.patch
+def patcher_of(pool: str | type[Pool]) -> str | None:
+    """Return ``module:Class`` of what has to patch the interpreter for a pool; None: it can be tested in this one."""
+    if isinstance(pool, str):
+        return _ask(pool)
+    if pool.patched():
+        return None
+    # The class that has the method: one that is written in a test's file need not be importable by its name.
+    patcher = next(kind for kind in pool.__mro__ if "patch" in vars(kind))
+    return f"{patcher.__module__}:{patcher.__qualname__}"
 
 
 @cache
-def _patch_of(name: str) -> str | None:
-    # Not here: importing gevent's or eventlet's half is not for a process that is not to be patched.
-    done = subprocess.run([sys.executable, "-c", _PATCH_OF, name], capture_output=True, text=True, check=False)
+def _ask(name: str) -> str | None:
+    # Not here: a green library is not for a process that is not to be patched.
+    done = subprocess.run([sys.executable, "-c", _ASK, name], capture_output=True, text=True, check=False)
     # A pool that cannot be loaded says so where it is loaded for a test.
     return done.stdout.strip() or None
 
@@ -57,12 +64,12 @@ class Elsewhere:
         self._session = session
         self._running: dict[Any, Child] = {}
 
-    def run(self, item: pytest.Item, library: str) -> None:
+    def run(self, item: pytest.Item, patcher: str) -> None:
         """Run `item` there and report it here."""
         suite = getattr(item, "cls", None)
         if suite not in self._running:
             items = [each for each in self._session.items if getattr(each, "cls", None) is suite]
-            self._running[suite] = Child(self._session.config, library, [each.nodeid for each in items])
+            self._running[suite] = Child(self._session.config, patcher, [each.nodeid for each in items])
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._running[suite].run(item):
@@ -78,9 +85,9 @@ class Elsewhere:
 class Child:
     """One patched interpreter."""
 
-    def __init__(self, config: pytest.Config, library: str, nodeids: list[str]) -> None:
+    def __init__(self, config: pytest.Config, patcher: str, nodeids: list[str]) -> None:
         self._config = config
-        self._library = library
+        self._patcher = patcher
         self._rest = b""
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         theirs, self._requests = os.pipe()
@@ -88,7 +95,7 @@ class Child:
         descriptors = f"{theirs},{theirs_too}"
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, library, descriptors, *_options(config), *nodeids],
+                [sys.executable, "-m", __name__, patcher, descriptors, *_options(config), *nodeids],
                 cwd=config.rootpath,
                 pass_fds=[theirs, theirs_too],
                 stdout=self._output,
@@ -134,7 +141,7 @@ class Child:
             item.location,
             {},
             "failed",
-            f"the interpreter patched by {self._library} ended with {code} before it had run this test:\n{text}",
+            f"the interpreter patched by {self._patcher} ended with {code} before it had run this test:\n{text}",
             "call",
         )
 
@@ -205,8 +212,9 @@ class Servant:
 
 def main() -> int:
     """Patch, then run pytest."""
-    library, descriptors, *arguments = sys.argv[1:]
-    preload_library(library)
+    patcher, descriptors, *arguments = sys.argv[1:]
+    module, _, name = patcher.partition(":")
+    attrgetter(name)(import_module(module)).patch()
     import pytest  # only now: everything must find the patched standard library
 
     requests, reports = map(int, descriptors.split(","))

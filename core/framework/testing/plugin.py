@@ -1,7 +1,7 @@
 """The pytest plugin behind the suites; pytest finds it by its entry point, nothing has to be configured.
 
 1. Runs the tests of pools: each function by way of its `Bench`, which knows in which thread, and checks the books.
-2. Runs the tests of a pool whose trait `patch` is set in a patched interpreter, and reports them here one by one.
+2. Runs the tests of a pool that patches the interpreter in another one, and reports them here one by one.
 3. Says at the end how many promises each plugin kept, and which were not tested for want of which trait.
 """
 
@@ -54,15 +54,15 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     item.user_properties.append((SUBJECT, name))
     if not hasattr(suite, "pool"):
         return None
-    from framework.testing.patched import SERVANT, Elsewhere, patch_of
+    from framework.testing.patched import SERVANT, Elsewhere, patcher_of
 
     if item.config.pluginmanager.hasplugin(SERVANT):
         return None  # this is the patched interpreter
-    library = patch_of(subject)
-    if library is None:
+    patcher = patcher_of(subject)
+    if patcher is None:
         return None
     elsewhere = item.session.stash.setdefault(_elsewhere, Elsewhere(item.session))
-    elsewhere.run(item, library)
+    elsewhere.run(item, patcher)
     # What the test before had set up was kept for this one: it ends here unless the next one wants it.
     item.session._setupstate.teardown_exact(nextitem)
     return True

@@ -51,6 +51,8 @@ class SampleWorkload:
         self.coroutines = bool(recipe.get("coroutines"))
         module = recipe.get("module")
         self.value = str(importlib.import_module(module).VALUE) if module else ""
+        #: What a job may raise; the harness adds the pool's `task_errors`.
+        self.failures: tuple[type[BaseException], ...] = (Exception,)
 
     def prepare(self) -> None:
         """Do nothing: there is nothing to prepare."""
@@ -70,7 +72,7 @@ class SampleWorkload:
         try:
             for verb, value in steps:
                 answers.append(getattr(self, f"do_{verb}")(value))
-        except Exception as error:  # noqa: BLE001 - whatever a job raises is its outcome
+        except self.failures as error:  # whatever a job raises is its outcome
             return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
         return _outcome(job.seq, began, answers)
 

@@ -17,15 +17,26 @@ with warnings.catch_warnings():
     # That eventlet advises against itself is said in the manual; whoever chooses this pool has a reason.
     warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
     import eventlet
-    from eventlet import hubs
+    from eventlet import hubs, patcher
 
 
 class EventletPool(GreenPool):
     """Runs each job in a greenlet of eventlet's."""
 
     traits: ClassVar[PoolTraits] = PoolTraits(
-        green=True, patch="eventlet", soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
+        green=True, soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
     )
+    task_errors: ClassVar[tuple[type[BaseException], ...]] = (eventlet.Timeout,)
+
+    @classmethod
+    def patch(cls) -> None:
+        """Have eventlet replace everything that it can."""
+        eventlet.monkey_patch()
+
+    @classmethod
+    def patched(cls) -> bool:
+        """Say whether eventlet has replaced `socket`, and so most likely all the rest."""
+        return bool(patcher.is_monkey_patched("socket"))
 
     def start(self) -> None:
         """Prepare the workload, and keep hold of the hub."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import gevent
+from gevent import monkey
 
 from framework.api.pool import PoolTraits
 from framework_pools._green import GreenPool, GreenSlot
@@ -19,8 +20,19 @@ class GeventPool(GreenPool):
     """Runs each job in a greenlet of gevent's."""
 
     traits: ClassVar[PoolTraits] = PoolTraits(
-        green=True, patch="gevent", soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
+        green=True, soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
     )
+    task_errors: ClassVar[tuple[type[BaseException], ...]] = (gevent.Timeout,)
+
+    @classmethod
+    def patch(cls) -> None:
+        """Have gevent replace everything that it can."""
+        monkey.patch_all()
+
+    @classmethod
+    def patched(cls) -> bool:
+        """Say whether gevent has replaced `socket`, and so most likely all the rest."""
+        return bool(monkey.is_module_patched("socket"))
 
     def start(self) -> None:
         """Prepare the workload, and keep hold of the hub."""

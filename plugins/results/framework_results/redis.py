@@ -96,6 +96,7 @@ class RedisStore(RedisChords):
     """Keeps results in Redis. Any thread may call, and any process after a fork."""
 
     options_type: ClassVar[type[msgspec.Struct]] = RedisStoreOptions
+    options_table: ClassVar[str] = "redis"
     traits = ResultStoreTraits(chords=True)
 
     def __init__(self, url: str, options: msgspec.Struct, context: ResultStoreContext) -> None:

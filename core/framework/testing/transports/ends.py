@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import pytest
 
+from framework._boot import loader
 from framework.exceptions import ConnectionLost, FrameworkError
 from framework.testing.survey import survey
 from framework.testing.transports.base import Bench, TransportSuiteBase, ids, needs
@@ -42,6 +44,12 @@ class EndPromises(TransportSuiteBase):
         transport = bench.another()
         assert survey().left_since(before) == []
         transport.close()
+
+    def test_its_urls_lead_to_it(self, bench: Bench) -> None:
+        """By the name of an entry point, or because it `accepts` the scheme; that of nobody it does not accept."""
+        if isinstance(self.transport, str):
+            assert loader.load("transport", loader.transport_name(bench.url)) is bench.transport_type
+        assert bench.transport_type.accepts(f"nobody-{uuid4().hex}") is False
 
     def test_no_password_is_shown(self, bench: Bench) -> None:
         """Neither in `display_url` nor in `info` nor in what an error says."""

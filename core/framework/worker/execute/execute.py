@@ -34,22 +34,31 @@ logger = logging.getLogger(__name__)
 #: The task-execution wall: what a task may raise. Of `BaseException`s only those that it may have come by innocently:
 #: the others are how a pool ends a job from outside.
 _RAISED: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
-#: Libraries whose `Timeout`, of their own making, a task may let out.
-_TIMEOUTS: Final = ("gevent", "eventlet")
 
 
 class TaskWorkload:
     """The `framework.api.pool.Workload` of a worker."""
 
     def __init__(
-        self, app: App, settings: Settings, hostname: str, set_up: Callable[[], object], *, own_process: bool
+        self,
+        app: App,
+        settings: Settings,
+        hostname: str,
+        set_up: Callable[[], object],
+        *,
+        own_process: bool,
+        task_errors: tuple[type[BaseException], ...] = (),
     ) -> None:
-        """`set_up` sets up this process's log. `own_process`: it is not the worker's, and closes `app` when it ends."""
+        """`set_up` sets up this process's log. `own_process`: it is not the worker's, and closes `app` when it ends.
+
+        `task_errors`: what else a task may raise, see `framework.api.pool.Pool.task_errors`.
+        """
         self._app = app
         self._set_up = set_up
         self._settings = settings
         self._hostname = hostname
         self._own_process = own_process
+        self._raised: tuple[type[BaseException], ...] = (*_RAISED, *task_errors)
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
@@ -93,8 +102,10 @@ class TaskWorkload:
                 self._begin(run)
             retval = plan.call(*run.args, **run.kwargs)
             return self._finish.success(run, retval, monotonic() - began)
-        except _raised() as error:
+        except BaseException as error:
             # What a task returned may also fail to be encoded, or its callbacks to be sent: the task has then failed.
+            if not (isinstance(error, self._raised) or _is_library_timeout(error)):
+                raise
             return self._finish.raised(run, error, monotonic() - began)
         finally:
             pop_request(token)
@@ -157,11 +168,13 @@ class TaskWorkload:
             plan.before_start(request.id, run.args, run.kwargs)
 
 
+def _is_library_timeout(error: BaseException) -> bool:
+    """Whether `error` is a library's time-out that is no `Exception`, as green libraries have one.
+
+    A task may use such a library in a pool that knows nothing of it.
+    """
+    return any(kind.__name__ == "Timeout" for kind in type(error).__mro__)
+
+
 def _invalid(job: Job, error: MessageError, began: float) -> Outcome:
     return Outcome(job.seq, outcomes.INVALID, monotonic() - began, None, f"{error.reason}: {error}")
-
-
-def _raised() -> tuple[type[BaseException], ...]:
-    """Return what a task may raise: also the time-outs of libraries that make theirs no `Exception`."""
-    found = [getattr(sys.modules.get(library), "Timeout", None) for library in _TIMEOUTS]
-    return (*_RAISED, *(timeout for timeout in found if isinstance(timeout, type)))

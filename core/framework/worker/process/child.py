@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from framework.client.app import App
 
 
-def make(app: App, settings: Settings, hostname: str) -> TaskWorkload:
-    """Make the workload of the worker's own process."""
-    return TaskWorkload(app, settings, hostname, lambda: _redirect(settings), own_process=False)
+def make(
+    app: App, settings: Settings, hostname: str, task_errors: tuple[type[BaseException], ...] = ()
+) -> TaskWorkload:
+    """Make the workload of the worker's own process. `task_errors` are the pool's."""
+    return TaskWorkload(
+        app, settings, hostname, lambda: _redirect(settings), own_process=False, task_errors=task_errors
+    )
 
 
 def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:

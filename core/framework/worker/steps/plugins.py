@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from framework._boot import catalog, loader
 from framework._boot.loop import EventLoop
-from framework._boot.preload import is_patched
+from framework._config.urls import NO_RESULTS
 from framework.api.pool import Pool, PoolContext
 from framework.api.step import Board, Step
 from framework.exceptions import ConfigError
@@ -79,7 +79,7 @@ class ResultsStep(Step):
     requires = ("run", "transport")
 
     def __init__(self, settings: Settings) -> None:
-        self.origin = origin_of("result_store", loader.scheme_of(settings.result.backend or "none://"))
+        self.origin = origin_of("result_store", loader.scheme_of(settings.result.backend or NO_RESULTS))
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
@@ -114,7 +114,7 @@ class PoolStep(Step):
                 loop=self._loop,
                 events=settle,
                 concurrency=run.concurrency,
-                workload=lambda: child.make(run.app, run.settings, run.hostname),
+                workload=lambda: child.make(run.app, run.settings, run.hostname, plugin.task_errors),
                 recipe=run.recipe,
                 outcome_for=abnormal_ends.outcome_for,
                 hostname=run.hostname,
@@ -156,7 +156,7 @@ def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
             name,
             ", ".join(names),
         )
-    if traits.patch is not None and not is_patched(traits.patch):
+    if not plugin.patched():
         raise ConfigError(
             f"the pool {name!r} was chosen in code, when it was too late to patch the standard library for it: "
             f"choose it with --pool, with FRAMEWORK_WORKER_POOL or in framework.toml"

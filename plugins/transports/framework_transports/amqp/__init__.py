@@ -50,6 +50,7 @@ class AmqpTransport(Transport):
     """RabbitMQ's driver."""
 
     options_type: ClassVar[type[msgspec.Struct]] = AmqpOptions
+    options_table: ClassVar[str] = "amqp"
     traits: ClassVar[TransportTraits] = TransportTraits(fanout=True, parks=True)
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:

@@ -44,6 +44,13 @@ class KombuTransport(Transport):
         self._lock = threading.Lock()
         self._admin: KombuBroker | None = None
 
+    @classmethod
+    def accepts(cls, scheme: str) -> bool:
+        """Say whether kombu has a transport for `scheme`."""
+        from kombu.transport import TRANSPORT_ALIASES
+
+        return scheme.partition("+")[0] in TRANSPORT_ALIASES
+
     @property
     def display_url(self) -> str:
         """The URL for people: no password."""

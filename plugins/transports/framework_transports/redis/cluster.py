@@ -8,13 +8,13 @@
 from __future__ import annotations
 
 import select
-import sys
 from collections.abc import Collection, Sequence
 from time import monotonic
 from typing import Any, Final
 
 import msgspec
 
+from framework.api.originals import original
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import TransportError
 from framework.message import Outgoing
@@ -179,10 +179,6 @@ class ClusterMailbox(RedisMailbox):
 def _epoll() -> Any:
     """Return an epoll, also where a green library has taken it out of `select`."""
     try:
-        if (monkey := sys.modules.get("gevent.monkey")) is not None and monkey.is_module_patched("select"):
-            return monkey.get_original("select", "epoll")()
-        if (patcher := sys.modules.get("eventlet.patcher")) is not None and patcher.is_monkey_patched("select"):
-            return patcher.original("select").epoll()
-        return select.epoll()
+        return original("select").epoll()
     except AttributeError:
         raise TransportError("a worker consumes from a Redis Cluster on Linux only, whose epoll it needs") from None

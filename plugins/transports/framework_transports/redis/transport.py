@@ -34,6 +34,7 @@ class RedisTransport(Transport):
         fanout=True, events_exchange="fanout", shared_rate_limit=True, parks=True, recalls=True
     )
     options_type: ClassVar[type[msgspec.Struct]] = RedisOptions
+    options_table: ClassVar[str] = "redis"
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         """Raises `ConfigError` when the URL is none of Redis, or lacks what Sentinels must be asked for."""

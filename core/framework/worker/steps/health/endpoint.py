@@ -9,11 +9,12 @@
 from __future__ import annotations
 
 import _socket
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
+
+from framework.api.originals import original
 
 #: Connections at a time, bytes of a request, seconds from the connection's coming to its end.
 CONNECTIONS_MAX: Final = 64
@@ -45,18 +46,6 @@ class Answer(NamedTuple):
     kind: str = "text/plain; charset=utf-8"
 
 
-def _originals() -> tuple[Callable[..., Any], Callable[[], Any]]:
-    """Return `start_new_thread` and `poll` as they were before a green library replaced them."""
-    if (monkey := sys.modules.get("gevent.monkey")) is not None and monkey.is_module_patched("select"):
-        return monkey.get_original("_thread", "start_new_thread"), monkey.get_original("select", "poll")
-    if (patcher := sys.modules.get("eventlet.patcher")) is not None and patcher.is_monkey_patched("select"):
-        return patcher.original("_thread").start_new_thread, patcher.original("select").poll
-    import _thread
-    import select
-
-    return _thread.start_new_thread, select.poll
-
-
 class _Connection:
     """One client."""
 
@@ -85,8 +74,8 @@ class Endpoint:
         listener.setblocking(False)
         self._answer = answer
         self._on_error = on_error
-        self._begin, poll = _originals()
-        self._poll = poll()
+        self._begin = original("_thread").start_new_thread
+        self._poll = original("select").poll()
         self._connections: dict[int, _Connection] = {}
         self._stopping = False
         self._started = False
