@@ -67,7 +67,7 @@ def __getattr__(name: str) -> Any:
     module = _MODULES.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from importlib import import_module  # start-up time: importing this package imports nothing
 
     value = getattr(import_module(module), name)
     globals()[name] = value

@@ -18,7 +18,7 @@ from framework.exceptions import ConnectionLost
 
 
 def modules_after(*args):
-    """Return the modules that `framework <args>` has imported when it ends."""
+    """Return the modules that `framework <args>` has imported when it ends, and what it printed."""
     code = (
         "import sys\n"
         "from framework._cli import main\n"
@@ -27,18 +27,27 @@ def modules_after(*args):
         "except SystemExit:\n    print('\\n'.join(sys.modules), file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
-    return set(done.stderr.split())
+    return set(done.stderr.split()), done.stdout
 
 
 def test_help_imports_no_sub_command():
-    modules = modules_after("--help")
+    modules, _ = modules_after("--help")
     commands = {module for module, _, _ in program.COMMANDS.values()}
     assert not modules & commands
     assert not modules & {"kombu", "redis", "rich", "stevedore", "msgspec", "framework._config", "framework.worker"}
 
 
+def test_completion_imports_no_sub_command(monkeypatch):
+    monkeypatch.setenv("_FRAMEWORK_COMPLETE", "bash_complete")
+    monkeypatch.setenv("COMP_WORDS", "framework w")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    modules, out = modules_after()
+    assert out == "plain,worker\n"
+    assert not modules & {module for module, _, _ in program.COMMANDS.values()}
+
+
 def test_a_sub_command_imports_no_other():
-    modules = modules_after("init", "--help")
+    modules, _ = modules_after("init", "--help")
     assert "framework._cli.init" in modules
     assert "framework._cli.worker" not in modules
 

@@ -58,7 +58,7 @@ def find(family: str, name: str) -> list[PluginInfo]:
 def refresh() -> None:
     """Read the metadata again: a distribution may have been installed while this process runs."""
     _by_group.cache_clear()
-    # stevedore keeps the entry points of a group for the life of the process, too.
+    # stevedore keeps the entry points of a group for the life of the process, too. Imported here for the start-up time.
     from stevedore.extension import ExtensionManager
 
     ExtensionManager.ENTRY_POINT_CACHE.clear()

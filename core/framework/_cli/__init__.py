@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from typing import NoReturn
+
+from framework._cli.program import run
 
 
 def main() -> NoReturn:
     """Run the command line of this process, and exit."""
-    import sys
-
-    from framework._cli.program import run
-
     sys.exit(run())

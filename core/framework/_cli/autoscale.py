@@ -6,18 +6,27 @@ import csv
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 import msgspec
 
+from framework._cli.config import resolved
 from framework._cli.output import json_option, pass_session, print_json, print_table
 from framework._cli.program import Section
 from framework._cli.session import CommandSession
+from framework._config.autoscale import autoscale_range
 from framework.exceptions import ConfigError
-
-if TYPE_CHECKING:
-    from framework.worker.autoscaler.simulation import SimulatedTask, SimulationReport, SimulationSample
+from framework.worker.autoscaler.driver import AutoscalerDriver
+from framework.worker.autoscaler.simulation import (
+    PATTERNS,
+    SimulatedLoad,
+    SimulatedTask,
+    Simulation,
+    SimulationReport,
+    SimulationSample,
+)
+from framework.worker.intake.capacity import Prefetch
 
 _WIDTH: Final = 72
 _HEIGHT: Final = 6
@@ -64,11 +73,7 @@ def simulate(
     as_json: bool,
 ) -> None:
     """Simulate."""
-    from framework._cli.config import resolved
-    from framework._config.autoscale import autoscale_range
-    from framework.worker.autoscaler.driver import AutoscalerDriver
-    from framework.worker.autoscaler.simulation import PATTERNS, SimulatedLoad, Simulation
-    from framework.worker.intake.capacity import Prefetch
+    # Start-up time: the steps take as long to import as everything else here.
     from framework.worker.steps.autoscale import choose
 
     if (pattern is None) == (trace is None):
@@ -98,8 +103,6 @@ def simulate(
 
 def read_trace(path: Path) -> list[SimulatedTask]:
     """Return the tasks that the file lists: ``seconds,seconds`` a line; a heading and empty lines are skipped."""
-    from framework.worker.autoscaler.simulation import SimulatedTask
-
     jobs = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -122,8 +125,6 @@ def read_trace(path: Path) -> list[SimulatedTask]:
 
 def resampled(samples: Sequence[SimulationSample], duration: float, points: int) -> list[SimulationSample]:
     """Return `points` samples, each with the largest values of its share of the time."""
-    from framework.worker.autoscaler.simulation import SimulationSample
-
     found = []
     index = 0
     for point in range(points):

@@ -7,10 +7,16 @@ from typing import Any
 import click
 
 from framework import exitcodes
+from framework._boot import loader
 from framework._cli.output import json_option, pass_session, print_json, print_table
 from framework._cli.program import Section
 from framework._cli.session import CommandSession
-from framework._config.sources import Config
+from framework._config.autoscale import autoscale_range
+from framework._config.options import options
+from framework._config.show import display_value, json_schema
+from framework._config.sources import Config, resolve
+from framework.client.routing import select_queues
+from framework.exceptions import AppNotFound
 
 
 @click.group(cls=Section, help="Show, check and describe the configuration.")
@@ -25,9 +31,6 @@ def command() -> None:
 @pass_session
 def show(session: CommandSession, everything: bool, origin: bool, as_json: bool) -> None:
     """Show."""
-    from framework._config.options import options
-    from framework._config.show import display_value
-
     config = resolved(session)
     found = []
     for option in options().values():
@@ -55,9 +58,7 @@ def show(session: CommandSession, everything: bool, origin: bool, as_json: bool)
 @pass_session
 def check(session: CommandSession) -> int:
     """Check; raises what is wrong."""
-    from framework._boot import loader
-    from framework._config.autoscale import autoscale_range
-    from framework.client.routing import select_queues
+    # Start-up time: `show` and `schema` need nothing of the worker.
     from framework.worker.steps.autoscale import choose
 
     config = resolved(session)
@@ -79,16 +80,11 @@ def check(session: CommandSession) -> int:
 @command.command(help="Print the JSON Schema of the config file, for editors.")
 def schema() -> None:
     """Print."""
-    from framework._config.show import json_schema
-
     print_json(json_schema())
 
 
 def resolved(session: CommandSession) -> Config:
     """Resolve with the application's own settings where there is one."""
-    from framework._config.sources import resolve
-    from framework.exceptions import AppNotFound
-
     sources = session.sources()
     try:
         located = session.locate()

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from framework import exitcodes
+from framework._boot import loader
 from framework._cli.output import json_option, pass_session, print_json, print_table, split
 from framework._cli.program import Section
 from framework._cli.session import CommandSession
+from framework.client.dead_letter_queue import DeadLetterQueue
+from framework.client.routing import select_queues
 from framework.exceptions import ConfigError, FrameworkError, MessageUndecodable
 
 if TYPE_CHECKING:
-    from framework.client.dead_letter_queue import DeadLetterQueue
     from framework.wire.dead_letter import DeadLetter
 
 
@@ -150,10 +152,6 @@ def purge(session: CommandSession, choice: _Choice, everything: bool, force: boo
 
 @contextmanager
 def _box(session: CommandSession, choice: _Choice) -> Iterator[DeadLetterQueue]:
-    from framework._boot import loader
-    from framework.client.dead_letter_queue import DeadLetterQueue
-    from framework.client.routing import select_queues
-
     settings = session.app().conf.settings
     template = settings.task.dead_letter_queue
     if not template:

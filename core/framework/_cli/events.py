@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +17,7 @@ import msgspec
 from framework import exitcodes
 from framework._cli.output import pass_session
 from framework._cli.session import CommandSession
+from framework.client.events.dumper import Dumper
 from framework.exceptions import ConfigError, TransportError
 
 if TYPE_CHECKING:
@@ -53,14 +55,13 @@ def command(
         return _photograph(app, camera, freq, maxrate, limit, timeout)
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
         raise click.UsageError("the live screen needs a terminal; use --dump or --json in a pipe")
+    # Start-up time: the screen imports rich, which lines in a pipe do not need.
     from framework._cli.screen import show
 
     return show(app, color=not session.no_color)
 
 
 def _print_lines(app: App, limit: int | None, timeout: float | None) -> int:
-    from framework.client.events.dumper import Dumper
-
     dumper = Dumper()
     away = False
 
@@ -118,8 +119,6 @@ def _photograph(app: App, name: str, freq: float, maxrate: str | None, limit: in
 
 def _camera(name: str) -> Any:
     """Import the class `name`, as ``module:Class`` or ``module.Class``."""
-    from importlib import import_module
-
     module, colon, attribute = name.partition(":")
     if not colon:
         module, _, attribute = name.rpartition(".")

@@ -7,6 +7,8 @@ from typing import Any
 import click
 
 from framework import exitcodes
+from framework._boot.drawing import drawings, render
+from framework._cli.config import resolved
 from framework._cli.output import json_option, pass_session, print_json
 from framework._cli.session import CommandSession
 from framework.exceptions import FrameworkError
@@ -31,8 +33,7 @@ def command(
     session: CommandSession, which: str | None, form: Any, explain: bool, output: str | None, as_json: bool
 ) -> None:
     """Draw."""
-    from framework._boot.drawing import drawings, render
-    from framework._cli.config import resolved
+    # Start-up time: this is the whole worker, and `--help` draws nothing.
     from framework.worker.steps.builtin import graphs
 
     settings = resolved(session).settings

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 import msgspec
@@ -18,10 +18,11 @@ import msgspec
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, print_table, split
 from framework._cli.session import CommandSession
-
-if TYPE_CHECKING:
-    from framework._config.health import HealthAddress
-    from framework._config.settings import Settings
+from framework._config.health import HealthAddress, health_address
+from framework._config.nodename import node_name
+from framework._config.settings import Settings
+from framework._config.sources import resolve
+from framework.exceptions import ConfigError
 
 #: Bytes of an answer that are read.
 _ANSWER_MAX: Final = 1 << 20
@@ -69,8 +70,6 @@ def command(
     as_json: bool,
 ) -> int:
     """Ask."""
-    from framework._config.sources import resolve
-
     settings = resolve(session.sources()).settings
     names: list[str | None] = [*split(destination)] or [None]
     where = [_find(settings, name, given) for name in names]
@@ -90,10 +89,6 @@ def command(
 
 def _find(settings: Settings, name: str | None, given: str | None) -> tuple[str, HealthAddress]:
     """Return the node's full name and its endpoint. Raises `ConfigError`."""
-    from framework._config.health import health_address
-    from framework._config.nodename import node_name
-    from framework.exceptions import ConfigError
-
     table: dict[str, Any] = {}
     if name is not None:
         table = settings.nodes.get(name) or settings.nodes.get(name.partition("@")[0]) or {}

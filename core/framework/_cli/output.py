@@ -25,18 +25,10 @@ def print_json(value: Any) -> None:
 def print_table(session: CommandSession, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table: with rich on a terminal, plain columns into a pipe."""
     if sys.stdout.isatty():
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
+        # Start-up time: rich is imported for a terminal alone.
+        from framework._cli.rich_table import print_rich_table
 
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in columns:
-            # A URL is worth a second line: cut, it cannot be copied.
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(str(cell)) for cell in row))
-        Console(no_color=session.no_color or None).print(table)
+        print_rich_table(columns, rows, no_color=session.no_color)
         return
     texts = [[str(cell) for cell in row] for row in (columns, *rows)]
     widths = [max(len(row[index]) for row in texts) for index in range(len(columns))]

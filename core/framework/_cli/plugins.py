@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 
 from framework import exitcodes
+from framework._boot import catalog, loader
 from framework._cli.output import json_option, pass_session, print_json, print_table
 from framework._cli.program import Section
 from framework._cli.session import CommandSession
+from framework.exceptions import PluginError, PluginUnavailable
 
 
 @click.group(
@@ -24,8 +26,6 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
 
 def _list(session: CommandSession, as_json: bool) -> None:
-    from framework._boot import catalog
-
     found = catalog.plugins()
     if as_json:
         print_json(found)
@@ -47,9 +47,6 @@ def list_(session: CommandSession, as_json: bool) -> None:
 @pass_session
 def doctor(session: CommandSession, as_json: bool) -> int:
     """Check: exit code 0 when all can be used. A missing extra is no defect: it is marked, and exits 0 too."""
-    from framework._boot import catalog, loader
-    from framework.exceptions import PluginError, PluginUnavailable
-
     reports = []
     for info in catalog.plugins():
         state, problem = "ok", ""

@@ -1,6 +1,7 @@
 """The program `framework`: finds the sub-command, holds the options that all share, turns errors into sentences.
 
-1. `COMMANDS` names every sub-command with its module and a line of help, so that ``--help`` imports none of them.
+1. `COMMANDS` names every sub-command with its module and a line of help, so that ``--help`` and
+   completion import none of them.
 2. The global options stand before or after the sub-command (`Section` adds them to every command it hands out).
 3. Every `FrameworkError` is one sentence on stderr and its exit code; ``--traceback`` shows where it came from.
 """
@@ -12,12 +13,16 @@ import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from framework import exitcodes
+from framework import __version__, exitcodes
 from framework._cli.session import CommandSession
+from framework.exceptions import FrameworkError, PluginInvalid
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 #: name: (module, object, one line of help). In the order in which a newcomer needs them.
 COMMANDS: Final = {
@@ -53,9 +58,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
-        from importlib.metadata import version
-
-        click.echo(f"framework {version('framework')}")
+        click.echo(f"framework {__version__}")
         ctx.exit()
 
 
@@ -126,8 +129,8 @@ class Program(Section):
             module, name, _ = COMMANDS[cmd_name]
             found = getattr(import_module(module), name)
         elif any(point.name == cmd_name for point in _installed()):
+            # Start-up time: only the command of a plugin needs it.
             from framework._boot import loader
-            from framework.exceptions import PluginInvalid
 
             found = loader.load("command", cmd_name)
             if not isinstance(found, click.Command):
@@ -138,16 +141,29 @@ class Program(Section):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of sub-commands without importing them."""
-        rows = [(name, text) for name, (_, _, text) in COMMANDS.items()]
-        for point in _installed():
-            if point.name not in COMMANDS:
-                rows.append((point.name, f"From {point.dist.name} {point.dist.version}." if point.dist else ""))
         with formatter.section("Commands"):
-            formatter.write_dl(rows)
+            formatter.write_dl(_described())
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete the name of a sub-command without importing any, or an option."""
+        from click.shell_completion import CompletionItem  # start-up time, as click does it
+
+        names = [CompletionItem(name, help=text) for name, text in _described() if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
+
+def _described() -> list[tuple[str, str]]:
+    """Return every sub-command with its line of help."""
+    rows = [(name, text) for name, (_, _, text) in COMMANDS.items()]
+    for point in _installed():
+        if point.name not in COMMANDS:
+            rows.append((point.name, f"From {point.dist.name} {point.dist.version}." if point.dist else ""))
+    return rows
 
 
 def _installed() -> Iterable[Any]:
-    # Not through the catalog: it reads every family, and the list of commands is all that is needed here.
+    # Not through the catalog: it reads every family, and the list of commands is all that is needed here. Imported here
+    # for the start-up time: a built-in sub-command does not need the list.
     from importlib.metadata import entry_points
 
     return entry_points(group=GROUP)
@@ -198,8 +214,6 @@ def run(args: Sequence[str] | None = None) -> int:
             raise
         return _unread()
     except Exception as error:  # noqa: BLE001 - the outermost wall: what comes through is a defect, and is shown whole
-        from framework.exceptions import FrameworkError
-
         # A worker whose start failed late has them write to its log.
         sys.stdout, sys.stderr = stdout, stderr
         if isinstance(error, FrameworkError):
@@ -224,7 +238,7 @@ def _usage_text(error: click.ClickException) -> str:
 
 def _fail(session: CommandSession, text: str, code: int) -> int:
     if session.show_traceback:
-        import traceback
+        import traceback  # start-up time: only for who asks for it
 
         traceback.print_exc()
     click.echo(f"framework: error: {text}", err=True)

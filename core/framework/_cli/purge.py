@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from framework import exitcodes
+from framework._boot import loader
 from framework._cli.output import json_option, pass_session, print_json, split
 from framework._cli.session import CommandSession
+from framework.client.routing import select_queues
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
 @pass_session
 def command(session: CommandSession, force: bool, queues: str | None, exclude_queues: str | None, as_json: bool) -> int:
     """Drop."""
-    from framework.client.routing import select_queues
-
     settings = session.app().conf.settings
     chosen = select_queues(settings, split(queues) or None, split(exclude_queues) or None)
     if not force:
@@ -45,8 +45,6 @@ def command(session: CommandSession, force: bool, queues: str | None, exclude_qu
 
 def purge(settings: Settings, queues: Sequence[Queue]) -> dict[str, int]:
     """Drop what waits in `queues` and return how much that was in each."""
-    from framework._boot import loader
-
     transport = loader.make_transport(settings)
     try:
         return {queue.name: transport.purge(queue) for queue in queues}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import click
 
-from framework._cli.output import json_option, pass_session, print_json, print_table
+from framework._boot import loader
+from framework._cli.output import json_option, pass_session, print_json, print_table, split
 from framework._cli.session import CommandSession
+from framework.client.routing import select_queues
 
 
 @click.command(help="Show the queues, how many messages wait in each, and how many are parked there for later.")
@@ -14,10 +16,6 @@ from framework._cli.session import CommandSession
 @pass_session
 def command(session: CommandSession, queues: str | None, as_json: bool) -> None:
     """Show."""
-    from framework._boot import loader
-    from framework._cli.output import split
-    from framework.client.routing import select_queues
-
     settings = session.app().conf.settings
     chosen = select_queues(settings, split(queues) or None, None)
     transport = loader.make_transport(settings)

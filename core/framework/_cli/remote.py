@@ -118,6 +118,7 @@ def _run(
 
 
 def _commands(kind: str) -> list[Command]:
+    # Start-up time: `status` needs nothing of the worker.
     from framework.worker.steps.control.commands import PANEL
 
     return [command for command in PANEL if command.kind == kind and command.visible]

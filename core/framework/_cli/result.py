@@ -10,6 +10,7 @@ from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json
 from framework._cli.session import CommandSession
 from framework.exceptions import ConfigError
+from framework.exceptions import TimeoutError as NoResult
 
 #: Exit code of `framework result` and `framework call --wait` when the task failed.
 TASK_FAILED = 1
@@ -36,8 +37,6 @@ def command(
 
 def report(result: Any, timeout: float | None, with_traceback: bool, as_json: bool) -> int:
     """Wait for `result` and print it; return the exit code."""
-    from framework.exceptions import TimeoutError as NoResult
-
     try:
         value = result.get(timeout=timeout, propagate=False)
     except NoResult:

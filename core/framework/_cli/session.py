@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from framework.exceptions import AppNotFound, ConfigError
+
 if TYPE_CHECKING:
     from framework._config.sources import Sources
     from framework.client.app import App
@@ -47,6 +49,7 @@ class CommandSession:
         Raises `ConfigError`.
         """
         if self._sources is None:
+            # Start-up time: `framework --help` reads no configuration.
             from framework._config import sources
             from framework.client import locate
 
@@ -74,8 +77,6 @@ class CommandSession:
     def enter(self) -> None:
         """Change to ``--workdir``. Raises `ConfigError`."""
         if self.workdir is not None:
-            from framework.exceptions import ConfigError
-
             self.origin = os.getcwd()
             try:
                 os.chdir(self.workdir)
@@ -85,6 +86,7 @@ class CommandSession:
 
     def locate(self) -> LocatedApp:
         """Import the application. Raises `AppNotFound` or `ConfigError`."""
+        # Start-up time, as in `sources`.
         from framework.client.locate import find_app
 
         return find_app(None, self.sources().value("app"))
@@ -94,13 +96,11 @@ class CommandSession:
 
         Raises `ConfigError` when one was named and cannot be had.
         """
-        from framework.client.locate import find_app
-        from framework.exceptions import AppNotFound
-
         named = self.sources().value("app")
         try:
-            found: App = find_app(None, named).app
+            found: App = self.locate().app
         except AppNotFound:
+            # Start-up time: most commands find an application, which imports this.
             from framework.client.app import App
 
             if named is not None or any(os.path.isfile(name) for name in ("app.py", "tasks.py")):

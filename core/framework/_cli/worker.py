@@ -1,27 +1,20 @@
-"""``framework worker``: starts a worker. Its options are those of the settings that have a flag.
+"""``framework worker``: its options are those of the settings that have a flag. `start` starts the worker.
 
 1. Options and ``worker.key=value`` arguments become the topmost layer of the configuration.
-2. A green pool patches the interpreter before the application is imported.
-3. With ``--detach`` another process runs the worker; this one waits until that has begun.
-4. What this release cannot do yet is refused in words.
+2. What this release cannot do yet is refused in words.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
-from framework import exitcodes
 from framework._cli.output import pass_session
 from framework._cli.session import CommandSession
 from framework._config.options import Option, choices, did_you_mean, options
-from framework._config.sources import Config
 from framework.exceptions import ConfigError
-
-if TYPE_CHECKING:
-    from framework.client.locate import LocatedApp
 
 
 def _store(option: Option, spelling: str) -> Any:
@@ -110,66 +103,10 @@ def _assign(session: CommandSession, text: str) -> None:
 def _run(session: CommandSession, assignments: tuple[str, ...], detach: bool) -> int:
     for text in assignments:
         _assign(session, text)
-    from framework._boot.preload import preload
-    from framework._config.sources import resolve
-    from framework.worker.process import background, privileges
+    # Start-up time: `--help` and completion start nothing.
+    from framework._cli.start import start
 
-    session.background = background.join()
-    settings = resolve(session.sources()).settings.worker
-    if detach and session.background is None:
-        return background.start(session.again(settings.executable), session.origin, session.quiet)
-    privileges.mask(settings.umask)
-    privileges.become(settings.uid, settings.gid)
-    from framework.worker.process.signals import Signals
-
-    signals = Signals()
-    signals.hold()
-    try:
-        preload(settings.pool, settings.pool_start_method)
-        located, config = _get_ready(session)
-    except Exception:  # whatever it is, it is told where it arrives
-        signals.restore()
-        raise
-    except BaseException:  # it is on its way out, which no signal is to change
-        signals.leave(exitcodes.INTERRUPTED)
-        raise
-    from framework.worker.process.run import run_worker
-    from framework.worker.steps.builtin import worker_steps
-
-    steps = worker_steps(config.settings)
-    return run_worker(located, config, steps, signals, session.quiet, session.background, session.origin)
-
-
-def _get_ready(session: CommandSession) -> tuple[LocatedApp, Config]:
-    """Import the application, and do what was asked for before the worker begins."""
-    from framework.client.locate import import_modules
-
-    located = session.locate()
-    config: Config = located.app.conf.config
-    _note_unavailable(config)
-    import_modules(located.app)
-    if config.settings.worker.purge:
-        _purge(session, config)
-    return located, config
-
-
-def _note_unavailable(config: Config) -> None:
-    """Say which settings of the file, the environment or the code do nothing yet."""
-    for name, origin in config.origins.items():
-        option = options()[name]
-        if option.since is not None:
-            click.echo(f"note: {option.label} ({origin}) has no effect: {option.since} is not available yet", err=True)
-
-
-def _purge(session: CommandSession, config: Config) -> None:
-    """Drop what waits in the queues that the worker is going to consume from."""
-    from framework._cli.purge import purge
-    from framework.client.routing import select_queues
-
-    worker = config.settings.worker
-    dropped = purge(config.settings, select_queues(config.settings, worker.queues, worker.exclude_queues))
-    if not session.quiet:
-        click.echo(f"purge: Erased {sum(dropped.values())} messages from the queues.")
+    return start(session, detach)
 
 
 command = click.Command(

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import select
 from functools import cache
-from importlib import import_module
+from importlib import import_module, util
 from types import BuiltinFunctionType, ModuleType
 from typing import Any
 
@@ -29,8 +29,6 @@ def original(module: str) -> Any:
 
 @cache
 def _made_again(name: str) -> ModuleType:
-    from importlib import util
-
     spec = util.find_spec(name)
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError(f"this interpreter has no module {name}", name=name)

@@ -367,6 +367,7 @@ def _content_of(serializer: str) -> tuple[str, str]:
     """Return content type and encoding of what `serializer` makes."""
     if serializer == "json":
         return JSON, UTF8
+    # Start-up time: kombu is imported for serializers that it alone knows.
     from kombu.serialization import registry
 
     encoder = registry._encoders.get(serializer)

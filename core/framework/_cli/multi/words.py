@@ -16,7 +16,9 @@ from typing import Any, Final
 import click
 import msgspec
 
-from framework._config.options import did_you_mean
+from framework._cli.program import global_options
+from framework._cli.worker import command
+from framework._config.options import did_you_mean, options
 
 _SCOPED: Final = re.compile(r"(--?[A-Za-z][\w-]*):([^=]+)(?:=(.*))?", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"\w+\.\w+=")
@@ -86,9 +88,6 @@ class _Known(msgspec.Struct, frozen=True):
 @cache
 def known() -> dict[str, _Known]:
     """Return every option of the worker by its spellings."""
-    from framework._cli.program import global_options
-    from framework._cli.worker import command
-
     found: dict[str, _Known] = {}
     for shared, params in ((True, global_options()), (False, command.params)):
         for param in params:
@@ -103,8 +102,6 @@ def known() -> dict[str, _Known]:
 
 @cache
 def _settings() -> dict[str, str]:
-    from framework._config.options import options
-
     return {flag: option.name for option in options().values() for flag in (*option.flag, *option.hidden)}
 
 

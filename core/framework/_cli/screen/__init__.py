@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+from rich.live import Live
+
 from framework import exitcodes
+from framework._cli.screen.keys import Keyboard
+from framework._cli.screen.model import Model
+from framework._cli.screen.views import draw
 
 if TYPE_CHECKING:
     from framework.client.app import App
@@ -18,13 +24,6 @@ _FRAME = 0.25
 
 def show(app: App, *, color: bool = True) -> int:
     """Show the screen until the user leaves it; return the exit code."""
-    from rich.console import Console
-    from rich.live import Live
-
-    from framework._cli.screen.keys import Keyboard
-    from framework._cli.screen.model import Model
-    from framework._cli.screen.views import draw
-
     console = Console(no_color=None if color else True, highlight=False)
     with Model(app) as model, Keyboard() as keyboard:
         try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from framework.api.pool import Job
 from framework.api.transport import Delivery
-from framework.exceptions import ConnectionLost, MessageError, MessageUndecodable, TaskRevokedError
+from framework.exceptions import ConnectionLost, MessageError, MessageTooLarge, MessageUndecodable, TaskRevokedError
 from framework.message import Incoming, Payload, read, read_head
 from framework.wire.result_document import REVOKED
 from framework.wire.serialization import decode_task, encode
@@ -283,6 +283,4 @@ def _identity(payload: Payload) -> tuple[str | None, str | None]:
 
 
 def _too_large(size: int, limit: int) -> MessageError:
-    from framework.exceptions import MessageTooLarge
-
     return MessageTooLarge(f"the message has {size:,} bytes, and max_message_size under [task] allows {limit:,}")

@@ -234,7 +234,7 @@ class Finish:
 
     async def count_in_thread(self, later: list[Counted]) -> None:
         """Store and count what coroutines left in `Run.later`."""
-        import asyncio
+        import asyncio  # start-up time and memory: only a process that runs coroutines loads it
 
         for counted in later:
             await asyncio.to_thread(chord_counting.conclude, self._app, *counted)

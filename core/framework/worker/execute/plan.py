@@ -87,7 +87,7 @@ class TaskPlans(dict[str, TaskPlan]):
         call = task if kind.__call__ is not Task.__call__ else task.run
         acall = None
         if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(task.run):
-            # Here: a process that runs no coroutine does not load asyncio.
+            # Start-up time and memory: a process that runs no coroutine does not load asyncio.
             from framework.client import coroutines
 
             acall = call

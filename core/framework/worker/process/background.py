@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -92,7 +93,7 @@ def start(argv: Sequence[str], directory: str | None, quiet: bool) -> int:
 
     Returns 0 then, else its exit code. Raises `ConfigError` when there is no such program.
     """
-    # Here, not above: a worker imports this module too, and a green pool has not patched these yet.
+    # Before the interpreter is patched a worker imports this module too: a green pool is to find these unloaded.
     import subprocess
     import tempfile
 
@@ -134,8 +135,6 @@ def start(argv: Sequence[str], directory: str | None, quiet: bool) -> int:
 
 def _wait(news: IO[bytes], child: subprocess.Popen[bytes]) -> dict[str, Any]:
     """Return what the child has to say; nothing when it ends without a word."""
-    import select
-
     ended = False
     while not ended:
         # Looked at first: what it said before it ended is then there to be read. The pipe alone would not do: children

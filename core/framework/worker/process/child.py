@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from framework.client.locate import load_app
@@ -33,10 +32,8 @@ def make(
 def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:
     """Make the workload of a process that starts from nothing: import the application that `recipe` names."""
     app = load_app(recipe["app"], recipe["path"], recipe["sources"])
-    # Here, once, and not in each child: looking for installed hooks reads the metadata of every distribution, and
-    # setting up the log imports this.
+    # Here, once, and not in each child: looking for installed hooks reads the metadata of every distribution.
     app.hooks.load_installed()
-    import_module("framework._config.nodename")
     settings: Settings = app.conf.settings
     hostname: str = recipe["hostname"]
 

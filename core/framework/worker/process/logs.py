@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from framework._config.nodename import file_path
+from framework.client.request import current_request
 from framework.exceptions import ConfigError
 
 if TYPE_CHECKING:
@@ -53,8 +55,6 @@ def setup_logging(worker: Any, hostname: str, hooks: Hooks, index: int = 0) -> N
     `index` is the process index for ``%i`` in the file's name (0: the main process).
     Raises `ConfigError` when the log file cannot be opened.
     """
-    from framework._config.nodename import file_path
-
     level = logging.getLevelName(worker.loglevel)
     logfile = file_path(worker.logfile, hostname, index) if worker.logfile else None
     if (custom := hooks.bind("setup_logging")) is not None:
@@ -155,8 +155,6 @@ def _task_of(record: logging.LogRecord) -> Context | None:
     """Return the request of the task that wrote `record` by a logger of tasks, else None."""
     if not record.name.startswith(_TASK_LOGGER):
         return None
-    from framework.client.request import current_request
-
     request = current_request()
     return request if request is not None and request.id else None
 

@@ -30,6 +30,7 @@ from framework._config.nodename import file_path, node_name
 from framework.exceptions import FrameworkError
 from framework.worker.autoscaler.system_load import cpus
 from framework.worker.process.signals import Signals
+from framework.worker.process.stacks import stacks
 from framework.worker.process.stopping import Stopper
 
 if TYPE_CHECKING:
@@ -139,13 +140,11 @@ class WorkerRun:
         self.stopper.handle(signum)
 
     def _show_stacks(self, _frame: FrameType | None) -> None:
-        from framework.worker.process.stacks import stacks
-
         # Straight to the descriptor: this may have interrupted whoever holds the log's or the stream's lock.
         os.write(2, stacks().encode(errors="replace"))
 
     def _debug(self, frame: FrameType | None) -> None:
-        from framework.contrib import rdb
+        from framework.contrib import rdb  # start-up time: only a signal needs it, and it imports pdb
 
         if rdb.is_enabled():
             rdb.set_trace(frame)

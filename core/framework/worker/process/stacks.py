@@ -5,7 +5,6 @@ Source of the layout: the guide's: the name, a line of ``=``, the stack, and the
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import sys
 import threading
@@ -68,8 +67,11 @@ def _greenlets() -> Iterator[tuple[str, list[FrameType]]]:
 
 
 def _tasks() -> Iterator[tuple[str, list[FrameType]]]:
+    library = sys.modules.get("asyncio")
+    if library is None:
+        return
     for found in gc.get_objects():
-        if issubclass(type(found), asyncio.Task) and not found.done():
+        if issubclass(type(found), library.Task) and not found.done():
             frames = list(_awaited(found.get_coro()))
             if frames:
                 yield f"asyncio {found.get_name()}", frames

@@ -20,7 +20,7 @@ from framework.api.loop import Loop, Timer
 from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStore
 from framework.client.after_end import Action, decide
-from framework.exceptions import ConnectionLost, MessageError, TransportError
+from framework.exceptions import ConnectionLost, MessageError, TransportError, WorkerLostError
 from framework.message import Head
 from framework.wire.result_document import FAILURE, RETRY, REVOKED, SUCCESS, Documents
 from framework.worker.settle.dead_letters import DeadLetters
@@ -256,8 +256,6 @@ class Settle:
 
     def give_up(self, request: TaskRequest, reason: str, text: str) -> None:
         """Move `request` to the dead-letter queue and store a failure."""
-        from framework.exceptions import WorkerLostError
-
         logger.error(
             "Task %r was %s: it is kept in %s", request, text, self._dead_letters.queue_for(request.delivery.queue)
         )

@@ -9,8 +9,7 @@
    password.
 
 A link belongs to one thread at a time; `framework_drivers.redis.shared_connection` has what threads share, and what
-connects to a cluster. hiredis does the parsing; it is imported with the first link. Source of the protocol: the RESP2
-and RESP3 specifications of redis.io.
+connects to a cluster. hiredis does the parsing. Source of the protocol: the RESP2 and RESP3 specifications of redis.io.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, cast
 
+import hiredis
 import msgspec
 
 from framework.exceptions import ConnectionLost, TransportError
@@ -97,10 +97,8 @@ def _tell(text: str, _when: int) -> None:
 
 def packer() -> Packer:
     """Return the function that encodes one command."""
-    from hiredis import pack_command
-
     # Its stub takes a tuple of exactly one argument for what is one of any length.
-    return cast("Packer", pack_command)
+    return cast("Packer", hiredis.pack_command)
 
 
 class RedisConnection:
@@ -116,9 +114,6 @@ class RedisConnection:
         settings: RedisConnectionSettings,
         on_push: Callable[[Push], object] | None = None,
     ) -> None:
-        import hiredis
-
-        self._hiredis = hiredis
         self._pack = packer()
         self._push_type = hiredis.PushNotification
         self._on_push = on_push
@@ -146,7 +141,7 @@ class RedisConnection:
     # ------------------------------------------------------------ connecting
 
     def _connect_to_master(self, addresses: Sequence[RedisAddress]) -> None:
-        # It needs links itself, and few need it.
+        # A circle: it needs links itself.
         from framework_drivers.redis.sentinel import locate, must_be_master
 
         self.address = locate(addresses, self._settings)
@@ -174,7 +169,7 @@ class RedisConnection:
                 self._socket = context.wrap_socket(plain, server_hostname=address.host)
         except OSError as error:
             raise ConnectionLost(f"{address.display} cannot be reached: {error.strerror or error}") from error
-        self._reader = self._hiredis.Reader(notEnoughData=_MORE)
+        self._reader = hiredis.Reader(notEnoughData=_MORE)
         try:
             self._log_in(address)
         except TransportError:
@@ -188,7 +183,7 @@ class RedisConnection:
         if self._on_push is not None:
             hello = ("HELLO", "3", *(("AUTH", *login) if address.password else ()))
             reply = self.exchange(self._pack(hello), 1)[0]
-            self.resp3 = not isinstance(reply, self._hiredis.ReplyError)
+            self.resp3 = not isinstance(reply, hiredis.ReplyError)
             if not self.resp3 and str(reply).startswith(("WRONGPASS", "NOAUTH")):
                 self._refuse_login(reply)
         if address.password and not self.resp3:
@@ -201,7 +196,7 @@ class RedisConnection:
         commands.append(("PING",))
         replies = self.exchange(b"".join(self._pack(command) for command in commands), len(commands))
         for reply in (*replies[:logged_in], replies[-1]):
-            if isinstance(reply, self._hiredis.ReplyError):
+            if isinstance(reply, hiredis.ReplyError):
                 self._refuse_login(reply)
 
     def _refuse_login(self, reply: object) -> NoReturn:
@@ -273,7 +268,7 @@ class RedisConnection:
                     replies.append(reply)
         except OSError as error:
             self._lose(error)
-        except self._hiredis.ProtocolError as error:
+        except hiredis.ProtocolError as error:
             self._lose(error)
 
     def drain(self) -> list[Any]:
@@ -377,12 +372,12 @@ class RedisConnection:
         pack = self._pack
         replies = self.exchange(b"".join([pack(_plain(command)) for command in commands]), len(commands))
         for index, reply in enumerate(replies):
-            if isinstance(reply, self._hiredis.ReplyError):
+            if isinstance(reply, hiredis.ReplyError):
                 command = commands[index]
                 if isinstance(command, ScriptCall) and str(reply).startswith("NOSCRIPT"):
                     again = ("EVAL", command.script.text, len(command.keys), *command.keys, *command.args)
                     reply = self.exchange(pack(again), 1)[0]
-                    if not isinstance(reply, self._hiredis.ReplyError):
+                    if not isinstance(reply, hiredis.ReplyError):
                         replies[index] = reply
                         continue
                 self.refuse(reply)
@@ -404,7 +399,7 @@ class RedisConnection:
 
     def is_error(self, reply: object) -> bool:
         """Whether `reply` is an error of the server."""
-        return isinstance(reply, self._hiredis.ReplyError)
+        return isinstance(reply, hiredis.ReplyError)
 
 
 def _plain(command: Command) -> tuple[Argument, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from framework.exceptions import ConnectionLost, TransportError
+from framework_drivers.redis.cluster import RedisClusterConnection
 from framework_drivers.redis.resp import RedisConnection, RedisConnectionSettings
 from framework_drivers.redis.url import RedisAddress
 
@@ -24,9 +25,6 @@ def connect(
 ) -> RedisConnection | RedisClusterConnection:
     """Connect to the server, or to the cluster, that `addresses` name. Raises `ConnectionLost`."""
     if addresses[0].cluster:
-        # It needs links itself, and few need it.
-        from framework_drivers.redis.cluster import RedisClusterConnection
-
         return RedisClusterConnection(addresses, settings)
     return RedisConnection(addresses, settings)
 

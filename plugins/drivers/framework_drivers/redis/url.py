@@ -136,7 +136,7 @@ def tls_context(address: RedisAddress, use_ssl: bool | Mapping[str, Any] | None)
     """
     if address.path is not None or not (address.tls or use_ssl):
         return None
-    import ssl
+    import ssl  # start-up time: most connections are plain
 
     table = dict(use_ssl) if isinstance(use_ssl, Mapping) else {}
     given = {str(key).removeprefix("ssl_"): value for key, value in {**table, **address.parameters}.items()}

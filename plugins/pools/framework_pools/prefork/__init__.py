@@ -17,8 +17,8 @@ __all__ = ["PreforkPool"]
 
 
 def __getattr__(name: str) -> Any:
-    # Not imported with the package: the fork server and its children have no use for the worker's side.
     if name == "PreforkPool":
+        # Not imported with the package: the fork server and its children have no use for the worker's side.
         from framework_pools.prefork.pool import PreforkPool
 
         return PreforkPool

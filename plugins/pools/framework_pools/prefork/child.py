@@ -190,7 +190,7 @@ def _resident() -> int:
         with open("/proc/self/statm", "rb", buffering=0) as statm:
             return int(statm.read().split()[1]) * _PAGE_KIB
     except FileNotFoundError:
-        import resource
+        import resource  # memory of a child: systems without /proc alone need it
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak // 1024 if sys.platform == "darwin" else peak

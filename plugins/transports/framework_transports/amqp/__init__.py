@@ -17,12 +17,12 @@ import msgspec
 
 from framework.api.transport import Consumer, Mailbox, Producer, Queue, Transport, TransportTraits
 from framework_transports.amqp.address import AmqpAddress, addresses
+from framework_transports.amqp.broker_consumers import QosMode
+from framework_transports.amqp.tries import Tries
 
 if TYPE_CHECKING:
     from framework_transports.amqp.admin import Admin
-    from framework_transports.amqp.broker_consumers import QosMode
     from framework_transports.amqp.connector import Connector
-    from framework_transports.amqp.tries import Tries
 
 
 class AmqpOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -70,15 +70,13 @@ class AmqpTransport(Transport):
 
     def producer(self) -> Producer:
         """Connect and return a producer. Raises `ConnectionLost`."""
-        from framework_transports.amqp.producer import AmqpProducer
+        from framework_transports.amqp.producer import AmqpProducer  # start-up time: py-amqp
 
         return AmqpProducer(self._connector(), self.options)
 
     def consumer(self) -> Consumer:
         """Connect and return a consumer of no queues yet. Raises `ConnectionLost`."""
-        from framework_transports.amqp.broker_consumers import QosMode
-        from framework_transports.amqp.consumer import AmqpConsumer
-        from framework_transports.amqp.tries import Tries
+        from framework_transports.amqp.consumer import AmqpConsumer  # start-up time: py-amqp
 
         if self._mode_ is None or self._tries_ is None:
             self._mode_ = QosMode()
@@ -89,7 +87,7 @@ class AmqpTransport(Transport):
 
     def mailbox(self) -> Mailbox:
         """Connect and return a mailbox. Raises `ConnectionLost`."""
-        from framework_transports.amqp.mailbox import AmqpMailbox
+        from framework_transports.amqp.mailbox import AmqpMailbox  # start-up time: py-amqp
 
         return AmqpMailbox(self._connector().connect("mailbox"))
 
@@ -148,7 +146,7 @@ class AmqpTransport(Transport):
 
     def _connector(self) -> Connector:
         if self._connector_ is None:
-            from framework_transports.amqp.connector import Connector
+            from framework_transports.amqp.connector import Connector  # start-up time: py-amqp
 
             self._connector_ = Connector(
                 self._addresses,
@@ -161,7 +159,7 @@ class AmqpTransport(Transport):
 
     def _admin(self) -> Admin:
         if self._admin_ is None:
-            from framework_transports.amqp.admin import Admin
+            from framework_transports.amqp.admin import Admin  # start-up time: py-amqp
 
             self._admin_ = Admin(self._connector())
         return self._admin_

@@ -17,7 +17,7 @@ import msgspec
 
 from framework.api.transport import Consumer, Producer, Queue, Transport, TransportTraits
 from framework.exceptions import ConnectionLost, TransportError
-from framework_transports.kombu.broker import KombuBroker, without_password
+from framework_transports.kombu.broker import KombuBroker, library, without_password
 from framework_transports.kombu.consumer import KombuConsumer
 from framework_transports.kombu.producer import KombuProducer
 
@@ -47,6 +47,7 @@ class KombuTransport(Transport):
     @classmethod
     def accepts(cls, scheme: str) -> bool:
         """Say whether kombu has a transport for `scheme`."""
+        # Start-up time: asked only about a scheme that no plugin has as its name.
         from kombu.transport import TRANSPORT_ALIASES
 
         return scheme.partition("+")[0] in TRANSPORT_ALIASES
@@ -102,9 +103,7 @@ class KombuTransport(Transport):
 
     def info(self) -> dict[str, Any]:
         """Return the connection's parameters for `inspect stats`."""
-        from kombu.utils.url import parse_url
-
-        known = parse_url(self.url.partition(";")[0])
+        known = library("kombu.utils.url").parse_url(self.url.partition(";")[0])
         return {
             "hostname": known["hostname"],
             "port": known["port"],

@@ -11,16 +11,15 @@ from framework.api.transport import Queue
 from framework.exceptions import ConnectionLost, PluginUnavailable, TransportError
 
 
-def library() -> Any:
+def library(module: str = "kombu") -> Any:
     """Import kombu: with the first connection, for it takes its time; as `Any`, for it has no types."""
-    return import_module("kombu")
+    return import_module(module)
 
 
 def without_password(urls: str) -> str:
     """Return `urls`, separated by ``;``, for people."""
-    from kombu.utils.url import maybe_sanitize_url
-
-    return ";".join(str(maybe_sanitize_url(part.strip())) for part in urls.split(";"))
+    sanitize = library("kombu.utils.url").maybe_sanitize_url
+    return ";".join(str(sanitize(part.strip())) for part in urls.split(";"))
 
 
 class KombuBroker:

@@ -1,7 +1,4 @@
-"""Redis: messages in kombu's layout, so that Celery's producers and workers can share the queues; see `transport`.
-
-Importing this package imports no client library; hiredis comes with the first connection.
-"""
+"""Redis: messages in kombu's layout, so that Celery's producers and workers can share the queues; see `transport`."""
 
 from __future__ import annotations
 

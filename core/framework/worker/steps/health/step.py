@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from framework._boot.loop import EventLoop
 from framework._config.health import health_address
 from framework.api.step import Board, Step
 
 if TYPE_CHECKING:
-    from framework._boot.loop import EventLoop
     from framework._config.settings import Settings
     from framework.worker.process.run import WorkerRun
     from framework.worker.settle.settle import Settle
@@ -36,21 +36,17 @@ class HealthStep(Step):
         return None
 
     def start(self, board: Board) -> None:
-        # Here, so that a worker without it does not import them.
-        from framework.worker.steps.health.answers import HealthAnswers, HealthSocket
-        from framework.worker.steps.health.counters import Counters
-        from framework.worker.steps.health.endpoint import Endpoint
-        from framework.worker.steps.health.prometheus import MetricsSource
-        from framework.worker.steps.health.sample import INTERVAL, HealthSampler
+        # Start-up time and memory: a worker without an endpoint does not import them.
+        from framework.worker.steps.health import answers, counters, endpoint, prometheus, sample
 
         run: WorkerRun = board.get("run")
         loop: EventLoop = board.get("loop")
         settle: Settle = board.get("settle")
         worker = run.settings.worker
-        listener = HealthSocket(health_address(worker.health or 0, run.hostname))
+        listener = answers.HealthSocket(health_address(worker.health or 0, run.hostname))
         self._closers.append(listener)
-        counters = settle.counters = Counters()
-        sampler = HealthSampler(
+        settle.counters = counters.Counters()
+        sampler = sample.HealthSampler(
             board.get("pool"),
             board.get("intake"),
             settle,
@@ -58,22 +54,24 @@ class HealthStep(Step):
             board.get("dead_letters"),
             board.get("queues"),
             run.settings,
-            counters,
+            settle.counters,
         )
-        health = HealthAnswers(
-            MetricsSource(run.hostname, worker.pool, run.began, sampler, counters, lambda: run.graph.degraded)
+        health = answers.HealthAnswers(
+            prometheus.MetricsSource(
+                run.hostname, worker.pool, run.began, sampler, settle.counters, lambda: run.graph.degraded
+            )
         )
 
         def report(error: BaseException) -> None:
             # The log's locks are not for the endpoint's thread: under a green pool they are greenlets'.
             loop.call_soon_threadsafe(logger.error, "Defect in the health endpoint: %r", error)
 
-        endpoint = Endpoint(listener.socket, health.answer, report)
-        self._closers.append(endpoint)
-        loop.call_every(INTERVAL, sampler.look)
-        endpoint.start()
+        server = endpoint.Endpoint(listener.socket, health.answer, report)
+        self._closers.append(server)
+        loop.call_every(sample.INTERVAL, sampler.look)
+        server.start()
         logger.info("Health endpoint on %s", listener.address)
-        board.put("health", endpoint)
+        board.put("health", server)
 
     def close(self) -> None:
         for each in reversed(self._closers):

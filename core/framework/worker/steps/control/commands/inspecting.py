@@ -8,7 +8,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from framework._config.show import masked
 from framework.api.command import inspect_command
+from framework.client.report import report as written
 from framework.worker.steps.control.commands._shapes import queue_info, reserved_requests, task_info
 
 if TYPE_CHECKING:
@@ -81,16 +83,12 @@ def active_queues(state: ControlState) -> list[dict[str, Any]]:
 @inspect_command(alias="dump_conf")
 def conf(state: ControlState, with_defaults: bool = False) -> dict[str, Any]:
     """Tell the settings, secrets masked."""
-    from framework._config.show import masked
-
     return masked(state.app.conf, with_defaults)
 
 
 @inspect_command()
 def report(state: ControlState) -> dict[str, str]:
     """Tell what a bug report should say: versions, platform, settings."""
-    from framework.client.report import report as written
-
     return {"ok": written(state.app)}
 
 

@@ -54,7 +54,7 @@ def objgraph(
     if not (0 < num <= _OBJECTS_MAX and 0 < max_depth <= _DEPTH_MAX):
         raise FrameworkError(f"objgraph follows 1 to {_OBJECTS_MAX} objects, 1 to {_DEPTH_MAX} levels deep")
     try:
-        import objgraph as library
+        import objgraph as library  # an optional library
     except ImportError:
         raise FrameworkError("objgraph is not installed where the worker runs: pip install objgraph") from None
     found = library.by_type(type)[:num]

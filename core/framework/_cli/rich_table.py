@@ -1,0 +1,21 @@
+"""Tables on a terminal, with rich."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def print_rich_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, no_color: bool) -> None:
+    """Print a table as wide as the terminal allows."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        # A URL is worth a second line: cut, it cannot be copied.
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    Console(no_color=no_color or None).print(table)
