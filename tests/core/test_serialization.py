@@ -21,15 +21,14 @@ from kombu.utils import json as kombu_json
 from framework import exceptions
 from framework.exceptions import ContentRefused, MessageTooLarge, MessageUndecodable, UnknownError
 from framework.message import Incoming
+from framework.wire.exception_document import decode_exception, encode_exception
 from framework.wire.serialization import (
     COMPRESSED_MARK,
     decode,
-    decode_exception,
     decode_result,
     decode_task,
     dumps,
     encode,
-    encode_exception,
     loads,
     safe_repr,
 )

@@ -12,14 +12,17 @@ import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from framework._config.conf import Conf
 from framework.client import current
 from framework.client.bulk import send_many
 from framework.client.call_options import KNOWN, check
+from framework.client.canvas import Signature, signature
 from framework.client.publisher import Publisher
-from framework.client.registry import Registry, make_task, retry_as_its_class_says
+from framework.client.registry import Registry, SharedTask, make_task, retry_as_its_class_says
 from framework.client.request import Context, current_request, parent_request
 from framework.client.results import AsyncResult, ResultSet
 from framework.client.results.sets import Groups
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from framework._boot.hooks import Hooks
     from framework.api.result_store import ResultStore
     from framework.api.transport import Queue, Transport
-    from framework.client.canvas import Signature
     from framework.client.events import Events
     from framework.client.sender import Sender
 
@@ -167,9 +169,6 @@ class App:
         self, packages: Iterable[str] | Callable[[], Iterable[str]], related_name: str = "tasks"
     ) -> None:
         """Import the module `related_name` of each of `packages` that has one."""
-        from importlib import import_module
-        from importlib.util import find_spec
-
         for package in packages() if callable(packages) else packages:
             import_module(package)
             name = f"{package}.{related_name}"
@@ -192,6 +191,7 @@ class App:
     def hooks(self) -> Hooks:
         """The hooks of this application."""
         if self._hooks is None:
+            # Here: it brings pluggy and the metadata of installed packages, which only sending and working need.
             from framework._boot.hooks import Hooks
 
             self._hooks = Hooks()
@@ -221,7 +221,7 @@ class App:
         settings = self.conf.settings
         known = self._sender
         if known is None or known[0] is not settings:
-            from framework.client.sender import Sender
+            from framework.client.sender import Sender  # here: a program that only defines tasks starts without it
 
             known = self._sender = (settings, Sender(settings, self.publisher, self.hooks))
         return known[1]
@@ -245,18 +245,17 @@ class App:
 
     @property
     def control(self) -> Any:
-        """Remote control of the workers. Raises `ImportError` where that is not available."""
+        """Remote control of the workers."""
         if self._control is None:
-            from importlib import import_module
+            from framework.client.control import Control  # here: few programs need it
 
-            # By name: it imports this module.
-            self._control = import_module("framework.client.control").Control(self)
+            self._control = Control(self)
         return self._control
 
     @property
     def events(self) -> Events:
         """What workers and clients tell while they work, for those who watch: see `framework.events`."""
-        from framework.client.events import Events
+        from framework.client.events import Events  # here: few programs need it
 
         return Events(self)
 
@@ -313,14 +312,14 @@ class App:
         plan = sender.plan(name, task)
         if not options and plan.plain:
             task_id = new_id()
-            message = sender.build_plain(plan, task_id, args, kwargs, parent)
+            message = sender.messages.build_plain(plan, task_id, args, kwargs, parent)
             address = plan.address
             assert address is not None
         else:
             if not KNOWN.issuperset(options):
                 check(options, parent is not None)
             task_id = options.get("task_id") or new_id()
-            message, address = sender.build(plan, task_id, args, kwargs, options, parent)
+            message, address = sender.messages.build(plan, task_id, args, kwargs, options, parent)
         ignored = message.headers.get("ignore_result") is True
         if not ignored:
             self.publisher.expect((task_id,), inside_task=parent is not None)
@@ -367,8 +366,6 @@ class App:
 
     def signature(self, task: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Signature[Any]:
         """Return a signature of `task`, a name, a task, or a mapping that describes one."""
-        from framework.client.canvas import signature
-
         return signature(task, args, kwargs, app=self, **options)
 
     def __repr__(self) -> str:
@@ -415,8 +412,6 @@ def shared_task(function: Any = None, /, **options: Any) -> Any:
     and what is sent goes through the current one: that of the running task, else the one that `App.set_current` chose,
     else the one made last.
     """
-    from framework.client.registry import SharedTask
-
     if function is None:
         return lambda function: SharedTask(function, options)
     return SharedTask(function, options)

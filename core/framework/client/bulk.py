@@ -81,12 +81,12 @@ def _send(
         plan = sender.plan(name, task)
         if not own and plan.plain:
             task_id = next(ids)
-            message = sender.build_plain(plan, task_id, args, kwargs, parent)
+            message = sender.messages.build_plain(plan, task_id, args, kwargs, parent)
             address = plan.address
             assert address is not None
         else:
             task_id = own.get("task_id") or next(ids)
-            message, address = sender.build(plan, task_id, args, kwargs, own, parent)
+            message, address = sender.messages.build(plan, task_id, args, kwargs, own, parent)
         if address.queue is not None:
             queues[address.queue.name] = address.queue
         if sender.before is not None:

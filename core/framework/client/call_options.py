@@ -6,6 +6,7 @@ where its name is almost that of an option: then it is a slip, and the call woul
 
 from __future__ import annotations
 
+import difflib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
@@ -57,7 +58,5 @@ def check(options: Mapping[str, Any], inside_a_task: bool) -> None:
 
 
 def _meant(name: str, candidates: Iterable[str] = _WRITTEN) -> str | None:
-    import difflib
-
     close = difflib.get_close_matches(name, [each for each in candidates if len(each) >= _SHORTEST], 1, _ALIKE)
     return close[0] if close else None

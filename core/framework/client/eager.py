@@ -7,6 +7,9 @@ import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from framework.api.result_store import Record
+from framework.client.canvas import Signature
+from framework.client.canvas.errbacks import call_errbacks
 from framework.client.coroutines import run_here
 from framework.client.request import Context, current_request, pop_request, push_request
 from framework.client.results import EagerResult
@@ -15,6 +18,7 @@ from framework.client.workflow.replacing import ReplacedHere
 from framework.exceptions import Ignore, Reject, Retry
 from framework.wire.exception_document import ExceptionInfo
 from framework.wire.identity import new_id
+from framework.wire.result_document import Documents
 
 if TYPE_CHECKING:
     from framework.client.task import Task
@@ -34,23 +38,8 @@ def run_eagerly(
         throw = settings.task.eager_propagates
     task_id = options.get("task_id") or new_id()
     retries = options.get("retries") or 0
-    parent = current_request()
     while True:
-        headers = {
-            **(options.get("headers") or {}),
-            "task": task.name,
-            "id": task_id,
-            "retries": retries,
-            "root_id": task_id if parent is None else parent.root_id or parent.id or task_id,
-            "parent_id": None if parent is None else parent.id,
-            "group": options.get("group_id"),
-            "group_index": options.get("group_index"),
-        }
-        embed = {"callbacks": _listed(options.get("link")), "errbacks": _listed(options.get("link_error"))}
-        properties = {"delivery_info": {"exchange": options.get("exchange"), "routing_key": options.get("routing_key")}}
-        request = Context(
-            headers, list(args), kwargs, embed, properties, app=task.app, called_directly=False, is_eager=True
-        )
+        request = _request(task, task_id, retries, args, kwargs, options)
         state, value, text = _run(task, request, task_id, args, kwargs)
         if isinstance(value, ReplacedHere):
             return value.result
@@ -67,6 +56,31 @@ def run_eagerly(
     if settings.task.store_eager_result:
         _store(task, result)
     return result
+
+
+def _request(
+    task: Task[..., Any],
+    task_id: str,
+    retries: int,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    options: Mapping[str, Any],
+) -> Context:
+    """Return the request of one run, a child of the task that runs here."""
+    parent = current_request()
+    headers = {
+        **(options.get("headers") or {}),
+        "task": task.name,
+        "id": task_id,
+        "retries": retries,
+        "root_id": task_id if parent is None else parent.root_id or parent.id or task_id,
+        "parent_id": None if parent is None else parent.id,
+        "group": options.get("group_id"),
+        "group_index": options.get("group_index"),
+    }
+    embed = {"callbacks": _listed(options.get("link")), "errbacks": _listed(options.get("link_error"))}
+    properties = {"delivery_info": {"exchange": options.get("exchange"), "routing_key": options.get("routing_key")}}
+    return Context(headers, list(args), kwargs, embed, properties, app=task.app, called_directly=False, is_eager=True)
 
 
 def _run(
@@ -107,21 +121,14 @@ def _run(
 
 
 def _follow(task: Task[..., Any], request: Context, state: str, value: Any, text: str | None) -> None:
-    from framework.client.canvas import Signature
-
     if state == "SUCCESS":
         for callback in request.callbacks or ():
             Signature.from_dict(callback, task.app).apply((value,))
     elif state == "FAILURE":
-        from framework.client.workflow.callbacks import call_errbacks
-
         call_errbacks(task.app, request, value, text)
 
 
 def _store(task: Task[..., Any], result: EagerResult[Any]) -> None:
-    from framework.api.result_store import Record
-    from framework.wire.result_document import Documents
-
     app = task.app
     store = app.result_store
     if store.traits.stores and result.state in ("SUCCESS", "FAILURE") and not task.policy.ignore_result:

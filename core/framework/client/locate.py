@@ -210,7 +210,7 @@ def _apps(module: ModuleType) -> list[tuple[str, App]]:
 
 
 def _is_app(value: Any) -> TypeGuard[App]:
-    from framework.client.app import App
+    from framework.client.app import App  # here: the command line is to answer --help without it
 
     return isinstance(value, App)
 

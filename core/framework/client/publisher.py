@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 from framework.api.backoff import Backoff
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+
+def _loader() -> ModuleType:
+    from framework._boot import loader  # start-up time: it reads the metadata of installed packages
+
+    return loader
 
 
 class Publisher:
@@ -77,9 +84,7 @@ class Publisher:
         self._check_pid()
         with self._lock:
             if self._transport is None:
-                from framework._boot.loader import make_transport
-
-                self._transport = make_transport(self._settings)
+                self._transport = _loader().make_transport(self._settings)
             return self._transport
 
     @property
@@ -92,9 +97,7 @@ class Publisher:
                 if broker.writing == broker.reading:
                     self._outlet = self.transport
                 else:
-                    from framework._boot.loader import make_outlet
-
-                    self._outlet = make_outlet(self._settings)
+                    self._outlet = _loader().make_outlet(self._settings)
             return self._outlet
 
     @property
@@ -103,9 +106,7 @@ class Publisher:
         self._check_pid()
         with self._lock:
             if self._store is None:
-                from framework._boot.loader import make_result_store
-
-                self._store = make_result_store(self._settings, self.transport, self._oid)
+                self._store = _loader().make_result_store(self._settings, self.transport, self._oid)
             return self._store
 
     @property

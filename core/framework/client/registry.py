@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 import random
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from framework.client import current
 from framework.client.task import Task
+from framework.client.workflow.builtin_tasks import BUILT_IN
 from framework.exceptions import AlreadyRegistered, Ignore, NotRegistered, Reject, Retry
 
 if TYPE_CHECKING:
@@ -72,11 +74,10 @@ class Registry(Mapping[str, Task[..., Any]]):
     def share(self, app: App) -> None:
         """Add the shared tasks that were defined since the last call, and at the first those that every worker has."""
         if not self._built_in:
-            from framework.client.workflow.builtin_tasks import make_builtins
-
             self._built_in = True
-            for task in make_builtins(app):
-                self._tasks.setdefault(task.name, task)
+            for name, function, options in BUILT_IN:
+                task = make_task(app, function, {"name": name, "bind": True, "typing": False, **options})
+                self._tasks.setdefault(name, task)
         while self._shared < len(current.shared):
             function, options = current.shared[self._shared]
             self._shared += 1
@@ -133,8 +134,6 @@ def make_task(app: App, function: Callable[..., Any], options: dict[str, Any]) -
         options.pop(key, None)
     unknown = [key for key in options if not hasattr(base, key)]
     if unknown:
-        import difflib
-
         close = difflib.get_close_matches(unknown[0], [key for key in dir(base) if not key.startswith("_")], 1)
         hint = (
             f"; did you mean {close[0]}?" if close else " (define it as an attribute of a class, and give that as base)"

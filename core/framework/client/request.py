@@ -11,6 +11,8 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Final
 
+from framework.wire.serialization import decode_task
+
 if TYPE_CHECKING:
     from framework.client.app import App
     from framework.message import Incoming
@@ -159,8 +161,6 @@ class Context:
         incoming = self._incoming
         if self._args is not None or incoming is None:
             return
-        from framework.wire.serialization import decode_task
-
         accept, size = (None, None)
         if self._app is not None:
             settings = self._app.conf.settings

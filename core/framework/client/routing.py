@@ -14,6 +14,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -206,25 +207,8 @@ def _from_table(name: str, table: Any) -> Queue:
         if hasattr(table, "exchange") and hasattr(table, "routing_key"):
             return _from_kombu(table)
         raise ConfigError(f"{where} must be a table with exchange, routing_key …, and is {table!r}")
-    exchange: dict[str, Any] = {}
-    queue: dict[str, Any] = {"name": name}
-    for key, value in table.items():
-        if key == "exchange":
-            if isinstance(value, Exchange):
-                exchange.update(msgspec.structs.asdict(value))
-            elif isinstance(value, Mapping):
-                exchange.update(value)
-            else:
-                exchange["name"] = value
-        elif key in _OF_EXCHANGE:
-            exchange[_OF_EXCHANGE[key]] = value
-        elif key == "durable":
-            queue["durable"] = value
-            exchange.setdefault("durable", value)
-        elif key in _OF_QUEUE:
-            queue[_OF_QUEUE[key]] = value
-        else:
-            queue[key] = value
+    queue, exchange = _fields_of(table)
+    queue = {"name": name, **queue}
     unknown = [key for key in queue if key not in _QUEUE_FIELDS] + [
         key for key in exchange if key not in _EXCHANGE_FIELDS
     ]
@@ -236,6 +220,29 @@ def _from_table(name: str, table: Any) -> Queue:
         return msgspec.convert(queue, Queue)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _fields_of(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the fields of the queue and those of its exchange that the keys of `table` stand for."""
+    queue: dict[str, Any] = {}
+    exchange: dict[str, Any] = {}
+    for key, value in table.items():
+        if key == "exchange":
+            exchange.update(_exchange_fields(value))
+        elif key in _OF_EXCHANGE:
+            exchange[_OF_EXCHANGE[key]] = value
+        elif key == "durable":
+            queue["durable"] = value
+            exchange.setdefault("durable", value)
+        else:
+            queue[_OF_QUEUE.get(key, key)] = value
+    return queue, exchange
+
+
+def _exchange_fields(exchange: Any) -> Mapping[str, Any]:
+    if isinstance(exchange, Exchange):
+        return msgspec.structs.asdict(exchange)
+    return exchange if isinstance(exchange, Mapping) else {"name": exchange}
 
 
 # ---------------------------------------------------------------- routes
@@ -289,25 +296,30 @@ class Router:
         return self._address_of(chosen, exchange, key, kind, mode)
 
     def _address_of(self, queue: Queue | None, exchange: Any, key: Any, kind: Any, mode: Any) -> Destination:
-        settings = self._settings
+        kind, mode = self._kind_and_mode(queue, exchange, kind, mode)
         if exchange is not None and not isinstance(exchange, str):
-            kind = kind or exchange.type
-            mode = mode or exchange.delivery_mode
             exchange = exchange.name
-        if queue is not None:
-            kind = kind or queue.exchange.type
-            mode = mode or queue.exchange.delivery_mode
-        kind = kind or "direct"
-        mode = _delivery_mode(mode) or settings.default_delivery_mode
-        if kind == "direct" and queue is not None and (not exchange or not key):
+        if kind == "direct" and queue is not None and not (exchange and key):
             return Destination("", queue.name, kind, queue, mode)
         if exchange is None:
-            exchange = (queue.exchange.name if queue is not None else "") or settings.default_exchange
-            exchange = exchange or settings.default_queue
-        if not key:
-            key = (queue.routing_key if queue is not None else "") or settings.default_routing_key
-            key = key or ("" if kind == "fanout" else settings.default_queue)
-        return Destination(exchange, key, kind, queue, mode)
+            exchange = self._exchange_of(queue)
+        return Destination(exchange, key or self._key_of(queue, kind), kind, queue, mode)
+
+    def _kind_and_mode(self, queue: Queue | None, exchange: Any, kind: Any, mode: Any) -> tuple[str, int]:
+        """Return type of exchange and delivery mode: those of the call, else of its exchange, else of its queue."""
+        if exchange is not None and not isinstance(exchange, str):
+            kind, mode = kind or exchange.type, mode or exchange.delivery_mode
+        if queue is not None:
+            kind, mode = kind or queue.exchange.type, mode or queue.exchange.delivery_mode
+        return kind or "direct", _delivery_mode(mode) or self._settings.default_delivery_mode
+
+    def _exchange_of(self, queue: Queue | None) -> str:
+        own = "" if queue is None else queue.exchange.name
+        return own or self._settings.default_exchange or self._settings.default_queue
+
+    def _key_of(self, queue: Queue | None, kind: str) -> str:
+        own = "" if queue is None else queue.routing_key
+        return own or self._settings.default_routing_key or ("" if kind == "fanout" else self._settings.default_queue)
 
 
 def _delivery_mode(mode: Any) -> int | None:
@@ -346,8 +358,6 @@ def _rule(rule: Any) -> Rule:
 
 
 def _imported(path: str) -> Any:
-    from importlib import import_module
-
     module, _, attribute = path.replace(":", ".").rpartition(".")
     try:
         return getattr(import_module(module), attribute)

@@ -12,10 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast
 
+from framework.api.result_store import Record
+from framework.client.canvas import Signature, chunks, xmap, xstarmap
+from framework.client.current import find_app
 from framework.client.publisher import publish_until_accepted
 from framework.client.request import Context, current_request, parent_request, pop_request, push_request
 from framework.client.results import AsyncResult
 from framework.client.task_policy import TaskPolicy, annotate, resolve
+from framework.client.workflow import replacing
 from framework.exceptions import (
     Ignore,
     MaxRetriesExceededError,
@@ -23,10 +27,10 @@ from framework.exceptions import (
     Retry,
     TransportError,
 )
+from framework.wire.result_document import Documents
 
 if TYPE_CHECKING:
     from framework.client.app import App
-    from framework.client.canvas import Signature
     from framework.client.results import EagerResult
 
 __all__ = ["Context", "Task", "TaskPolicy", "current_request", "pop_request", "push_request"]
@@ -205,7 +209,7 @@ class Task(Generic[P, R]):
         **options: Any,
     ) -> AsyncResult[R]:
         """As `apply_async`, from a coroutine: sending happens in a thread and does not block the event loop."""
-        import asyncio
+        import asyncio  # here: most programs do without
 
         return await asyncio.to_thread(self.apply_async, args, kwargs, task_id, **options)
 
@@ -240,28 +244,20 @@ class Task(Generic[P, R]):
         self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> Signature[R]:
         """Return a signature with options."""
-        from framework.client.canvas import Signature
-
         return Signature(self, args, kwargs, **options)
 
     subtask = signature
 
     def map(self, it: Iterable[Any]) -> Signature[list[R]]:
         """Return a signature that calls it with each item, in one message."""
-        from framework.client.canvas import xmap
-
         return xmap(self, it, app=self.app)
 
     def starmap(self, it: Iterable[Any]) -> Signature[list[R]]:
         """As `map`, with each item taken apart: ``add.starmap([(1, 2), (3, 4)])``."""
-        from framework.client.canvas import xstarmap
-
         return xstarmap(self, it, app=self.app)
 
     def chunks(self, it: Iterable[Any], n: int) -> Signature[Any]:
         """Return a signature of `starmap`s of `n` items each, sent as a group."""
-        from framework.client.canvas import chunks
-
         return chunks(self, it, n, app=self.app)
 
     # ------------------------------------------------ here and now
@@ -273,7 +269,7 @@ class Task(Generic[P, R]):
         **options: Any,
     ) -> EagerResult[R]:
         """Run it here and now, retries included, without a broker; `throw`: raise what it raises."""
-        from framework.client.eager import run_eagerly
+        from framework.client.eager import run_eagerly  # here: it brings asyncio
 
         return run_eagerly(self, tuple(args or ()), dict(kwargs or {}), options)
 
@@ -352,26 +348,19 @@ class Task(Generic[P, R]):
         The result of a group is the list of its results, which takes a result store that keeps chords.
         Raises `Ignore`, which ends this run without a result.
         """
-        from framework.client.workflow.replacing import replace
-
-        replace(self, self.request, sig)
+        replacing.replace(self, self.request, sig)
 
     def add_to_chord(self, sig: Signature[Any], lazy: bool = False) -> Any:
         """Have `sig` be one more task of the header that the running call belongs to; send it, unless `lazy`.
 
         Returns its result, or with `lazy` the signature. Raises `ValueError` outside of a header.
         """
-        from framework.client.workflow.replacing import add_to_chord
-
-        return add_to_chord(self, self.request, sig, lazy)
+        return replacing.add_to_chord(self, self.request, sig, lazy)
 
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **_more: Any
     ) -> None:
         """Store `state` with `meta` as the result of the running call (or of `task_id`)."""
-        from framework.api.result_store import Record
-        from framework.wire.result_document import Documents
-
         request = self.request
         ident = task_id or request.id
         if ident is None or state is None:
@@ -412,8 +401,6 @@ class Task(Generic[P, R]):
 
 
 def _named(name: str) -> Any:
-    from framework.client.current import find_app
-
     return find_app().tasks[name]
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, Final
 
 from framework.exceptions import ConfigError, MessageTooLarge, MessageUndecodable
@@ -22,6 +23,14 @@ _ALIASES: Final = {
     "xz": "application/x-lzma",
 }
 
+#: Modules of the standard library with the names of their decompressor and its error, by MIME type. Imported when
+#: needed: few programs need them, and not every Python has bz2 and lzma.
+_BUILT_IN: Final = {
+    "application/x-gzip": ("zlib", "decompressobj", "error"),
+    "application/x-bz2": ("bz2", "BZ2Decompressor", ""),
+    "application/x-lzma": ("lzma", "LZMADecompressor", "LZMAError"),
+}
+
 
 def compress(body: bytes, method: str) -> tuple[bytes, str]:
     """Compress `body` by `method`, a name (gzip, bzip2, lzma, …) or MIME type; return it and the MIME type.
@@ -29,22 +38,10 @@ def compress(body: bytes, method: str) -> tuple[bytes, str]:
     Raises `ConfigError` when there is no such compression here.
     """
     mime = _ALIASES.get(method, method)
-    if mime == "application/x-gzip":
-        import zlib
-
-        return zlib.compress(body), mime
-    if mime == "application/x-bz2":
-        import bz2
-
-        return bz2.compress(body), mime
-    if mime == "application/x-lzma":
-        import lzma
-
-        return lzma.compress(body), mime
-    from kombu import compression
-
+    if mime in _BUILT_IN:
+        return import_module(_BUILT_IN[mime][0]).compress(body), mime
     try:
-        packed, kind = compression.compress(body, method)  # type: ignore[no-untyped-call]
+        packed, kind = import_module("kombu.compression").compress(body, method)
     except KeyError:
         raise ConfigError(
             f"there is no compression {method!r} here (there are {', '.join(sorted(_ALIASES))})"
@@ -59,28 +56,18 @@ def decompress(body: bytes, method: str, max_size: int | None = None) -> bytes:
     built-in methods), `MessageUndecodable` when the bytes or the method are wrong.
     """
     mime = _ALIASES.get(method, method)
-    if mime == "application/x-gzip":
-        import zlib
-
-        return _bounded(zlib.decompressobj(), zlib.error, body, method, max_size)
-    if mime == "application/x-bz2":
-        import bz2
-
-        return _bounded(bz2.BZ2Decompressor(), OSError, body, method, max_size)
-    if mime == "application/x-lzma":
-        import lzma
-
-        return _bounded(lzma.LZMADecompressor(), lzma.LZMAError, body, method, max_size)
-    from kombu import compression
-
+    if mime in _BUILT_IN:
+        library, decompressor, error = _BUILT_IN[mime]
+        module = import_module(library)
+        return _bounded(getattr(module, decompressor)(), getattr(module, error, OSError), body, method, max_size)
     try:
-        decoder: Callable[[bytes], bytes] = compression.get_decoder(method)  # type: ignore[no-untyped-call]
+        decoder: Callable[[bytes], bytes] = import_module("kombu.compression").get_decoder(method)
     except KeyError:
         raise MessageUndecodable(f"the body is compressed by {method!r}, which is not known here") from None
     try:
         plain = decoder(body)
-    except Exception as error:  # each library has errors of its own, and the bytes come from outside
-        raise MessageUndecodable(f"the body is not {method}: {error}") from error
+    except Exception as problem:  # each library has errors of its own, and the bytes come from outside
+        raise MessageUndecodable(f"the body is not {method}: {problem}") from problem
     if max_size is not None and len(plain) > max_size:
         raise _too_large(max_size)
     return plain

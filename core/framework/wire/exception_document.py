@@ -18,6 +18,7 @@ from typing import Any, Final
 from framework import exceptions
 from framework.exceptions import UnknownError, wire_module
 from framework.wire.safe_repr import safe_repr
+from framework.wire.serialization import dumps
 
 #: Modules under which peers know classes that we have too.
 _OURS: Final = frozenset({"celery.exceptions", "billiard.exceptions", "billiard.einfo", "framework.exceptions"})
@@ -65,8 +66,6 @@ def encode_exception(error: BaseException) -> dict[str, Any]:
 
 
 def _plain(argument: Any) -> Any:
-    from framework.wire.serialization import dumps
-
     if argument is None or type(argument) in (str, int, float, bool):
         return argument
     try:

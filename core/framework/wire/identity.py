@@ -35,6 +35,6 @@ def origin() -> str:
 
 @cache
 def _origin(pid: int) -> str:
-    import socket
+    import socket  # here: at start it would cost a client some milliseconds
 
     return f"gen{pid}@{socket.gethostname()}"

@@ -5,8 +5,7 @@
 2. `decode` refuses what is not accepted, too large (also after decompression) or nested too deep, before it costs
    anything.
 3. `decode_task` reads the call out of a message: protocol 2, protocol 1, and the hybrid of both.
-4. `encode_exception`, `decode_exception`: errors as documents, without ever importing what a document names.
-5. `safe_repr`: a repr of bounded length, for people.
+4. `safe_repr`: a repr of bounded length, for people.
 
 Source: task protocols 1 and 2 as published by Celery 5; the JSON types of kombu.
 """
@@ -14,7 +13,10 @@ Source: task protocols 1 and 2 as published by Celery 5; the JSON types of kombu
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from itertools import accumulate
 from typing import Any, Final
 
 import msgspec
@@ -22,19 +24,16 @@ import msgspec
 from framework.exceptions import ConfigError, ContentRefused, MessageTooLarge, MessageUndecodable
 from framework.message import JSON, UTF8, Incoming
 from framework.wire.compression import compress, decompress
-from framework.wire.exception_document import decode_exception, encode_exception
 from framework.wire.json_types import default, object_hook
 from framework.wire.safe_repr import safe_repr
 
 __all__ = [
     "MAX_NESTING",
     "decode",
-    "decode_exception",
     "decode_result",
     "decode_task",
     "dumps",
     "encode",
-    "encode_exception",
     "loads",
     "safe_repr",
 ]
@@ -104,9 +103,6 @@ def loads(data: bytes | str, max_nesting: int = MAX_NESTING) -> Any:
 
 def _depth(raw: bytes) -> int:
     """Return how deep the brackets outside strings are nested."""
-    import re
-    from itertools import accumulate
-
     outside = re.sub(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', b"", raw, flags=re.DOTALL)
     brackets = outside.translate(None, delete=_NO_BRACKETS)
     return max(accumulate(map(_STEPS.__getitem__, brackets)), default=0)
@@ -190,20 +186,27 @@ def accepted(content_type: str, accept: Iterable[str] | None) -> bool:
     return False
 
 
-def _registered_type(name: str) -> str | None:
+def _registry() -> Any:
+    """Return kombu's registry of serializers."""
+    # Here: kombu costs tens of milliseconds, and most programs speak JSON alone.
     from kombu.serialization import registry
 
-    found = registry.name_to_type.get(name)
+    return registry
+
+
+def _registered_type(name: str) -> str | None:
+    found = _registry().name_to_type.get(name)
     return None if found is None else str(found)
 
 
 def _encode_by_registry(obj: Any, serializer: str) -> tuple[str, str, bytes]:
+    # Here, as in `_registry`.
     from kombu.exceptions import EncodeError, SerializerNotInstalled
-    from kombu.serialization import registry
 
+    registry = _registry()
     name = registry.type_to_name.get(serializer, serializer) if "/" in serializer else serializer
     try:
-        content_type, content_encoding, body = registry.dumps(obj, name)  # type: ignore[no-untyped-call]
+        content_type, content_encoding, body = registry.dumps(obj, name)
     except SerializerNotInstalled:
         known = ", ".join(sorted(registry._encoders))
         extra = f" (pip install 'framework[{name}]')" if name in ("yaml", "msgpack") else ""
@@ -214,12 +217,11 @@ def _encode_by_registry(obj: Any, serializer: str) -> tuple[str, str, bytes]:
 
 
 def _decode_by_registry(body: bytes, content_type: str, content_encoding: str) -> Any:
-    from kombu.serialization import registry
-
+    registry = _registry()
     if content_type not in registry.type_to_name:
         raise MessageUndecodable(f"the content type {content_type!r} is not known here")
     try:
-        return registry.loads(body, content_type, content_encoding, accept={content_type})  # type: ignore[no-untyped-call]
+        return registry.loads(body, content_type, content_encoding, accept={content_type})
     except RecursionError:
         raise MessageTooLarge("the body is nested too deep") from None
     except Exception as error:  # each library has errors of its own, and the bytes come from outside
@@ -352,8 +354,6 @@ def _with_zone(moment: Any, utc: Any) -> Any:
     """Give a local time of a protocol 1 message its zone; what is no time stays as it is, and is refused later."""
     if not isinstance(moment, str) or utc:
         return moment
-    from datetime import datetime
-
     try:
         return datetime.fromisoformat(moment).astimezone().isoformat()
     except (ValueError, OverflowError):

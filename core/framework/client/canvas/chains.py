@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from framework.client.canvas.signatures import KINDS, Several, Signature, listed, members, refuse_task
-from framework.client.workflow import chord_counting
+from framework.client.canvas.documents import listed
+from framework.client.canvas.signatures import KINDS, Several, Signature, members, refuse_task
 from framework.exceptions import FrameworkError
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
             return work.apply()
         if any(task.get("subtask_type") == "chord" for task in work.tasks):
             # Now, not when the tasks before it have run.
-            chord_counting.check(work.app)
+            require_chords(work.app)
         own = dict(work.options)
         errbacks = listed(own.pop("link_error", None))
         callbacks = listed(own.pop("link", None))
@@ -131,9 +131,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
 
 def steps(tasks: Iterable[Any]) -> list[Signature[Any]]:
     """Return `tasks` with the links of chains among them instead of the chains; what follows a group is its body."""
-    from framework.client.canvas.chords import chord
-    from framework.client.canvas.groups import group
-
+    group, chord = KINDS["group"], KINDS["chord"]
     found: list[Signature[Any]] = []
     for task in tasks:
         made = Signature.from_dict(task)
@@ -167,6 +165,13 @@ def set_parent(result: Any, parent: Any) -> None:
         seen.add(id(result))
         result = result.parent
     result.parent = parent
+
+
+def require_chords(app: App) -> None:
+    """Raise `ConfigError` when the result store cannot count the parts of chords."""
+    store = app.result_store
+    if not store.traits.chords:
+        store._without_chords()
 
 
 KINDS["chain"] = chain

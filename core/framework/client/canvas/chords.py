@@ -9,18 +9,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
-from framework.client.canvas.chains import chain, set_parent
+from framework.client.canvas.chains import chain, require_chords, set_parent
+from framework.client.canvas.documents import append_option, doomed, listed
+from framework.client.canvas.errbacks import call_errbacks
 from framework.client.canvas.groups import OF_THE_RESULT, group, send_all, spread
-from framework.client.canvas.signatures import KINDS, Several, Signature, append_option, listed, members, refuse_task
+from framework.client.canvas.signatures import KINDS, Several, Signature, members, refuse_task
 from framework.client.request import Context, parent_request
-from framework.client.workflow import chord_counting
+from framework.client.results import AsyncResult, EagerResult, GroupResult
 from framework.exceptions import ChordError, FrameworkError
 from framework.wire.identity import new_id
-
-if TYPE_CHECKING:
-    from framework.client.results import AsyncResult, EagerResult
 
 R = TypeVar("R")
 
@@ -110,7 +109,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         body = self._owned_body().clone()
         # Once the ids are settled, this is the header's, as with Celery; before that, it is what the body's shall be.
         group_id = self.options.get("task_id")
-        if not chord_counting.doomed(body):
+        if not doomed(body):
             task_id, group_id = task_id or group_id, None
         header: group[Any] = group(*_members(self.tasks), app=self._app)
         result = body.freeze(task_id, **{name: value for name, value in options.items() if value is not None})
@@ -135,7 +134,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         if app.conf.settings.task.always_eager:
             return cast("AsyncResult[R]", self.apply(args, kwargs, **options))
         work._owned_body()
-        chord_counting.check(app)
+        require_chords(app)
         # What is None would go to the body as that, and Celery's workers take it for a value.
         options = {name: value for name, value in options.items() if value is not None}
         own = {**work.options, **options}
@@ -178,9 +177,6 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> EagerResult[R]:
         """Run header and body here and now."""
-        from framework.client.results import EagerResult, GroupResult
-        from framework.client.workflow.callbacks import call_errbacks
-
         work = cast("chord[R]", self.clone(args, kwargs, **options))
         own = dict(work.options)
         for errback in listed(own.pop("link_error", None)):

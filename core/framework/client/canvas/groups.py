@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from framework.client.canvas.signatures import KINDS, Several, Signature, append_option, listed, members, refuse_task
+from framework.client.canvas.documents import append_option, listed
+from framework.client.canvas.signatures import KINDS, Several, Signature, members, refuse_task
 from framework.client.request import parent_request
+from framework.client.results import AsyncResult, GroupResult
 from framework.wire.identity import new_id
 
 if TYPE_CHECKING:
     from framework.client.app import App
-    from framework.client.results import AsyncResult, GroupResult
 
 R = TypeVar("R")
 
@@ -46,9 +47,7 @@ class group(Several[R]):  # noqa: N801 - called like a function
 
     def __or__(self, other: Any) -> Any:
         if isinstance(other, dict):
-            from framework.client.canvas.chords import chord
-
-            return chord(self, other)
+            return KINDS["chord"](self, other)
         return refuse_task(other)
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> group[R]:
@@ -69,8 +68,6 @@ class group(Several[R]):  # noqa: N801 - called like a function
 
         With `chord`, the signature of a body, the tasks are members of its header.
         """
-        from framework.client.results import GroupResult
-
         group_id = task_id or self.options.get("task_id") or new_id()
         self.options["task_id"] = group_id
         body = options.get("chord")
@@ -94,10 +91,10 @@ class group(Several[R]):  # noqa: N801 - called like a function
         own = dict(work.options)
         following = listed(own.pop("chain", None))
         if following:
-            from framework.client.canvas.chords import chord
-
             work["options"] = {}
-            return cast("GroupResult", chord(work, following.pop()).apply_async(chain=following or None, **own))
+            return cast(
+                "GroupResult", KINDS["chord"](work, following.pop()).apply_async(chain=following or None, **own)
+            )
         if work.app.conf.settings.task.always_eager:
             return work.apply()
         to_parent = own.pop("add_to_parent", True)
@@ -121,8 +118,6 @@ class group(Several[R]):  # noqa: N801 - called like a function
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
         """Run all tasks here and now, one after the other."""
-        from framework.client.results import GroupResult
-
         work = cast("group[R]", self.clone(args, kwargs, **options))
         own = dict(work.options)
         group_id = own.pop("task_id", None) or new_id()

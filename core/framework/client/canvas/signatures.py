@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
+from framework.client.canvas.documents import append_option
+from framework.client.canvas.stamping import StampingVisitor, stamp
 from framework.client.current import AppBound
+from framework.client.results import AsyncResult, EagerResult
 from framework.exceptions import FrameworkError
 from framework.wire.identity import new_id
 
 if TYPE_CHECKING:
     from framework.client.app import App
-    from framework.client.canvas.stamping import StampingVisitor
-    from framework.client.results import AsyncResult, EagerResult
 
 R = TypeVar("R")
 
-#: The class of a document, by its ``subtask_type``; each kind enters itself.
-KINDS: dict[str, type[Signature[Any]]] = {}
+#: The class of a document, by its ``subtask_type``; each kind enters itself, and is made by the others through this.
+KINDS: dict[str, type[Any]] = {}
 
 
 class Signature(AppBound, dict[str, Any], Generic[R]):
@@ -120,8 +121,8 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
                 f"and is {document!r:.200}"
             )
         subtask_type = document.get("subtask_type")
-        kind = KINDS.get(subtask_type, Signature) if isinstance(subtask_type, str) else Signature
-        made: Signature[Any] = kind.__new__(kind)
+        kind: type[Any] = KINDS.get(subtask_type, Signature) if isinstance(subtask_type, str) else Signature
+        made: Signature[Any] = Signature.__new__(kind)
         dict.__init__(made, document)
         made._type = None
         made._app = app
@@ -201,8 +202,6 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
 
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
         """Settle the id of the task now; return its result."""
-        from framework.client.results import AsyncResult
-
         own = self.options
         own["task_id"] = task_id or own.get("task_id") or new_id()
         own.setdefault("reply_to", self.app.oid)
@@ -211,9 +210,7 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
 
     def __or__(self, other: Any) -> Any:
         if isinstance(other, dict):
-            from framework.client.canvas.chains import chain
-
-            return chain(self, Signature.from_dict(other, self._app))
+            return KINDS["chain"](self, Signature.from_dict(other, self._app))
         return refuse_task(other)
 
     # ------------------------------------------------ stamps
@@ -224,8 +221,6 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         `headers` are their names and values; `visitor` gives others, for each part its own.
         A name that is there already takes the new value; with `append_stamps` it gets a list of both.
         """
-        from framework.client.canvas.stamping import stamp
-
         stamp(self, visitor, append_stamps, headers)
 
     # ------------------------------------------------ making the call
@@ -297,14 +292,6 @@ class Several(Signature[R]):
         return ", ".join(map(repr, self.tasks))
 
 
-def append_option(options: dict[str, Any], name: str, item: Any) -> None:
-    """Add `item` to the list `options[name]`, once."""
-    items = listed(options.get(name))
-    if item not in items:
-        items.append(item)
-    options[name] = items
-
-
 def members(tasks: tuple[Any, ...], kind: str) -> Iterable[Any]:
     """Return the signatures that `kind` was called with: themselves, or one iterable of them. Raises `TypeError`."""
     if len(tasks) != 1 or isinstance(tasks[0], dict):
@@ -319,13 +306,6 @@ def refuse_task(other: Any) -> Any:
     if hasattr(other, "apply_async"):
         raise TypeError(f"{other!r} is a task, not a call of it: write .s(…) behind it")
     return NotImplemented
-
-
-def listed(items: Any) -> list[Any]:
-    """Return `items` as a list: of one, if it is none."""
-    if items is None:
-        return []
-    return list(items) if isinstance(items, (list, tuple)) else [items]
 
 
 def signature(

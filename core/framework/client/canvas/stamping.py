@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from framework.client.canvas.signatures import Signature, listed
+from framework.client.canvas.documents import listed
 
 if TYPE_CHECKING:
     from framework.client.canvas.chords import chord
     from framework.client.canvas.groups import group
+    from framework.client.canvas.signatures import Signature
 
 _NAMES = "stamped_headers"
 
@@ -105,7 +106,7 @@ def _visit_chord(sig: Any, visitor: StampingVisitor, append: bool, given: dict[s
         _visit(body, visitor, append, _joined(stamps, visitor.on_chord_body(sig, **stamps)))
     former = sig.kwargs["header"]
     if isinstance(former, Mapping):
-        settled: group[Any] = Signature.from_dict(former, sig._app)  # type: ignore[assignment] # headers are groups
+        settled: group[Any] = sig.from_dict(former, sig._app)
         settled["kwargs"] = {"tasks": header}
         sig._with(settled, body)
     else:
@@ -117,7 +118,7 @@ def _visit_links(sig: Signature[Any], visitor: StampingVisitor, append: bool, gi
         items = listed(sig.options.get(name))
         if not items:
             continue
-        links = [Signature.from_dict(item, sig._app).clone() for item in items]
+        links = [sig.from_dict(item, sig._app).clone() for item in items]
         for link in links:
             _visit(link, visitor, append, _joined(given, ask(link, **given)))
         sig.options[name] = links

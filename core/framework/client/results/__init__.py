@@ -4,7 +4,7 @@
    push.
 2. `EagerResult` is the same for a task that ran here and now.
 3. `ResultSet` waits for many at once; `GroupResult` is one with an id.
-4. A failure is raised again as the class that it was, see `framework.wire.serialization.decode_exception`.
+4. A failure is raised again as the class that it was, see `framework.wire.exception_document.decode_exception`.
 
 Source: the result documents of Celery 5.
 """

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from framework.client.request import parent_request
 from framework.exceptions import ConfigError
-from framework.wire.serialization import decode_exception, decode_result
+from framework.wire.exception_document import decode_exception
+from framework.wire.serialization import decode_result
 
 if TYPE_CHECKING:
     from framework.api.result_store import ResultStore

@@ -114,6 +114,7 @@ class AsyncResult(AppBound, Generic[R]):
     @property
     def children(self) -> list[Any]:
         """The results of what the task has sent."""
+        # A real circle: children may be sets of results, and sets consist of results.
         from framework.client.results.sets import result_from_tuple
 
         return [result_from_tuple(child, self.app) for child in self._read().get("children") or ()]
@@ -214,7 +215,7 @@ class AsyncResult(AppBound, Generic[R]):
 
     async def aget(self, timeout: float | None = None, propagate: bool = True, **options: Any) -> R:
         """As `get`, from a coroutine: the wait happens in a thread and does not block the event loop."""
-        import asyncio
+        import asyncio  # here: most programs do without
 
         return await asyncio.to_thread(self.get, timeout, propagate, **options)
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from framework.client.registry import make_task
-from framework.exceptions import FrameworkError
+from framework.client import canvas
+from framework.client.canvas import Signature
+from framework.client.results import GroupResult, result_from_tuple
+from framework.client.workflow import chord_counting
+from framework.exceptions import ChordError, FrameworkError
 
 if TYPE_CHECKING:
     from framework.client.app import App
-    from framework.client.task import Task
-
-
-def make_builtins(app: App) -> Iterator[Task[..., Any]]:
-    """Return the built-in tasks of `app`."""
-    for name, function, options in _BUILT_IN:
-        yield make_task(app, function, {"name": f"celery.{name}", "bind": True, "typing": False, **options})
 
 
 def accumulate(self: Any, *args: Any, index: int | None = None, **_more: Any) -> Any:
@@ -44,14 +41,12 @@ def chunks(self: Any, task: Any, it: Sequence[Sequence[Any]], n: int) -> list[An
 
 def _called(app: App, document: Any) -> Any:
     """Return what calls the task of `document` as a function. A coroutine is run to its end."""
-    import inspect
-
     task = app.tasks[document["task"] if isinstance(document, Mapping) else document]
 
     def call(*args: Any) -> Any:
         value = task(*args)
         if inspect.iscoroutine(value):
-            from framework.client.coroutines import run_here
+            from framework.client.coroutines import run_here  # here: it brings asyncio
 
             return run_here(value)
         return value
@@ -69,11 +64,6 @@ def chord_unlock(
     **_more: Any,
 ) -> None:
     """Send the body of a chord once all results of its header are stored: sent by clients whose store cannot count."""
-    from framework.client.canvas import Signature
-    from framework.client.results import GroupResult, result_from_tuple
-    from framework.client.workflow import chord_counting
-    from framework.exceptions import ChordError
-
     app = self.app
     header = GroupResult(group_id, [result_from_tuple(one, app) for one in result or ()], app=app)
     if not header.ready():
@@ -90,9 +80,6 @@ def chord_unlock(
 
 def group(self: Any, tasks: Any, result: Any, group_id: str, partial_args: Any, add_to_parent: bool = True) -> Any:
     """Send the tasks of a group: sent by old clients."""
-    from framework.client.canvas import Signature
-    from framework.client.results import result_from_tuple
-
     for document in tasks:
         Signature.from_dict(document, self.app).clone(partial_args).apply_async(group_id=group_id, add_to_parent=False)
     return result_from_tuple(result, self.app)
@@ -100,11 +87,10 @@ def group(self: Any, tasks: Any, result: Any, group_id: str, partial_args: Any, 
 
 def chord(self: Any, header: Any, body: Any, partial_args: Any = (), *_more: Any, **_options: Any) -> Any:
     """Send a chord: sent by old clients."""
-    from framework.client.canvas import Signature
-    from framework.client.canvas import chord as make
-
     tasks = header["kwargs"]["tasks"] if isinstance(header, Mapping) else header
-    made: Any = make([Signature.from_dict(task, self.app) for task in tasks], Signature.from_dict(body, self.app))
+    made: Any = canvas.chord(
+        [Signature.from_dict(task, self.app) for task in tasks], Signature.from_dict(body, self.app)
+    )
     return made.apply_async(partial_args)
 
 
@@ -117,14 +103,15 @@ def backend_cleanup(self: Any) -> None:
     """Do nothing: result stores drop by themselves what has expired."""
 
 
-_BUILT_IN: Sequence[tuple[str, Any, dict[str, Any]]] = (
-    ("accumulate", accumulate, {}),
-    ("map", xmap, {}),
-    ("starmap", xstarmap, {}),
-    ("chunks", chunks, {}),
-    ("chord_unlock", chord_unlock, {"max_retries": None, "ignore_result": True}),
-    ("group", group, {}),
-    ("chord", chord, {}),
-    ("chain", chain, {}),
-    ("backend_cleanup", backend_cleanup, {"ignore_result": True}),
+#: The tasks: name, function that gets the task as its first argument, options.
+BUILT_IN: Final[Sequence[tuple[str, Any, dict[str, Any]]]] = (
+    ("celery.accumulate", accumulate, {}),
+    ("celery.map", xmap, {}),
+    ("celery.starmap", xstarmap, {}),
+    ("celery.chunks", chunks, {}),
+    ("celery.chord_unlock", chord_unlock, {"max_retries": None, "ignore_result": True}),
+    ("celery.group", group, {}),
+    ("celery.chord", chord, {}),
+    ("celery.chain", chain, {}),
+    ("celery.backend_cleanup", backend_cleanup, {"ignore_result": True}),
 )

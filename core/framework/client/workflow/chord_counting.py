@@ -4,7 +4,7 @@
 2. Whoever completes the header gets the *turn*: reads all results, sends the body with them, ends the chord. A turn
    that was taken by somebody who died lapses, and the next one who brings a part, even one that was counted, gets it.
 3. One member that failed fails the body: `fail` stores a `ChordError` for all that will never run, tells the chords
-   around this one, and calls the error callbacks.
+   around this one, and calls the error callbacks. `fail_rest` does the first two for the rest of a chain.
 
 Source: section 6 of the wire protocol.
 """
@@ -15,9 +15,12 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from traceback import format_exception
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from framework.api.result_store import ChordPart, Record, Turn
+from framework.client.canvas import Signature
+from framework.client.canvas.documents import Doomed, Member, doomed
+from framework.client.canvas.errbacks import call_errbacks
 from framework.client.publisher import pauses
 from framework.client.request import Context
 from framework.exceptions import ChordError, ConnectionLost, FrameworkError, MessageError
@@ -36,33 +39,6 @@ logger = logging.getLogger(__name__)
 _LOOK_AGAIN: Final = 0.25
 _EXCEPTIONS: Final = frozenset({"RETRY", "FAILURE", "REVOKED"})
 _FAILED: Final = frozenset({"FAILURE", "REVOKED"})
-
-
-class Member(NamedTuple):
-    """A task of a chord's header, as its message describes it."""
-
-    task_id: str
-    group_id: str
-    place: float | None
-    #: The body's signature.
-    body: Mapping[str, Any]
-    root_id: str | None
-
-    @classmethod
-    def of(cls, request: Context) -> Member | None:
-        """Return the member that `request` is; None: its chord or its group is no such thing."""
-        body, group_id, index = request.chord, request.group, request.group_index
-        if not isinstance(body, Mapping) or not group_id or not request.id:
-            return None
-        place = float(index) if isinstance(index, (int, float)) else None
-        return cls(str(request.id), str(group_id), place, body, request.root_id)
-
-
-def check(app: App) -> None:
-    """Raise `ConfigError` when the result store cannot count the parts of chords."""
-    store = app.result_store
-    if not store.traits.chords:
-        store._without_chords()
 
 
 def conclude(app: App, member: Member, state: str, result: Any, record: Record | None = None) -> None:
@@ -115,8 +91,6 @@ def count(app: App, member: Member, state: str, result: Any, token: str) -> Turn
 
 
 def _finish(app: App, store: ResultStore, member: Member, token: str, claim: float) -> None:
-    from framework.client.canvas import Signature
-
     group_id = member.group_id
     try:
         values = _values(app, store, group_id)
@@ -215,51 +189,6 @@ def _fetch(app: App, store: ResultStore, task_ids: list[str]) -> dict[str, Any]:
 # ---------------------------------------------------------------- failing
 
 
-class Doomed(NamedTuple):
-    """A task that was to run later and never will."""
-
-    task_id: str
-    group_id: str | None
-    reply_to: str | None
-    #: Set if it belongs to the header of a chord.
-    member: Member | None
-
-
-def doomed(element: Any, depth: int = 0) -> list[Doomed]:
-    """Return all tasks of a signature, as it stands in a message. Raises `FrameworkError` if it is none."""
-    if not isinstance(element, Mapping):
-        raise FrameworkError(f"not a signature: {element!r:.200}")
-    found: list[Doomed] = []
-    if depth > 100:
-        return found
-    options, kwargs = element.get("options") or {}, element.get("kwargs") or {}
-    kind = element.get("subtask_type")
-    below: list[Any] = []
-    if kind in ("group", "chain"):
-        below = list(kwargs.get("tasks") or ())
-    elif kind == "chord":
-        header = kwargs.get("header") or ()
-        below = list(((header.get("kwargs") or {}).get("tasks") or ()) if isinstance(header, Mapping) else header)
-        above = (header.get("options") or {}).get("task_id") if isinstance(header, Mapping) else None
-        for each in below:
-            # The body fails at once: nobody is to count these.
-            lost = doomed(each, depth + 1)
-            found.extend(one._replace(member=None, group_id=one.group_id or above) for one in lost)
-        below = [kwargs["body"]] if kwargs.get("body") else []
-    for each in below:
-        found.extend(doomed(each, depth + 1))
-    if kind not in ("group", "chain", "chord") and (task_id := options.get("task_id")):
-        group_id, body, index = options.get("group_id"), options.get("chord"), options.get("group_index")
-        member = None
-        if isinstance(body, Mapping) and group_id:
-            place = float(index) if isinstance(index, (int, float)) else None
-            member = Member(str(task_id), str(group_id), place, body, options.get("root_id"))
-        found.append(Doomed(str(task_id), group_id, options.get("reply_to"), member))
-    for each in reversed(options.get("chain") or ()):
-        found.extend(doomed(each, depth + 1))
-    return found
-
-
 def fail_all(app: App, tasks: Sequence[Doomed], error: BaseException, trace: str | None = None) -> None:
     """Store `error` as the result of `tasks`, and count it for the chords that they belong to."""
     store = app.result_store
@@ -286,8 +215,6 @@ def fail_all(app: App, tasks: Sequence[Doomed], error: BaseException, trace: str
 
 def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str | None = None) -> None:
     """Have the body of a chord, and all that would follow it, fail with `error`; call its error callbacks."""
-    from framework.client.workflow.callbacks import call_errbacks
-
     # Whoever looks at the body finds the traceback of what has failed it.
     trace = "".join(format_exception(error))
     fail_all(app, doomed(body), error, trace)
@@ -309,6 +236,12 @@ def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str |
         raise
     except Exception as failed:  # noqa: BLE001 - they come from the message, and may be anything
         logger.error("The error callbacks of the body of a chord were not called: %s", failed)
+
+
+def fail_rest(app: App, request: Context, error: BaseException, trace: str | None = None) -> None:
+    """Store `error` for the tasks of the chain of `request`, which will not run, next first; tell their chords."""
+    for element in reversed(request.chain or ()):
+        fail_all(app, doomed(element), error, trace)
 
 
 def _errbacks(element: Any, depth: int = 0) -> list[Any]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from framework.client.canvas import Signature, chain
+from framework.client.canvas.chords import one_result
+from framework.client.canvas.stamping import stamp
 from framework.exceptions import FrameworkError, Ignore
 
 if TYPE_CHECKING:
-    from framework.client.canvas import Signature
     from framework.client.request import Context
     from framework.client.results import EagerResult
     from framework.client.task import Task
@@ -23,10 +25,6 @@ class ReplacedHere(Ignore):
 
 def replace(task: Task[..., Any], request: Context, sig: Signature[Any]) -> NoReturn:
     """Send `sig` in the place of `request`. Raises `Ignore`."""
-    from framework.client.canvas import Signature, chain
-    from framework.client.canvas.chords import one_result
-    from framework.client.canvas.stamping import stamp
-
     if request.called_directly and not request.is_eager:
         raise FrameworkError(f"{task.name}.replace() works only in a running task, and this is a plain call")
     app = task.app
@@ -63,9 +61,6 @@ def replace(task: Task[..., Any], request: Context, sig: Signature[Any]) -> NoRe
 
 def add_to_chord(task: Task[..., Any], request: Context, sig: Signature[Any], lazy: bool) -> Any:
     """Have `sig` count for the chord of `request`."""
-    from framework.client.canvas import Signature
-    from framework.client.canvas.chords import one_result
-
     if not request.chord or not request.group:
         raise ValueError(f"{task.name} does not run in the header of a chord")
     app = task.app

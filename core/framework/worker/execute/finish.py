@@ -19,6 +19,8 @@ from framework.api import pool as outcomes
 from framework.api.pool import Outcome
 from framework.api.result_store import Record
 from framework.client.after_end import Action
+from framework.client.canvas.documents import Member
+from framework.client.canvas.errbacks import call_errbacks
 from framework.client.publisher import insist, publish_until_accepted
 from framework.client.request import Context
 from framework.client.task import Task
@@ -47,7 +49,7 @@ _OWN_FILES: Final = tuple(
 )
 
 #: Arguments of `framework.client.workflow.chord_counting.conclude`.
-Counted = tuple[chord_counting.Member, str, Any, Record | None]
+Counted = tuple[Member, str, Any, Record | None]
 
 
 class Run(msgspec.Struct, gc=False):
@@ -177,11 +179,11 @@ class Finish:
     def _fail_others(self, request: Context, error: BaseException, trace: str) -> None:
         with publish_until_accepted():
             insist(
-                lambda: callbacks.fail_rest(self._app, request, error, trace),
+                lambda: chord_counting.fail_rest(self._app, request, error, trace),
                 f"The failure of what comes after {_name(request)}[{request.id}]",
             )
             if request.errbacks:
-                callbacks.call_errbacks(self._app, request, error, trace)
+                call_errbacks(self._app, request, error, trace)
 
     def _tell_failure(self, run: Run, error: BaseException, told: str, trace: str) -> None:
         plan, request, on = run.plan, run.request, self.listeners
@@ -221,7 +223,7 @@ class Finish:
     def _count(self, state: str, value: Any, run: Run, document: bytes | None) -> bytes | None:
         """Store and count the result if the task belongs to a chord; return what is left to be stored."""
         request = run.request
-        if not request.chord or (member := chord_counting.Member.of(request)) is None:
+        if not request.chord or (member := Member.of(request)) is None:
             return document
         record = None
         if document is not None:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
 from framework.client.after_end import Action
+from framework.client.canvas.documents import Member
+from framework.client.canvas.errbacks import call_errbacks
 from framework.client.request import Context
-from framework.client.workflow import callbacks, chord_counting
+from framework.client.workflow import chord_counting
 from framework.exceptions import (
     ConnectionLost,
     MessageError,
@@ -110,7 +112,7 @@ class AbnormalEnds:
                 traceback="",
             )
         try:
-            callbacks.call_errbacks(self._app, request, error, None)
+            call_errbacks(self._app, request, error, None)
         except Exception as failed:  # noqa: BLE001 - they come from the message, and may be anything
             logger.error("The error callbacks of task %s[%s] could not be sent: %s", job.task, job.id, failed)
 
@@ -140,12 +142,12 @@ class FailurePropagation:
 
     def _follow(self, request: Context, state: str, error: BaseException, errbacks: bool) -> None:
         """Raises `ConnectionLost`; to be called again then."""
-        if request.chord and (member := chord_counting.Member.of(request)) is not None:
+        if request.chord and (member := Member.of(request)) is not None:
             chord_counting.count(self._app, member, state, error, new_id().replace("-", ""))
-        callbacks.fail_rest(self._app, request, error)
+        chord_counting.fail_rest(self._app, request, error)
         if errbacks and state == FAILURE and request.errbacks:
             try:
-                callbacks.call_errbacks(self._app, request, error, None)
+                call_errbacks(self._app, request, error, None)
             except ConnectionLost as lost:
                 # Some were called already: none is to be called twice.
                 logger.error("The error callbacks of task %s were not sent: %s", request.id, lost)

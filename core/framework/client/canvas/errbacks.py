@@ -1,0 +1,56 @@
+"""Error callbacks: called here if the task is known and takes more than the id, else sent."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from framework.client.canvas.signatures import Signature
+from framework.client.request import pop_request, push_request
+from framework.wire.identity import new_id
+
+if TYPE_CHECKING:
+    from framework.client.app import App
+    from framework.client.request import Context
+
+logger = logging.getLogger(__name__)
+
+
+def call_errbacks(app: App, request: Context, exc: BaseException, tb: Any) -> None:
+    """Call or send the error callbacks of `request`. Raises `TransportError`; what an errback raises is logged."""
+    to_send = []
+    for document in request.errbacks or ():
+        errback = Signature.from_dict(document, app)
+        task = errback.type
+        if task is None or not _takes_more_than_an_id(task, errback):
+            to_send.append(errback)
+            continue
+        token = push_request(None)
+        try:
+            given = () if errback.immutable else (request, exc, tb)
+            task.run(*given, *errback.args, **errback.kwargs)
+        except Exception:  # the task-execution wall: an errback must not hide the failure it is about
+            logger.exception("The error callback %s of task %s[%s] failed", errback.task, request.task, request.id)
+        finally:
+            pop_request(token)
+    options: dict[str, Any] = {"root_id": request.root_id or request.id, "parent_id": request.id}
+    group_id = new_id()
+    for index, errback in enumerate(to_send):
+        if request.is_eager:
+            errback.apply((request.id,))
+        else:
+            errback.apply_async((request.id,), **options, group_id=group_id, group_index=index)
+
+
+def _takes_more_than_an_id(task: Any, errback: Mapping[str, Any]) -> bool:
+    """Return whether the function of `task` can be called with request, error and traceback."""
+    if errback.get("subtask_type"):
+        return False
+    count = 0
+    for parameter in inspect.signature(task.run).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return True
+        count += parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+    return count > 1
