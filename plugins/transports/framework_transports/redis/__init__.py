@@ -1,6 +1,6 @@
-"""Redis: messages in kombu's layout, so that Celery's producers and workers can share the queues; see `transport`.
+"""Redis transport: stores messages in kombu's layout, so that Celery's producers and workers can share the queues.
 
-Importing this package imports no client library; hiredis comes with the first connection.
+Importing this package imports no client library; the first connection imports hiredis.
 """
 
 from __future__ import annotations

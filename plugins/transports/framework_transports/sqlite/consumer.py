@@ -29,7 +29,7 @@ from framework.exceptions import ConnectionLost
 from framework.message import mark_redelivered
 from framework_drivers.sqlite.database import Database
 from framework_drivers.sqlite.doorbell import Doorbell, Ringer
-from framework_transports._leases import OVERSLEPT
+from framework_transports._leases import LEASE_NOT_RENEWED
 from framework_transports.sqlite.delivery import SqliteDelivery
 from framework_transports.sqlite.housekeeping import put_back, reap, unregister
 from framework_transports.sqlite.parking import create, next_due, park, parked_under, recall, unpark
@@ -332,7 +332,7 @@ class SqliteConsumer(Consumer):
     def _register(self, connection: sqlite3.Connection) -> None:
         """Get an id: for the first time, or because we overslept, and others have put our loans back."""
         if self._id:
-            logger.warning(OVERSLEPT, self._lease, time.monotonic() - self._renew_at + self._lease / 3)
+            logger.warning(LEASE_NOT_RENEWED, self._lease, time.monotonic() - self._renew_at + self._lease / 3)
         (self._id,) = connection.execute(
             "INSERT INTO framework_consumers (bell, lease, deadline) VALUES (?, ?, ?) RETURNING id",
             (self._bell.token, self._lease, time.monotonic() + self._lease),

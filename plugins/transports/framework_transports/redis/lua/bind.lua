@@ -1,4 +1,4 @@
--- Binds a queue that expires, and notes until when its exchange's bindings are wanted.
+-- Binds a queue that expires, and extends the deadline of its exchange's bindings.
 -- KEYS: the exchange's bindings, the deadlines of all exchanges. ARGV: member, exchange, lifetime (ms).
 local clock = redis.call('TIME')
 local deadline = clock[1] * 1000 + math.floor(clock[2] / 1000) + ARGV[3]
