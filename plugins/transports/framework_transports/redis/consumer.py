@@ -11,7 +11,7 @@
 6. A server without pushes (older than Redis 6) is polled every `poll_interval`.
 7. The same round trip requeues parked messages that are due; see `RedisParking`.
 
-When another reply's reader has consumed a push, `RedisConnection.ring` makes the descriptor readable again.
+When a push was read together with another reply, `RedisConnection.wake` makes the descriptor readable again.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ class RedisConsumer(Consumer):
         except ServerError as error:
             # A full server refuses the binding. If the queue is bound already, consuming from it frees memory.
             bound = ("SISMEMBER", self._keys.bindings(queue.exchange.name), self._keys.member(queue))
-            if not (error.passing and self._connection.call(*bound)):
+            if not (error.temporary and self._connection.call(*bound)):
                 self._raise_refusal(error)
 
     def _subscribe(self, queue: Queue) -> None:
@@ -252,7 +252,7 @@ class RedisConsumer(Consumer):
                 return
             watch = True
         # Other clients keep changing these queues: let the loop run, and fetch again soon.
-        self._connection.ring()
+        self._connection.wake()
 
     def _reserve_call(self, limit: int) -> ScriptCall:
         fair = self._options.queue_order_strategy == "round_robin"
@@ -286,7 +286,7 @@ class RedisConsumer(Consumer):
 
     def _requeue_broadcast(self, delivery: BroadcastDelivery) -> None:
         self._broadcasts.appendleft(delivery)
-        self._connection.ring()
+        self._connection.wake()
 
     # ------------------------------------------------------------ settling
 
@@ -315,7 +315,7 @@ class RedisConsumer(Consumer):
             self._raise_refusal(error)
 
     def _raise_refusal(self, error: ServerError) -> NoReturn:
-        if error.passing:
+        if error.temporary:
             # The next connection repeats the settlements that the server refused.
             self._connection.close()
             raise ConnectionLost(str(error)) from error
@@ -337,7 +337,7 @@ class RedisConsumer(Consumer):
             if found:
                 self._idle = False
                 self._parking.stale = True
-                self._connection.ring()
+                self._connection.wake()
         else:
             self._run_outside_fetch(commands)
         return found
@@ -351,7 +351,7 @@ class RedisConsumer(Consumer):
             # A descriptor that stays readable would make the loop spin.
             self._connection.drain()
         if self._pushed:
-            self._connection.ring()
+            self._connection.wake()
         return replies
 
     def fileno(self) -> int:
@@ -383,7 +383,7 @@ class RedisConsumer(Consumer):
         if restored:
             # Our own changes push nothing, and a push for others' changes may already have been read.
             self._idle = False
-            self._connection.ring()
+            self._connection.wake()
 
     def close(self, *, requeue: bool) -> None:
         """Settle, requeue leased messages if `requeue`, disconnect. Others are restored when the lease lapses."""

@@ -75,7 +75,7 @@ class RedisMailbox(Mailbox):
             self._lists[self._keys.list_for(queue.name, 0)] = (queue.exchange.name, queue)
             if self._pushes:
                 self._changed = True
-                self._connection.ring()
+                self._connection.wake()
             else:
                 self._block()
 
@@ -136,7 +136,7 @@ class RedisMailbox(Mailbox):
             if queue.expires:
                 self._connection.call("PEXPIRE", self._keys.list_for(queue.name, 0), int(queue.expires * 1000))
         if self._changed:
-            self._connection.ring()
+            self._connection.wake()
 
     def _block(self) -> None:
         self._connection.send(self._pack(("BRPOP", *self._lists, 0)))
@@ -166,7 +166,7 @@ class RedisMailbox(Mailbox):
         commands = self._commands(connection, messages)
         if commands and self._pushes:
             # The loop watches this connection and reads the replies.
-            connection.tell(commands)
+            connection.send_unchecked(commands)
         elif commands:
             connection.run(commands)
         self._wake_if_pending()
@@ -193,7 +193,7 @@ class RedisMailbox(Mailbox):
         """Make the descriptor readable if a message or a change arrived while a reply was read."""
         if self._arrived or self._changed:
             if self._pushes:
-                self._connection.ring()
+                self._connection.wake()
             elif not self._lists and self._patterns:
                 # A subscribed connection answers PING with a message of two parts, which `_on_message` ignores.
                 self._connection.send(self._pack(("PING",)))
