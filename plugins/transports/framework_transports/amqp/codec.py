@@ -277,7 +277,7 @@ def _value(value: Any, depth: int) -> bytes:
 
 
 def write_table(table: Mapping[str, Any], depth: int = 0) -> bytes:
-    """Encode a table. Raises `ValueError` for what a table cannot hold."""
+    """Encode a table. Raises `ValueError` for a value that a table cannot hold."""
     parts: list[bytes] = []
     add = parts.append
     for key, value in table.items():

@@ -386,7 +386,7 @@ class RedisConsumer(Consumer):
             self._connection.wake()
 
     def close(self, *, requeue: bool) -> None:
-        """Settle, requeue leased messages if `requeue`, disconnect. Others are restored when the lease lapses."""
+        """Settle, requeue leased messages if `requeue` (else others do so when the lease lapses), and disconnect."""
         try:
             if not self._connection.closed and self._connection.pid == os.getpid():
                 commands = self._settlements()

@@ -105,7 +105,7 @@ class RedisMailbox(Mailbox):
                 self._arrived.append((exchange, message[3]))
 
     def receive(self) -> Sequence[tuple[str, Payload]]:
-        """Return what has arrived."""
+        """Return the messages that have arrived."""
         for reply in self._connection.drain():
             if self._lists:
                 self._unblock(reply)

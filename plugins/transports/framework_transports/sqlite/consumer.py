@@ -94,7 +94,7 @@ class SqliteConsumer(Consumer):
         self._ringer.sweep()
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
-        """Take over unacknowledged messages of `lost`; none if its file was replaced or its lease has lapsed."""
+        """Take over unacknowledged messages of `lost`; none if its file was replaced or others have requeued them."""
         if not isinstance(lost, SqliteConsumer) or lost._database.replaced:
             return ()
         # The outage may have kept other consumers from renewing their leases, too.
