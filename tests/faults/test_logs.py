@@ -29,7 +29,7 @@ def test_what_is_alarming_is_found_with_its_surroundings(line):
 @pytest.mark.parametrize(
     "line",
     [
-        STAMP.format("WARNING") + "Put back 3 messages that worker vm-1-2 left on loan from queue celery",
+        STAMP.format("WARNING") + "Put back 3 messages that worker vm-1-2 left unacknowledged in celery",
         STAMP.format("WARNING")
         + "consumer: Connection to broker lost. Trying to re-establish the connection... (the connection was lost)",
         STAMP.format("ERROR") + "Results cannot be stored and are kept until they can: Connection refused",

@@ -48,7 +48,7 @@ def test_slots_are_those_of_the_specification(key: str) -> None:
 def test_all_keys_of_a_queue_share_a_slot(queue: str, prefix: str) -> None:
     keys = Keys(RedisOptions(global_keyprefix=prefix), 0, cluster=True)
     names = [*keys.lists(queue), keys.lease(queue, "me"), keys.leases(queue), keys.list_for(queue, 9)]
-    names += [keys.parked(queue), keys.shelf(queue)]
+    names += [keys.parked(queue), keys.parked_payloads(queue)]
     assert len({slot_of(name) for name in names}) == 1
 
 

@@ -57,7 +57,7 @@ def test_only_a_master_is_taken_for_one(master: PrivateRedis, sentinel: PrivateS
     with master.client() as admin:
         # The Sentinel has not seen it yet.
         admin.replicaof("127.0.0.1", sentinel.port)
-        with pytest.raises(ConnectionLost, match="no master any more"):
+        with pytest.raises(ConnectionLost, match="no longer the master"):
             transport.consumer()
 
 
@@ -78,5 +78,5 @@ def test_what_is_wrong_is_said_in_a_sentence(sentinel: PrivateSentinel) -> None:
     with pytest.raises(ConfigError, match="must all be sentinel"):
         RedisTransport("sentinel://one/0;redis://two/0", RedisOptions(master_name=MASTER), {})
     stranger = RedisTransport(sentinel.url, RedisOptions(master_name="stranger"), {})
-    with pytest.raises(ConnectionLost, match="knows no master 'stranger'"):
+    with pytest.raises(ConnectionLost, match="has no master 'stranger'"):
         stranger.consumer()

@@ -230,7 +230,7 @@ class GivesBackToTheEnd(Unbroken):
     class Consumer(MemoryConsumer):
         def flush(self):
             given_back = [number for number, counted in self.settled if counted is not None]
-            again = [self._loans[number] for number in given_back]
+            again = [self._unacked[number] for number in given_back]
             self.settled[:] = [(number, None) for number, _ in self.settled]
             super().flush()
             for queue, waiting in again:
@@ -249,7 +249,7 @@ class KeepsWhatItHasWhenItCloses(Unbroken):
         def close(self, *, requeue):
             if self._broker is not None:
                 self.flush()
-                self._loans.clear()
+                self._unacked.clear()
             super().close(requeue=False)
 
 
@@ -360,7 +360,7 @@ class HoardsWhileItRests(Unbroken):
 class HeartbeatsGiveBack(Unbroken):
     class Consumer(MemoryConsumer):
         def heartbeat(self):
-            self.settled.extend((number, 1) for number in self._loans)
+            self.settled.extend((number, 1) for number in self._unacked)
             self.flush()
 
 
@@ -450,7 +450,7 @@ class ParkedIsLost(Unbroken):
     class Consumer(MemoryConsumer):
         def _park(self, broker):
             for number, _until, _key in self.parks:
-                self._loans.pop(number, None)
+                self._unacked.pop(number, None)
             self.parks = []
 
 
@@ -465,8 +465,8 @@ class ParkedIsCounted(Unbroken):
     class Consumer(MemoryConsumer):
         def _park(self, broker):
             for number, _until, _key in self.parks:
-                queue, waiting = self._loans[number]
-                self._loans[number] = queue, waiting._replace(deliveries=waiting.deliveries + 1)
+                queue, waiting = self._unacked[number]
+                self._unacked[number] = queue, waiting._replace(deliveries=waiting.deliveries + 1)
             super()._park(broker)
 
 
@@ -539,8 +539,8 @@ class ParkedForgetsItsPriority(Unbroken):
     class Consumer(MemoryConsumer):
         def _park(self, broker):
             for number, _until, _key in self.parks:
-                queue, waiting = self._loans[number]
-                self._loans[number] = queue, waiting._replace(priority=0, number=-number)
+                queue, waiting = self._unacked[number]
+                self._unacked[number] = queue, waiting._replace(priority=0, number=-number)
             super()._park(broker)
 
 
@@ -563,7 +563,7 @@ class RecallsForGood(Unbroken):
         def recall(self, keys):
             found = super().recall(keys)
             for delivery in found:
-                self._loans.pop(delivery._waiting.number)
+                self._unacked.pop(delivery._waiting.number)
             return found
 
 

@@ -35,7 +35,7 @@ QUORUM = {"x-queue-type": "quorum"}
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Originals are acknowledged with the confirmation; test_amqp_outages has the broker killed."""
-    monkeypatch.setattr(parking, "FIRM_AFTER", 0.0)
+    monkeypatch.setattr(parking, "SAFE_AFTER", 0.0)
 
 
 @pytest.fixture
@@ -299,7 +299,7 @@ def test_what_is_not_confirmed_comes_again(amqp_url: str, make: Any, consume: An
         assert (ids([again]), again.deliveries) == (["b"], 1)
         # Not at once: whatever was wrong is likely to be wrong still.
         assert not again.park(time.time() + LONG)
-        consumer._parking._rest_until = 0.0
+        consumer._parking._paused_until = 0.0
         park(consumer, [again])
     wait_for(lambda: transport.parked([q])["q"] in (2, 3), 20, lambda: f"{transport.parked([q])}")
 
@@ -317,7 +317,7 @@ def test_levels_that_somebody_deleted_are_made_again(rabbit_server: PrivateRabbi
     assert b.park(time.time() + LONG)
     [again] = gather(consumer, 1)
     assert ids([again]) == ["b"]
-    consumer._parking._rest_until = 0.0
+    consumer._parking._paused_until = 0.0
     park(consumer, [again])
     assert transport.parked([q]) == {"q": 1}
 
@@ -340,7 +340,7 @@ def test_acknowledged_for_being_parked_and_redelivered(transport: AmqpTransport,
         assert copy.deliveries == 1
         copy.ack()
         # Now the original, as if its acknowledgement had been lost with the connection.
-        new._acknowledged.learn(new._acknowledged, [mark_of(delivery.payload[0])])
+        new._acknowledged.remember(new._acknowledged, [mark_of(delivery.payload[0])])
         send(transport, q, "a")
         [original] = gather(new, 1)
         original.release()

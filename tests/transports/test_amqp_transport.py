@@ -333,7 +333,7 @@ def test_settlement_frames_settle_exactly_what_was_decided(data: st.DataObject) 
     for _ in range(data.draw(st.integers(1, 8))):
         for _ in range(data.draw(st.integers(0, 6))):
             tag += 1
-            book.lend(tag)
+            book.add(tag)
             outstanding.add(tag)
             loans.append(tag)
         for chosen in data.draw(st.lists(st.sampled_from(loans), unique=True)) if loans else []:

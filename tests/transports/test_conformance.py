@@ -41,7 +41,7 @@ class TestAmqp(TransportSuite):
     @pytest.fixture(autouse=True)
     def at_once(self, monkeypatch):
         # How long a queue has to be there to outlive its broker's violent death is no part of the contract.
-        monkeypatch.setattr("framework_transports.amqp.parking.FIRM_AFTER", 0.0)
+        monkeypatch.setattr("framework_transports.amqp.parking.SAFE_AFTER", 0.0)
 
     @pytest.fixture
     def broker_url(self, amqp_url):

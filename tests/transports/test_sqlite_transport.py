@@ -23,7 +23,7 @@ from framework.exceptions import ConfigError, ConnectionLost, TransportError
 from framework.message import Outgoing, read_head
 from framework_drivers.sqlite.database import database_path
 from framework_transports.sqlite import SqliteOptions, SqliteTransport
-from framework_transports.sqlite.housekeeping import MAIL_PATIENCE
+from framework_transports.sqlite.housekeeping import MAIL_TTL
 from support.wait import wait_for
 
 # A fork beside running threads is what some of these tests are about.
@@ -455,7 +455,7 @@ def test_mail_that_nobody_fetches_vanishes_and_its_owner_recovers(url: str, stac
     mailbox.subscribe(subscribed("one"))
     sender.send([ping()])
     with closing(sqlite3.connect(database_path(url), isolation_level=None)) as connection:
-        connection.execute("UPDATE framework_mail SET arrived = arrived - ?", (MAIL_PATIENCE + 1,))
+        connection.execute("UPDATE framework_mail SET arrived = arrived - ?", (MAIL_TTL + 1,))
     consumer = consumer_of(stack, url)
     consumer.heartbeat()
     assert (count(url, "framework_boxes"), count(url, "framework_mail")) == (0, 0)

@@ -1,1 +1,1 @@
-"""What a transport and a result store for the same server share. Drivers belong to no plugin family."""
+"""Drivers: code that a transport and a result store for the same server share. They belong to no plugin family."""

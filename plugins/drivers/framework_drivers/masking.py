@@ -1,4 +1,4 @@
-"""URLs for people: without their passwords."""
+"""Masks passwords in URLs."""
 
 from __future__ import annotations
 

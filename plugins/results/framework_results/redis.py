@@ -168,7 +168,7 @@ class RedisStore(RedisChords):
             with self._connection as connection:
                 return connection.run(commands)
         except ServerError as error:
-            if error.passing:
+            if error.temporary:
                 # Whoever stores keeps the results until the server takes them.
                 raise ConnectionLost(str(error)) from error
             raise BackendError(str(error)) from error

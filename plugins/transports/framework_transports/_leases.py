@@ -1,11 +1,11 @@
-"""What the transports with leases say, in the same words, of a worker that did not renew its own in time."""
+"""The log line that the transports with leases share."""
 
 from __future__ import annotations
 
 from typing import Final
 
-#: The lease, and the time since it was renewed (s). Who reads why a task ran twice reads both workers' logs.
-OVERSLEPT: Final = (
-    "This worker was held up: its lease of %g s was not renewed for %.1f s. What it had on loan may run elsewhere, "
-    "too. A stopped process does that, and a task that lets no other thread run"
+#: Arguments: the lease and the seconds since its last renewal. It explains a task that ran twice.
+LEASE_NOT_RENEWED: Final = (
+    "This worker was held up: its lease of %g s was not renewed for %.1f s. Other workers may run its unacknowledged "
+    "tasks, too. Causes: the process was stopped, or a task kept all other threads from running"
 )

@@ -1,10 +1,9 @@
-"""How an exchange chooses queues: the three types of AMQP 0-9-1, for transports that route by themselves.
+"""Routing by exchange type, for transports whose broker does not route.
 
 1. `matches` compares a topic pattern with a routing key.
-2. `routes` says whether a binding takes a message, for an exchange of any of the three types.
+2. `routes` decides whether a binding of a direct, topic or fan-out exchange matches a routing key.
 
-Source: AMQP 0-9-1, section 3.1.3: words are separated by dots, ``*`` stands for one word, ``#`` for zero or
-more.
+Source: AMQP 0-9-1, section 3.1.3: dots separate words, ``*`` matches one word, ``#`` matches zero or more.
 """
 
 from __future__ import annotations
@@ -13,18 +12,18 @@ import re
 from functools import lru_cache
 from typing import Final
 
-#: The exchange types that the self-routing transports know.
+#: The exchange types that these transports support.
 TYPES: Final = frozenset({"direct", "topic", "fanout"})
 
 
 @lru_cache(maxsize=1024)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Translate `pattern` so that each word is matched together with the dot before it (``#`` may match none)."""
+    """Compile `pattern` to a regular expression that matches each word with the dot before it."""
     parts: list[str] = []
     previous = ""
     for word in pattern.split("."):
         if word == "#":
-            # Two in a row mean the same as one, and would only make the match slow.
+            # Two in a row match the same keys as one, only slower.
             if previous != "#":
                 parts.append(r"(?:\.[^.]*)*")
         elif word == "*":
@@ -36,17 +35,17 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 
 
 def matches(pattern: str, routing_key: str) -> bool:
-    """Return whether the topic `pattern` takes `routing_key`."""
+    """Return whether the topic `pattern` matches `routing_key`."""
     if "*" not in pattern and "#" not in pattern:
         return pattern == routing_key
     if not routing_key:
-        # The empty key has no word at all, which only `#` can stand for.
+        # The empty key has no words, so only `#` matches it.
         return pattern.replace("#", "").strip(".") == ""
     return _compiled(pattern).fullmatch(f".{routing_key}") is not None
 
 
 def routes(exchange_type: str, binding_key: str, routing_key: str) -> bool:
-    """Return whether a binding with `binding_key` to an exchange of `exchange_type` takes `routing_key`."""
+    """Return whether a binding with `binding_key` to an exchange of `exchange_type` matches `routing_key`."""
     if exchange_type == "fanout":
         return True
     if exchange_type == "topic":

@@ -1,9 +1,9 @@
-"""A Redis Cluster as one link.
+"""Connections to a Redis Cluster, used like one connection.
 
-1. `slot_of` says in which of the 16,384 slots a key lives; what is between the first braces decides, if anything is.
-2. `RedisClusterConnection` asks a node of the URL who serves which slots, and sends each command to the node of its
-   first key. The keys of one command, or of one script call, must share a slot: that is their owner's affair.
-3. A slot that has moved, and a node that is gone, are `ConnectionLost`: the next link asks anew.
+1. `slot_of` returns which of the 16,384 slots holds a key; a hash tag, the text between its first braces, decides.
+2. `RedisClusterConnection` reads the map of slots from a node of the URL, and sends each command to the node of its
+   first key. The caller makes sure that all keys of a command, or of a script call, share a slot.
+3. A moved slot or a lost node raises `ConnectionLost`: the next connection reads the map again.
 
 Source: the cluster specification at redis.io.
 """
@@ -26,8 +26,8 @@ from framework_drivers.redis.url import RedisAddress
 logger = logging.getLogger(__name__)
 
 SLOTS: Final = 16_384
-#: Commands without a key, which may go anywhere, and those whose first argument is none.
-_ANYWHERE: Final = frozenset({"PING", "PUBLISH", "INFO", "TIME", "SCRIPT"})
+#: Commands whose first argument is not a key: any node can run them.
+_KEYLESS: Final = frozenset({"PING", "PUBLISH", "INFO", "TIME", "SCRIPT"})
 _BEFORE: Final = "MULTI"
 _AFTER: Final = "EXEC"
 
@@ -42,7 +42,7 @@ def slot_of(key: str | bytes) -> int:
 
 
 class RedisClusterConnection:
-    """Links to the masters of a cluster, made when first used. Raises `ConnectionLost` when no node answers."""
+    """Connections to the masters of a cluster, opened at first use. Raises `ConnectionLost` when no node answers."""
 
     def __init__(self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings) -> None:
         self._settings = settings
@@ -57,24 +57,24 @@ class RedisClusterConnection:
         finally:
             seed.close()
         if not ranges:
-            raise ConnectionLost(f"{self.address.display} serves no slots yet")
+            raise ConnectionLost(f"{self.address.display} has no slots yet: create the cluster, or wait until it is up")
         self._starts = [int(found[0]) for found in ranges]
         self._ends = [int(found[1]) for found in ranges]
         self._nodes = [self._node(found[2]) for found in ranges]
 
     def _node(self, master: Sequence[Any]) -> tuple[str, int]:
         host = master[0].decode() if isinstance(master[0], bytes) else master[0]
-        # A node that does not know its own name is the one that was asked.
+        # A node reports no host for itself while it does not know its own address.
         return (host or self.address.host, int(master[1]))
 
     # ------------------------------------------------------------ nodes
 
     def node_of(self, key: str | bytes) -> RedisAddress:
-        """Return the address of the master that serves `key`. Raises `ConnectionLost` when nobody does."""
+        """Return the address of the master that serves `key`. Raises `ConnectionLost` when no node does."""
         slot = slot_of(key)
         place = bisect_right(self._starts, slot) - 1
         if place < 0 or slot > self._ends[place]:
-            raise ConnectionLost(f"nobody serves slot {slot} of the cluster at {self.address.display}")
+            raise ConnectionLost(f"no node serves slot {slot} of the cluster at {self.address.display}")
         host, port = self._nodes[place]
         return msgspec.structs.replace(self.address, host=host, port=port)
 
@@ -92,10 +92,10 @@ class RedisClusterConnection:
         return self.run([arguments])[0]
 
     def run(self, commands: Sequence[Command]) -> list[Any]:
-        """Run `commands`, those of each node in their order and in one round trip; return their replies."""
+        """Run `commands`, in order and in one round trip for each node; return their replies."""
         groups: dict[tuple[str, int], list[int]] = {}
         addresses: dict[tuple[str, int], RedisAddress] = {}
-        for index, address in enumerate(self._places(commands)):
+        for index, address in enumerate(self._addresses(commands)):
             name = (address.host, address.port)
             addresses[name] = address
             groups.setdefault(name, []).append(index)
@@ -110,31 +110,31 @@ class RedisClusterConnection:
             raise
         return replies
 
-    def _places(self, commands: Sequence[Command]) -> list[RedisAddress]:
-        places: list[RedisAddress | None] = []
+    def _addresses(self, commands: Sequence[Command]) -> list[RedisAddress]:
+        nodes: list[RedisAddress | None] = []
         for command in commands:
             key = command.keys[0] if isinstance(command, ScriptCall) else _key(command)
-            places.append(None if key is None else self.node_of(key if isinstance(key, bytes) else str(key)))
-        anywhere = next((place for place in places if place is not None), self.node_of(""))
+            nodes.append(None if key is None else self.node_of(key if isinstance(key, bytes) else str(key)))
+        default = next((node for node in nodes if node is not None), self.node_of(""))
         found: list[RedisAddress] = []
-        for index, (command, place) in enumerate(zip(commands, places, strict=True)):
-            if place is None and command[0] == _BEFORE:
-                place = next(later for later in places[index:] if later is not None)
-            found.append(place or (found[-1] if found else anywhere))
+        for index, (command, node) in enumerate(zip(commands, nodes, strict=True)):
+            if node is None and command[0] == _BEFORE:
+                node = next(later for later in nodes[index:] if later is not None)
+            found.append(node or (found[-1] if found else default))
         return found
 
     def load(self, scripts: Sequence[Script]) -> None:
-        """Do nothing: each node is taught a script when it turns out not to know it."""
+        """Do nothing: `run` sends a script in full to each node that does not have it."""
 
     @property
     def unanswered(self) -> int:
-        """Nothing is sent without waiting for its answer."""
+        """Always 0, because every command waits for its reply."""
         return 0
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ closing
 
     def stale(self) -> bool:
-        """Whether a node has hung up."""
+        """Whether a node has closed its connection."""
         return self.closed or any(connection.stale() for connection in self._connections.values())
 
     def close(self) -> None:
@@ -146,7 +146,7 @@ class RedisClusterConnection:
 
 def _key(command: tuple[Argument, ...]) -> str | bytes | None:
     name = command[0]
-    if len(command) < 2 or name in _ANYWHERE or name in (_BEFORE, _AFTER):
+    if len(command) < 2 or name in _KEYLESS or name in (_BEFORE, _AFTER):
         return None
     key = command[1]
     return key if isinstance(key, (str, bytes)) else str(key)

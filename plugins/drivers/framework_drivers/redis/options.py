@@ -1,4 +1,4 @@
-"""What the options of everything that connects to Redis have in common."""
+"""Options that every plugin with a Redis connection has."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class RedisConnectionOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields
     socket_timeout: Annotated[Seconds | None, msgspec.Meta(description="Seconds to wait for a reply.")] = 30.0
     socket_keepalive: Annotated[bool, msgspec.Meta(description="Have the system probe idle connections.")] = True
     master_name: Annotated[
-        str | None, msgspec.Meta(description="What the Sentinels of a sentinel:// URL call the server.")
+        str | None, msgspec.Meta(description="The server's name at the Sentinels of a sentinel:// URL.")
     ] = None
     sentinel_kwargs: Annotated[
         dict[str, Any],
-        msgspec.Meta(description="How to ask the Sentinels: username, password, ssl (true, or a table as in use_ssl)."),
+        msgspec.Meta(description="Access to the Sentinels: username, password, ssl (true, or a table as in use_ssl)."),
     ] = msgspec.field(default_factory=dict)
 
     def connection_settings(

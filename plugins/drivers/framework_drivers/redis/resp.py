@@ -1,15 +1,14 @@
-"""A connection to a server that speaks Redis' protocol: for plugins that count microseconds and megabytes.
+"""A Redis connection: RESP over a socket, with little overhead in time and memory.
 
-1. `RedisConnection` is one connection: log in, send packed commands, read replies; it may speak RESP3 and then gets
-   *pushes* too.
-2. `packer` gives what encodes a command; `Script` is a Lua script, sent by its hash and in full when the server does
-   not know it.
+1. `RedisConnection` logs in, sends packed commands, and reads replies; with RESP3 it also receives *pushes*.
+2. `packer` returns the encoder of commands; `Script` is a Lua script, sent by its hash, or in full when the server does
+   not have it.
 3. `RedisConnection.run` sends many commands in one round trip and returns their replies.
-4. Every failure of the network, and a server that cannot serve just now, is `ConnectionLost` with the URL but no
-   password.
+4. Raises `ConnectionLost` for every network failure, and for a server that is unavailable for the moment. The text has
+   the URL, without its password.
 
-A link belongs to one thread at a time; `framework_drivers.redis.shared_connection` has what threads share, and what
-connects to a cluster. hiredis does the parsing. Source of the protocol: the RESP2 and RESP3 specifications of redis.io.
+A connection belongs to one thread at a time; `framework_drivers.redis.shared_connection` shares one between threads,
+and connects to clusters. hiredis parses replies. Source of the protocol: the RESP2 and RESP3 specifications.
 """
 
 from __future__ import annotations
@@ -37,24 +36,24 @@ Push: TypeAlias = Sequence[Any]
 #: Encodes one command.
 Packer: TypeAlias = Callable[[tuple[Argument, ...]], bytes]
 
-#: Replies of a server that cannot serve now but may soon, or of which another one may.
-_AWAY: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MOVED", "ASK")
-#: Replies of a server that serves, but does not take a write.
-_PASSING: Final = ("OOM", "MISCONF")
+#: Error replies of a server that is unavailable for the moment, or that another server replaces.
+_DOWN: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MOVED", "ASK")
+#: Error replies of a server that refuses writes for the moment.
+_TEMPORARY: Final = ("OOM", "MISCONF")
 _CHUNK: Final = 1 << 16
-#: Seconds until it is told again that a server is passed over.
-_TELL_EVERY: Final = 300.0
+#: Seconds between two warnings that a server was skipped.
+_LOG_INTERVAL: Final = 300.0
 
 
 class RedisConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How to connect. Times in seconds; None waits for ever."""
+    """Settings of a connection. Times are in seconds; None waits for ever."""
 
     connect_timeout: float | None = 5.0
-    #: How long a reply may take.
+    #: The longest wait for a reply.
     timeout: float | None = 30.0
     keepalive: bool = True
     use_ssl: bool | Mapping[str, Any] | None = None
-    #: What Sentinels call the server; and the user name, password and TLS to ask them with.
+    #: The server's name at the Sentinels; and the user name, password and TLS for the Sentinels themselves.
     master_name: str | None = None
     sentinel: Mapping[str, Any] | None = None
     #: Shown by ``CLIENT LIST``.
@@ -62,19 +61,19 @@ class RedisConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerError(TransportError):
-    """The server refused a command. `passing`: for now; it is full, or cannot write to its disk."""
+    """The server refused a command. `temporary`: it refuses writes while it is full or cannot write to its disk."""
 
-    passing = False
+    temporary = False
 
 
 class Script:
-    """A Lua script. `text` is the source; its hash is what usually travels."""
+    """A Lua script: its source `text`, and the hash `sha` to call it by."""
 
     __slots__ = ("sha", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
-        # The protocol names scripts by their SHA-1; nothing here is a secret.
+        # The protocol identifies scripts by SHA-1; it protects no secret here.
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
@@ -90,22 +89,22 @@ Command: TypeAlias = ScriptCall | tuple[Argument, ...]
 
 
 @lru_cache(maxsize=16)
-def _tell(text: str, _when: int) -> None:
-    """Log, once in a while, that a server was passed over: connections are many where it stays away."""
+def _log_skipped(text: str, _when: int) -> None:
+    """Log that a server was skipped, once in `_LOG_INTERVAL`: many connections may be made while it is down."""
     logger.warning("%s; trying the next server", text)
 
 
 def packer() -> Packer:
     """Return the function that encodes one command."""
-    # Its stub takes a tuple of exactly one argument for what is one of any length.
+    # hiredis' stub wrongly declares a tuple of exactly one argument.
     return cast("Packer", hiredis.pack_command)
 
 
 class RedisConnection:
     """One connection to the first of `addresses` that answers. Raises `ConnectionLost` when none does.
 
-    Where they are Sentinels, to the master that they name.
-    With `on_push` the link asks for RESP3; `resp3` tells whether the server agreed.
+    If `addresses` are Sentinels, it connects to the master that they return.
+    With `on_push` it requests RESP3; `resp3` is True if the server supports it.
     """
 
     def __init__(
@@ -118,9 +117,9 @@ class RedisConnection:
         self._push_type = hiredis.PushNotification
         self._on_push = on_push
         self._settings = settings
-        #: Replies on their way that nobody waits for.
-        self._stray = 0
-        self._refused = False
+        #: Outstanding replies to ignore.
+        self._ignored = 0
+        self._error_logged = False
         self.resp3 = False
         self.pid = os.getpid()
         self._socket: socket.socket
@@ -134,14 +133,14 @@ class RedisConnection:
             except ConnectionLost as error:
                 if address is addresses[-1]:
                     raise
-                _tell(str(error), int(monotonic() / _TELL_EVERY))
+                _log_skipped(str(error), int(monotonic() / _LOG_INTERVAL))
             else:
                 return
 
     # ------------------------------------------------------------ connecting
 
     def _connect_to_master(self, addresses: Sequence[RedisAddress]) -> None:
-        # A circle: it needs links itself.
+        # Imported here to avoid an import cycle.
         from framework_drivers.redis.sentinel import locate, must_be_master
 
         self.address = locate(addresses, self._settings)
@@ -192,7 +191,7 @@ class RedisConnection:
             commands.append(("SELECT", str(address.db)))
         logged_in = len(commands)
         commands.append(("CLIENT", "SETNAME", self._settings.name))
-        # Names the account's problem at once, rather than with the first task.
+        # Reveals a problem with the account here, rather than with the first task.
         commands.append(("PING",))
         replies = self.exchange(b"".join(self._pack(command) for command in commands), len(commands))
         for reply in (*replies[:logged_in], replies[-1]):
@@ -207,14 +206,14 @@ class RedisConnection:
             )
         raise ConnectionLost(f"{self.address.display} refused the connection: {text}")
 
-    # ------------------------------------------------------------ talking
+    # ------------------------------------------------------------ sending and reading
 
     def fileno(self) -> int:
         """Return the socket's descriptor, -1 when closed."""
         return self._socket.fileno()
 
     def exchange(self, data: bytes, count: int) -> list[Any]:
-        """Send `data`, which holds `count` commands, and return their replies; errors are among them, not raised."""
+        """Send `data`, which holds `count` commands, and return their replies; error replies are not raised."""
         self.send(data)
         return self.read(count)
 
@@ -223,31 +222,31 @@ class RedisConnection:
         try:
             self._socket.sendall(data)
         except OSError as error:
-            self._lose(error)
+            self._raise_lost(error)
 
     def watch_keys(self) -> bool:
-        """Have the server push ``invalidate`` when others change a key that was read here; return whether it can."""
+        """Have the server push ``invalidate`` when others change a key read here; return False if it cannot."""
         if not self.resp3:
             return False
         return not self.is_error(self.exchange(self._pack(("CLIENT", "TRACKING", "ON", "NOLOOP")), 1)[0])
 
-    def ring(self) -> None:
-        """Have the descriptor turn readable soon, by asking the server for something that nobody waits for."""
-        self._stray += 1
+    def wake(self) -> None:
+        """Make the descriptor readable soon, by a PING whose reply is ignored."""
+        self._ignored += 1
         self.send(self._pack(("PING",)))
 
-    def tell(self, commands: Sequence[Command]) -> None:
-        """Send `commands` and let their replies come when they do: nobody reads them, errors included."""
-        self._stray += len(commands)
+    def send_unchecked(self, commands: Sequence[Command]) -> None:
+        """Send `commands` and ignore their replies; log the first error."""
+        self._ignored += len(commands)
         self.send(b"".join([self._pack(_plain(command)) for command in commands]))
 
     @property
     def unanswered(self) -> int:
-        """How many replies are still to come that nobody waits for."""
-        return self._stray
+        """The number of outstanding replies to ignore."""
+        return self._ignored
 
     def read(self, count: int) -> list[Any]:
-        """Return the next `count` replies; pushes on the way, and all that came with them, go to `on_push`."""
+        """Return the next `count` replies; pass pushes received with them to `on_push`."""
         replies: list[Any] = []
         reader = self._reader
         try:
@@ -262,17 +261,17 @@ class RedisConnection:
                     reader.feed(data)
                 elif type(reply) is self._push_type:
                     self._push(reply)
-                elif self._stray:
+                elif self._ignored:
                     self._skip(reply)
                 else:
                     replies.append(reply)
         except OSError as error:
-            self._lose(error)
+            self._raise_lost(error)
         except hiredis.ProtocolError as error:
-            self._lose(error)
+            self._raise_lost(error)
 
     def drain(self) -> list[Any]:
-        """Take what has arrived, without waiting; returns replies that were not strays (RESP2's messages)."""
+        """Read all received data, without waiting; return replies other than ignored ones (RESP2's messages)."""
         replies: list[Any] = []
         reader = self._reader
         closed: BaseException | None = None
@@ -290,45 +289,45 @@ class RedisConnection:
             if type(error).__name__ not in ("SSLWantReadError", "SSLWantWriteError"):
                 closed = error
         if closed is not None:
-            self._lose(closed)
+            self._raise_lost(closed)
         self._socket.settimeout(self._settings.timeout)
         while (reply := reader.gets()) is not _MORE:
             if type(reply) is self._push_type:
                 self._push(reply)
-            elif self._stray:
+            elif self._ignored:
                 self._skip(reply)
             else:
                 replies.append(reply)
         return replies
 
     def _skip(self, reply: Any) -> None:
-        self._stray -= 1
-        if self.is_error(reply) and not self._refused:
-            # Once a connection: what is refused now is refused every time.
-            self._refused = True
+        self._ignored -= 1
+        if self.is_error(reply) and not self._error_logged:
+            # Logged once a connection, because the server refuses the command every time.
+            self._error_logged = True
             logger.warning("%s refused a command: %s", self.address.display, reply)
 
     def wait(self, timeout: float | None) -> bool:
-        """Wait until something arrives, for at most `timeout` seconds; return whether something has."""
+        """Wait for data, for at most `timeout` seconds; return whether data has arrived."""
         pending = getattr(self._socket, "pending", None)
         if pending is not None and pending():
             return True
         try:
             poll = getattr(select, "poll", None)
             if poll is None:
-                # eventlet takes poll away and makes select co-operative.
+                # eventlet removes `poll` and makes `select` cooperative.
                 return bool(select.select([self._socket], [], [], timeout)[0])
             poller = poll()
             poller.register(self._socket, select.POLLIN)
             return bool(poller.poll(None if timeout is None else max(0.0, timeout) * 1000))
         except (OSError, ValueError) as error:
-            self._lose(error)
+            self._raise_lost(error)
 
     def _push(self, push: Push) -> None:
         if self._on_push is not None:
             self._on_push(push)
 
-    def _lose(self, error: BaseException) -> NoReturn:
+    def _raise_lost(self, error: BaseException) -> NoReturn:
         self.close()
         if isinstance(error, TimeoutError):
             text = f"no answer within {self._settings.timeout:g} s" if self._settings.timeout else "no answer"
@@ -338,11 +337,11 @@ class RedisConnection:
 
     @property
     def closed(self) -> bool:
-        """Whether the link was closed or lost."""
+        """Whether the connection was closed or lost."""
         return self._socket.fileno() == -1
 
     def stale(self) -> bool:
-        """Whether the server has hung up on a link that should be silent. Cheap; sends nothing."""
+        """Whether the server has closed an idle connection. Cheap; sends nothing."""
         if self.closed:
             return True
         if not self.wait(0):
@@ -354,7 +353,7 @@ class RedisConnection:
         return False
 
     def close(self) -> None:
-        """Close the socket; harmless when closed. Says nothing to the server: after a fork it may be the parent's."""
+        """Close the socket; harmless when closed. Sends nothing: after a fork the parent may use the socket."""
         self._socket.close()
 
     # ------------------------------------------------------------ commands
@@ -366,8 +365,8 @@ class RedisConnection:
     def run(self, commands: Sequence[Command]) -> list[Any]:
         """Run `commands` in one round trip and return their replies.
 
-        A script that the server does not know is sent again in full, after the others. Raises `ServerError` for the
-        first command that was refused; all the others were run.
+        A script that the server does not have is sent again in full, after the other commands. Raises `ServerError` for
+        the first refused command; the others have run.
         """
         pack = self._pack
         replies = self.exchange(b"".join([pack(_plain(command)) for command in commands]), len(commands))
@@ -380,25 +379,25 @@ class RedisConnection:
                     if not isinstance(reply, hiredis.ReplyError):
                         replies[index] = reply
                         continue
-                self.refuse(reply)
+                self.raise_error(reply)
         return replies
 
     def load(self, scripts: Sequence[Script]) -> None:
-        """Teach the server `scripts`, so that a call among other commands runs in its turn and not after them."""
+        """Load `scripts` into the server, so that script calls run in the order of their commands, not after them."""
         self.run([("SCRIPT", "LOAD", script.text) for script in scripts])
 
-    def refuse(self, reply: object) -> NoReturn:
-        """Raise what an error reply means."""
+    def raise_error(self, reply: object) -> NoReturn:
+        """Raise the exception for an error reply. Raises `ServerError`, `ConnectionLost`."""
         text = str(reply)
-        if text.startswith(_AWAY):
+        if text.startswith(_DOWN):
             self.close()
-            raise ConnectionLost(f"{self.address.display} cannot serve now: {text}")
+            raise ConnectionLost(f"{self.address.display} is unavailable at present: {text}")
         refused = ServerError(f"{self.address.display} refused a command: {text}")
-        refused.passing = text.startswith(_PASSING)
+        refused.temporary = text.startswith(_TEMPORARY)
         raise refused
 
     def is_error(self, reply: object) -> bool:
-        """Whether `reply` is an error of the server."""
+        """Whether `reply` is an error reply."""
         return isinstance(reply, hiredis.ReplyError)
 
 
@@ -409,7 +408,7 @@ def _plain(command: Command) -> tuple[Argument, ...]:
 
 
 class _More:
-    """The parser's answer when it needs more bytes: a null reply is a value of its own."""
+    """The parser's result when it needs more bytes; None is a null reply."""
 
 
 _MORE: Final = _More()

@@ -1,7 +1,7 @@
-"""Connections to whatever a Redis URL names: one server, the master that Sentinels know, or a cluster.
+"""Connections for any Redis URL: to one server, to the master behind Sentinels, or to a cluster.
 
-1. `connect` gives a `RedisConnection`, or a `RedisClusterConnection`.
-2. `SharedRedisConnection` lets several threads use one of them, across forks and idle losses.
+1. `connect` returns a `RedisConnection` or a `RedisClusterConnection`.
+2. `SharedRedisConnection` lets several threads share one, and reconnects after forks and idle losses.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def connect(
 
 
 class SharedRedisConnection:
-    """One link that several threads take turns with; connects when first used, and again after a fork or an idle loss.
+    """One connection for several threads; connects at first use, and again after a fork or an idle loss.
 
-    Not a pool: a command lasts one round trip, and what is sent together should arrive together.
+    It is not a pool, because a command lasts only one round trip, and commands sent together must arrive together.
     """
 
     def __init__(self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings) -> None:
@@ -44,9 +44,9 @@ class SharedRedisConnection:
         self._closed = False
 
     def __enter__(self) -> RedisConnection | RedisClusterConnection:
-        """Take the link. Raises `ConnectionLost`."""
+        """Lock and return the connection. Raises `ConnectionLost`."""
         if self._pid != os.getpid():
-            # Another thread of the parent may have held the lock while this process was forked.
+            # Another thread of the parent may have held the lock during the fork.
             self._lock = threading.Lock()
             self._connection = None
             self._pid = os.getpid()
@@ -63,7 +63,7 @@ class SharedRedisConnection:
             raise
 
     def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
-        """Give the link back. One that was left in the middle of a reply is not used again."""
+        """Unlock the connection; close it if an exception may have left a reply unread."""
         try:
             if exc_type is not None and not issubclass(exc_type, TransportError) and self._connection is not None:
                 self._connection.close()

@@ -1,10 +1,10 @@
-"""URLs of Redis servers: what they say, and how they look without their password.
+"""URLs of Redis servers: parsing, display without the password, and TLS.
 
 1. `parse` reads ``redis://[user:password@]host[:port][/db]``, ``rediss://`` (TLS) and
-   ``redis+socket:///path[?virtual_host=db]``; several servers may be given, separated by ``;``, tried in turn.
+   ``redis+socket:///path[?virtual_host=db]``; a URL may name several servers, separated by ``;``, to try in turn.
    ``redis-cluster://`` and ``rediss-cluster://`` name nodes of a cluster.
-   ``sentinel://host[:port][/db]`` names Sentinels, who know where the server is; user and password are the server's.
-2. `tls_context` turns the URL's ``ssl_…`` parameters, or the setting ``use_ssl``, into an `ssl.SSLContext`.
+   ``sentinel://host[:port][/db]`` names Sentinels, which locate the server; user and password are the server's.
+2. `tls_context` makes an `ssl.SSLContext` of the URL's ``ssl_…`` parameters, or of the setting ``use_ssl``.
 
 Source of the forms: the Redis URL scheme registered with IANA, and kombu's form for Unix sockets.
 """
@@ -37,7 +37,7 @@ _VERIFY: Final = {
 
 
 class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """One server, as a URL names it."""
+    """The address of one server or Sentinel, parsed from a URL."""
 
     scheme: str
     host: str = "localhost"
@@ -61,12 +61,12 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def sentinel(self) -> bool:
-        """Whether this is a Sentinel, which tells where the server is."""
+        """Whether this is a Sentinel, which locates the server."""
         return self.scheme == "sentinel"
 
     @property
     def display(self) -> str:
-        """The address for people: no password."""
+        """The address for display, without the password."""
         user = f"{self.username or ''}:**@" if self.password else f"{self.username}@" if self.username else ""
         if self.path is not None:
             return f"{self.scheme}://{user}{self.path}?virtual_host={self.db}"
@@ -75,14 +75,14 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse(url: str) -> list[RedisAddress]:
-    """Return the servers that `url` names, in the order in which to try them. Raises `ConfigError`."""
+    """Return the servers of `url`, in the order in which to try them. Raises `ConfigError`."""
     addresses: list[RedisAddress] = []
     for part in url.split(";"):
         text = part.strip()
         if not text:
             continue
         if "://" not in text and addresses:
-            # kombu lets the later ones leave out what they share with the first.
+            # As in kombu, later servers may leave out the scheme.
             text = f"{addresses[0].scheme}://{text}"
         addresses.append(_parse_one(text))
     if not addresses:
@@ -129,7 +129,7 @@ def _parse_one(url: str) -> RedisAddress:
 
 
 def tls_context(address: RedisAddress, use_ssl: bool | Mapping[str, Any] | None) -> ssl.SSLContext | None:
-    """Return the context to wrap a connection to `address` in, None for plain TCP. Raises `ConfigError`.
+    """Return the TLS context of a connection to `address`; None: plain TCP or a Unix socket. Raises `ConfigError`.
 
     `use_ssl` is True, or a table with ``ssl_cert_reqs`` (``required``, the default, or ``none``), ``ssl_ca_certs``,
     ``ssl_certfile``, ``ssl_keyfile``, ``ssl_check_hostname``; the ``ssl_`` may be left out.

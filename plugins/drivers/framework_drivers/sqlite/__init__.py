@@ -1,1 +1,1 @@
-"""A SQLite file shared by several processes, and the doorbell that wakes them."""
+"""The SQLite driver: a file that several processes share, and the doorbells that wake them."""

@@ -1,15 +1,14 @@
-"""A SQLite file that several processes and threads use at once: for plugins that store things without a server.
+"""A SQLite file that several processes and threads share.
 
-1. `database_path` turns a ``sqlite:`` URL into a path.
-2. `Database` is one connection to such a file: write-ahead log, one write transaction at a time, tables
-   made on opening.
-3. Whatever SQLite raises becomes `ConnectionLost` with one sentence that names the file and the remedy.
-4. A fork never inherits a connection: SQLite's locks do not survive one. All are closed just before, and open
-   again when next used, on either side.
+1. `database_path` converts a ``sqlite:`` URL to a path.
+2. `Database` is one connection to such a file: with a write-ahead log, one write transaction at a time, and tables
+   created on opening.
+3. SQLite's errors are raised as `ConnectionLost`, in a sentence with the file and the remedy.
+4. A fork never inherits a connection, because SQLite's locks do not survive one. All connections are closed before a
+   fork, and opened again at their next use, in both processes.
 
-What survives: a committed transaction survives the end of any process, `SIGKILL` included. ``synchronous="full"``
-(one fsync a commit) survives a power cut too; with ``"normal"`` the last commits before a power cut may be undone,
-newest first, and the file stays sound.
+A committed transaction survives the end of any process, `SIGKILL` included. With ``synchronous="full"`` (one fsync a
+commit) it survives a power cut too; with ``"normal"`` a power cut may undo the last commits, but the file stays intact.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ Synchronous = Literal["full", "normal"]
 #: The file used when a URL names none, in the current directory.
 DEFAULT_FILE: Final = "framework.db"
 
-#: The first release with STRICT tables (and long after RETURNING).
+#: The first release with STRICT tables; RETURNING is older.
 _OLDEST: Final = (3, 37)
 
-#: Which versions of whose tables a file holds: several plugins may share it.
+#: The version of each plugin's tables in the file, which several plugins may share.
 _VERSIONS: Final = (
     "CREATE TABLE IF NOT EXISTS framework_schema (part TEXT PRIMARY KEY, version INTEGER NOT NULL) STRICT"
 )
 
-#: Seconds between two tries to begin a transaction while another process writes. Random, so that waiters do
-#: not march in step.
+#: Seconds between two tries to begin a transaction while another process writes. Random, so that waiting processes do
+#: not retry at the same moments.
 _RETRY_PAUSE: Final = (0.0002, 0.0008)
 
 #: The primary code of an extended SQLite error code is its low byte.
@@ -62,10 +61,10 @@ _REMEDIES: Final = {
 
 
 def database_path(url: str, default: str = DEFAULT_FILE) -> str:
-    """Return the absolute path that `url` names.
+    """Return the absolute path of `url`.
 
-    ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or ``sqlite://`` for `default` in the current
-    directory. Raises `ConfigError` when it is none of these.
+    Forms: ``sqlite:///relative.db``, ``sqlite:////absolute.db``, or ``sqlite://`` for `default` in the current
+    directory. Raises `ConfigError` for any other.
     """
     _, separator, rest = url.partition("://")
     if not separator or (rest and not rest.startswith("/")):
@@ -98,10 +97,10 @@ class FileOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class Database:
-    """One connection to the file at `path`, opened when first used. Any thread may call.
+    """One connection to the file at `path`, opened at first use. Any thread may call.
 
-    `part` and `version` name the tables that `schema` (SQL that creates them) describes. `busy_timeout` is
-    in seconds: how long a transaction waits for another process's.
+    `part` and `version` identify the tables that the SQL `schema` creates. `busy_timeout`: seconds for which a
+    transaction waits for another process's.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class Database:
         self._file: tuple[int, int] | None = None
         self._pid = 0
         self._closed = False
-        #: Another file was found in the place of the one that was opened: what is known of that is not true of this.
+        #: The file was removed or replaced: ids and rows of the opened file do not exist in the new one.
         self.replaced = False
 
     # ------------------------------------------------------------ use
@@ -147,10 +146,10 @@ class Database:
                 raise self._lost(error) from error
 
     def _begin(self, connection: sqlite3.Connection) -> None:
-        """Wait for the right to write.
+        """Begin a write transaction, waiting for the file's lock.
 
-        SQLite's own waiting sleeps for up to 100 ms between two tries, so that a busy writer can keep
-        another out for seconds.
+        SQLite's own waiting sleeps for up to 100 ms between two tries, so that a busy writer could lock out another for
+        seconds.
         """
         connection.execute("PRAGMA busy_timeout = 0")
         try:
@@ -176,18 +175,18 @@ class Database:
                 raise self._lost(error) from error
 
     def open(self) -> None:
-        """Open now rather than when first used. Raises `ConnectionLost`."""
+        """Open now rather than at first use. Raises `ConnectionLost`."""
         with self.read():
             pass
 
     def close(self) -> None:
-        """Close; harmless when closed. Whatever is done afterwards raises `ConnectionLost`."""
+        """Close; harmless when closed. All later use raises `ConnectionLost`."""
         with self._lock:
             self._closed = True
             self._disconnect()
 
     def __del__(self) -> None:
-        # Python 3.13 warns of a connection that is merely forgotten; a result store of a client often is.
+        # Python 3.13 warns of an unclosed connection, and clients often do not close their result store.
         self._disconnect()
 
     # ------------------------------------------------------------ the connection
@@ -197,8 +196,7 @@ class Database:
         if connection is None:
             return self._connect()
         if self._pid != os.getpid():
-            # Forked by something that runs no hooks of Python's. Closing it would take the parent's locks
-            # away.
+            # Forked without Python's hooks. Closing the inherited connection would release the parent's locks.
             _inherited.append(connection)
             return self._connect()
         try:
@@ -206,10 +204,10 @@ class Database:
         except OSError:
             found = None
         if found is None or (found.st_dev, found.st_ino) != self._file:
-            # Going on would write into a file that nobody else will ever see.
+            # Other processes would never see writes to the old file.
             self._disconnect()
             self.replaced = True
-            raise ConnectionLost(f"{self.path} was removed or replaced while it was in use")
+            raise ConnectionLost(f"{self.path} was removed or replaced while in use")
         return connection
 
     def _connect(self) -> sqlite3.Connection:
@@ -228,7 +226,7 @@ class Database:
         try:
             self._enter_wal(connection)
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
-            # Some builds overwrite deleted rows with zeros; messages come and go by the thousand.
+            # Some builds overwrite deleted rows with zeros, which costs time for every message.
             connection.execute("PRAGMA secure_delete = OFF")
             connection.execute("PRAGMA journal_size_limit = 67108864")
             self._create(connection)
@@ -242,7 +240,7 @@ class Database:
         return connection
 
     def _enter_wal(self, connection: sqlite3.Connection) -> None:
-        # Only the very first opener changes the mode, and SQLite does not wait for the lock which that needs.
+        # The first process to open the file changes its mode, and SQLite does not wait for the lock that this needs.
         deadline = time.monotonic() + self.busy_timeout
         while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             try:
@@ -311,25 +309,25 @@ class Database:
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
-    # A commit that failed (disk full) leaves the transaction open too. And an exception may be thrown into this thread
-    # at any point (a time limit): what is left open then would lock everybody out.
+    # A failed commit (disk full) leaves the transaction open, too. So does an exception raised in this thread at any
+    # point (a time limit): an open transaction would lock out all other processes.
     if connection.in_transaction:
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
 
 
-#: Every database that has ever connected, for the fork hooks; weak, so that it keeps nothing alive.
+#: Every database that has connected, for the fork hooks; weak, so that it keeps none alive.
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _databases_lock = threading.Lock()
-#: Those held by the fork that is under way.
+#: Databases that the current fork has locked.
 _forking: list[Database] = []
-#: Connections of a parent process, kept from being collected, hence closed, in this one.
+#: Connections of the parent process, referenced here so that this process never collects, and so closes, them.
 _inherited: list[sqlite3.Connection] = []
 
 
 def _before_fork() -> None:
-    # A database registers before it connects, so that none can slip in between the last look and the fork:
-    # the lock of the register is kept until the fork is over.
+    # A database registers before it connects, and `_databases_lock` is held until the fork is over, so that none can
+    # connect between the last check and the fork.
     while True:
         _databases_lock.acquire()
         missing = [database for database in _databases if database not in _forking]

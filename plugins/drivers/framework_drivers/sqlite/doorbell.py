@@ -1,15 +1,12 @@
-"""Waking other processes that wait for a change in a shared file, without polling and without a server.
+"""Wakes other processes that wait for a change in a shared file, without polling and without a server.
 
-1. `Doorbell` is what a waiting process binds: a datagram socket in the directory ``<file>-wake`` beside the file,
-   reachable for whoever may use the file. Its descriptor turns readable when somebody rings.
-2. `Ringer` is what the others use after they have committed a change: `ring` for one bell, `ring_all` for
-   every armed one.
-3. A bell whose process has died refuses the call: `Ringer` says so, which is how the dead
-   are noticed at once.
+1. `Doorbell` is a datagram socket of a waiting process, in the directory ``<file>-wake`` beside the file, writable for
+   all users of the file. Its descriptor turns readable when another process rings.
+2. `Ringer` wakes the waiting processes after a commit: `ring` for given bells, `ring_all` for every armed one.
+3. The socket of a dead process refuses a datagram, so `Ringer` also detects dead processes at once.
 
-The order that loses no wake-up: the waiting side arms its bell, *then* looks into the file, then sleeps; the
-changing side commits, *then* reads the directory. A full receive buffer is no loss: that process is awake
-already.
+To lose no wake-up, the waiting side arms its bell, *then* reads the file, then sleeps; the changing side commits,
+*then* reads the directory. A full receive buffer loses no wake-up, because its process is awake already.
 """
 
 from __future__ import annotations
@@ -25,13 +22,13 @@ from typing import Final
 
 from framework.exceptions import ConnectionLost
 
-#: Prefix of the name of a bell that is bound but does not want to be rung.
+#: Name prefix of a bell that is bound but not armed.
 _IDLE: Final = "idle"
-#: The shortest limit of a socket's path among the systems we run on, less its final zero byte.
+#: The shortest limit of a socket's path among the supported systems, less its final zero byte.
 _PATH_LIMIT: Final = 103
-#: How often to make the directory again when another process removes it at the same moment.
+#: Tries to create the directory while other processes remove it at the same moment.
 _BIND_TRIES: Final = 10
-#: Seconds that a socket may take from being made to being bound; before that it refuses calls as a dead one does.
+#: Seconds between a socket's creation and its binding, at most; until it is bound it refuses like a dead one.
 _BIND_GRACE: Final = 10.0
 
 
@@ -41,7 +38,7 @@ def _directory(path: str) -> str:
 
 @contextmanager
 def _address(directory: str, name: str) -> Iterator[str]:
-    """Give a path to `name` that is short enough for a socket."""
+    """Yield a path to `name` that is short enough for a socket."""
     path = f"{directory}/{name}"
     if len(os.fsencode(path)) <= _PATH_LIMIT:
         yield path
@@ -60,10 +57,10 @@ def _datagram_socket() -> socket.socket:
 
 
 class Doorbell:
-    """A socket to be woken through, for the file at `path`. Used by one thread.
+    """A socket that wakes this process for changes of the file at `path`. Used by one thread.
 
-    `kind` is a letter that `Ringer.ring_all` selects by. `token` names the bell for `Ringer.ring` and
-    `Ringer.is_dead`. Raises `ConnectionLost` when no socket can be bound there.
+    `kind` is a letter that `Ringer.ring_all` selects by. `token` identifies the bell for `Ringer.ring` and
+    `Ringer.is_dead`. Raises `ConnectionLost` when no socket can be bound.
     """
 
     _socket: socket.socket | None = None
@@ -71,7 +68,7 @@ class Doorbell:
     def __init__(self, path: str, kind: str, *, armed: bool) -> None:
         self.kind = kind
         self.token = f"{os.getpid()}-{secrets.token_hex(4)}"
-        # Bound under the idle name: between its making and its binding a socket refuses calls, as a dead one does.
+        # Bound under the idle name first, because a socket refuses like a dead one until it is bound.
         self.armed = False
         self._directory = _directory(path)
         self._path = path
@@ -84,7 +81,7 @@ class Doorbell:
         except OSError as error:
             self.close()
             raise ConnectionLost(
-                f"no socket can be made in {self._directory} ({error.strerror or error}): "
+                f"no socket can be created in {self._directory} ({error.strerror or error}): "
                 f"keep {path} on a local disk, in a directory that this user may write"
             ) from error
 
@@ -100,10 +97,10 @@ class Doorbell:
                     unbound.bind(address)
                 break
             except FileNotFoundError:
-                # Somebody's `close` has just removed the empty directory; or there is no such place.
+                # Another process's `close` has just removed the empty directory, or its parent does not exist.
                 if not left:
                     raise
-        # Whoever may write the file may ring: a worker and an operator's command need not be the same user.
+        # All users of the file may ring: a worker and an operator's command may run as different users.
         found = os.stat(self._path)
         own = f"{self._directory}/{self._name(self.armed)}"
         os.chmod(own, stat.S_IMODE(found.st_mode) & 0o666)
@@ -112,15 +109,15 @@ class Doorbell:
             os.chown(self._directory, found.st_uid, found.st_gid)
 
     def fileno(self) -> int:
-        """Return the descriptor that turns readable when somebody has rung."""
+        """Return the descriptor that turns readable when another process rings."""
         return -1 if self._socket is None else self._socket.fileno()
 
     def arm(self) -> None:
-        """Ask to be rung from now on. Look for changes after this, not before."""
+        """Accept wake-ups from now on. Check for changes after this call, not before."""
         self._rename(armed=True)
 
     def disarm(self) -> None:
-        """Ask not to be rung; a few calls may still come."""
+        """Accept no wake-ups from now on; a few may still arrive."""
         self._rename(armed=False)
 
     def _rename(self, *, armed: bool) -> None:
@@ -129,23 +126,23 @@ class Doorbell:
         try:
             os.rename(f"{self._directory}/{self._name(self.armed)}", f"{self._directory}/{self._name(armed)}")
         except OSError as error:
-            raise ConnectionLost(f"{self._directory} was removed while it was in use: {error.strerror}") from error
+            raise ConnectionLost(f"{self._directory} was removed while in use: {error.strerror}") from error
         self.armed = armed
 
     def drain(self) -> bool:
-        """Forget the calls that have come; return whether there were any."""
+        """Clear received wake-ups; return whether there were any."""
         called = False
         try:
             while self._socket is not None:
                 self._socket.recv(16)
                 called = True
         except OSError:
-            # Empty.
+            # The buffer is empty.
             return called
         return called
 
     def wait(self, timeout: float) -> None:
-        """Sleep until somebody rings, for at most `timeout` seconds."""
+        """Sleep until another process rings, for at most `timeout` seconds."""
         bell = self._socket
         if bell is None:
             return
@@ -158,14 +155,14 @@ class Doorbell:
             bell.setblocking(False)
 
     def present(self) -> bool:
-        """Return whether the bell can still be found by others."""
+        """Return whether other processes can still find the bell."""
         return os.path.lexists(f"{self._directory}/{self._name(self.armed)}")
 
     def __del__(self) -> None:
         self.close()
 
     def close(self) -> None:
-        """Unbind; harmless when closed. After a fork the parent's bell is left alone."""
+        """Unbind; harmless when closed. A forked child leaves the parent's bell alone."""
         bell, self._socket = self._socket, None
         if bell is None:
             return
@@ -187,32 +184,32 @@ class Ringer:
         try:
             self._socket = _datagram_socket()
         except OSError as error:
-            raise ConnectionLost(f"no socket can be made to wake the users of {path}: {error.strerror}") from error
+            raise ConnectionLost(f"no socket can be created to wake the users of {path}: {error.strerror}") from error
 
     def ring(self, kind: str, tokens: Iterable[str]) -> list[str]:
-        """Ring the bells named by `tokens`; return those of processes that are certainly dead."""
-        return [token for token in tokens if not self._call(f"{kind}-{token}")]
+        """Ring the bells with `tokens`; return the tokens of processes that are certainly dead."""
+        return [token for token in tokens if not self._ring_one(f"{kind}-{token}")]
 
     def ring_all(self, kind: str) -> list[str]:
-        """Ring every armed bell of `kind`; return the tokens of those of processes that are certainly dead."""
+        """Ring every armed bell of `kind`; return the tokens of processes that are certainly dead."""
         try:
             names = os.listdir(self._directory)
         except OSError:
             return []
         prefix = f"{kind}-"
-        return [name.removeprefix(prefix) for name in names if name.startswith(prefix) and not self._call(name)]
+        return [name.removeprefix(prefix) for name in names if name.startswith(prefix) and not self._ring_one(name)]
 
     def is_dead(self, kind: str, token: str) -> bool:
-        """Return whether the process behind the bell is certainly dead. Wakes nobody."""
+        """Return whether the bell's process is certainly dead, without waking it."""
         return any(self._refuses(name) for name in (f"{kind}-{token}", f"{_IDLE}-{token}"))
 
     def remove(self, kind: str, token: str) -> None:
-        """Remove the bell of a dead process. Last of all: when it is gone, nobody can tell any more that it is dead."""
+        """Remove the bell of a dead process. Call it last: without the bell, the death can no longer be detected."""
         for name in (f"{kind}-{token}", f"{_IDLE}-{token}"):
             self._unlink(name)
 
     def sweep(self) -> None:
-        """Remove the bells of dead processes that nobody has rung since."""
+        """Remove the bells of all dead processes."""
         with suppress(OSError):
             for entry in os.scandir(self._directory):
                 if time.time() - entry.stat().st_mtime > _BIND_GRACE and self._refuses(entry.name):
@@ -225,11 +222,11 @@ class Ringer:
         except ConnectionRefusedError:
             return True
         except OSError:
-            # No such file, no permission, no descriptor left: nothing is known.
+            # No such file, no permission, or no descriptor left: the process may be alive.
             return False
         return False
 
-    def _call(self, name: str) -> bool:
+    def _ring_one(self, name: str) -> bool:
         """Send one byte; return False when the bell's process is certainly dead."""
         ringing = self._socket
         if ringing is None:
@@ -240,12 +237,12 @@ class Ringer:
         except ConnectionRefusedError:
             return False
         except OSError:
-            # Its buffer is full, so it is awake; or there is no such file, or it is not ours to call: nothing is known.
+            # A full buffer means an awake process; without the file or the permission, the process may be alive.
             return True
         return True
 
     def _unlink(self, name: str) -> None:
-        # Names are never used twice, so this cannot be somebody else's bell.
+        # Names are never reused, so this cannot be another process's bell.
         with suppress(OSError):
             os.unlink(f"{self._directory}/{name}")
 

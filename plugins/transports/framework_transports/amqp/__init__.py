@@ -1,11 +1,11 @@
 """AMQP 0-9-1 transport, for RabbitMQ: ``amqp://user:password@host:5672/vhost``, ``amqps://`` for TLS.
 
-1. `AmqpTransport` reads the URL (several, separated by ``;``, for failover: `address`) and makes the three faces:
-   producer (`producer`, `session`), consumer (`consumer`, `settlements`) and mailbox (`mailbox`), each over a link
-   (`connection`, made by `connector`) of its own. `admin` measures and empties queues.
-2. `topology` declares what Celery would declare, so that both may share a broker; `codec` is the hot path's bytes.
-   `parking` has the broker keep messages for later, in the queues of `levels`.
-3. py-amqp greets the broker and speaks the seldom used methods; it is imported with the first connection.
+1. `AmqpTransport` reads the URL (several, separated by ``;``, for failover: `address`) and makes producers (`producer`,
+   `session`), consumers (`consumer`, `settlements`) and mailboxes (`mailbox`), each with its own connection
+   (`connection`, made by `connector`). `admin` measures and empties queues.
+2. `topology` declares queues as Celery does, so that both can share a broker; `codec` encodes and decodes frames on the
+   hot path. `parking` has the broker keep messages for later, in the queues of `levels`.
+3. py-amqp does the handshake and the rarely used methods; the first connection imports it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 class AmqpOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The table ``[transport.amqp]``."""
+    """Options of the AMQP transport, ``[transport.amqp]``."""
 
     confirm_publish: Annotated[
         bool,
         msgspec.Meta(
-            description="Wait until the broker has confirmed what is published. Without it publishing one by one is "
-            "faster, but a message may be lost without anybody knowing."
+            description="Wait until the broker has confirmed published messages. Without confirmation, publishing one "
+            "by one is faster, but the loss of a message goes unnoticed."
         ),
     ] = True
     confirm_timeout: Annotated[
@@ -40,14 +40,12 @@ class AmqpOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     ] = 30.0
     blocked_timeout: Annotated[
         float,
-        msgspec.Meta(
-            ge=0, description="Seconds to wait while the broker takes no messages, being short of memory or disk."
-        ),
+        msgspec.Meta(ge=0, description="Seconds to wait while a broker short of memory or disk accepts no messages."),
     ] = 10.0
 
 
 class AmqpTransport(Transport):
-    """RabbitMQ's driver."""
+    """Transport for RabbitMQ."""
 
     options_type: ClassVar[type[msgspec.Struct]] = AmqpOptions
     options_table: ClassVar[str] = "amqp"
@@ -65,7 +63,7 @@ class AmqpTransport(Transport):
 
     @property
     def display_url(self) -> str:
-        """The URL for people: no password."""
+        """The brokers' URLs, without passwords."""
         return ";".join(address.display for address in self._addresses)
 
     def producer(self) -> Producer:
@@ -92,7 +90,7 @@ class AmqpTransport(Transport):
         return AmqpMailbox(self._connector().connect("mailbox"))
 
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
-        """Return how many messages wait in each queue; None when there is no such queue."""
+        """Return how many messages wait in each queue; None for a queue that does not exist."""
         return self._admin().sizes(queues)
 
     def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
@@ -100,7 +98,7 @@ class AmqpTransport(Transport):
         return self._admin().parked(queues)
 
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue` or is parked, and return how much that was."""
+        """Drop waiting and parked messages of `queue`, and return how many there were."""
         return self._admin().purge(queue)
 
     def info(self) -> dict[str, Any]:
@@ -123,7 +121,7 @@ class AmqpTransport(Transport):
         }
 
     def close(self) -> None:
-        """Close the connection that `sizes` and `purge` share."""
+        """Close the connection that `sizes`, `parked` and `purge` share."""
         if self._admin_ is not None:
             self._admin_.close()
 
@@ -137,7 +135,7 @@ class AmqpTransport(Transport):
 
     @property
     def _delayed_in(self) -> str:
-        """Kind of the queues of Celery's delayed delivery."""
+        """Queue type of Celery's delayed delivery."""
         return str(self.settings.get("native_delayed_delivery_queue_type") or "quorum")
 
     @property

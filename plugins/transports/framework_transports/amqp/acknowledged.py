@@ -1,8 +1,7 @@
-"""What the last connection acknowledged last: the broker may not have heard of it, and hands it out again.
+"""Messages whose acknowledgement a lost connection may have dropped: the broker then redelivers them.
 
-An ack is on its way for a moment, and nothing ever tells that it has arrived. What comes back is known by its id, its
-number of retries (a retry is another message with the same id), when it was parked or handed back (so is the copy that
-is to come later), and by the broker's word that it is not new.
+AMQP does not confirm acks. A redelivered message is recognised by its id, its number of retries (a retry is another
+message with the same id), its time of parking or handing back (a copy differs in it), and the redelivered flag.
 """
 
 from __future__ import annotations
@@ -17,12 +16,12 @@ from framework_transports.amqp.levels import HEADER
 
 Mark: TypeAlias = tuple[object, ...]
 
-#: Seconds after a new connection within which the broker hands out what the last one had on loan.
+#: Seconds after reconnecting within which the broker redelivers the lost connection's messages.
 _WITHIN: Final = 60.0
 
 
 class Acknowledged:
-    """Known for a while; empty, as usual, it is false."""
+    """Marks of recently acknowledged messages, kept for a while; falsy without any."""
 
     def __init__(self) -> None:
         self._known: dict[object, Mark] = {}
@@ -31,26 +30,26 @@ class Acknowledged:
     def __bool__(self) -> bool:
         return bool(self._known)
 
-    def learn(self, before: Acknowledged, recent: Iterable[Mark]) -> None:
-        """Take over what the last connection knew, and what it acknowledged last: `recent`, messages' marks."""
+    def remember(self, before: Acknowledged, recent: Iterable[Mark]) -> None:
+        """Take over the marks of the lost connection: `before`, and those of its last acks, `recent`."""
         now = monotonic()
         if now < before._until:
             self._known.update(before._known)
         self._known.update((mark[0], mark) for mark in recent)
         self._until = now + _WITHIN
 
-    def sift(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
-        """Acknowledge those of `deliveries` once more; return the others."""
+    def acknowledge_known(self, deliveries: Iterable[Delivery]) -> list[Delivery]:
+        """Acknowledge again those of `deliveries` that were acknowledged before; return the others."""
         others = []
         for delivery in deliveries:
-            if self.covers(delivery):
+            if self._pop(delivery):
                 delivery.ack()
             else:
                 others.append(delivery)
         return others
 
-    def covers(self, delivery: Delivery) -> bool:
-        """Say whether `delivery` is one of them, once."""
+    def _pop(self, delivery: Delivery) -> bool:
+        """Return whether `delivery` was acknowledged before, and remove its mark."""
         if monotonic() > self._until:
             self._known.clear()
         mark = mark_of(delivery.payload[0])
@@ -61,11 +60,8 @@ class Acknowledged:
 
 
 def mark_of(headers: Any) -> Mark:
-    """Return the id of the message with these headers (None: it has none), and what tells messages of one id apart.
-
-    Far less than the headers, of which thousands would be kept.
-    """
+    """Return the message's id (None: it has none) and the headers that tell messages of one id apart."""
     get = headers.get
     task_id = get("id")
-    # It is somebody else's, and may be what cannot be looked up.
+    # A foreign message's id may be of an unhashable type.
     return (task_id if type(task_id) is str else None), get("retries"), get(HEADER), get(HANDED_BACK)

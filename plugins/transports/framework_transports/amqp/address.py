@@ -1,7 +1,7 @@
-"""Addresses: what a broker URL of AMQP says.
+"""Addresses: parses AMQP broker URLs.
 
-1. Splits `;`-separated failover URLs and reads each: host, port, user, virtual host, TLS, and what the query sets.
-2. Shows them without a password.
+1. Splits failover URLs separated by ``;`` and parses each: host, port, user, virtual host, TLS, and the query.
+2. Displays them without the password.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ _CERT_REQS: Final = {
 
 
 class AmqpAddress(msgspec.Struct, frozen=True, kw_only=True):
-    """Where one broker listens, and as whom to greet it."""
+    """One broker's address, and the user to log in as."""
 
     host: str
     port: int
     user: str
     password: str
     virtual_host: str
-    #: What py-amqp is given as `ssl`: False, or the arguments of its TLS set-up.
+    #: py-amqp's argument `ssl`: False, or the arguments of its TLS set-up.
     tls: dict[str, Any] | bool = False
 
     @property
     def display(self) -> str:
-        """The URL for people: no password."""
+        """The URL for display, without the password."""
         scheme = "amqps" if self.tls else "amqp"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{self.user}:**@{host}:{self.port}/{self.virtual_host}"
 
     @property
     def host_port(self) -> str:
-        """Host and port as py-amqp wants them."""
+        """Host and port in py-amqp's form."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
 
 def addresses(urls: str, use_ssl: bool | Mapping[str, Any] | None) -> list[AmqpAddress]:
-    """Read `urls`, separated by ``;``; later ones may leave out the scheme. Raises `ConfigError`."""
+    """Parse `urls`, separated by ``;``; later ones may leave out the scheme. Raises `ConfigError`."""
     found: list[AmqpAddress] = []
     scheme = ""
     for part in urls.split(";"):
@@ -105,7 +105,7 @@ def _tls(host: str, use_ssl: Mapping[str, Any], query: Mapping[str, str]) -> dic
         wanted = _CERT_REQS[wanted]
     given["cert_reqs"] = wanted
     if wanted == ssl.CERT_NONE:
-        # Checking the name of a certificate that nobody checks is refused by the ssl module.
+        # The ssl module refuses to check the host name of an unchecked certificate.
         given.pop("server_hostname", None)
     else:
         given.setdefault("server_hostname", host)

@@ -1,6 +1,6 @@
-"""Administration: how long queues are, and emptying them.
+"""Administration: counts and purges the messages of queues.
 
-A connection of its own, opened when first asked: these questions come from the command line, monitors and autoscalers.
+Opens its own connection at the first call: the command line, monitors and autoscalers use it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class Admin:
-    """Asks the broker about queues; thread-safe."""
+    """Counts and purges messages; thread-safe."""
 
     def __init__(self, connector: Connector) -> None:
         self._session = AmqpSession(connector, "admin")
@@ -30,48 +30,48 @@ class Admin:
         self._declarer = Declarer(connection)
 
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
-        """Return how many messages wait in each queue; None when there is no such queue."""
+        """Return how many messages wait in each queue; None for a queue that does not exist."""
         names = [queue.name for queue in queues]
-        return self._ask(lambda declarer: {name: declarer.size(name) for name in names})
+        return self._query(lambda declarer: {name: declarer.size(name) for name in names})
 
     def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
         """Return how many messages of each queue are parked."""
         names = [queue.name for queue in queues]
-        return self._ask(lambda declarer: {name: sum(_sizes(declarer, name)) for name in names})
+        return self._query(lambda declarer: {name: sum(_sizes(declarer, name)) for name in names})
 
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue` or is parked; return how much that was."""
+        """Drop waiting and parked messages of `queue`; return how many there were."""
 
         def drop(declarer: Declarer) -> int:
-            # The highest first, and the queue last: that is the way of what comes due meanwhile.
+            # In the order in which messages move when they come due: highest level first, the queue last.
             levels = list(zip(_sizes(declarer, queue.name), level_queues(queue.name), strict=False))
             return sum(declarer.purge(name) for name in (*(name for _, name in reversed(levels)), queue.name))
 
-        return self._ask(drop)
+        return self._query(drop)
 
     def close(self) -> None:
         """Close the connection; harmless when closed."""
         self._session.close()
 
-    def _ask(self, question: Callable[[Declarer], T]) -> T:
+    def _query(self, query: Callable[[Declarer], T]) -> T:
         with self._session.lock():
             connection = self._session.connection(self._opened)
             declarer = self._declarer
             if declarer is None:
                 raise ConnectionLost(f"the connection to {connection.address.display} is lost")
             try:
-                return question(declarer)
+                return query(declarer)
             except LOST as error:
                 self._session.drop()
                 raise lost(connection.address, error) from error
             except ChannelClosed as closed:
-                raise TransportError(f"the broker refused to answer: {closed.text}") from closed
+                raise TransportError(f"the broker refused the request: {closed.text}") from closed
 
 
 def _sizes(declarer: Declarer, name: str) -> Iterator[int]:
-    """Yield how many messages of the queue `name` wait on each level that there is.
+    """Yield how many messages of the queue `name` wait on each level, up to the first level that does not exist.
 
-    Asked for a queue that there is not, the broker writes an error into its log: once is enough.
+    The broker logs an error for each missing queue, so the search stops at the first.
     """
     for level in level_queues(name):
         size = declarer.size(level)

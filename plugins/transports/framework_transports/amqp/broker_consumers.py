@@ -1,4 +1,4 @@
-"""What a consumer of ours has at the broker: one consumer for each queue, and how they are limited."""
+"""The broker's consumers, one for each queue, and their kind of prefetch limit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from framework.api.transport import Queue
 
 
 class QosMode:
-    """How consumers are limited; shared by all of a transport, so that the next one knows what one has learnt."""
+    """The kind of prefetch limit; all consumers of a transport share it, so that a refusal occurs only once."""
 
     def __init__(self) -> None:
         #: The broker refused a limit for a whole channel.
@@ -14,21 +14,21 @@ class QosMode:
 
 
 class BrokerConsumer:
-    """One consumer of the broker's."""
+    """One consumer at the broker."""
 
-    __slots__ = ("before", "cancelled", "name", "queue", "tag")
+    __slots__ = ("cancelled", "name", "predecessor", "queue", "tag")
 
-    def __init__(self, queue: Queue, tag: bytes, before: BrokerConsumer | None = None) -> None:
-        """`before`: the one that this one takes the place of, after a rest."""
+    def __init__(self, queue: Queue, tag: bytes, predecessor: BrokerConsumer | None = None) -> None:
+        """`predecessor`: the paused consumer that this one replaces."""
         self.queue = queue
         self.name = queue.name
         self.tag = tag
-        #: For good; or, while it is the queue's current one, for as long as core has no room.
+        #: Cancelled for good, or, if it is the queue's current consumer, while core is at capacity.
         self.cancelled = False
-        self.before = before
+        self.predecessor = predecessor
 
     @property
-    def may_rest(self) -> bool:
-        """Whether the queue bears being without a consumer; one that goes away then does not."""
+    def can_pause(self) -> bool:
+        """Whether the queue survives without a consumer; auto-delete and expiring queues do not."""
         queue = self.queue
         return not (queue.no_ack or queue.auto_delete or queue.expires or "x-expires" in (queue.queue_arguments or ()))

@@ -1,11 +1,11 @@
-"""AMQP 0-9-1 bytes of the hot path: content headers in and out, tables, settlement frames.
+"""AMQP 0-9-1 encoding on the hot path: content headers, tables, publish and settlement frames.
 
-1. `read_content_header` turns a content header into headers and properties that `marshal` can carry.
-2. `publish_frames` makes the frames of one message; `settle_frame` those of an ack, `reject_frame` of a reject.
-3. Everything else on the wire (handshake, declarations) is py-amqp's.
+1. `read_content_header` decodes a content header to headers and properties that `marshal` can encode.
+2. `publish_frames` encodes one message; `settle_frame` an ack; `reject_frame` a reject.
+3. py-amqp encodes and decodes all other frames (handshake, declarations).
 
-py-amqp's general coder spends about 40 µs on a message's header and 60 µs on writing one; a task has twenty headers,
-and this code is run for each, so it is written for speed: one function a type, no streams.
+py-amqp's general codec needs about 40 µs to decode a message's header and 60 µs to encode one. This code runs for each
+of a task's twenty headers, so it is written for speed: one function a type, no streams.
 
 Source: AMQP 0-9-1 specification, sections 4.2.3 to 4.2.6, with RabbitMQ's table of field types.
 """
@@ -23,7 +23,7 @@ from uuid import UUID
 
 from framework.message import JSON, UTF8
 
-#: Headers nested deeper than this are somebody's mischief: following them would exhaust the stack.
+#: Headers nested deeper than this are refused: decoding them would exhaust the stack.
 DEPTH_MAX: Final = 32
 FRAME_END: Final = 0xCE
 #: Bytes a frame adds to its payload.
@@ -56,7 +56,7 @@ _pack_frame = Struct(">BHI").pack
 _pack_content = Struct(">HHQ").pack
 _pack_settle = Struct(">BHIHHQBB").pack
 
-#: What bytes that are no table may raise.
+#: Errors that decoding malformed bytes may raise.
 MALFORMED: Final = (ValueError, IndexError, KeyError, StructError, OverflowError, RecursionError)
 
 
@@ -98,7 +98,7 @@ def _reader(unpack: Callable[[bytes, int], tuple[Any, ...]], size: int) -> Calla
 
 
 def _read_decimal(buf: bytes, at: int, _depth: int) -> tuple[str, int]:
-    # As text, as the JSON envelopes of other brokers have it: marshal carries no Decimal.
+    # As text, like the JSON envelopes of other brokers: marshal cannot encode a Decimal.
     scale, value = _DECIMAL(buf, at)
     return str(Decimal(value).scaleb(-scale)), at + 5
 
@@ -163,7 +163,7 @@ _READERS: Final[dict[int, Callable[[bytes, int, int], tuple[Any, int]]]] = {
 
 
 class ContentHeader(NamedTuple):
-    """A content header, taken apart."""
+    """A decoded content header."""
 
     headers: dict[str, Any]
     properties: dict[str, Any]
@@ -172,7 +172,7 @@ class ContentHeader(NamedTuple):
 
 
 def read_content_header(buf: bytes) -> ContentHeader:
-    """Take apart the payload of a content header frame. Raises one of `MALFORMED`."""
+    """Decode the payload of a content header frame. Raises one of `MALFORMED`."""
     flags = buf[12] << 8 | buf[13]
     at = 14
     content_type, content_encoding = JSON, UTF8
@@ -198,7 +198,7 @@ def read_content_header(buf: bytes) -> ContentHeader:
     if flags & 0x0200:
         end = at + 1 + buf[at]
         properties["reply_to"], at = buf[at + 1 : end].decode(errors="replace"), end
-    if flags & 0x01FC:  # seldom used ones
+    if flags & 0x01FC:  # any rare property
         for bit, name in _RARE_PROPERTIES:
             if not flags & bit:
                 continue
@@ -235,7 +235,7 @@ def short_string(text: str) -> bytes:
 
 
 def _once(text: str) -> bytes:
-    """Encode a short string that is unlikely to come again, so must not push others out of the cache."""
+    """Encode a short string without the cache, because it is unlikely to occur again."""
     encoded: bytes = short_string.__wrapped__(text)
     return encoded
 
@@ -277,7 +277,7 @@ def _value(value: Any, depth: int) -> bytes:
 
 
 def write_table(table: Mapping[str, Any], depth: int = 0) -> bytes:
-    """Encode a table. Raises `ValueError` for what a table cannot hold."""
+    """Encode a table. Raises `ValueError` for a value that a table cannot hold."""
     parts: list[bytes] = []
     add = parts.append
     for key, value in table.items():
@@ -294,7 +294,7 @@ def write_properties(
     delivery_mode: int,
     properties: Mapping[str, Any],
 ) -> bytes:
-    """Encode property flags and values; of `properties` those that AMQP has, the rest cannot travel and is left out."""
+    """Encode property flags and values; leave out those of `properties` that AMQP does not have."""
     flags = 0xF000
     parts = [
         short_string(content_type),
@@ -330,9 +330,9 @@ def publish_frames(
         + (b"\x01" if mandatory else b"\x00")
     )
     header = _pack_content(60, 0, len(body)) + properties
-    room = frame_max - FRAME_OVERHEAD
-    if len(header) > room:
-        raise ValueError(f"its headers have {len(header)} bytes, this broker takes {room}")
+    capacity = frame_max - FRAME_OVERHEAD
+    if len(header) > capacity:
+        raise ValueError(f"its headers have {len(header)} bytes, this broker takes at most {capacity}")
     parts = [
         _pack_frame(1, channel, len(method)),
         method,
@@ -341,8 +341,8 @@ def publish_frames(
         header,
         b"\xce",
     ]
-    for start in range(0, len(body), room):
-        chunk = body[start : start + room]
+    for start in range(0, len(body), capacity):
+        chunk = body[start : start + capacity]
         parts += (_pack_frame(3, channel, len(chunk)), chunk, b"\xce")
     return b"".join(parts)
 
@@ -358,6 +358,6 @@ def reject_frame(channel: int, tag: int, *, requeue: bool) -> bytes:
 
 
 def method_frame(channel: int, class_id: int, method_id: int, arguments: bytes) -> bytes:
-    """Return the frame of any other method, its arguments encoded."""
+    """Return the frame of any other method, with its encoded `arguments`."""
     payload = _pack_u16(class_id) + _pack_u16(method_id) + arguments
     return _pack_frame(1, channel, len(payload)) + payload + b"\xce"

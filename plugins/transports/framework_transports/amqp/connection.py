@@ -1,12 +1,12 @@
-"""A link: one connection to an AMQP broker.
+"""One connection to an AMQP broker.
 
-1. py-amqp greets the broker and speaks every seldom used method; it reads and writes through this class.
-2. Reads the socket in large pieces and takes frames out of the buffer itself. py-amqp asks the kernel for 7 bytes, then
-   for the payload, then for the last byte: nine system calls a message.
-3. Hands content (deliveries, returned messages), confirms and the broker's cancellations to its owner, as they come.
-4. Turns a channel closed by the broker into `ChannelClosed`, everything else that goes wrong into what `lost` makes a
-   `ConnectionLost` of.
-5. Once closed it refers to nobody, itself included: Python seldom looks for circles in all that a worker has.
+1. py-amqp does the handshake and all rarely used methods; it reads and writes through this class.
+2. Reads the socket in large chunks and parses frames itself. py-amqp reads 7 bytes, then the payload, then the last
+   byte: nine system calls a message.
+3. Passes content (deliveries, returned messages), confirms and the broker's cancellations to its owner's callbacks.
+4. Raises `ChannelClosed` for a channel closed by the broker, and one of `LOST` for a broken connection; `lost` makes a
+   `ConnectionLost` of either.
+5. Drops all references when it is closed, so that no reference cycle is left to the garbage collector.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from framework.exceptions import ConnectionLost
 from framework_transports.amqp.address import AmqpAddress
 from framework_transports.amqp.codec import FRAME_END, HEARTBEAT_FRAME, method_frame
 
-#: What a dead connection may raise.
+#: Errors that a dead connection may raise.
 LOST: Final = (OSError, AMQPError)
 
-#: One recv; a hundred small tasks or one frame of the usual maximum.
+#: Bytes of one recv: a hundred small tasks, or one frame of the usual maximum.
 CHUNK: Final = 131_072
-#: Seconds without an answer, or without room in the socket's buffer, after which the broker counts as gone.
+#: Seconds without a reply, or without space in the socket's buffer, after which the broker counts as lost.
 ANSWER_TIMEOUT: Final = 30.0
-#: Seconds for saying goodbye.
+#: Seconds for the closing handshake.
 CLOSE_TIMEOUT: Final = 3.0
 
 DELIVER: Final = 60 << 16 | 60
@@ -58,7 +58,7 @@ Returned: TypeAlias = tuple[int, str, bytes, bytes, bytes, bytes]
 
 
 class ChannelClosed(Exception):
-    """The broker closed a channel: it refused what was asked there."""
+    """The broker closed a channel because it refused a request."""
 
     def __init__(self, channel: int, code: int, text: str) -> None:
         super().__init__(text)
@@ -70,15 +70,15 @@ class ChannelClosed(Exception):
 class AmqpConnection(Connection):  # type: ignore[misc]
     """One connection. Not thread-safe: its owner is a loop, or holds a lock."""
 
-    #: py-amqp's socket and what goes with it; None once closed.
+    #: py-amqp's transport, with the socket; None once closed.
     _transport: Any
-    #: The open channels by number, and itself as number 0; None once closed.
+    #: The open channels by number, and this connection as number 0; None once closed.
     channels: Any
 
     def __init__(self, address: AmqpAddress, *, role: str, heartbeat: int, timeout: float, login_method: str) -> None:
         options = {}
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            # py-amqp's own is one second: a broker that pauses for its garbage would count as gone.
+            # py-amqp's default is one second: a broker's garbage collection would count as a loss.
             options[socket.TCP_USER_TIMEOUT] = int(ANSWER_TIMEOUT * 1000)
         super().__init__(
             host=address.host_port,
@@ -97,43 +97,43 @@ class AmqpConnection(Connection):  # type: ignore[misc]
         )
         self.address = address
         self.pid = os.getpid()
-        #: Why the broker takes no messages at present; "" when it does.
+        #: Why the broker accepts no messages at present; "" when it accepts them.
         self.blocked = ""
         self.blocked_at = 0.0
         self.last_received = monotonic()
-        #: Seconds to wait for an answer that py-amqp asks for without a limit of its own.
+        #: Seconds to wait for a reply when py-amqp sets no limit.
         self.answer_timeout = ANSWER_TIMEOUT
         self.on_delivery: Callable[[Delivered], object] = _ignore
         self.on_return: Callable[[Returned], object] = _ignore
         self.on_confirm: Callable[[int, bool, bool], object] = _ignore
         self.on_cancel: Callable[[bytes], object] = _ignore
-        #: Asked with a `ChannelClosed`; True: it is dealt with.
-        self.on_channel_closed: Callable[[ChannelClosed], bool] = _not_mine
+        #: Called with a `ChannelClosed`; returns True if it has handled it, else the error is raised.
+        self.on_channel_closed: Callable[[ChannelClosed], bool] = _not_handled
         self._buffer = b""
-        #: The channels that there are, closed or not.
+        #: All living channels, closed or not.
         self._opened: WeakSet[Channel] = WeakSet()
-        #: Once we are saying goodbye: until when.
-        self._until: float | None = None
-        #: Content whose header or body is still to come, by channel.
+        #: The end of the closing handshake; None before it.
+        self._close_until: float | None = None
+        #: Content whose header or body has not arrived completely, by channel.
         self._partial: dict[int, list[Any]] = {}
 
     # ------------------------------------------------------------ reading
 
     def blocking_read(self, timeout: float | None = None) -> bool:
-        """Take in at least one frame; what py-amqp calls while it waits for an answer."""
+        """Read at least one frame; py-amqp calls this while it waits for a reply."""
         if self.take_frames():
             return True
         if timeout is None:
             timeout = self.answer_timeout
-        if self._until is not None:
-            # A frozen broker must not hold up our goodbye. 0 would mean not to wait.
-            timeout = max(0.001, min(timeout, self._until - monotonic()))
+        if self._close_until is not None:
+            # A frozen broker must not delay closing. 0 would mean not to wait.
+            timeout = max(0.001, min(timeout, self._close_until - monotonic()))
         if not self.receive(timeout):
             raise TimeoutError(f"no answer within {timeout:g} s")
         return self.take_frames()
 
     def receive(self, timeout: float) -> int:
-        """Read once into the buffer, waiting up to `timeout` seconds; return how many bytes came."""
+        """Read once into the buffer, waiting up to `timeout` seconds; return the number of bytes."""
         if self._transport is None or self._transport.sock is None:
             raise ConnectionResetError("the connection is closed")
         sock = self._transport.sock
@@ -152,16 +152,16 @@ class AmqpConnection(Connection):  # type: ignore[misc]
         return len(chunk)
 
     def advance(self) -> bool:
-        """Take in what is there, without waiting; return whether there may be more."""
+        """Read and process available frames, without waiting; return whether there may be more."""
         self.take_frames()
         count = self.receive(0)
         if count:
             self.take_frames()
-        # A short read has emptied the kernel's buffer, but under TLS the library's own may hold another record.
+        # A short read has emptied the kernel's buffer, but the TLS library's buffer may hold another record.
         return count == CHUNK or (count > 0 and bool(self.address.tls))
 
     def take_frames(self) -> bool:
-        """Act on every whole frame in the buffer; return whether there was one."""
+        """Process every complete frame in the buffer; return whether there was one."""
         buf = self._buffer
         size = len(buf)
         at = 0
@@ -173,7 +173,7 @@ class AmqpConnection(Connection):  # type: ignore[misc]
                 if end >= size:
                     break
                 if buf[end] != FRAME_END:
-                    raise ConnectionResetError("the broker sent something that is not AMQP")
+                    raise ConnectionResetError("the broker sent bytes that are not AMQP")
                 at = end + 1
                 if kind == 1:
                     method = _u32(buf, start)[0]
@@ -231,7 +231,7 @@ class AmqpConnection(Connection):  # type: ignore[misc]
         self.write(method_frame(channel, 20, 41, b""))
         self._partial.pop(channel, None)
         known = self.channels.get(channel)
-        # Told to reopen itself, py-amqp would wait for the answer in the middle of our reading.
+        # py-amqp's own handler would reopen the channel, and wait for the reply in the middle of this read.
         if known is not None:
             known.collect()
         closed = ChannelClosed(channel, _u16(payload, 4)[0], _short(payload, 6)[0].decode(errors="replace"))
@@ -239,7 +239,7 @@ class AmqpConnection(Connection):  # type: ignore[misc]
             try:
                 raise closed
             finally:
-                del closed  # its traceback has this frame: another circle
+                del closed  # its traceback refers to this frame: a reference cycle
 
     def _on_block(self, reason: str) -> None:
         self.blocked = reason or "it is short of memory or disk"
@@ -251,7 +251,7 @@ class AmqpConnection(Connection):  # type: ignore[misc]
     # ------------------------------------------------------------ writing
 
     def write(self, data: bytes) -> None:
-        """Send `data`, whole."""
+        """Send all of `data`."""
         if self._transport is None or self._transport.sock is None:
             raise ConnectionResetError("the connection is closed")
         self._transport.sock.settimeout(ANSWER_TIMEOUT)
@@ -259,9 +259,9 @@ class AmqpConnection(Connection):  # type: ignore[misc]
         self.bytes_sent += len(data)
 
     def write_while_reading(self, data: bytes) -> None:
-        """Send `data`, taking in what comes meanwhile: a broker that answers each message must not be kept waiting.
+        """Send `data` and process incoming frames meanwhile, because a broker with unread replies may stop reading.
 
-        Raises `TimeoutError` when the broker takes nothing for `answer_timeout`.
+        Raises `TimeoutError` when the broker reads nothing for `answer_timeout` seconds.
         """
         sock = self._transport.sock
         rest = memoryview(data)
@@ -276,7 +276,7 @@ class AmqpConnection(Connection):  # type: ignore[misc]
                 except (BlockingIOError, InterruptedError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                     pass
                 if monotonic() - last > self.answer_timeout:
-                    raise TimeoutError(f"the broker took nothing for {self.answer_timeout:g} s {self.blocked}".rstrip())
+                    raise TimeoutError(f"the broker read nothing for {self.answer_timeout:g} s {self.blocked}".rstrip())
                 if self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, 1.0) & selectors.EVENT_READ:
                     self.advance()
                     sock.settimeout(0)
@@ -286,13 +286,13 @@ class AmqpConnection(Connection):  # type: ignore[misc]
         self.bytes_sent += len(data)
 
     def send_heartbeat(self) -> None:
-        """Tell the broker that we live."""
+        """Send a heartbeat frame."""
         self.write(HEARTBEAT_FRAME)
 
-    def nudge(self, channel: int) -> None:
-        """Ask the broker for an answer that nobody waits for, so that the socket turns readable soon.
+    def wake(self, channel: int) -> None:
+        """Request a reply that the owner ignores, so that the socket turns readable soon.
 
-        For messages that came in while we waited for something else: no `select` would tell of them.
+        For messages that arrived during another request: `select` does not report them, as they are read already.
         """
         self.write(method_frame(channel, 20, 20, b"\x01"))
 
@@ -303,7 +303,7 @@ class AmqpConnection(Connection):  # type: ignore[misc]
         return int(self._transport.sock.fileno())
 
     def readable(self) -> bool:
-        """Say whether the socket has something to read, without reading it."""
+        """Return whether the socket has unread bytes, without reading them."""
         sock = self._transport.sock
         return bool(self.address.tls and sock.pending()) or bool(self._wait(selectors.EVENT_READ, 0))
 
@@ -319,8 +319,8 @@ class AmqpConnection(Connection):  # type: ignore[misc]
         self._opened.add(channel)
         return channel
 
-    def goodbye(self) -> None:
-        """Close in order, or at all; never raises."""
+    def close_quietly(self) -> None:
+        """Close with the handshake if possible, else without; never raises."""
         if self.pid != os.getpid():
             self.abandon()
             return
@@ -328,25 +328,25 @@ class AmqpConnection(Connection):  # type: ignore[misc]
         self.on_channel_closed = lambda _closed: True
         try:
             if self._transport is not None and self._transport.sock is not None:
-                self._until = monotonic() + CLOSE_TIMEOUT
+                self._close_until = monotonic() + CLOSE_TIMEOUT
                 self.close()
         except (*LOST, ChannelClosed, TypeError, AttributeError):
-            pass  # py-amqp forgets its channels when it hears of the end, and stumbles over that
+            pass  # py-amqp drops its channels on the broker's close, and raises on using them
         self.abandon()
 
     def abandon(self) -> None:
-        """Let go of the socket without a word: after a fork it is the parent's, after an error nobody listens."""
+        """Close the socket without the handshake: after a fork the parent uses it, after an error it is dead."""
         transport, self._transport = self._transport, None
         if transport is not None and transport.sock is not None:
             sock, transport.sock = transport.sock, None
             transport.connected = False
             sock.close()
-        self._take_apart()
+        self._break_cycles()
 
-    def _take_apart(self) -> None:
-        """Break the circles that py-amqp's objects and their owners are."""
+    def _break_cycles(self) -> None:
+        """Break the reference cycles between py-amqp's objects and their owners."""
         for channel in (*self._opened, self):
-            # Its number is gone from a table that is gone.
+            # Without a connection, `collect` does not use the connection's table of numbers.
             channel.connection = channel.on_open = None
             channel._callbacks.clear()
             channel._pending.clear()
@@ -354,13 +354,13 @@ class AmqpConnection(Connection):  # type: ignore[misc]
                 channel.collect()
         self.channels = self._frame_writer = self._on_inbound_frame = self.on_blocked = self.on_unblocked = None
         self.on_delivery = self.on_return = self.on_confirm = self.on_cancel = _ignore
-        self.on_channel_closed = _not_mine
+        self.on_channel_closed = _not_handled
         self._buffer = b""
         self._partial.clear()
 
 
 def _method_writer(connection: AmqpConnection, _transport: object) -> Callable[..., None]:
-    """Return what writes py-amqp's methods; its own has a buffer of the largest frame, and we publish past it."""
+    """Return a writer for py-amqp's methods; py-amqp's own allocates a buffer of the largest frame."""
     this = ref(connection)
 
     def write_method(_kind: int, channel: int, method: tuple[int, int], arguments: bytes, _content: None) -> None:
@@ -374,7 +374,7 @@ def _ignore(*_: object) -> None:
     pass
 
 
-def _not_mine(_closed: ChannelClosed) -> bool:
+def _not_handled(_closed: ChannelClosed) -> bool:
     return False
 
 
@@ -394,7 +394,7 @@ def _delivery_arguments(buf: bytes, at: int) -> tuple[bytes, int, int, bytes, by
 
 
 def lost(address: AmqpAddress, error: BaseException) -> ConnectionLost:
-    """Make a `ConnectionLost` of what went wrong with the broker at `address`."""
+    """Return the `ConnectionLost` for `error` of the broker at `address`."""
     text = reason(error)
     if isinstance(error, ChannelClosed) and "acknowledgement" in text and "timed out" in text:
         text += "; a task ran longer than RabbitMQ's consumer_timeout: raise it there, or acknowledge early"
@@ -402,6 +402,6 @@ def lost(address: AmqpAddress, error: BaseException) -> ConnectionLost:
 
 
 def reason(error: BaseException) -> str:
-    """Return what went wrong, in the broker's words or the system's."""
+    """Return the broker's or the system's text of `error`."""
     words = getattr(error, "reply_text", "") or getattr(error, "strerror", "") or str(error)
     return str(words) or type(error).__name__

@@ -1,7 +1,7 @@
-"""The connector: makes links to whichever broker answers.
+"""The connector: connects to the first broker that answers.
 
-1. Tries the failover addresses in turn, beginning with the one that worked last (strategy `shuffle`: in any order).
-2. Says of each that failed why: refused, silent, wrong password, no such virtual host.
+1. Tries the failover addresses in turn, starting with the last one that worked (strategy `shuffle`: in random order).
+2. Reports why each address failed: refused, no answer, wrong password, unknown virtual host.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from framework_transports.amqp.connection import LOST, AmqpConnection, reason
 
 
 class Connector:
-    """Makes links to whichever of the failover addresses answers."""
+    """Connects to the first of the failover addresses that answers."""
 
     def __init__(
         self,
@@ -37,13 +37,13 @@ class Connector:
 
     @property
     def current(self) -> AmqpAddress:
-        """The address that worked last."""
+        """The last address that worked."""
         return self.addresses[self._first]
 
     def connect(self, role: str, *, heartbeat: bool = False) -> AmqpConnection:
-        """Return an open link. Raises `ConnectionLost` when no address answers as it should.
+        """Return an open connection. Raises `ConnectionLost` when no address accepts one.
 
-        Only a role that is asked often enough to send heartbeats may promise them to the broker.
+        `heartbeat`: negotiate heartbeats, for an owner that calls `send_heartbeat` often enough.
         """
         with self._lock:
             first = self._first

@@ -1,18 +1,16 @@
-"""The consumer: takes what the broker pushes, hands it out in batches, and settles in batches.
+"""The consumer: receives pushed messages, returns deliveries in batches, and settles them in batches.
 
 1. Consumes from any number of queues on one channel; declares them on another.
-2. `fetch` sends settlements, reads what the socket has, and hands out up to `limit` deliveries; it never waits.
-3. Limits what the broker pushes. Classic queues share one limit for the channel, which can be changed in flight.
-   Quorum queues and streams only know a limit per consumer, fixed when it begins: a new one takes over from the old.
-4. Anything that came in while we waited for the answer to a declaration is announced by asking the broker for another
-   answer (`AmqpConnection.nudge`), so that the loop wakes up.
-5. Sends heartbeats, and notices when the broker's stay away.
-6. After a lost connection the broker hands out again what it has not heard to be acknowledged; see `Acknowledged`.
-7. A queue that is deleted while it is consumed from is declared again.
-8. `poll_while_full` hears the broker out while core wants no messages: that it closes the channel, or hands out again
-   what runs.
-9. What is parked (see `AmqpParking`) is pushed like anything else when its time comes: `due_at` only says when to look
-   whether the broker has it.
+2. `fetch` sends settlements, reads the socket, and returns up to `limit` deliveries; it never waits.
+3. Sets the broker's prefetch limit. Classic queues share one limit for the channel, which can change at any time.
+   Quorum queues and streams support only a limit per consumer, fixed when it starts: a new consumer replaces the old.
+4. Wakes the loop (`AmqpConnection.wake`) for messages that arrived during a declaration.
+5. Sends heartbeats, and detects missing heartbeats of the broker.
+6. Acknowledges redelivered messages again whose acknowledgement a lost connection may have dropped; see `Acknowledged`.
+7. Declares a queue again that is deleted while it is consumed.
+8. `poll_while_full` reads frames while core is at capacity: a closed channel, or redelivered messages of running tasks.
+9. Parks messages through `AmqpParking`; the broker pushes them when they are due. `due_at` is only the time of the next
+   check for confirmations.
 """
 
 from __future__ import annotations
@@ -40,11 +38,11 @@ from framework_transports.amqp.tries import Tries
 
 logger = logging.getLogger(__name__)
 
-#: Before core says how much it wants: enough to begin with, too little to hoard.
+#: The prefetch limit until core sets one: enough to start with, too few to starve other workers.
 PREFETCH_DEFAULT: Final = 16
-#: More than this, the wire's two bytes cannot say: no limit.
+#: The largest limit that the protocol's two bytes can hold; above it there is no limit.
 PREFETCH_MAX: Final = 65_535
-#: Messages that may be on their way to be parked, beyond the limit.
+#: Messages being parked that raise the prefetch limit, at most.
 PARKED_AHEAD: Final = 1_000
 
 _pack_qos = Struct(">IHB").pack
@@ -59,36 +57,36 @@ class AmqpConsumer(Consumer):
     def __init__(
         self, connection: AmqpConnection, mode: QosMode, tries: Tries, connector: Connector, delayed_in: str
     ) -> None:
-        """`connector` makes the connection that messages for later are parked over.
+        """`connector` makes the connection for parking.
 
-        `delayed_in`: the kind of queue, ``quorum`` or ``classic``, in which Celery's clients find delayed delivery.
+        `delayed_in`: the queue type of Celery's native delayed delivery, ``quorum`` or ``classic``.
         """
         self._connection = connection
         self._mode = mode
         self._tries = tries
         self._delayed_in = delayed_in
         self._dead = False
-        #: The connection itself is gone: nobody to say goodbye to.
+        #: The connection itself is lost, so closing it cannot use the handshake.
         self._broken = False
         self._settlements = Settlements()
         self._parking = self._settlements.parking = AmqpParking(connector, self._settlements)
         self._acknowledged = Acknowledged()
         self._ready: deque[Delivered] = deque()
-        #: Something that is not new has arrived since `poll_while_full` looked.
-        self._again = False
-        #: Those that the broker has ended and nobody has replaced yet.
+        #: Redelivered messages have arrived since the last `poll_while_full`.
+        self._redelivered = False
+        #: Consumers that the broker has ended and this one has not replaced yet.
         self._ended: list[BrokerConsumer] = []
-        #: By consumer tag, ended ones too: what they pushed may still arrive.
+        #: By consumer tag, with ended consumers: their messages may still arrive.
         self._sources: dict[bytes, BrokerConsumer] = {}
         self._current: dict[str, BrokerConsumer] = {}
-        #: Some of these rest.
-        self._resting = False
+        #: Some of the current consumers are cancelled until the next `fetch`.
+        self._paused = False
         self._numbers = 0
         self._limit = PREFETCH_DEFAULT
-        #: What the channel was told: the limit, and what is being parked beside that.
-        self._told = PREFETCH_DEFAULT
-        #: The limit that per-consumer sources were begun with.
-        self._begun_with = PREFETCH_DEFAULT
+        #: The last limit sent for the channel, with the allowance for messages being parked.
+        self._sent_limit = PREFETCH_DEFAULT
+        #: The limit with which the current per-consumer limited consumers started.
+        self._consumers_limit = PREFETCH_DEFAULT
         try:
             self._channel = connection.open_channel()
             self._channel_id = int(self._channel.channel_id)
@@ -99,13 +97,13 @@ class AmqpConsumer(Consumer):
             self._fail(error)
         connection.on_delivery = self._arrived
         connection.on_cancel = self._cancelled_by_broker
-        # The shorter of the broker's wish and ours; asked thrice in the time, so that one late turn does no harm.
+        # A third of the negotiated interval, so that one late call does no harm.
         self.heartbeat_interval = connection.heartbeat / 3 if connection.heartbeat else None
 
     # ------------------------------------------------------------ queues
 
     def add_queue(self, queue: Queue) -> None:
-        """Declare `queue` and consume from it too. Raises `TransportError` when the broker has it otherwise."""
+        """Declare `queue` and start consuming from it. Raises `TransportError` when the broker refuses it."""
         self._check()
         if queue.name in self._current:
             return
@@ -114,7 +112,7 @@ class AmqpConsumer(Consumer):
             if native.expected(queue):
                 native.declare(self._declarer, queue, self._delayed_in)
             if counts_on_queue(queue) and not self._mode.per_consumer:
-                self._limit_each()
+                self._limit_consumers()
             source = self._new_source(queue)
             self._channel.basic_consume(
                 queue.name,
@@ -124,7 +122,7 @@ class AmqpConsumer(Consumer):
             )
             self._wake()
         except ChannelClosed as closed:
-            # Its messages on loan went back with the channel: the consumer cannot go on.
+            # The broker requeued this channel's unacknowledged messages, so the consumer is unusable.
             self._dead = True
             raise explained(closed, "queue", queue.name) from closed
         except LOST as error:
@@ -135,24 +133,24 @@ class AmqpConsumer(Consumer):
         source = BrokerConsumer(queue, b"%d" % self._numbers, before)
         self._sources[source.tag] = source
         self._current[queue.name] = source
-        self._parking.know(queue)
+        self._parking.add_queue(queue)
         return source
 
     def cancel_queue(self, name: str) -> None:
-        """Stop consuming from `name`; what was not fetched yet goes back."""
+        """Stop consuming from `name`; messages not fetched yet are requeued."""
         self._check()
         source = self._current.pop(name, None)
         if source is None:
             return
         try:
             if not source.cancelled:
-                self._end(source)
+                self._cancel(source)
             self._settle()
         except LOST as error:
             self._fail(error)
 
-    def _end(self, source: BrokerConsumer) -> None:
-        """Cancel `source`, and give back what it was sent that was not fetched."""
+    def _cancel(self, source: BrokerConsumer) -> None:
+        """Cancel `source`, and requeue its messages that were not fetched."""
         source.cancelled = True
         self._connection.write(self._cancel_frame(source))
         kept: deque[Delivered] = deque()
@@ -169,18 +167,18 @@ class AmqpConsumer(Consumer):
     def _cancelled_by_broker(self, tag: bytes) -> None:
         source = self._sources.get(tag)
         if source is not None and self._current.get(source.name) is source:
-            # Not now: there are frames to be read first.
+            # Declaring here would read frames inside the read that calls this.
             self._ended.append(source)
 
-    def _begin_again(self) -> None:
-        """Declare what was deleted, or has moved to another node, and consume from it."""
+    def _redeclare_ended(self) -> None:
+        """Declare queues that were deleted, or have moved to another node, and consume from them again."""
         ended, self._ended = self._ended, []
         for source in ended:
             if self._current.get(source.name) is source:
                 del self._current[source.name]
                 source.cancelled = True
                 logger.warning(
-                    "The broker ended the consumer of queue %r (was the queue deleted?): it is declared again",
+                    "The broker ended the consumer of queue %r (was the queue deleted?): the queue is declared again",
                     source.name,
                 )
                 self.add_queue(source.queue)
@@ -190,9 +188,9 @@ class AmqpConsumer(Consumer):
     def _arrived(self, item: Delivered) -> None:
         source = self._sources.get(item[0])
         if item[2]:
-            self._again = True
+            self._redelivered = True
         if source is None or not source.queue.no_ack:
-            self._settlements.lend(item[1])
+            self._settlements.add(item[1])
             if source is None or source.cancelled:
                 self._settlements.reject(item[1], True)
                 return
@@ -204,60 +202,60 @@ class AmqpConsumer(Consumer):
         ready = self._ready
         try:
             self._settle()
-            if self._resting:
-                self._rise()
+            if self._paused:
+                self._resume()
             if len(ready) < limit:
                 while self._connection.advance() and len(ready) < limit:
                     pass
                 if not self._mode.per_consumer:
-                    self._return_surplus()
+                    self._requeue_surplus()
                 self._settle()
         except (*LOST, ChannelClosed) as error:
             self._fail(error)
         if self._ended:
-            self._begin_again()
+            self._redeclare_ended()
         if self._acknowledged:
             return self._fetch_new(limit)
         count = min(limit, len(ready))
         return [self._delivery(ready.popleft()) for _ in range(count)]
 
     def pause_delivery(self, running: int) -> None:
-        """Send pending settlements, and before them the end of every consumer that can be begun again.
+        """Cancel every consumer that can be restarted, then send pending settlements.
 
-        A limit does not do: the least that there is, is one message for each that is acknowledged.
+        A lower prefetch limit would not stop delivery: the broker still sends a message for each acknowledged one.
         """
         self._check()
         try:
             if running <= len(self._settlements) < self._limit:
                 for source in self._current.values():
-                    if source.may_rest and not source.cancelled:
-                        self._resting = True
-                        self._end(source)
+                    if source.can_pause and not source.cancelled:
+                        self._paused = True
+                        self._cancel(source)
             self._settle()
         except LOST as error:
             self._fail(error)
 
-    def _rise(self) -> None:
-        """Begin the consumers again that rest."""
-        self._resting = False
+    def _resume(self) -> None:
+        """Restart the paused consumers."""
+        self._paused = False
         for source in list(self._current.values()):
             if source.cancelled:
-                if source.before is not None:
-                    # What it still had to say has come, or comes as from a stranger.
-                    del self._sources[source.before.tag]
-                    source.before = None
+                if source.predecessor is not None:
+                    # Its messages have arrived by now; later ones are requeued as of an unknown consumer.
+                    del self._sources[source.predecessor.tag]
+                    source.predecessor = None
                 self._connection.write(self._consume_frame(self._new_source(source.queue, source)))
 
     def _fetch_new(self, limit: int) -> list[Delivery]:
         found: list[Delivery] = []
         while self._ready and len(found) < limit:
-            found += self._acknowledged.sift([self._delivery(self._ready.popleft())])
+            found += self._acknowledged.acknowledge_known([self._delivery(self._ready.popleft())])
         return found
 
     def poll_while_full(self) -> Sequence[Delivery] | None:
-        """Read without handing out; return what is not new, for core may be running it.
+        """Read frames and keep new messages; return redelivered ones, whose tasks core may be running.
 
-        None, and nothing is read, where no limit keeps the broker from sending more than there is room for.
+        Reads nothing and returns None without a prefetch limit, because the broker would then send any number.
         """
         self._check()
         if not self._limit or any(source.queue.no_ack for source in self._current.values()):
@@ -268,22 +266,22 @@ class AmqpConsumer(Consumer):
         except (*LOST, ChannelClosed) as error:
             self._fail(error)
         if self._ended:
-            self._begin_again()
-        again: list[Delivery] = []
-        if self._again:
-            self._again = False
+            self._redeclare_ended()
+        redelivered: list[Delivery] = []
+        if self._redelivered:
+            self._redelivered = False
             ready, self._ready = self._ready, deque(item for item in self._ready if not item[2])
-            again = self._acknowledged.sift([self._delivery(item) for item in ready if item[2]])
+            redelivered = self._acknowledged.acknowledge_known([self._delivery(item) for item in ready if item[2]])
         if self._settlements.pending:
             self.flush()
-        return again
+        return redelivered
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
-        """Learn what `lost` has acknowledged; the broker has taken all else back, and hands it out again."""
+        """Take over the acknowledgements of `lost`; the broker redelivers all other messages, so none is adopted."""
         if isinstance(lost, AmqpConsumer):
-            # What the broker has parked and we have not acknowledged comes back, too.
+            # The broker redelivers originals that are parked but not acknowledged, too.
             lost._parking.finish(publish_until_accepted=False)
-            self._acknowledged.learn(lost._acknowledged, lost._settlements.recent)
+            self._acknowledged.remember(lost._acknowledged, lost._settlements.recent)
         return ()
 
     def _delivery(self, item: Delivered) -> AmqpDelivery:
@@ -296,7 +294,7 @@ class AmqpConsumer(Consumer):
 
     def _wake(self) -> None:
         if self._ready or self._ended:
-            self._connection.nudge(self._channel_id)
+            self._connection.wake(self._channel_id)
 
     # ------------------------------------------------------------ out
 
@@ -315,23 +313,23 @@ class AmqpConsumer(Consumer):
             self._connection.write(self._settlements.frames(self._channel_id))
 
     def _park(self) -> None:
-        self._parking.exchange()
-        self.due_at = self._parking.ask_at
-        # Before acknowledgements make room that is not there any more.
-        if not self._mode.per_consumer and self._allowed != self._told:
+        self._parking.send_and_settle()
+        self.due_at = self._parking.check_at
+        # Sent before the acknowledgements, which would let the broker push more than a lowered limit.
+        if not self._mode.per_consumer and self._prefetch_limit != self._sent_limit:
             self._send_qos()
 
     # ------------------------------------------------------------ limits
 
     @property
-    def _allowed(self) -> int:
-        """How many may be on loan: those that are being parked wait for nothing but the broker."""
+    def _prefetch_limit(self) -> int:
+        """The limit of unacknowledged messages: messages being parked, which wait only for the broker, raise it."""
         if not self._limit:
             return 0
         return min(PREFETCH_MAX, self._limit + min(len(self._parking), PARKED_AHEAD))
 
     def prefetch(self, limit: int) -> None:
-        """Learn that at most `limit` deliveries will be on loan at a time; 0, or more than 65,535: any number."""
+        """Set the prefetch limit: unacknowledged deliveries at a time; 0, or more than 65,535: any number."""
         self._check()
         wanted = limit if 0 < limit <= PREFETCH_MAX else 0
         if wanted == self._limit:
@@ -339,42 +337,42 @@ class AmqpConsumer(Consumer):
         self._limit = wanted
         try:
             if self._mode.per_consumer:
-                self._limit_each()
+                self._limit_consumers()
             else:
                 self._send_qos()
-            self._return_surplus()
+            self._requeue_surplus()
             self._settle()
         except LOST as error:
             self._fail(error)
 
-    def _return_surplus(self) -> None:
-        """Give back what exceeds a lowered limit: it would wait here while another worker is free.
+    def _requeue_surplus(self) -> None:
+        """Requeue messages beyond a lowered limit: they would wait here while another worker is free.
 
-        Where each consumer is limited by itself this is done once, when the limit changes: there the broker may rightly
-        send more in all, and would send the same again.
+        With limits per consumer this runs once, when the limit changes: there the consumers together may exceed it,
+        and the broker would push the same messages again.
         """
-        ready, limit = self._ready, self._allowed
+        ready, limit = self._ready, self._prefetch_limit
         while limit and len(self._settlements) > limit and ready and not self._sources[ready[-1][0]].queue.no_ack:
             self._settlements.reject(ready.pop()[1], True)
 
     def _send_qos(self) -> None:
         whole_channel = not self._mode.per_consumer
-        self._told = self._allowed if whole_channel else self._limit
-        self._connection.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, self._told, whole_channel)))
+        self._sent_limit = self._prefetch_limit if whole_channel else self._limit
+        self._connection.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, self._sent_limit, whole_channel)))
 
-    def _limit_each(self) -> None:
-        """Limit every consumer by itself; the ones there are make way for new ones, which alone obey a new limit."""
+    def _limit_consumers(self) -> None:
+        """Limit every consumer by itself: replace the current consumers, because only new ones obey a new limit."""
         if not self._mode.per_consumer:
-            # Back to no limit for the channel, or quorum queues are refused on it.
+            # The broker refuses quorum queues on a channel with a limit of its own.
             self._connection.write(method_frame(self._channel_id, 60, 10, _pack_qos(0, 0, True)))
             self._mode.per_consumer = True
-        elif self._begun_with and self._limit and self._begun_with / 2 <= self._limit <= self._begun_with * 2:
-            # What the old consumer was given does not count for the new one: to change often would hoard.
+        elif self._limit and self._consumers_limit / 2 <= self._limit <= self._consumers_limit * 2:
+            # A new consumer's limit ignores the old one's messages: frequent changes would reserve too many.
             return
-        self._begun_with = self._limit
+        self._consumers_limit = self._limit
         self._send_qos()
         for source in list(self._current.values()):
-            # The new one first: a queue that deletes itself with its last consumer must have one throughout.
+            # The new one starts first: an auto-delete queue must always have a consumer.
             if not source.cancelled:
                 self._connection.write(self._consume_frame(self._new_source(source.queue)) + self._cancel_frame(source))
 
@@ -388,10 +386,10 @@ class AmqpConsumer(Consumer):
         )
         return method_frame(self._channel_id, 60, 20, arguments)
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ heartbeats, closing
 
     def heartbeat(self) -> None:
-        """Send a heartbeat; raises `ConnectionLost` when the broker's have stayed away for two intervals."""
+        """Send a heartbeat. Raises `ConnectionLost` when the broker has sent nothing for two intervals."""
         self._check()
         connection = self._connection
         if not connection.heartbeat:
@@ -399,14 +397,14 @@ class AmqpConsumer(Consumer):
         try:
             connection.send_heartbeat()
             silence = monotonic() - connection.last_received
-            # What lies unread was sent by a living broker; it is left for `fetch`, or its wake-up would be lost.
+            # Unread bytes prove that the broker lives; `fetch` reads them, or their wake-up would be lost.
             if silence > 2 * connection.heartbeat and not connection.readable():
                 raise TimeoutError(f"no heartbeat for {silence:.0f} s")
         except LOST as error:
             self._fail(error)
 
     def close(self, *, requeue: bool) -> None:
-        """Send pending settlements and disconnect; the broker takes back what is on loan, asked or not."""
+        """Send pending settlements and disconnect; the broker always requeues unacknowledged messages."""
         if not self._dead:
             self._dead = True
             try:
@@ -420,8 +418,8 @@ class AmqpConsumer(Consumer):
         if self._broken:
             self._connection.abandon()
         else:
-            self._connection.goodbye()
-        # It leads back there; what is still on loan cannot be parked any more.
+            self._connection.close_quietly()
+        # Breaks a reference cycle; open deliveries can no longer be parked.
         self._settlements.parking = None
 
     def _check(self) -> None:

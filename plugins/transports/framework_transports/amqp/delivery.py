@@ -11,17 +11,17 @@ from framework_transports.amqp import native
 from framework_transports.amqp.acknowledged import mark_of
 from framework_transports.amqp.codec import MALFORMED, ContentHeader, read_content_header
 from framework_transports.amqp.connection import Delivered
-from framework_transports.amqp.levels import PARKING_BYTES, brought_back
+from framework_transports.amqp.levels import PARKING_BYTES, restore_headers
 from framework_transports.amqp.settlements import Settlements
 from framework_transports.amqp.tries import Tries
 
 logger = logging.getLogger(__name__)
 
-_FOR_LATER: Final = (PARKING_BYTES, native.PREFIX_BYTES)
+_PARKING_EXCHANGES: Final = (PARKING_BYTES, native.PREFIX_BYTES)
 
 
 class AmqpDelivery(Delivery):
-    """One message on loan."""
+    """One unacknowledged message."""
 
     __slots__ = ("_settlements", "_tag", "_tries")
 
@@ -37,13 +37,13 @@ class AmqpDelivery(Delivery):
         self.payload = payload
         self.queue = queue
         self.deliveries = deliveries
-        #: None once it is settled, or when it never was on loan.
+        #: None once it is settled, or when its queue needs no acknowledgement.
         self._settlements = settlements
         self._tag = tag
         self._tries = tries
 
     def ack(self) -> None:
-        """The message is done with."""
+        """Acknowledge the message."""
         settlements = self._settlements
         if settlements is not None:
             self._settlements = None
@@ -51,7 +51,7 @@ class AmqpDelivery(Delivery):
             settlements.recent.append(mark_of(self.payload[0]))
 
     def reject(self, *, requeue: bool) -> None:
-        """Give the message back, or drop it (to the queue's own dead-letter exchange where it has one)."""
+        """Requeue the message, or drop it (to the queue's own dead-letter exchange if it has one)."""
         settlements = self._settlements
         if settlements is not None:
             self._settlements = None
@@ -60,17 +60,17 @@ class AmqpDelivery(Delivery):
             settlements.reject(self._tag, requeue)
 
     def park(self, until: float, key: str = "") -> bool:
-        """Have a copy of the message kept until its time, and this one acknowledged when the broker has that."""
+        """Park a copy of the message, and acknowledge this one when the broker has confirmed the copy."""
         settlements = self._settlements
         if settlements is None or settlements.parking is None:
             return False
-        if not settlements.parking.take(self.payload, self.queue, self._tag, until):
+        if not settlements.parking.add(self.payload, self.queue, self._tag, until):
             return False
         self._settlements = None
         return True
 
     def release(self) -> None:
-        """Give the message back as if it had never been fetched."""
+        """Requeue the message without counting a try."""
         settlements = self._settlements
         if settlements is not None:
             self._settlements = None
@@ -78,21 +78,21 @@ class AmqpDelivery(Delivery):
 
 
 def read_delivery(item: Delivered, queue: Queue, settlements: Settlements, tries: Tries) -> AmqpDelivery:
-    """Return the delivery that `item`, which `queue` has given us, is."""
+    """Return the delivery for `item`, pushed from `queue`."""
     _, tag, redelivered, exchange, routing_key, raw, body = item
     try:
         headers, properties, content_type, content_encoding = read_content_header(raw)
     except MALFORMED as error:
-        # It has no task header now, so core makes a dead letter of it; the body is kept for whoever looks there.
-        logger.error("A message in %r has headers that cannot be read: %s", queue.name, error)
+        # Without a task header core moves it to the dead-letter queue, with its body.
+        logger.error("A message in queue %r has headers that cannot be read: %s", queue.name, error)
         headers, properties, content_type, content_encoding = ContentHeader({"undecodable": str(error)}, {}, JSON, UTF8)
-    came_from, key = exchange.decode(errors="replace"), routing_key.decode(errors="replace")
-    if exchange.startswith(_FOR_LATER):
+    source, key = exchange.decode(errors="replace"), routing_key.decode(errors="replace")
+    if exchange.startswith(_PARKING_EXCHANGES):
         if exchange.startswith(PARKING_BYTES):
-            came_from, key = brought_back(headers, queue.name)
+            source, key = restore_headers(headers, queue.name)
         else:
-            came_from, key = queue.exchange.name, native.original_key(key)
-    properties["delivery_info"] = {"exchange": came_from, "routing_key": key, "redelivered": redelivered != 0}
+            source, key = queue.exchange.name, native.original_key(key)
+    properties["delivery_info"] = {"exchange": source, "routing_key": key, "redelivered": redelivered != 0}
     count = headers.get("x-delivery-count")
     deliveries = count if type(count) is int else max(1, tries.of(headers)) if redelivered else 0
     return AmqpDelivery(

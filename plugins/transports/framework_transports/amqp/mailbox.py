@@ -1,9 +1,9 @@
-"""The mailbox: fan-out in and out, for remote control and events.
+"""The mailbox: receives and publishes fan-out messages, for remote control and events.
 
-1. Subscribes with queues of its own (usually exclusive), without acknowledgement.
-2. Sends without confirmation. What nobody listens to is dropped: an exchange that does not exist has no listeners, so
-   its messages are dropped here; sent to the broker, they would cost the channel.
-3. Sends on a channel of its own: if the broker closes it after all, subscriptions live on.
+1. Subscribes with its own queues (usually exclusive), without acknowledgement.
+2. Sends without confirmation. It drops messages for an exchange that does not exist, because the broker would close
+   the channel.
+3. Sends on a second channel: subscriptions survive if the broker closes it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class AmqpMailbox(Mailbox):
     def __init__(self, connection: AmqpConnection) -> None:
         self._connection = connection
         self._dead = False
-        #: The connection itself is gone: nobody to say goodbye to.
+        #: The connection itself is lost, so closing it cannot use the handshake.
         self._broken = False
         self._inbox: deque[tuple[str, Payload]] = deque()
         self._known: set[str] = set()
@@ -44,7 +44,7 @@ class AmqpMailbox(Mailbox):
         self._declarer = Declarer(connection)
 
     def subscribe(self, queue: Queue) -> None:
-        """Declare `queue`, bind it, and receive what comes in. Raises `TransportError` when it is another's."""
+        """Declare and bind `queue`, and receive its messages. Raises `TransportError` when the broker refuses it."""
         self._check()
         try:
             self._declarer.declare(queue)
@@ -58,7 +58,7 @@ class AmqpMailbox(Mailbox):
             raise self._lost(error) from error
 
     def receive(self) -> Sequence[tuple[str, Payload]]:
-        """Return what has arrived, without blocking."""
+        """Return the messages that have arrived, without blocking."""
         self._check()
         try:
             while self._connection.advance():
@@ -89,18 +89,18 @@ class AmqpMailbox(Mailbox):
         if not name or name in self._known:
             return True
         if self._connection.blocked:
-            return False  # it would not answer the question either
+            return False  # a blocked broker would not answer `has_exchange`
         if not self._declarer.has_exchange(name):
             if message.exchange_type != "topic":
                 return False
-            # The events exchange: whoever starts first makes it, listener or sender.
+            # The events exchange: the first listener or sender declares it.
             self._declarer.declare_exchange(Exchange(name, "topic"))
         self._known.add(name)
         return True
 
     @property
     def congested(self) -> bool:
-        """The broker is short of memory or disk and takes nothing: writing on would fill the socket, and then block."""
+        """Whether the broker is short of memory or disk and reads nothing: writes would fill the socket, then block."""
         return bool(self._connection.blocked)
 
     def fileno(self) -> int:
@@ -109,19 +109,19 @@ class AmqpMailbox(Mailbox):
         return self._connection.fileno()
 
     def close(self) -> None:
-        """Disconnect; exclusive queues go with the connection."""
+        """Disconnect; the broker deletes exclusive queues with the connection."""
         self._dead = True
         if self._broken:
             self._connection.abandon()
         else:
-            self._connection.goodbye()
+            self._connection.close_quietly()
 
     def _arrived(self, item: Delivered) -> None:
         _, _, redelivered, exchange, routing_key, raw, body = item
         try:
             headers, properties, content_type, content_encoding = read_content_header(raw)
         except MALFORMED:
-            return  # nobody to answer: whatever it was, it is no command and no event
+            return  # it is neither a command nor an event, and has no readable reply address
         name = exchange.decode(errors="replace")
         properties["delivery_info"] = {
             "exchange": name,
@@ -134,7 +134,7 @@ class AmqpMailbox(Mailbox):
         raise ChannelClosed(0, 404, "the broker ended a subscription (was its queue deleted?)")
 
     def _channel_closed(self, closed: ChannelClosed) -> bool:
-        # py-amqp has taken the channel's number away by now.
+        # py-amqp has cleared the closed channel's number by now.
         if self._sender is None or self._sender.channel_id is not None:
             return False
         self._sender = None
@@ -143,7 +143,7 @@ class AmqpMailbox(Mailbox):
 
     def _wake(self) -> None:
         if self._inbox:
-            self._connection.nudge(self._channel.channel_id)
+            self._connection.wake(self._channel.channel_id)
 
     def _check(self) -> None:
         if self._dead:

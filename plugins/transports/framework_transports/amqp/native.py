@@ -1,11 +1,10 @@
-"""Celery's delayed delivery: the queues through which its clients send what is for later, with quorum queues.
+"""Celery's native delayed delivery: queues through which Celery's clients send messages with an ETA to quorum queues.
 
-1. `declare` makes what such a client expects of a worker: 28 levels of seconds, named and made as Celery does, and the
-   way from the last of them to a queue's exchange. Only for quorum queues behind a topic exchange: to others it sends
-   the ordinary way.
-2. `original_key` takes the digits from the routing key of a message that has come that way.
+1. `declare` declares 28 levels of seconds as Celery does, and binds the last one to a queue's exchange. Celery's
+   clients expect this of a worker, for quorum queues behind a topic exchange only.
+2. `original_key` removes the delay's digits from the routing key of a delayed message.
 
-We send nothing there ourselves: see `levels`.
+This transport parks its own messages elsewhere: see `levels`.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ _DIGITS: Final = re.compile(rf"(?:[01]\.){{{_HIGHEST + 1}}}")
 
 
 def expected(queue: Queue) -> bool:
-    """Say whether a Celery client would send what is for later in `queue` that way."""
+    """Return whether Celery's clients use native delayed delivery for `queue`."""
     return queue.exchange.type == "topic" and counts_on_queue(queue)
 
 
 def declare(declarer: Declarer, queue: Queue, kind: str) -> None:
-    """Make the levels, where nobody has, in queues of `kind`, and lead from there to `queue`; a refusal is logged."""
+    """Declare missing levels as queues of type `kind`, and bind them to `queue`; log a refusal."""
     try:
         if not declarer.has_exchange(f"{PREFIX}{_HIGHEST}"):
             declarer.run(lambda channel: _declare_levels(channel, kind))
-        declarer.run(lambda channel: _lead(channel, queue))
+        declarer.run(lambda channel: _bind_queue(channel, queue))
     except ChannelClosed as closed:
         logger.warning(
-            "What Celery clients send to %s for later will not come: the broker refuses the queues for it (%s)",
+            "Messages with an ETA from Celery clients will not reach %s: the broker refused a declaration (%s)",
             queue.name,
             closed.text,
         )
@@ -50,7 +49,7 @@ def declare(declarer: Declarer, queue: Queue, kind: str) -> None:
 
 def _declare_levels(channel: Channel, kind: str) -> None:
     channel.exchange_declare(_DELIVERY, "topic", durable=True, auto_delete=False, nowait=True)
-    # The highest last: whoever finds it finds all that it leads to.
+    # The highest comes last: when it exists, all levels below it exist.
     for level in range(_HIGHEST + 1):
         name = f"{PREFIX}{level}"
         after = f"{PREFIX}{level - 1}" if level else _DELIVERY
@@ -69,12 +68,12 @@ def _declare_levels(channel: Channel, kind: str) -> None:
         channel.exchange_bind(after, name, f"{before}0.#")
 
 
-def _lead(channel: Channel, queue: Queue) -> None:
+def _bind_queue(channel: Channel, queue: Queue) -> None:
     key = f"#.{queue.routing_key}"
     channel.exchange_bind(queue.exchange.name, _DELIVERY, key)
     channel.queue_bind(queue.name, queue.exchange.name, key)
 
 
 def original_key(key: str) -> str:
-    """Return the routing key `key` as it was sent."""
+    """Return the routing key `key` without the digits of the delay."""
     return _DIGITS.sub("", key, count=1) if _DIGITS.match(key) else key

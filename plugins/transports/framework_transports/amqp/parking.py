@@ -1,16 +1,16 @@
-"""Parking: has the broker keep messages for later, and acknowledges the originals when it has them.
+"""Parking: publishes copies of messages to the level queues, and acknowledges the originals.
 
-1. `take` encodes a copy of a message; `exchange` publishes it, persistent and confirmed, and never waits.
-2. Only when the broker has confirmed the copy is the original acknowledged, with the next settlements. Whoever dies
-   between the two leaves two of them, never none.
-3. Publishes over a connection of its own: a broker that is short of memory or disk does not read from connections that
-   publish, and the consumer's has acknowledgements to send.
-4. A quorum queue that is new loses everything when the broker is killed in its first half second, confirmed or not: its
-   log is there, and nobody knows whose it is. So originals are kept for a moment after such queues were declared.
-5. What cannot be parked stays in the worker: queues that may be gone by then, a broker that refuses, is blocked, or
-   does not know such queues (RabbitMQ before 3.10). It is asked again after a while.
+1. `add` encodes a copy of a message; `send_and_settle` publishes it, persistent and confirmed, and never waits.
+2. Acknowledges the original, with the next settlements, only after the broker has confirmed the copy. A crash in
+   between leaves two messages, never none.
+3. Publishes on a second connection: a broker short of memory or disk stops reading from publishing connections, and
+   the consumer's connection must still send acknowledgements.
+4. Holds back the acknowledgements for a moment after it has declared a level queue: a new quorum queue loses even
+   confirmed messages when the broker is killed within half a second of the declaration.
+5. Leaves messages in the worker that cannot be parked: of queues that may not exist when they are due, or when the
+   broker refuses, is blocked, or does not support such queues (RabbitMQ before 3.10). After a pause it tries again.
 
-A confirmation comes down a socket that no loop watches: `ask_at` says when to look.
+No loop watches the second connection's socket: `check_at` is the time to check for confirmations.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from framework_transports.amqp.settlements import Settlements
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without an answer to a declaration after which the broker is let alone for a while.
-_ANSWER: Final = 10.0
-#: Seconds to wait for confirmations at the end.
-_PATIENCE: Final = 3.0
-#: Seconds after which a queue that was declared is sure to outlive the broker.
-FIRM_AFTER: Final = 1.5
-#: Seconds for which nothing is parked after the broker refused.
-_REST: Final = 10.0
-#: Seconds between two looks for confirmations: at first, and at most.
-_SOON: Final = 0.002
-_LATE: Final = 1.0
-#: Properties that a copy does not have: what the message says of its delivery, how long the broker may keep it (parked,
-#: it would come too early for that; the task's own `expires` is a header), and who sent it, which has to be us.
+#: Seconds to wait for the reply to a declaration.
+_ANSWER_TIMEOUT: Final = 10.0
+#: Seconds to wait for confirmations before closing.
+_FINISH_TIMEOUT: Final = 3.0
+#: Seconds after which a declared queue is sure to survive a crash of the broker.
+SAFE_AFTER: Final = 1.5
+#: Seconds without parking after a refusal.
+_PAUSE: Final = 10.0
+#: Seconds between two checks for confirmations: at first, and at most.
+_CHECK_MIN: Final = 0.002
+_CHECK_MAX: Final = 1.0
+#: Properties left out of the copy: those of the delivery; the expiration, which would drop the parked copy early (the
+#: task's own `expires` is a header); and the user, which the broker checks against this connection's.
 _LEFT_OUT: Final = ("delivery_info", "delivery_mode", "expiration", "user_id")
 
 
 class AmqpParking:
-    """Parks what one consumer has on loan."""
+    """Parks the messages of one consumer."""
 
     def __init__(self, connector: Connector, settlements: Settlements) -> None:
         self._connector = connector
@@ -61,28 +61,28 @@ class AmqpParking:
         self._channel = 0
         self._sequence = 0
         self._frames: list[bytes] = []
-        #: By the number of the publication: the original's delivery tag and mark.
+        #: Unconfirmed copies, by sequence number: the original's delivery tag and mark.
         self._waiting: dict[int, tuple[int, Mark]] = {}
-        #: The same of what is confirmed, in a queue that may be new.
-        self._young: list[tuple[int, Mark]] = []
-        self._firm_at = 0.0
-        self._pace = _SOON
-        self._rest_until = 0.0
+        #: Tags and marks of originals whose copies are confirmed, perhaps in a new queue.
+        self._to_acknowledge: list[tuple[int, Mark]] = []
+        self._safe_at = 0.0
+        self._check_interval = _CHECK_MIN
+        self._paused_until = 0.0
 
-    def know(self, queue: Queue) -> None:
-        """Learn of a queue that is consumed from."""
+    def add_queue(self, queue: Queue) -> None:
+        """Add a queue whose messages can be parked."""
         self._queues[queue.name] = queue
 
     def __len__(self) -> int:
-        """Return how many originals wait to be acknowledged."""
-        return len(self._waiting) + len(self._young)
+        """Return the number of originals that wait for their acknowledgement."""
+        return len(self._waiting) + len(self._to_acknowledge)
 
     # ------------------------------------------------------------ parking
 
-    def take(self, payload: Payload, name: str, tag: int, until: float) -> bool:
-        """Park the message `tag` of the queue `name` with the next `exchange`; return whether that can be."""
+    def add(self, payload: Payload, name: str, tag: int, until: float) -> bool:
+        """Park the message `tag` of the queue `name` with the next `send_and_settle`; return False if it cannot be."""
         queue = self._queues.get(name)
-        if queue is None or isinstance(payload, bytes) or not can_wait(queue) or monotonic() < self._rest_until:
+        if queue is None or isinstance(payload, bytes) or not can_wait(queue) or monotonic() < self._paused_until:
             return False
         count = units(until - time())
         try:
@@ -90,13 +90,13 @@ class AmqpParking:
             if connection.blocked:
                 return False
             if levels.make(name, count):
-                self._firm_at = monotonic() + FIRM_AFTER
+                self._safe_at = monotonic() + SAFE_AFTER
             frames = self._encode(connection, payload, name, count)
         except ConnectionLost as error:
-            self._rest(error)
+            self._pause(error)
             return False
         except (*LOST, ChannelClosed) as error:
-            self._give_up(error)
+            self._reset(error)
             return False
         except (ValueError, TypeError, AttributeError) as error:
             logger.debug("A message from %s cannot be parked: %s", name, error)
@@ -104,23 +104,23 @@ class AmqpParking:
         self._sequence += 1
         self._frames.append(frames)
         self._waiting[self._sequence] = (tag, mark_of(payload[0]))
-        self._pace = _SOON
+        self._check_interval = _CHECK_MIN
         return True
 
     def _open(self) -> tuple[AmqpConnection, Levels]:
         connection, levels = self._connection, self._levels
         if connection is not None and levels is not None:
-            # Blocked or closed meanwhile, it says so here and not in the middle of a declaration.
+            # Detects a blocked or closed connection here, before a declaration.
             connection.advance()
             return connection, levels
         self._connection = connection = self._connector.connect("parking")
-        connection.answer_timeout = _ANSWER
+        connection.answer_timeout = _ANSWER_TIMEOUT
         channel = connection.open_channel()
         channel.confirm_select()
         self._channel = int(channel.channel_id)
         self._sequence = 0
         connection.on_confirm = self._confirmed
-        connection.on_return = self._came_back
+        connection.on_return = self._on_return
         self._levels = levels = Levels(connection)
         return connection, levels
 
@@ -135,8 +135,8 @@ class AmqpParking:
 
     # ------------------------------------------------------------ confirmations
 
-    def exchange(self) -> None:
-        """Publish what was taken, and settle the originals of what has been confirmed."""
+    def send_and_settle(self) -> None:
+        """Publish added copies, and settle the originals of confirmed ones."""
         connection = self._connection
         if connection is None:
             return
@@ -149,15 +149,15 @@ class AmqpParking:
                 pass
             self._acknowledge(connection)
         except (*LOST, ChannelClosed) as error:
-            self._give_up(error)
-        self._pace = _SOON if len(self._waiting) < before else min(2 * self._pace, _LATE)
+            self._reset(error)
+        self._check_interval = _CHECK_MIN if len(self._waiting) < before else min(2 * self._check_interval, _CHECK_MAX)
 
     @property
-    def ask_at(self) -> float | None:
-        """When to call `exchange` again, as `monotonic` counts; None: there is nothing to wait for."""
+    def check_at(self) -> float | None:
+        """The next time to call `send_and_settle`, on the clock of `monotonic`; None: nothing is pending."""
         if self._waiting:
-            return monotonic() + self._pace
-        return max(self._firm_at, monotonic() + _SOON) if self._young else None
+            return monotonic() + self._check_interval
+        return max(self._safe_at, monotonic() + _CHECK_MIN) if self._to_acknowledge else None
 
     def _confirmed(self, number: int, multiple: bool, nacked: bool) -> None:
         numbers = list(takewhile(number.__ge__, self._waiting)) if multiple else [number]
@@ -166,69 +166,69 @@ class AmqpParking:
             if original is not None and nacked:
                 self._settlements.reject(original[0], True)
             elif original is not None:
-                self._young.append(original)
+                self._to_acknowledge.append(original)
         if nacked:
-            self._rest(RuntimeError("it could not store them"))
+            self._pause(RuntimeError("it could not store a parked message"))
 
     def _acknowledge(self, connection: AmqpConnection) -> None:
-        if not self._young or monotonic() < self._firm_at:
+        if not self._to_acknowledge or monotonic() < self._safe_at:
             return
-        if connection.last_received < self._firm_at:
-            # That the time is over says nothing: is the broker still the one that confirmed?
-            connection.nudge(self._channel)
+        if connection.last_received < self._safe_at:
+            # A frame after `_safe_at` proves that the broker that confirmed is still alive.
+            connection.wake(self._channel)
             return
-        for tag, mark in self._young:
+        for tag, mark in self._to_acknowledge:
             self._settlements.ack(tag)
             self._settlements.recent.append(mark)
-        self._young.clear()
+        self._to_acknowledge.clear()
 
-    def _came_back(self, returned: Returned) -> None:
-        raise ChannelClosed(self._channel, returned[0], f"{returned[2].decode(errors='replace')} leads nowhere")
+    def _on_return(self, returned: Returned) -> None:
+        raise ChannelClosed(self._channel, returned[0], f"exchange {returned[2].decode(errors='replace')} has no queue")
 
     # ------------------------------------------------------------ the end
 
     def finish(self, *, publish_until_accepted: bool) -> None:
-        """Wait for the confirmations that are still to come, and disconnect; harmless when that is done.
+        """Wait for outstanding confirmations, and disconnect; harmless when disconnected.
 
-        `publish_until_accepted`: wait, too, until everything is sure to be kept.
+        `publish_until_accepted`: wait, too, until new level queues are safe.
         """
-        # Nobody parks any more, so nobody needs to hear of a broker that is away.
-        self._rest_until = math.inf
-        self.exchange()
-        until = monotonic() + _PATIENCE
+        # Nothing is parked from here on, so a lost broker need not be logged.
+        self._paused_until = math.inf
+        self.send_and_settle()
+        until = monotonic() + _FINISH_TIMEOUT
         while (
-            (self._waiting or (publish_until_accepted and self._young))
+            (self._waiting or (publish_until_accepted and self._to_acknowledge))
             and self._connection is not None
             and monotonic() < until
         ):
-            wait = (self.ask_at or 0.0) - monotonic()
+            wait = (self.check_at or 0.0) - monotonic()
             try:
-                self._connection.receive(max(_SOON, min(wait, _PATIENCE)))
+                self._connection.receive(max(_CHECK_MIN, min(wait, _FINISH_TIMEOUT)))
             except LOST as error:
-                self._give_up(error)
-            self.exchange()
+                self._reset(error)
+            self.send_and_settle()
         connection, self._connection = self._connection, None
         if connection is not None:
-            connection.goodbye()
+            connection.close_quietly()
 
-    def _give_up(self, error: BaseException) -> None:
-        """Begin anew: nobody knows what has become of what was not confirmed, so its originals go back."""
+    def _reset(self, error: BaseException) -> None:
+        """Drop the connection, and requeue the originals of copies whose fate is unknown."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abandon()
-        for tag, _ in (*self._waiting.values(), *self._young):
+        for tag, _ in (*self._waiting.values(), *self._to_acknowledge):
             self._settlements.reject(tag, True)
         self._waiting.clear()
-        self._young.clear()
+        self._to_acknowledge.clear()
         self._frames.clear()
-        self._rest(error)
+        self._pause(error)
 
-    def _rest(self, error: BaseException) -> None:
+    def _pause(self, error: BaseException) -> None:
         now = monotonic()
-        if now >= self._rest_until:
+        if now >= self._paused_until:
             logger.warning(
-                "The broker does not park tasks for later: %s. They wait in this worker; it tries again in %g s",
+                "Parking tasks in the broker failed: %s. They wait in this worker. Trying again in %g s",
                 error,
-                _REST,
+                _PAUSE,
             )
-        self._rest_until = max(self._rest_until, now + _REST)
+        self._paused_until = max(self._paused_until, now + _PAUSE)

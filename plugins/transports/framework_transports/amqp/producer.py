@@ -1,11 +1,11 @@
-"""The producer: publishes, and knows when the broker has the messages.
+"""The producer: publishes batches and waits for the broker's confirmations.
 
-1. Encodes a whole batch before the first byte is sent: a message that cannot be sent refuses the batch.
-2. Sends all of it, then waits once until the broker has confirmed every message (option `confirm_publish`).
-3. A task that no queue takes comes back (``mandatory``) and is `PublishRefused`, naming the queue, or the exchange and
-   the key. What goes to a fanout exchange, and events, may reach nobody: that is what those are for.
-4. A broker that is short of memory or disk says so (``connection.blocked``): wait a while, then `PublishRefused`; but
-   if it said so only after we had sent, `ConnectionLost`, for it may take the messages later.
+1. Encodes the whole batch before it sends the first byte: one message that cannot be encoded refuses the batch.
+2. Sends the batch, then waits once until the broker has confirmed every message (option `confirm_publish`).
+3. Raises `PublishRefused` for a task that the broker returns as unroutable (``mandatory``), with the queue, or the
+   exchange and the key. Messages to fan-out exchanges, and events, may have no receiver.
+4. Waits while the broker is short of memory or disk (``connection.blocked``), then raises `PublishRefused`; if the
+   broker blocks after the batch was sent, `ConnectionLost`, because it may still accept the messages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class ProducerOptions(Protocol):
-    """What the producer reads of the transport's options."""
+    """The transport options that the producer reads."""
 
     confirm_publish: bool
     confirm_timeout: float
@@ -45,15 +45,15 @@ class AmqpProducer(Producer):
         self._session = AmqpSession(connector, "producer")
         self._channel: Channel | None = None
         self._declarer: Declarer | None = None
-        #: Sequence number of the last message on this channel, as the broker counts.
+        #: The last message's sequence number on this channel, in the broker's count.
         self._sequence = 0
         self._unconfirmed: set[int] = set()
-        #: Nothing below is unconfirmed.
+        #: All messages with lower sequence numbers are confirmed.
         self._floor = 1
-        #: Sequence numbers of what it could not store.
+        #: Sequence numbers of messages that the broker could not store.
         self._nacked: set[int] = set()
         self._returned: list[Returned] = []
-        # Connecting here, not at the first message: whoever asked for a producer wants to know now.
+        # Connect here, so that a caller gets the error before its first message.
         with self._session.lock():
             self._session.connection(self._opened)
 
@@ -65,7 +65,7 @@ class AmqpProducer(Producer):
         except (*LOST, ChannelClosed) as error:
             raise lost(connection.address, error) from error
         connection.on_confirm = self._confirmed
-        connection.on_return = self._came_back
+        connection.on_return = self._on_return
         self._declarer = Declarer(connection)
         self._sequence = 0
         self._floor = 1
@@ -122,8 +122,7 @@ class AmqpProducer(Producer):
     def _await_confirms(self, connection: AmqpConnection) -> None:
         until = monotonic() + self._options.confirm_timeout
         while self._unconfirmed:
-            # Blocked after we had sent: it will take the messages, or not, when it is well again. That is not known,
-            # so it is no refusal.
+            # A broker that blocks after the batch was sent may still accept the messages, so this is not a refusal.
             if connection.blocked:
                 until = min(until, connection.blocked_at + self._options.blocked_timeout)
             left = until - monotonic()
@@ -134,14 +133,14 @@ class AmqpProducer(Producer):
 
     def _confirmed(self, tag: int, multiple: bool, nacked: bool) -> None:
         pending = self._unconfirmed
-        told = range(self._floor, tag + 1) if multiple else (tag,)
+        tags = range(self._floor, tag + 1) if multiple else (tag,)
         if nacked:
-            self._nacked.update(pending.intersection(told))
-        pending.difference_update(told)
+            self._nacked.update(pending.intersection(tags))
+        pending.difference_update(tags)
         if multiple:
             self._floor = max(self._floor, tag + 1)
 
-    def _came_back(self, returned: Returned) -> None:
+    def _on_return(self, returned: Returned) -> None:
         self._returned.append(returned)
 
     def _raise_refusals(self, messages: Sequence[Outgoing]) -> None:
@@ -150,26 +149,26 @@ class AmqpProducer(Producer):
             return
         count = len(messages)
         first = self._sequence - count + 1
-        nowhere = {(item[2], item[3]) for item in returned}
+        unroutable = {(item[2], item[3]) for item in returned}
         refused = frozenset(
             number
             for number, message in enumerate(messages)
-            if first + number in self._nacked or (message.exchange.encode(), message.routing_key.encode()) in nowhere
+            if first + number in self._nacked or (message.exchange.encode(), message.routing_key.encode()) in unroutable
         )
         if returned:
             raise PublishRefused(
-                f"there is no {_places(returned)} in the broker, so {len(returned)} of {count} messages went nowhere: "
+                f"there is no {_places(returned)} in the broker, so {len(returned)} of {count} messages were returned: "
                 f"declare the queue (start a worker that consumes it, or let missing queues be created)",
                 refused,
             )
         raise PublishRefused(
             f"the broker refused {len(self._nacked)} of {count} messages: a queue is full (x-max-length with "
-            f"reject-publish), or could not store them",
+            f"reject-publish) or could not store them",
             refused,
         )
 
     def _report_late_returns(self) -> None:
-        # Without confirms nobody waits to be told; say it at least in the log.
+        # Without confirms the caller has returned before the message does, so the loss can only be logged.
         returned, self._returned = self._returned, []
         for item in returned:
             logger.error("A message was dropped: there is no %s in the broker", _places([item]))
@@ -198,7 +197,7 @@ class AmqpProducer(Producer):
 def encode(messages: Sequence[Outgoing], channel: int, frame_max: int, *, mandatory: bool) -> bytes:
     """Return the frames of all `messages`. Raises `PublishRefused` for one that AMQP cannot carry.
 
-    With `mandatory`, tasks and what goes straight to a queue come back if no queue takes them.
+    With `mandatory`, the broker returns unroutable tasks and unroutable messages for the default exchange.
     """
     parts = []
     for message in messages:
@@ -236,7 +235,7 @@ def _must_arrive(message: Outgoing) -> bool:
 
 
 def _places(returned: Sequence[Returned]) -> str:
-    """Name the queues that messages were sent to, those behind an exchange by its name and the key."""
+    """Return the names of the missing queues; of queues behind an exchange, its name and the key."""
     places = sorted({(item[2].decode(errors="replace"), item[3].decode(errors="replace")) for item in returned})
     names = ", ".join(repr(key) if not name else f"for {key!r} behind exchange {name!r}" for name, key in places[:5])
     more = f" and {len(places) - 5} more" if len(places) > 5 else ""
@@ -246,7 +245,7 @@ def _places(returned: Sequence[Returned]) -> str:
 def _refusal(closed: ChannelClosed, messages: Sequence[Outgoing]) -> str:
     if closed.code == 404:
         names = ", ".join(sorted({repr(message.exchange) for message in messages if message.exchange}))
-        return f"the broker has no such exchange ({names}): declare a queue that is bound to it; it says: {closed.text}"
+        return f"the broker has no such exchange ({names}): declare a queue that is bound to it ({closed.text})"
     if closed.code == 406 and "size" in closed.text:
         largest = max(len(message.body) for message in messages)
         return f"a message is too large for this broker (the largest has {largest} bytes): {closed.text}"

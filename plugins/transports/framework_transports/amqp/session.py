@@ -1,7 +1,7 @@
-"""A session: the one link of something that many threads use.
+"""A session: one connection that many threads share.
 
-1. Opens the link when it is first needed, and again when an idle one turns out to be dead before anything was sent.
-2. After a fork the child gets a link (and a lock) of its own and leaves the parent's alone.
+1. Opens the connection at the first use, and again when an idle connection is found dead before anything is sent.
+2. Opens a new connection, with a new lock, in a forked child, and leaves the parent's alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from framework_transports.amqp.connector import Connector
 
 
 class AmqpSession:
-    """Holds a link; all methods but `lock` and `close` are called with the lock held."""
+    """Holds a connection; callers hold the lock for all methods except `lock` and `close`."""
 
     def __init__(self, connector: Connector, role: str) -> None:
         self.connector = connector
@@ -25,7 +25,7 @@ class AmqpSession:
         self._connection: AmqpConnection | None = None
 
     def lock(self) -> threading.Lock:
-        """Return the lock to hold; in a forked child a new one, since another thread of the parent may hold the old."""
+        """Return the lock; in a forked child a new one, because a thread of the parent may hold the old one."""
         if self._pid != os.getpid():
             self._pid = os.getpid()
             self._lock = threading.Lock()
@@ -33,11 +33,11 @@ class AmqpSession:
         return self._lock
 
     def connection(self, on_open: Callable[[AmqpConnection], None]) -> AmqpConnection:
-        """Return a link that was alive a moment ago; `on_open` is given it when it is new. Raises `ConnectionLost`."""
+        """Return a checked connection, after calling `on_open` with a new one. Raises `ConnectionLost`."""
         connection = self._connection
         if connection is not None:
             try:
-                # Idle for long, it may have been closed by the broker or something between: that is to be read by now.
+                # The broker, or a proxy, may have closed an idle connection: reading detects that.
                 connection.advance()
             except (*LOST, ChannelClosed):
                 self.drop()
@@ -53,14 +53,14 @@ class AmqpSession:
         return connection
 
     def drop(self) -> None:
-        """Forget a link that is dead or not ours."""
+        """Drop a connection that is dead or belongs to the parent process."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abandon()
 
     def close(self) -> None:
-        """Close the link; harmless when closed. The session may be used again."""
+        """Close the connection; harmless when closed. The session may be used again."""
         with self.lock():
             connection, self._connection = self._connection, None
             if connection is not None:
-                connection.goodbye()
+                connection.close_quietly()

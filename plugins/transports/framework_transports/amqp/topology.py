@@ -1,9 +1,9 @@
-"""Declarations: exchanges, queues and bindings, as Celery declares them, so that both may use one broker.
+"""Declarations: exchanges, queues and bindings, as Celery declares them, so that both can use one broker.
 
 1. `queue_arguments` maps a `Queue` to RabbitMQ's arguments (times there are in milliseconds).
-2. `Declarer` declares on a channel of its own: the broker answers a contradiction by closing the channel, and the one
-   that has messages on loan must survive that.
-3. Says in words what contradicts what, and what to do about it.
+2. `Declarer` declares on a separate channel: the broker closes the channel on a conflict, and the channel with
+   unacknowledged messages must survive that.
+3. `explained` makes an error of the broker's refusal: what conflicts, and what to do about it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from framework_transports.amqp.connection import AmqpConnection, ChannelClosed
 NOT_FOUND: Final = 404
 _ACCESS_REFUSED: Final = 403
 _LOCKED: Final = 405
-_CONTRADICTION: Final = 406
+_PRECONDITION_FAILED: Final = 406
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<arg>[^']+)' for (?P<kind>queue|exchange) '(?P<name>.*)' in vhost '.*': "
     r"received (?P<asked>.*) but current is (?P<exists>.*?)(?: of type '\w+')?$"
@@ -50,19 +50,19 @@ def _milliseconds(seconds: float | None) -> int | None:
 
 
 def counts_on_queue(queue: Queue) -> bool:
-    """Say whether `queue` is of a kind whose consumers are limited one by one, never all of a channel together."""
+    """Return whether `queue` is of a type with a prefetch limit for each consumer, never for the whole channel."""
     return str((queue.queue_arguments or {}).get("x-queue-type", "")) in ("quorum", "stream")
 
 
 class Declarer:
-    """Declares on one link."""
+    """Declares on one connection."""
 
     def __init__(self, connection: AmqpConnection) -> None:
         self._connection = connection
         self._channel: Channel | None = None
 
     def run(self, request: Callable[[Channel], T]) -> T:
-        """Do `request` on the channel for declarations. Raises `ChannelClosed`; the next call has a new channel."""
+        """Run `request` on the channel for declarations. Raises `ChannelClosed`; the next call opens a new channel."""
         if self._channel is None:
             self._channel = self._connection.open_channel()
         try:
@@ -73,9 +73,9 @@ class Declarer:
             raise closed from None
 
     def declare(self, queue: Queue) -> None:
-        """Create exchange, queue and binding where they do not exist. Raises `TransportError` on a contradiction."""
+        """Create exchange, queue and binding if they do not exist. Raises `TransportError` on a conflict."""
         exchange = queue.exchange
-        # The anonymous exchange and the broker's own exist, and may not be declared or (the former) bound to.
+        # The broker's own exchanges may not be declared, and the default exchange may not be bound to either.
         if exchange.name and not exchange.name.startswith("amq."):
             self.declare_exchange(exchange)
 
@@ -99,7 +99,7 @@ class Declarer:
             )
 
     def declare_exchange(self, exchange: Exchange) -> None:
-        """Create `exchange` where it does not exist. Raises `TransportError` on a contradiction."""
+        """Create `exchange` if it does not exist. Raises `TransportError` on a conflict."""
         self._explained(
             lambda channel: channel.exchange_declare(
                 exchange.name,
@@ -113,7 +113,7 @@ class Declarer:
         )
 
     def size(self, name: str) -> int | None:
-        """Return how many messages wait in the queue `name`; None when there is no such queue."""
+        """Return how many messages wait in the queue `name`; None if it does not exist."""
         try:
             return int(self.run(lambda channel: channel.queue_declare(name, passive=True)).message_count)
         except ChannelClosed as closed:
@@ -122,7 +122,7 @@ class Declarer:
             raise explained(closed, "queue", name) from None
 
     def purge(self, name: str) -> int:
-        """Drop what waits in the queue `name`; 0 when there is no such queue."""
+        """Drop the waiting messages of the queue `name`, and return how many; 0 if it does not exist."""
         try:
             return int(self.run(lambda channel: channel.queue_purge(name)) or 0)
         except ChannelClosed as closed:
@@ -131,7 +131,7 @@ class Declarer:
             raise explained(closed, "queue", name) from None
 
     def has_exchange(self, name: str) -> bool:
-        """Say whether there is an exchange `name`."""
+        """Return whether the exchange `name` exists."""
         try:
             self.run(lambda channel: channel.exchange_declare(name, "direct", passive=True))
         except ChannelClosed as closed:
@@ -148,16 +148,16 @@ class Declarer:
 
 
 def explained(closed: ChannelClosed, kind: str, name: str) -> TransportError:
-    """Say in words why the broker refused something about the `kind` `name`."""
-    if closed.code == _CONTRADICTION and (found := _INEQUIVALENT.search(closed.text)):
+    """Return the error for the broker's refusal of the `kind` `name`."""
+    if closed.code == _PRECONDITION_FAILED and (found := _INEQUIVALENT.search(closed.text)):
         return TransportError(
             f"the {found['kind']} {found['name']!r} exists with other properties: {found['arg']} is "
-            f"{_word(found['exists'])} in the broker, {_word(found['asked'])} was asked for; configure it as it is, "
-            f"or delete it in the broker when it is empty and let it be created anew"
+            f"{_word(found['exists'])} in the broker, {_word(found['asked'])} was asked for; configure it like the "
+            f"broker's, or delete it in the broker when it is empty and let it be created again"
         )
     if closed.code == _LOCKED:
         return TransportError(
-            f"the {kind} {name!r} belongs to another connection alone: does another node of the same name run?"
+            f"the {kind} {name!r} is exclusive to another connection: does another node of the same name run?"
         )
     if closed.code == _ACCESS_REFUSED:
         return TransportError(f"the broker does not allow this user to use the {kind} {name!r}: {closed.text}")

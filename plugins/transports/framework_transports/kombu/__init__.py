@@ -1,9 +1,9 @@
-"""Any other broker that kombu knows: ``sqs://``, ``filesystem://``, ``mongodb://``, ``zookeeper://`` and so on.
+"""Transport for other brokers that kombu supports, such as ``sqs://``, ``filesystem://``, ``mongodb://``.
 
 1. `KombuTransport` publishes and fetches through kombu's own channel; it has no fan-out, hence no remote control.
-2. `KombuConsumer` asks each queue in turn. These brokers cannot wake anybody, so a `Ticker` makes its descriptor
-   readable now and then while it is idle: soon after there was work, ever more rarely while there is none.
-3. How safe a fetched message is depends on kombu's transport: `filesystem` has given it away once it is fetched.
+2. `KombuConsumer` polls its queues in turn. These brokers cannot wake a client, so a `PollTimer` makes its descriptor
+   readable while it is idle: soon after a message, ever more rarely without one.
+3. The safety of a fetched message depends on kombu's transport: `filesystem` deletes a message when it is fetched.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from framework_transports.kombu.producer import KombuProducer
 
 
 class KombuOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """The table ``[transport.kombu]``."""
+    """Options of the kombu transport, ``[transport.kombu]``."""
 
     polling_interval: Annotated[
-        float, msgspec.Meta(gt=0, description="Seconds between two looks into empty queues, at most.")
+        float, msgspec.Meta(gt=0, description="Seconds between two polls of empty queues, at most.")
     ] = 1.0
     transport_options: Annotated[
-        dict[str, Any], msgspec.Meta(description="What kombu's transport is given, such as data_folder_in or region.")
+        dict[str, Any], msgspec.Meta(description="Options of kombu's transport, such as data_folder_in or region.")
     ] = {}
 
 
 class KombuTransport(Transport):
-    """The driver of last resort."""
+    """Transport for any broker that kombu supports."""
 
     options_type: ClassVar[type[msgspec.Struct]] = KombuOptions
     traits: ClassVar[TransportTraits] = TransportTraits(fanout=False)
@@ -54,7 +54,7 @@ class KombuTransport(Transport):
 
     @property
     def display_url(self) -> str:
-        """The URL for people: no password."""
+        """The URL for display, without the password."""
         return without_password(self.url)
 
     def _connect(self) -> KombuBroker:
@@ -69,8 +69,8 @@ class KombuTransport(Transport):
         return KombuConsumer(self._connect(), self.options.polling_interval)
 
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
-        """Return how many messages wait in each queue; None when there is no such queue, or the broker cannot count."""
-        with self._asking() as broker:
+        """Return how many messages wait in each queue; None if it does not exist, or the broker cannot count."""
+        with self._admin_broker() as broker:
             return {queue.name: self._size(broker, queue.name) for queue in queues}
 
     @staticmethod
@@ -84,12 +84,12 @@ class KombuTransport(Transport):
             return None
 
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue` and return how much that was."""
-        with self._asking() as broker, broker.errors():
+        """Drop the waiting messages of `queue`, and return how many there were."""
+        with self._admin_broker() as broker, broker.errors():
             return int(broker.channel.queue_purge(queue.name) or 0)
 
     @contextmanager
-    def _asking(self) -> Iterator[KombuBroker]:
+    def _admin_broker(self) -> Iterator[KombuBroker]:
         with self._lock:
             if self._admin is None:
                 self._admin = self._connect()
@@ -110,7 +110,7 @@ class KombuTransport(Transport):
             "userid": known["userid"],
             "virtual_host": known["virtual_host"],
             "transport": known["transport"],
-            # By name only: there may be secrets among them.
+            # Names only, because the values may contain secrets.
             "transport_options": sorted(self.options.transport_options),
             "uri_prefix": None,
             "ssl": bool(self.settings.get("use_ssl")),

@@ -1,4 +1,4 @@
-"""The broker as kombu sees it: one connection, one channel, and what their errors mean."""
+"""One connection and one channel of kombu, with its errors translated."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from framework.exceptions import ConnectionLost, PluginUnavailable, TransportErr
 
 
 def library(module: str = "kombu") -> Any:
-    """Import kombu: with the first connection, for it takes its time; as `Any`, for it has no types."""
+    """Import kombu at the first connection, because importing is slow; as `Any`, because kombu has no types."""
     return import_module(module)
 
 
 def without_password(urls: str) -> str:
-    """Return `urls`, separated by ``;``, for people."""
+    """Return `urls`, separated by ``;``, with masked passwords."""
     sanitize = library("kombu.utils.url").maybe_sanitize_url
     return ";".join(str(sanitize(part.strip())) for part in urls.split(";"))
 
 
 class KombuBroker:
-    """One connection of kombu's, and what its errors mean."""
+    """One connection of kombu, with one channel."""
 
     def __init__(self, url: str, transport_options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         kombu = library()
@@ -53,7 +53,7 @@ class KombuBroker:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn kombu's errors into ours."""
+        """Raise kombu's errors as `TransportError` or `ConnectionLost`."""
         try:
             yield
         except self.refused as error:
@@ -62,7 +62,7 @@ class KombuBroker:
             raise ConnectionLost(f"the connection to {self.display_url} was lost: {error}") from error
 
     def entity(self, queue: Queue) -> Any:
-        """Return `queue` as kombu's, bound to the channel."""
+        """Return `queue` as a kombu queue, bound to the channel."""
         kombu = library()
         exchange = kombu.Exchange(
             queue.exchange.name,
@@ -97,6 +97,6 @@ class KombuBroker:
             entity.queue_declare()
 
     def close(self) -> None:
-        """Disconnect; never raises what a lost connection raises."""
+        """Disconnect; ignores the errors of a lost connection."""
         with suppress(*self.lost, *self.refused):
             self.connection.release()

@@ -1,4 +1,4 @@
-"""The consumer: asks each queue in turn, and has its `PollTimer` wake the loop for the next round."""
+"""The consumer: polls its queues in turn; a `PollTimer` wakes the loop for the next poll."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from framework_transports.kombu.poll_timer import PollTimer
 
 
 class KombuDelivery(Delivery):
-    """One message on loan."""
+    """One unacknowledged message."""
 
     __slots__ = ("_consumer", "_message")
 
@@ -28,11 +28,11 @@ class KombuDelivery(Delivery):
         self._message = message
 
     def ack(self) -> None:
-        """The message is done with."""
+        """Acknowledge the message with the next `flush` or `fetch`."""
         self._settle("ack")
 
     def reject(self, *, requeue: bool) -> None:
-        """Give the message back, or drop it."""
+        """Requeue the message, or drop it."""
         self._settle("requeue" if requeue else "reject")
 
     def _settle(self, how: str) -> None:
@@ -42,35 +42,35 @@ class KombuDelivery(Delivery):
 
 
 class KombuConsumer(Consumer):
-    """Asks each queue in turn."""
+    """Polls any number of queues in turn."""
 
     def __init__(self, broker: KombuBroker, polling_interval: float) -> None:
         self._broker = broker
         self._dead = False
         self._queues: deque[Queue] = deque()
         self._pending: list[tuple[Any, str]] = []
-        #: On loan, by identity: kombu's messages are not all hashable.
-        self._loans: dict[int, Any] = {}
-        self._ticker = PollTimer(polling_interval)
+        #: Unacknowledged messages by identity, because kombu's messages are not all hashable.
+        self._unacked: dict[int, Any] = {}
+        self._poll_timer = PollTimer(polling_interval)
 
     def add_queue(self, queue: Queue) -> None:
-        """Declare `queue` and consume from it too."""
+        """Declare `queue` and start consuming from it."""
         self._check()
         if any(known.name == queue.name for known in self._queues):
             return
         with self._errors():
             self._broker.declare(queue)
         self._queues.append(queue)
-        self._ticker.arm(found=True)
+        self._poll_timer.arm(found=True)
 
     def cancel_queue(self, name: str) -> None:
         """Stop consuming from `name`."""
         self._queues = deque(queue for queue in self._queues if queue.name != name)
 
     def fetch(self, limit: int) -> Sequence[Delivery]:
-        """Send pending settlements and return up to `limit` deliveries, the queues taking turns."""
+        """Send pending settlements and return up to `limit` deliveries, from the queues in turn."""
         self._check()
-        self._ticker.drain()
+        self._poll_timer.drain()
         found: list[Delivery] = []
         with self._errors():
             self._send_pending()
@@ -85,7 +85,7 @@ class KombuConsumer(Consumer):
                 empty = 0
                 found.append(self._delivery(message, queue))
         if len(found) < limit:
-            self._ticker.arm(found=bool(found))
+            self._poll_timer.arm(found=bool(found))
         return found
 
     def _delivery(self, message: Any, queue: Queue) -> KombuDelivery:
@@ -105,14 +105,14 @@ class KombuConsumer(Consumer):
             body.encode() if isinstance(body, str) else bytes(body),
         )
         if not queue.no_ack:
-            self._loans[id(message)] = message
+            self._unacked[id(message)] = message
         return KombuDelivery(
             payload, queue.name, 1 if information.get("redelivered") else 0, self, None if queue.no_ack else message
         )
 
     def settle(self, message: Any, how: str) -> None:
-        """Remember what became of `message`: ``ack``, ``reject`` or ``requeue``."""
-        self._loans.pop(id(message), None)
+        """Add a settlement of `message`: ``ack``, ``reject`` or ``requeue``."""
+        self._unacked.pop(id(message), None)
         self._pending.append((message, how))
 
     def flush(self) -> None:
@@ -127,21 +127,21 @@ class KombuConsumer(Consumer):
             getattr(message, how)()
 
     def fileno(self) -> int:
-        """Return the descriptor that ticks."""
+        """Return the descriptor that turns readable for the next poll."""
         self._check()
-        return self._ticker.fileno()
+        return self._poll_timer.fileno()
 
     def close(self, *, requeue: bool) -> None:
-        """Send pending settlements, give back what is on loan if `requeue`, and disconnect."""
+        """Send pending settlements, requeue unacknowledged messages if `requeue`, and disconnect."""
         if self._dead:
             return
         if requeue:
-            for message in list(self._loans.values()):
+            for message in list(self._unacked.values()):
                 self.settle(message, "requeue")
         with suppress(TransportError), self._errors():
             self._send_pending()
         self._dead = True
-        self._ticker.close()
+        self._poll_timer.close()
         self._broker.close()
 
     def _check(self) -> None:
@@ -153,7 +153,7 @@ class KombuConsumer(Consumer):
 
 
 def _plain(value: Any) -> Any:
-    """Return `value` with nothing in it that `marshal` cannot carry."""
+    """Return `value` with all parts converted to types that `marshal` can encode."""
     if value is None or isinstance(value, (str, int, float, bytes)):
         return value
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""The ticker: wakes the loop where the broker cannot.
+"""A timer that wakes the loop for the next poll, for brokers that cannot wake it.
 
-1. `arm` makes its descriptor readable once, after a pause that grows while looks are in vain.
-2. Its thread sleeps for good while it is not armed.
+1. `arm` makes its descriptor readable once, after a pause that doubles with every poll that finds nothing.
+2. Its thread sleeps while the timer is not armed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Final
 
 from framework.api.backoff import Backoff
 
-#: Seconds between two looks, right after there was something; doubled with each look in vain.
+#: Seconds between two polls after a message was found; doubled with each poll that finds nothing.
 FIRST_PAUSE: Final = 0.02
 
 
 class PollTimer:
-    """Makes a descriptor readable some time after `arm`; a thread of its own, which sleeps for good while disarmed."""
+    """Makes a descriptor readable some time after `arm`, from a thread."""
 
     def __init__(self, longest: float) -> None:
         self._backoff = Backoff(FIRST_PAUSE, longest, jitter=0.0)
@@ -28,7 +28,7 @@ class PollTimer:
         self._write.setblocking(False)
         self._armed = threading.Event()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._tick, name="kombu-ticker", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="kombu-poll-timer", daemon=True)
         self._thread.start()
 
     def fileno(self) -> int:
@@ -36,20 +36,20 @@ class PollTimer:
         return self._read.fileno()
 
     def arm(self, *, found: bool) -> None:
-        """Tick once, after a pause that grows while nothing is `found`."""
+        """Make the descriptor readable once, after a pause: short if a message was `found`, else twice the last."""
         if found:
             self._backoff.reset()
         self._pause = self._backoff.next()
         self._armed.set()
 
     def drain(self) -> None:
-        """Forget ticks that have come."""
+        """Make the descriptor unreadable."""
         with suppress(BlockingIOError):
             while self._read.recv(64):
                 pass
 
-    def _tick(self) -> None:
-        # Asked after `_armed` was cleared: a close that came just before that is not slept through.
+    def _run(self) -> None:
+        # Checked after `_armed` was cleared, so that a `close` just before is not missed.
         while not self._closed.is_set():
             self._armed.wait()
             if self._closed.wait(self._pause):

@@ -24,7 +24,7 @@ class KombuProducer(Producer):
         self._broker: KombuBroker | None = connect()
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
-        """Publish all of `messages`, one after another: kombu knows no batches."""
+        """Publish all of `messages`, one after another, because kombu has no batches."""
         kombu = library()
         with self._held() as broker, broker.errors():
             producer = kombu.Producer(broker.channel, auto_declare=False)
@@ -56,7 +56,7 @@ class KombuProducer(Producer):
     @contextmanager
     def _held(self) -> Iterator[KombuBroker]:
         if self._pid != os.getpid():
-            # The parent's connection and lock are the parent's.
+            # A forked child must not use the parent's connection or lock.
             self._pid, self._lock, self._broker = os.getpid(), threading.Lock(), None
         with self._lock:
             if self._broker is None:

@@ -1,8 +1,8 @@
-"""The broker inside one process, for tests and for tasks that run where they are sent: ``memory://name``.
+"""The broker inside one process, for tests and for tasks that run in the process that sends them: ``memory://name``.
 
-All transports of a process with the same URL share one broker; it is forgotten with the last transport or face
-that uses it. It behaves as the embedded broker does (`framework_transports.sqlite`): a lower priority number is
-served first, what is put back is at the front again and counted. Nothing survives the process, so there are no leases.
+All transports of a process with the same URL share one broker, which lives as long as its last transport, producer,
+consumer or mailbox. It behaves like the embedded broker (`framework_transports.sqlite`): a lower priority number is
+served first; a requeued message is at the front again and counted. Nothing survives the process, so it has no leases.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""The broker of one name: queues, exchanges and subscriptions under one lock, shared by threads.
+"""The broker of one URL: queues, exchanges and subscriptions under one lock, shared by threads.
 
-1. Declare queues and exchanges; drop what was to live only as long as its consumers.
-2. Route and keep messages, all of a batch or none, and wake whoever waits for them.
-3. Park messages, and put them back into their queues when they are due.
+1. Declares queues and exchanges; drops auto-delete queues without consumers.
+2. Routes and stores messages, all of a batch or none, and wakes their consumers and mailboxes.
+3. Parks messages, and moves them back to their queues when they are due.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Waiting(NamedTuple):
-    """A message in a queue; the order of the fields is the order of service."""
+    """A message in a queue; queues are ordered by the fields, in their order."""
 
     priority: int
     number: int
@@ -37,12 +37,12 @@ class Waiting(NamedTuple):
 
 
 class MemoryBroker:
-    """Everything, under one lock. Subscribers are held weakly: one that was merely dropped is gone."""
+    """Queues, exchanges, consumers and mailboxes, under one lock. Consumers and mailboxes are held weakly."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.queues: dict[str, list[Waiting]] = {}
-        #: Messages for later by queue; only queues that have any.
+        #: Parked messages by queue; only queues that have any.
         self.parked: dict[str, Parked] = {}
         self.auto_delete: set[str] = set()
         self.exchanges: dict[str, str] = {}
@@ -52,7 +52,7 @@ class MemoryBroker:
         self._numbers = count()
 
     def declare(self, queue: Queue) -> None:
-        """Create `queue`, its exchange and its binding where they do not exist."""
+        """Create `queue`, its exchange and its binding if they do not exist."""
         if queue.exchange.name:
             self.declare_exchange(queue.exchange)
             self.bindings.setdefault(queue.exchange.name, {})[queue.name, queue.routing_key] = None
@@ -65,7 +65,7 @@ class MemoryBroker:
         """Create `exchange`. Raises `TransportError` when it exists with another type, or the type is unknown."""
         if exchange.type not in TYPES:
             raise TransportError(
-                f"exchange {exchange.name!r} has type {exchange.type!r}, which this broker does not know: "
+                f"exchange {exchange.name!r} has type {exchange.type!r}, which this broker does not support: "
                 f"use one of {', '.join(sorted(TYPES))}"
             )
         found = self.exchanges.setdefault(exchange.name, exchange.type)
@@ -76,7 +76,7 @@ class MemoryBroker:
             )
 
     def release(self, name: str) -> None:
-        """Drop the queue `name` if it was to live only as long as its consumers, and nobody consumes from it."""
+        """Drop the queue `name` if it is auto-delete and has no consumer."""
         if name in self.auto_delete and not any(name in consumer.names for consumer in self.consumers):
             self.auto_delete.discard(name)
             self.queues.pop(name, None)
@@ -86,7 +86,7 @@ class MemoryBroker:
                     del bound[key]
 
     def publish(self, messages: Sequence[Outgoing], *, required: bool) -> int:
-        """Route and keep all of `messages`, or none of them if one is refused; return how often mailboxes got one."""
+        """Route and store all of `messages`, or none if one is refused; return the number of copies to mailboxes."""
         envelopes = [to_envelope(message, str(uuid4())) for message in messages]
         with self.lock:
             targets = [self._targets(message, required=required) for message in messages]
@@ -129,33 +129,33 @@ class MemoryBroker:
         return [key], boxes
 
     def park(self, name: str, waiting: Waiting, until: float, key: str) -> None:
-        """Keep a message for the queue `name` until then (s since the epoch); `recall` finds it by `key`."""
+        """Park a message of the queue `name` until `until` (s since the epoch); `recall` finds it by `key`."""
         if name in self.queues:
             self.parked.setdefault(name, Parked()).put(waiting, until, key)
-            # They have to learn when it comes due.
+            # The queue's consumers must update their `due_at`.
             self.wake({name})
 
     def unpark(self, names: Iterable[str]) -> float | None:
-        """Put what is due back into the queues `names`; return when the next one is due, as `monotonic` counts."""
+        """Move due messages back to the queues `names`; return the next due time, on the clock of `monotonic`."""
         now = time.time()
         first: float | None = None
         for name in names:
             parked = self.parked.get(name)
             if parked is None:
                 continue
-            back = list(parked.due(now))
-            for waiting in back:
+            due_now = list(parked.due(now))
+            for waiting in due_now:
                 heapq.heappush(self.queues[name], waiting)
             if (due := parked.first()) is None:
                 del self.parked[name]
             else:
                 first = due if first is None else min(first, due)
-            if back:
+            if due_now:
                 self.wake({name})
         return None if first is None else time.monotonic() + first - now
 
     def recall(self, names: Iterable[str], keys: Sequence[str]) -> list[tuple[str, Waiting]]:
-        """Take out what is parked under `keys` for the queues `names`; return it with its queues' names."""
+        """Remove and return the messages of the queues `names` parked under `keys`, each with its queue's name."""
         return [
             (name, waiting)
             for name in names

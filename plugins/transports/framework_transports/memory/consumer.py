@@ -1,8 +1,8 @@
-"""The consumer: takes messages on loan and settles them, in batches.
+"""The consumer: reserves messages and settles them, in batches.
 
-1. Fetch by priority over all queues, then by turns between them, then by age.
-2. Arm the wake-up when there was less than asked for.
-3. On closing, give back what is on loan.
+1. Fetches by priority over all queues, then in turn between them, then by age.
+2. Arms the wake-up when there were fewer messages than its limit.
+3. Requeues unacknowledged messages on closing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from framework_transports.memory.signal import Signal
 
 
 class MemoryDelivery(Delivery):
-    """A message on loan."""
+    """An unacknowledged message."""
 
     __slots__ = ("_consumer", "_waiting")
 
@@ -32,11 +32,11 @@ class MemoryDelivery(Delivery):
         )
 
     def ack(self) -> None:
-        """The message is done with; a second settlement is ignored."""
+        """Drop the message from the broker; a second settlement is ignored."""
         self._settle(None)
 
     def reject(self, *, requeue: bool) -> None:
-        """Drop the message, or put it back to the front of its queue."""
+        """Drop the message, or put it back to the front of its queue if `requeue`."""
         self._settle(1 if requeue else None)
 
     def release(self) -> None:
@@ -44,7 +44,7 @@ class MemoryDelivery(Delivery):
         self._settle(0)
 
     def park(self, until: float, key: str = "") -> bool:
-        """Keep the message for later."""
+        """Move the message to the parked messages."""
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             consumer.parks.append((self._waiting.number, until, key))
@@ -59,7 +59,7 @@ class MemoryDelivery(Delivery):
 class MemoryConsumer(Consumer):
     """Fetches from the broker of this process."""
 
-    #: Nothing has to be renewed; see `flush`.
+    #: The heartbeat repeats wake-ups that `flush` has cleared.
     heartbeat_interval = 1.0
 
     def __init__(self, broker: MemoryBroker) -> None:
@@ -67,13 +67,13 @@ class MemoryConsumer(Consumer):
         self.names: list[str] = []
         self.armed = False
         self.signal = Signal()
-        #: Numbers of messages to settle by the next `fetch` or `flush`; by how much each is counted if it goes back.
+        #: Numbers of messages to settle, each with None to drop it, or the deliveries to add when it is requeued.
         self.settled: list[tuple[int, int | None]] = []
-        #: The same of messages to park, with the time until which and the key.
+        #: Numbers of messages to park, each with its due time (s since the epoch) and its key.
         self.parks: list[tuple[int, float, str]] = []
-        self._loans: dict[int, tuple[str, Waiting]] = {}
-        self._turn = 0
-        self._unanswered = False
+        self._unacked: dict[int, tuple[str, Waiting]] = {}
+        self._first_queue = 0
+        self._wake_pending = False
         with broker.lock:
             broker.consumers.add(self)
 
@@ -83,7 +83,7 @@ class MemoryConsumer(Consumer):
         return self._broker
 
     def add_queue(self, queue: Queue) -> None:
-        """Declare `queue` and consume from it too."""
+        """Declare `queue` and start consuming from it."""
         broker = self._open()
         with broker.lock:
             broker.declare(queue)
@@ -100,89 +100,89 @@ class MemoryConsumer(Consumer):
                 broker.release(name)
 
     def fetch(self, limit: int) -> Sequence[Delivery]:
-        """Settle what is due, take up to `limit`, and arm the wake-up if there were fewer."""
+        """Send settlements, reserve up to `limit` messages, and arm the wake-up if there were fewer."""
         broker = self._open()
         self.signal.clear()
-        self._unanswered = False
+        self._wake_pending = False
         with broker.lock:
             self._settle(broker)
             if broker.parked or self.due_at is not None:
                 self.due_at = broker.unpark(self.names)
             found: list[Delivery] = []
             taken = dict.fromkeys(self.names, 0)
-            self._turn += 1
+            self._first_queue += 1
             while len(found) < limit:
                 choice = self._choose(broker, taken)
                 if choice is None:
                     break
                 taken[choice] += 1
-                found.append(self._lend(choice, heapq.heappop(broker.queues[choice])))
+                found.append(self._deliver(choice, heapq.heappop(broker.queues[choice])))
             self.armed = len(found) < limit
         return found
 
-    def _lend(self, name: str, waiting: Waiting) -> MemoryDelivery:
-        self._loans[waiting.number] = (name, waiting)
+    def _deliver(self, name: str, waiting: Waiting) -> MemoryDelivery:
+        self._unacked[waiting.number] = (name, waiting)
         return MemoryDelivery(self, name, waiting)
 
     def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
-        """Settle, and take what is parked under `keys`."""
+        """Send settlements, and reserve the messages parked under `keys`."""
         broker = self._open()
         with broker.lock:
             self._settle(broker)
-            return [self._lend(*found) for found in broker.recall(self.names, keys)]
+            return [self._deliver(*found) for found in broker.recall(self.names, keys)]
 
     def _choose(self, broker: MemoryBroker, taken: dict[str, int]) -> str | None:
-        """Return the queue to take from: by priority, then by turns, beginning with another queue each time."""
+        """Return the queue to take from: by priority, then in turn, starting with another queue each time."""
         best: tuple[int, int, int, str] | None = None
         for number, name in enumerate(self.names):
             heap = broker.queues.get(name)
             if heap:
-                rank = (heap[0].priority, taken[name], (self._turn + number) % len(self.names), name)
+                rank = (heap[0].priority, taken[name], (self._first_queue + number) % len(self.names), name)
                 if best is None or rank < best:
                     best = rank
         return None if best is None else best[3]
 
     def _settle(self, broker: MemoryBroker) -> None:
         settled, self.settled = self.settled, []
-        back = {}
+        requeued = {}
         for number, counted in settled:
-            loan = self._loans.pop(number, None)
-            if loan is not None and counted is not None:
-                name, waiting = loan
-                back[number] = (name, waiting._replace(deliveries=waiting.deliveries + counted))
-        self._put_back(broker, back)
+            taken = self._unacked.pop(number, None)
+            if taken is not None and counted is not None:
+                name, waiting = taken
+                requeued[number] = (name, waiting._replace(deliveries=waiting.deliveries + counted))
+        self._requeue(broker, requeued)
         if self.parks:
             self._park(broker)
 
     def _park(self, broker: MemoryBroker) -> None:
         parks, self.parks = self.parks, []
         for number, until, key in parks:
-            loan = self._loans.pop(number, None)
-            if loan is not None:
-                broker.park(*loan, until, key)
+            taken = self._unacked.pop(number, None)
+            if taken is not None:
+                broker.park(*taken, until, key)
 
-    def _put_back(self, broker: MemoryBroker, loans: Mapping[int, tuple[str, Waiting]]) -> None:
-        for name, waiting in loans.values():
+    def _requeue(self, broker: MemoryBroker, unacked: Mapping[int, tuple[str, Waiting]]) -> None:
+        for name, waiting in unacked.values():
             if name in broker.queues:
                 heapq.heappush(broker.queues[name], waiting)
-        broker.wake({name for name, _ in loans.values()})
+        broker.wake({name for name, _ in unacked.values()})
 
     def flush(self) -> None:
-        """Settle what is due.
+        """Send settlements.
 
-        Whoever flushes does not want messages now. A wake-up that has come is set aside, so that it does not keep the
-        loop turning; the next heartbeat repeats it, unless a `fetch` has answered it by then.
+        The caller wants no messages now, so a pending wake-up is cleared, or the loop would spin; the next heartbeat
+        repeats it unless a `fetch` comes first.
         """
         broker = self._open()
         if self.signal.clear():
-            self._unanswered = True
+            self._wake_pending = True
         with broker.lock:
             self._settle(broker)
 
     def heartbeat(self) -> None:
-        """Repeat a wake-up that `flush` has set aside."""
-        if self._unanswered:
-            self._unanswered = False
+        """Repeat a wake-up that `flush` has cleared."""
+        if self._wake_pending:
+            self._wake_pending = False
             self.signal.set()
 
     def fileno(self) -> int:
@@ -190,19 +190,19 @@ class MemoryConsumer(Consumer):
         return self.signal.fileno()
 
     def close(self, *, requeue: bool) -> None:
-        """Settle what is due, and give back what is on loan: nobody else could, so also without `requeue`."""
+        """Settle, and requeue unacknowledged messages, also without `requeue`: no lease would do so later."""
         broker, self._broker = self._broker, None
         if broker is None:
             return
         with broker.lock:
             self._settle(broker)
             broker.consumers.discard(self)
-            began = {
+            started = {
                 number: (name, waiting._replace(deliveries=waiting.deliveries + 1))
-                for number, (name, waiting) in self._loans.items()
+                for number, (name, waiting) in self._unacked.items()
             }
-            self._put_back(broker, began)
-            self._loans = {}
+            self._requeue(broker, started)
+            self._unacked = {}
             for name in self.names:
                 broker.release(name)
         self.signal.close()

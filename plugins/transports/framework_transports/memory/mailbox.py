@@ -1,4 +1,4 @@
-"""The mailbox: fan-out in and out."""
+"""The mailbox: receives and publishes fan-out messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class MemoryMailbox(Mailbox):
         return self._broker
 
     def subscribe(self, queue: Queue) -> None:
-        """Receive what `queue` would: its exchange's messages, and those sent straight to its name."""
+        """Receive messages routed to `queue`: its exchange's, and those for its name on the default exchange."""
         broker = self._open()
         with broker.lock:
             if queue.exchange.name:
@@ -38,7 +38,7 @@ class MemoryMailbox(Mailbox):
                 self.subscriptions.append(queue)
 
     def receive(self) -> Sequence[tuple[str, Payload]]:
-        """Return what has arrived, oldest first."""
+        """Return the messages that have arrived, oldest first."""
         broker = self._open()
         self.signal.clear()
         with broker.lock:
@@ -47,15 +47,15 @@ class MemoryMailbox(Mailbox):
         return found
 
     def send(self, messages: Sequence[Outgoing]) -> None:
-        """Publish; what nobody takes is dropped."""
+        """Publish; messages without a receiver are dropped."""
         self.reach(messages)
 
     def reach(self, messages: Sequence[Outgoing]) -> int | None:
-        """Publish, and return how many mailboxes have it."""
+        """Publish, and return how many mailboxes received a copy."""
         return self._open().publish(messages, required=False)
 
     def fileno(self) -> int:
-        """Return the descriptor that is readable when something has arrived."""
+        """Return the descriptor that is readable when a message has arrived."""
         return self.signal.fileno()
 
     def close(self) -> None:

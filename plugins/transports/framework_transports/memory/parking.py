@@ -1,8 +1,8 @@
-"""Messages that are parked for one queue.
+"""The parked messages of one queue.
 
-1. Keeps them by number, and their times in a heap. What was recalled leaves its time behind there, until it is over or
-   most of the heap is such.
-2. Finds the numbers of those that were parked under a key.
+1. Stores messages by number, and their due times in a heap. The due time of a recalled message stays in the heap until
+   it has passed, or until most of the heap is such entries.
+2. Finds messages by their keys.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Parked:
-    """What is parked for a queue. Used under the broker's lock."""
+    """The parked messages of one queue. Callers hold the broker's lock."""
 
     def __init__(self) -> None:
         self._times: list[tuple[float, int]] = []
@@ -27,14 +27,14 @@ class Parked:
         return len(self._messages)
 
     def put(self, waiting: Waiting, until: float, key: str) -> None:
-        """Keep `waiting` until then (s since the epoch)."""
+        """Park `waiting` until `until` (s since the epoch)."""
         self._messages[waiting.number] = until, key, waiting
         heapq.heappush(self._times, (until, waiting.number))
         if key:
             self._numbers.setdefault(key, []).append(waiting.number)
 
     def take(self, key: str) -> list[Waiting]:
-        """Take out what is parked under `key`."""
+        """Remove and return the messages parked under `key`."""
         taken = [self._remove(number) for number in list(self._numbers.get(key, ()))]
         if len(self._times) > 2 * len(self._messages) + 100:
             self._times = [(until, number) for number, (until, _, _) in self._messages.items()]
@@ -42,15 +42,15 @@ class Parked:
         return taken
 
     def due(self, now: float) -> Iterator[Waiting]:
-        """Take out what is due, the first due first."""
+        """Remove and yield due messages, in the order of their due times."""
         while (first := self.first()) is not None and first <= now:
             yield self._remove(heapq.heappop(self._times)[1])
 
     def first(self) -> float | None:
-        """Return when the next one is due; None: nothing is parked."""
+        """Return the next due time; None: nothing is parked."""
         while self._times:
             until, number = self._times[0]
-            # One that was recalled may have been parked again, until another time.
+            # A recalled message may have been parked again, with another due time.
             if number in self._messages and self._messages[number][0] == until:
                 return until
             heapq.heappop(self._times)

@@ -22,16 +22,16 @@ class MemoryProducer(Producer):
         return self._broker
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
-        """Keep all of `messages`."""
+        """Route and store all of `messages`."""
         self._open().publish(messages, required=True)
 
     def declare(self, queues: Iterable[Queue]) -> None:
-        """Create what does not exist."""
+        """Create queues, exchanges and bindings that do not exist."""
         broker = self._open()
         with broker.lock:
             for queue in queues:
                 broker.declare(queue)
 
     def close(self) -> None:
-        """Let go of the broker."""
+        """Drop the reference to the broker; harmless when closed."""
         self._broker = None

@@ -1,4 +1,4 @@
-"""A descriptor that can be made readable: what a face hands to the loop."""
+"""A descriptor that can be made readable, to wake the loop."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ class Signal:
     """A descriptor that is readable while it is set."""
 
     def __init__(self) -> None:
-        self._mine, self._theirs = socket.socketpair()
-        self._mine.setblocking(False)
-        self._theirs.setblocking(False)
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
 
     def fileno(self) -> int:
         """Return the descriptor."""
-        return self._mine.fileno()
+        return self._read.fileno()
 
     def set(self) -> None:
-        """Make it readable; harmless when it is, or when it is closed."""
+        """Make the descriptor readable; harmless when it is readable or closed."""
         try:
-            self._theirs.send(b"\0")
+            self._write.send(b"\0")
         except OSError:
-            # Full: it is set. Closed: nobody waits.
+            # A full buffer means that it is set; a closed socket has no reader.
             return
 
     def clear(self) -> bool:
-        """Make it unreadable; return whether it was readable."""
+        """Make the descriptor unreadable; return whether it was readable."""
         was_set = False
         try:
-            while self._mine.recv(4096):
+            while self._read.recv(4096):
                 was_set = True
         except OSError:
-            # Empty, or closed.
+            # The buffer is empty, or the socket closed.
             return was_set
         return was_set
 
@@ -41,5 +41,5 @@ class Signal:
 
     def close(self) -> None:
         """Close both ends."""
-        self._mine.close()
-        self._theirs.close()
+        self._read.close()
+        self._write.close()

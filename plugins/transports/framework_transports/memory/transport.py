@@ -1,4 +1,4 @@
-"""The driver: finds the broker that a URL names."""
+"""The transport: finds or creates the broker of a URL."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from framework_transports.memory.consumer import MemoryConsumer
 from framework_transports.memory.mailbox import MemoryMailbox
 from framework_transports.memory.producer import MemoryProducer
 
-#: The brokers of this process by URL; weak: each lives as long as a transport or a face of it.
+#: The brokers of this process by URL; weak, so that a broker ends with its last user.
 _brokers: Final[weakref.WeakValueDictionary[str, MemoryBroker]] = weakref.WeakValueDictionary()
 _brokers_lock: Final = threading.Lock()
 
 
 class MemoryTransport(Transport):
-    """The broker of this process that its URL names."""
+    """Transport for the brokers of this process, one for each URL."""
 
     traits = TransportTraits(fanout=True, shared=False, parks=True, recalls=True)
 
@@ -36,7 +36,7 @@ class MemoryTransport(Transport):
 
     @property
     def display_url(self) -> str:
-        """The URL; what looks like a password in it is not shown, though it is of no use here."""
+        """The URL, with any password masked."""
         return masked(self.url)
 
     def producer(self) -> MemoryProducer:
@@ -63,7 +63,7 @@ class MemoryTransport(Transport):
             return {queue.name: len(self._broker.parked.get(queue.name, ())) for queue in queues}
 
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue` or is parked."""
+        """Drop waiting and parked messages of `queue`, and return how many there were."""
         with self._broker.lock:
             waiting = self._broker.queues.get(queue.name, [])
             dropped = len(waiting) + len(self._broker.parked.pop(queue.name, ()))
@@ -71,7 +71,7 @@ class MemoryTransport(Transport):
         return dropped
 
     def info(self) -> dict[str, Any]:
-        """Return the connection's parameters; what only a server would have is empty."""
+        """Return the connection's parameters; those of a server are empty."""
         return {
             "connect_timeout": 0,
             "heartbeat": 0,

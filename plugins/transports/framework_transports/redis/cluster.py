@@ -1,8 +1,8 @@
-"""Redis Cluster: a consumer for each queue, on the node that serves it, looking like one.
+"""Redis Cluster: the consumer and the mailbox.
 
-1. `ClusterConsumer` declares over all nodes, and makes a `RedisConsumer` for each queue: its lists and leases share a
-   slot, so every script runs on one node. Their descriptors are gathered in one epoll.
-2. `ClusterMailbox` listens on one node, which hears all channels, and sends to the node of each key.
+1. `ClusterConsumer` declares over all nodes, and makes a `RedisConsumer` for each queue, on the node that serves it: a
+   queue's lists and leases share a slot, so every script runs on one node. One epoll watches their descriptors.
+2. `ClusterMailbox` listens on one node, which receives all channels, and sends to the node of each key.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from framework_transports.redis.mailbox import RedisMailbox
 from framework_transports.redis.options import RedisOptions
 from framework_transports.redis.router import RedisRouter
 
-#: Seconds between two looks whether every node is there.
-_GLANCE: Final = 1.0
+#: Seconds between two checks of every node's connection.
+_CHECK_INTERVAL: Final = 1.0
 
 
 class _Part(RedisConsumer):
-    """Consumes from one queue, which has been declared."""
+    """Consumes from one queue, which `ClusterConsumer` has declared."""
 
     def _declare(self, queue: Queue) -> None:
         pass
@@ -46,10 +46,10 @@ class ClusterConsumer(Consumer):
     ) -> None:
         self._settings = settings
         self._keys = keys
-        # What Celery's workers left lies in other slots; and they know no clusters.
+        # Celery's workers do not support clusters, so they left nothing to take over.
         self._options = msgspec.structs.replace(options, visibility_timeout=0.0)
-        # Oftener than the leases want: an epoll does not tell of a node that is gone while nobody reads from it.
-        self.heartbeat_interval = min(_GLANCE, options.lease / 3)
+        # More often than the leases need: only reading finds a lost node, an epoll does not report every one.
+        self.heartbeat_interval = min(_CHECK_INTERVAL, options.lease / 3)
         self._renew_at = 0.0
         self._connection = RedisClusterConnection(addresses, settings)
         self._router = RedisRouter(keys)
@@ -71,19 +71,19 @@ class ClusterConsumer(Consumer):
         return part
 
     def add_queue(self, queue: Queue) -> None:
-        """Declare `queue` and consume from it too."""
+        """Declare `queue` and start consuming from it."""
         commands = self._router.declare([queue])
         if commands:
             self._connection.run(commands)
         self._part(queue.name).add_queue(queue)
 
     def cancel_queue(self, name: str) -> None:
-        """Stop consuming from `name`; what was fetched stays on loan."""
+        """Stop consuming from `name`; fetched messages stay reserved."""
         if name in self._parts:
             self._parts[name].cancel_queue(name)
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
-        """Take over what `lost` had on loan, queue by queue."""
+        """Take over the unacknowledged messages of `lost`, queue by queue."""
         adopted: list[Delivery] = []
         if isinstance(lost, ClusterConsumer):
             for name, part in lost._parts.items():
@@ -92,7 +92,7 @@ class ClusterConsumer(Consumer):
         return adopted
 
     def fetch(self, limit: int) -> Sequence[Delivery]:
-        """Settle and reserve on each node, the queues taking turns to be first."""
+        """Settle and reserve on each node; each queue is the first in turn."""
         parts = list(self._parts.values())
         self._turn = (self._turn + 1) % max(1, len(parts))
         found: list[Delivery] = []
@@ -110,15 +110,15 @@ class ClusterConsumer(Consumer):
             part.flush()
 
     def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
-        """Settle, and lease what is parked under `keys`, queue by queue."""
+        """Settle, and reserve messages parked under `keys`, queue by queue."""
         return [delivery for part in self._parts.values() for delivery in part.recall(keys)]
 
     def fileno(self) -> int:
-        """Return the descriptor that turns readable when that of any queue does."""
+        """Return the descriptor that turns readable when any queue's descriptor does."""
         return int(self._epoll.fileno())
 
     def heartbeat(self) -> None:
-        """Renew the leases and put back what dead workers left when a third of the lease is over; else only look."""
+        """Renew leases and restore dead workers' messages every third of the lease; else check the connections."""
         due = monotonic() >= self._renew_at
         if due:
             self._renew_at = monotonic() + self._options.lease / 3
@@ -129,7 +129,7 @@ class ClusterConsumer(Consumer):
                 part.flush()
 
     def close(self, *, requeue: bool) -> None:
-        """Settle, give back what is on loan if `requeue`, disconnect."""
+        """Settle, requeue unacknowledged messages if `requeue`, disconnect."""
         for part in self._parts.values():
             part.close(requeue=requeue)
         self._connection.close()
@@ -137,48 +137,48 @@ class ClusterConsumer(Consumer):
 
 
 class ClusterMailbox(RedisMailbox):
-    """One connection that listens; it sends over others."""
+    """Listens on one connection and sends on others."""
 
     def __init__(self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, keys: Keys) -> None:
         self._cluster = RedisClusterConnection(addresses, settings)
         super().__init__([self._cluster.node_of("")], settings, keys)
 
     def subscribe(self, queue: Queue) -> None:
-        """Listen to `queue`; a list is watched on its own node, so one mailbox has lists of one node."""
+        """Listen to `queue`. Raises `TransportError` for a list on another node than the lists before it."""
         if not (queue.exchange.type == "fanout" and queue.exchange.name):
             node = self._cluster.node_of(self._keys.list_for(queue.name, 0))
             current = self._connection.address
             if (node.host, node.port) != (current.host, current.port):
                 if self._lists or self._patterns:
-                    raise TransportError(f"queue {queue.name!r} is on another node than what this mailbox listens to")
+                    raise TransportError(f"queue {queue.name!r} is on another node than the mailbox's other queues")
                 self._connection.close()
                 self._connection = RedisConnection([node], self._settings, self._on_push)
                 self._pushes = self._connection.watch_keys()
         super().subscribe(queue)
 
-    def _sending_link(self) -> Any:
+    def _sending_connection(self) -> Any:
         return self._cluster
 
     def send(self, messages: Sequence[Outgoing]) -> None:
-        """Publish; what nobody listens to is dropped."""
-        if commands := self._commands(self._sending_link(), messages):
+        """Publish; messages without a subscriber are dropped."""
+        if commands := self._commands(self._sending_connection(), messages):
             self._cluster.run(commands)
-        self._pass_on()
+        self._wake_if_pending()
 
     def reach(self, messages: Sequence[Outgoing]) -> int | None:
-        """Publish; a node knows its own subscribers only, so nobody can tell how many have heard it."""
+        """Publish; return None, because a node counts only its own subscribers."""
         self.send(messages)
         return None
 
     def close(self) -> None:
-        """Disconnect; lists and bindings of queues that are ours alone go with us."""
+        """Disconnect, and delete the lists and bindings of exclusive queues."""
         super().close()
         self._cluster.close()
 
 
 def _epoll() -> Any:
-    """Return an epoll, also where a green library has taken it out of `select`."""
+    """Return an epoll, also where gevent or eventlet has removed it from `select`."""
     try:
         return original("select").epoll()
     except AttributeError:
-        raise TransportError("a worker consumes from a Redis Cluster on Linux only, whose epoll it needs") from None
+        raise TransportError("this platform has no epoll: workers consume from a Redis Cluster on Linux only") from None

@@ -1,11 +1,10 @@
-"""One consumed queue, and the messages taken from it.
+"""One consumed queue, and its deliveries.
 
-1. `ConsumedQueue` names the keys of a queue, collects settlements until the next round trip, and keeps them until the
-   one after. A message is parked for a length of time rather than until a time: this machine's clock need not be the
-   server's.
-2. `RedisDelivery` is a leased message; settling it notes its field in the lane. Settling twice is harmless: the server
-   only acts on what is still on loan.
-3. `BroadcastDelivery` came through a channel: nobody else has it, so there is nothing to acknowledge.
+1. `ConsumedQueue` holds the keys of a queue, collects settlements until the next round trip, and keeps them until the
+   one after. It parks messages for a duration, because this machine's clock may differ from the server's.
+2. `RedisDelivery` is a leased message; settling it adds its field to the queue's settlements. Settling twice is
+   harmless: the server ignores messages that are no longer leased.
+3. `BroadcastDelivery` is a message from a channel: it needs no acknowledgement.
 """
 
 from __future__ import annotations
@@ -21,39 +20,50 @@ from framework_transports.redis.keys import Keys
 from framework_transports.redis.scripts import script
 
 _COUNT_HEADER = b'"deliveries":'
-#: So many parked messages of a queue can be found by one key.
+#: The number of a queue's parked messages that one key can find.
 ALIKE: Final = 8
 
 
 class ConsumedQueue:
-    """A queue that is, or was, consumed from."""
+    """A queue that the consumer consumes from, or did, with its pending settlements."""
 
     __slots__ = (
-        "acks", "consumer", "lease", "leases", "lists", "name", "parked", "parks",
-        "requeues", "sent_acks", "sent_parks", "sent_requeues", "shelf",
+        "acks",
+        "consumer",
+        "lease",
+        "leases",
+        "lists",
+        "name",
+        "parked",
+        "parked_payloads",
+        "parks",
+        "requeues",
+        "sent_acks",
+        "sent_parks",
+        "sent_requeues",
     )  # fmt: skip
 
     def __init__(self, name: str, keys: Keys, consumer: str) -> None:
         self.name = name
         self.consumer = consumer
         self.parked = keys.parked(name)
-        self.shelf = keys.shelf(name)
+        self.parked_payloads = keys.parked_payloads(name)
         self.lists = keys.lists(name)
         self.lease = keys.lease(name, consumer)
         self.leases = keys.leases(name)
-        #: Fields of the lease hash to drop with the next round trip.
+        #: Fields of the lease hash to delete with the next round trip.
         self.acks: list[Argument] = []
-        #: The same to put back, each followed by the new payload, or nothing for the one it has.
+        #: Fields to requeue, each followed by the new payload, or by nothing to keep the payload.
         self.requeues: list[Argument] = []
-        #: The same to park, with the time (s since the epoch) until which, and the key.
+        #: Fields to park, each with its due time (s since the epoch) and its key.
         self.parks: list[tuple[str, float, str]] = []
-        #: What went out last: it may not have been answered when the connection is lost.
+        #: The settlements sent last, to repeat if the connection is lost before the reply.
         self.sent_acks: list[Argument] = []
         self.sent_requeues: list[Argument] = []
         self.sent_parks: list[tuple[str, float, str]] = []
 
     def settlements(self, commands: list[Command]) -> None:
-        """Move what is to be settled into `commands`."""
+        """Move the pending settlements into `commands`."""
         if self.acks:
             commands.append(("HDEL", self.lease, *self.acks))
             self.sent_acks = self.acks
@@ -72,13 +82,13 @@ class ConsumedQueue:
         args: list[Argument] = [self.consumer, ALIKE]
         for field, until, key in self.parks:
             args += (field, max(0, round((until - now) * 1000)), key)
-        return ScriptCall(script("park"), (lease, self.parked, self.shelf), args)
+        return ScriptCall(script("park"), (lease, self.parked, self.parked_payloads), args)
 
-    def hand_over(self, commands: list[Command], new_lease: str, names: Sequence[Argument]) -> None:
-        """Add to `commands` what settles, once more, and then moves what is on loan to the lease hash `new_lease`.
+    def move_lease(self, commands: list[Command], new_lease: str, names: Sequence[Argument]) -> None:
+        """Add commands that repeat the last settlements and then move the leased messages to the hash `new_lease`.
 
-        `names`: the lost consumer, the new one, the lease in ms, and the fields to keep. All of it may be repeated, on
-        the next connection: fields are never used twice, and what is settled already is not on loan any more.
+        `names`: the lost consumer, the new one, the lease in ms, and the fields to keep. Repeating the commands on the
+        next connection is harmless: fields are never reused, and settled messages are no longer leased.
         """
         self.acks = [*self.sent_acks, *self.acks]
         self.requeues = [*self.sent_requeues, *self.requeues]
@@ -95,20 +105,20 @@ class ConsumedQueue:
 
 
 class RedisDelivery(Delivery):
-    """A message on loan."""
+    """A leased message."""
 
     __slots__ = ("consumed", "field")
 
     def __init__(self, payload: bytes, consumed: ConsumedQueue, field: str) -> None:
         self.payload = payload
         self.queue = consumed.name
-        # Decoding costs more than everything else here, and few messages come back.
+        # Decoding costs more than all the rest here, and few messages are redelivered.
         self.deliveries = delivery_count(payload) if _COUNT_HEADER in payload else 0
         self.consumed = consumed
         self.field = field
 
     def ack(self) -> None:
-        """Have the message dropped with the next round trip."""
+        """Delete the message with the next round trip."""
         self.consumed.acks.append(self.field)
 
     def reject(self, *, requeue: bool) -> None:
@@ -121,31 +131,31 @@ class RedisDelivery(Delivery):
             self.consumed.acks.append(self.field)
 
     def release(self) -> None:
-        """Put the message back to the front as it was."""
+        """Put the message back to the front, unchanged."""
         self.consumed.requeues += (self.field, b"")
 
     def park(self, until: float, key: str = "") -> bool:
-        """Have the message moved to what comes due later."""
-        # A line break would make one key another's second.
+        """Move the message to the parked messages with the next round trip."""
+        # park.lua puts a line break between a key and its number.
         self.consumed.parks.append((self.field, until, "" if "\n" in key else key))
         return True
 
 
 class BroadcastDelivery(Delivery):
-    """A message that every subscriber got a copy of."""
+    """This subscriber's copy of a message from a channel."""
 
-    __slots__ = ("give_back",)
+    __slots__ = ("requeue_local",)
 
-    def __init__(self, payload: bytes, queue: str, give_back: Callable[[BroadcastDelivery], object]) -> None:
+    def __init__(self, payload: bytes, queue: str, requeue_local: Callable[[BroadcastDelivery], object]) -> None:
         self.payload = payload
         self.queue = queue
         self.deliveries = 0
-        self.give_back = give_back
+        self.requeue_local = requeue_local
 
     def ack(self) -> None:
-        """Do nothing: the broker has forgotten the message already."""
+        """Do nothing: the server keeps no copy."""
 
     def reject(self, *, requeue: bool) -> None:
-        """Have this consumer, the only one with this copy, fetch it again; or drop it."""
+        """Drop the message, or have this consumer fetch it again if `requeue`."""
         if requeue:
-            self.give_back(self)
+            self.requeue_local(self)

@@ -1,18 +1,17 @@
 """The consumer: fetches from queues under a lease, on one connection.
 
-1. `fetch` sends what is settled and reserves more in one round trip. A reserved message moves from its list into
-   this consumer's lease hash within one script, so no moment exists in which it is nowhere.
-2. When the queues run empty, the same round trip has the server watch their keys (``CLIENT TRACKING``): the next
-   message pushes one wake-up down the connection, which makes `fileno` readable. Until then `fetch` asks for nothing.
-3. `heartbeat` renews the leases, brings back what dead workers left, and asks the server for a sign of life.
-4. A queue on a fan-out exchange is a subscription; its messages come down the same connection.
-5. `adopt` moves what a lost connection had on loan to this one, each queue's in one step. A command that the lost one
-   sent and that comes late finds nothing; what it still takes comes back when the old lease lapses.
-6. A server without pushes (older than Redis 6) is asked again every `poll_interval`.
-7. Parked messages that have come due are put back by the same round trip; see `RedisParking`.
+1. `fetch` sends settlements and reserves messages in one round trip. One script moves a reserved message from its list
+   into this consumer's lease hash, so it is stored at every moment.
+2. When the queues are empty, the same round trip has the server watch their keys (``CLIENT TRACKING``): the next
+   message pushes one wake-up, which makes `fileno` readable. Until then `fetch` reserves nothing.
+3. `heartbeat` renews the leases, restores messages of dead workers, and checks the connection.
+4. A queue on a fan-out exchange is a subscription; its messages arrive on the same connection.
+5. `adopt` moves the messages leased by a lost connection to this one, atomically for each queue. A late command of the
+   lost connection finds no message; if it reserves others, they are restored when the old lease lapses.
+6. A server without pushes (older than Redis 6) is polled every `poll_interval`.
+7. The same round trip requeues parked messages that are due; see `RedisParking`.
 
-Where a push has been swallowed while reading something else, `RedisConnection.ring` makes the descriptor readable
-again.
+When a push was read together with another reply, `RedisConnection.wake` makes the descriptor readable again.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from framework_drivers.redis.resp import (
     packer,
 )
 from framework_drivers.redis.url import RedisAddress
-from framework_transports._leases import OVERSLEPT
+from framework_transports._leases import LEASE_NOT_RENEWED
 from framework_transports.redis.consumed_queue import BroadcastDelivery, ConsumedQueue, RedisDelivery
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.options import RedisOptions
@@ -50,13 +49,13 @@ from framework_transports.redis.server_timer import ServerTimer
 
 logger = logging.getLogger(__name__)
 
-#: How often one `fetch` looks again because somebody else changed the queues while it looked.
-_LOOKS: Final = 3
+#: Round trips of one `fetch` at most, when other clients change the queues during each.
+_RESERVE_ATTEMPTS: Final = 3
 _SCRIPTS: Final = ("reserve", "requeue", "release", "renew", "restore", "takeover", "adopt", "park", "due", "recall")
-#: Most seconds between two looks for what Celery workers left behind.
+#: Most seconds between two checks for messages that Celery workers left unacknowledged.
 _TAKE_OVER_EVERY: Final = 60.0
-#: Seconds for which leases that lapsed are left alone after the server was away: nobody could renew them, and who is
-#: alive comes back within this time.
+#: Seconds after an outage of the server in which lapsed leases stay untouched: no worker could renew its lease, and
+#: live workers reconnect and renew within this time.
 _GRACE: Final = 5.0
 
 
@@ -72,7 +71,7 @@ class RedisConsumer(Consumer):
         self._lease = int(options.lease * 1000)
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._consumed: dict[str, ConsumedQueue] = {}
-        #: Queues no longer consumed from, whose messages may still be on loan.
+        #: Cancelled queues, whose messages may still be leased.
         self._retired: dict[str, ConsumedQueue] = {}
         self._order: list[ConsumedQueue] = []
         self._script_keys: list[str] = []
@@ -81,30 +80,30 @@ class RedisConsumer(Consumer):
         self._broadcasts: deque[BroadcastDelivery] = deque()
         self._sequence = 1
         self._first = 0
-        #: The queues were empty when the server began to watch them, and nothing was pushed since.
-        self._quiet = False
+        #: The queues were empty when the server began to watch them, and it has pushed nothing since.
+        self._idle = False
         self._pushed = False
-        #: The last fetch found fewer than it wanted: the next one probably will too.
+        #: The last fetch found fewer messages than its limit; the next one probably will too.
         self._short = True
         self._renewed = self._next_take_over = monotonic()
         self._reap_from = 0.0
         self._router = RedisRouter(keys)
         self._pack = packer()
         self._connection = RedisConnection(addresses, settings, self._on_push)
-        self._ticker: ServerTimer | None = None
+        self._server_timer: ServerTimer | None = None
         try:
             self._connection.load([script(name) for name in _SCRIPTS])
             self._reap_from = monotonic() + _GRACE - min(_GRACE, uptime(self._connection, _GRACE))
             if not self._connection.watch_keys():
                 key = f"framework.tick.{self._id}"
-                self._ticker = ServerTimer(addresses, settings, key, options.poll_interval)
-            self._parking = RedisParking(watched=self._ticker is None)
+                self._server_timer = ServerTimer(addresses, settings, key, options.poll_interval)
+            self._parking = RedisParking(watched=self._server_timer is None)
         except TransportError:
             self._connection.close()
             raise
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
-        """Take over what `lost` had on loan."""
+        """Take over the messages that `lost` has leased."""
         if not isinstance(lost, RedisConsumer):
             return ()
         self._sequence = max(self._sequence, lost._sequence)
@@ -115,7 +114,7 @@ class RedisConsumer(Consumer):
             if isinstance(delivery, RedisDelivery):
                 wanted[delivery.queue, delivery.field.encode()] = delivery
             elif isinstance(delivery, BroadcastDelivery):
-                delivery.give_back = self._give_back
+                delivery.requeue_local = self._requeue_broadcast
                 adopted.append(delivery)
         consumed_queues = [*lost._consumed.values(), *lost._retired.values()]
         commands: list[Command] = []
@@ -124,22 +123,22 @@ class RedisConsumer(Consumer):
             consumed.lease = self._keys.lease(consumed.name, lost._id)
             new_lease = self._keys.lease(consumed.name, self._id)
             fields = [field for queue, field in wanted if queue == consumed.name]
-            consumed.hand_over(commands, new_lease, (lost._id, self._id, self._lease, *fields))
+            consumed.move_lease(commands, new_lease, (lost._id, self._id, self._lease, *fields))
             calls.append(len(commands) - 1)
             consumed.lease = new_lease
-            # Until the queue is added, if it is.
+            # `add_queue` moves it to the consumed queues.
             self._retired[consumed.name] = consumed
         replies = self._run(commands) if commands else []
         for consumed, call in zip(consumed_queues, calls, strict=True):
             adopted += [wanted[consumed.name, field] for field in replies[call]]
-        # What it had is ours: its end must not settle it again.
+        # Closing `lost` must not settle these messages again.
         lost._consumed, lost._retired = {}, {}
         return adopted
 
     # ------------------------------------------------------------ queues
 
     def add_queue(self, queue: Queue) -> None:
-        """Bind `queue` and consume from it; what dead workers had on loan from it is brought back at once."""
+        """Bind `queue`, start consuming from it, and restore messages that dead workers left in it."""
         name = queue.name
         if name in self._consumed or any(name in names for names in self._subscriptions.values()):
             return
@@ -159,13 +158,13 @@ class RedisConsumer(Consumer):
             if commands:
                 self._connection.run(commands)
         except ServerError as error:
-            # A full server binds nothing. A queue that is bound already can be consumed from: that makes room.
+            # A full server refuses the binding. If the queue is bound already, consuming from it frees memory.
             bound = ("SISMEMBER", self._keys.bindings(queue.exchange.name), self._keys.member(queue))
-            if not (error.passing and self._connection.call(*bound)):
-                self._refused(error)
+            if not (error.temporary and self._connection.call(*bound)):
+                self._raise_refusal(error)
 
     def _subscribe(self, queue: Queue) -> None:
-        if self._ticker is not None:
+        if self._server_timer is not None:
             raise TransportError(
                 f"queue {queue.name!r} is bound to the fan-out exchange {queue.exchange.name!r}, "
                 "which a worker can only consume from on Redis 6 or newer"
@@ -173,12 +172,12 @@ class RedisConsumer(Consumer):
         pattern = self._keys.subscription(queue)
         self._subscriptions.setdefault(pattern.encode(), []).append(queue.name)
         self._declare(queue)
-        # The confirmation is a push; the answer to what follows it is proof enough.
+        # The confirmation is a push; the reply to the command after it proves the subscription.
         self._connection.send(self._pack(("PSUBSCRIBE", pattern)))
         self._connection.call("PING")
 
     def cancel_queue(self, name: str) -> None:
-        """Stop consuming from `name`; what was fetched stays on loan."""
+        """Stop consuming from `name`; fetched messages stay leased."""
         consumed = self._consumed.pop(name, None)
         if consumed is not None:
             self._retired[name] = consumed
@@ -202,58 +201,58 @@ class RedisConsumer(Consumer):
             key for consumed in consumed_queues for key in (*consumed.lists, consumed.lease, consumed.leases)
         ]
         self._watched = ("EXISTS", *(key for consumed in consumed_queues for key in consumed.lists))
-        self._quiet = False
+        self._idle = False
 
     # ------------------------------------------------------------ fetching
 
     def fetch(self, limit: int) -> Sequence[Delivery]:
-        """Settle and reserve in one round trip; when the queues were empty and still are, only settle."""
-        if self._ticker is not None:
-            self._ticker.drain()
-        if self._parking.pressing:
-            self._quiet = False
-        if self._quiet or not self._order:
+        """Settle and reserve in one round trip; only settle while the queues are known to be empty."""
+        if self._server_timer is not None:
+            self._server_timer.drain()
+        if self._parking.due:
+            self._idle = False
+        if self._idle or not self._order:
             self._connection.drain()
             commands = self._settlements()
             if commands:
                 self._run(commands)
         found: list[Delivery] = []
-        self._hand_out(found, limit)
-        if not self._quiet and self._order and len(found) < limit:
+        self._add_broadcasts(found, limit)
+        if not self._idle and self._order and len(found) < limit:
             self._reserve(found, limit)
-            self._hand_out(found, limit)
-        if self._ticker is not None and len(found) < limit:
-            self._ticker.arm()
+            self._add_broadcasts(found, limit)
+        if self._server_timer is not None and len(found) < limit:
+            self._server_timer.arm()
         return found
 
-    def _hand_out(self, found: list[Delivery], limit: int) -> None:
+    def _add_broadcasts(self, found: list[Delivery], limit: int) -> None:
         while self._broadcasts and len(found) < limit:
             found.append(self._broadcasts.popleft())
 
     def _reserve(self, found: list[Delivery], limit: int) -> None:
         """Reserve until `found` holds `limit` deliveries or the queues are empty and watched."""
-        watch = self._short and self._ticker is None
-        for _ in range(_LOOKS):
+        watch = self._short and self._server_timer is None
+        for _ in range(_RESERVE_ATTEMPTS):
             commands = self._settlements()
-            looked = self._parking.look(commands) if self._parking.pressing else None
+            due_reply = self._parking.add_due_call(commands) if self._parking.due else None
             commands.append(self._reserve_call(limit - len(found)))
             if watch:
                 commands.append(self._watched)
             self._pushed = False
             replies = self._run(commands)
-            if looked is not None:
-                self._parking.learn(replies[looked])
+            if due_reply is not None:
+                self._parking.apply_reply(replies[due_reply])
                 self.due_at = self._parking.due_at
-            self._lend(replies[-2] if watch else replies[-1], found)
+            self._add_reserved(replies[-2] if watch else replies[-1], found)
             self._short = len(found) < limit
-            if not self._short or self._ticker is not None:
+            if not self._short or self._server_timer is not None:
                 return
             if watch and replies[-1] == 0 and not (self._pushed or self._parking.stale):
-                self._quiet = True
+                self._idle = True
                 return
             watch = True
-        # Others are busy with these queues: come back soon, but let the loop turn.
-        self._connection.ring()
+        # Other clients keep changing these queues: let the loop run, and fetch again soon.
+        self._connection.wake()
 
     def _reserve_call(self, limit: int) -> ScriptCall:
         fair = self._options.queue_order_strategy == "round_robin"
@@ -264,7 +263,7 @@ class RedisConsumer(Consumer):
         args = (self._id, limit, self._lease, self._sequence, lists, first, 1 if fair else 0)
         return ScriptCall(script("reserve"), self._script_keys, args)
 
-    def _lend(self, groups: list[list[Any]], found: list[Delivery]) -> None:
+    def _add_reserved(self, groups: list[list[Any]], found: list[Delivery]) -> None:
         sequence = self._sequence
         for group in groups:
             consumed = self._order[group[0]]
@@ -277,32 +276,32 @@ class RedisConsumer(Consumer):
     def _on_push(self, push: Push) -> None:
         kind = push[0]
         if kind == b"invalidate":
-            self._quiet = False
+            self._idle = False
             self._pushed = True
             self._parking.changed(push[1])
         elif kind == b"pmessage":
             self._pushed = True
             for name in self._subscriptions.get(push[1], ()):
-                self._broadcasts.append(BroadcastDelivery(push[3], name, self._give_back))
+                self._broadcasts.append(BroadcastDelivery(push[3], name, self._requeue_broadcast))
 
-    def _give_back(self, delivery: BroadcastDelivery) -> None:
+    def _requeue_broadcast(self, delivery: BroadcastDelivery) -> None:
         self._broadcasts.appendleft(delivery)
-        self._connection.ring()
+        self._connection.wake()
 
     # ------------------------------------------------------------ settling
 
     def _settlements(self) -> list[Command]:
         commands: list[Command] = []
         if self._connection.closed:
-            # Left where it is, for who adopts it.
+            # The settlements stay in place for the consumer that adopts them.
             raise ConnectionLost(f"the connection to {self._connection.address.display} is closed")
         for consumed in self._consumed.values():
             if consumed.requeues:
-                # The server pushes what others change, not what this connection puts back, and forgets the watch.
-                self._quiet = False
+                # This connection's own change ends the watch, and the server does not push it.
+                self._idle = False
                 self._pushed = True
             if consumed.parks:
-                self._quiet = False
+                self._idle = False
                 self._parking.stale = True
             consumed.settlements(commands)
         for consumed in self._retired.values():
@@ -313,11 +312,11 @@ class RedisConsumer(Consumer):
         try:
             return self._connection.run(commands)
         except ServerError as error:
-            self._refused(error)
+            self._raise_refusal(error)
 
-    def _refused(self, error: ServerError) -> NoReturn:
-        if error.passing:
-            # Nothing to do but to come again: what it refused to settle is settled then.
+    def _raise_refusal(self, error: ServerError) -> NoReturn:
+        if error.temporary:
+            # The next connection repeats the settlements that the server refused.
             self._connection.close()
             raise ConnectionLost(str(error)) from error
         raise error
@@ -325,69 +324,69 @@ class RedisConsumer(Consumer):
     def flush(self) -> None:
         """Send settlements now."""
         self._pushed = False
-        self._aside(self._settlements())
+        self._run_outside_fetch(self._settlements())
 
     def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
-        """Settle, and lease what is parked under `keys`, in one round trip."""
+        """Settle, and lease the messages parked under `keys`, in one round trip."""
         found: list[Delivery] = []
         self._pushed = False
         commands = self._settlements()
         if self._order:
             commands.append(self._parking.recall(self._id, self._lease, self._sequence, keys))
-            self._lend(self._aside(commands)[-1], found)
+            self._add_reserved(self._run_outside_fetch(commands)[-1], found)
             if found:
-                self._quiet = False
+                self._idle = False
                 self._parking.stale = True
-                self._connection.ring()
+                self._connection.wake()
         else:
-            self._aside(commands)
+            self._run_outside_fetch(commands)
         return found
 
-    def _aside(self, commands: list[Command]) -> list[Any]:
-        """Run `commands` outside of `fetch`: a wake-up that comes in meanwhile is passed on."""
+    def _run_outside_fetch(self, commands: list[Command]) -> list[Any]:
+        """Run `commands` outside of `fetch`, and make the descriptor readable again after a push."""
         replies: list[Any] = []
         if commands:
             replies = self._run(commands)
         else:
-            # Whatever made the descriptor readable must not make the loop spin.
+            # A descriptor that stays readable would make the loop spin.
             self._connection.drain()
         if self._pushed:
-            self._connection.ring()
+            self._connection.wake()
         return replies
 
     def fileno(self) -> int:
-        """Return the descriptor that turns readable when there may be something."""
-        return self._connection.fileno() if self._ticker is None else self._ticker.fileno()
+        """Return the descriptor that turns readable when a message may have arrived."""
+        return self._connection.fileno() if self._server_timer is None else self._server_timer.fileno()
 
-    # ------------------------------------------------------------ staying alive
+    # ------------------------------------------------------------ leases
 
     def heartbeat(self) -> None:
-        """Renew the leases; put back what dead workers left."""
+        """Renew the leases, and restore messages that dead workers left."""
         self._pushed = False
         consumed_queues = [*self._consumed.values(), *self._retired.values()]
-        silent, self._renewed = monotonic() - self._renewed, monotonic()
+        elapsed, self._renewed = monotonic() - self._renewed, monotonic()
         if not consumed_queues:
-            self._aside([("PING",)])
+            self._run_outside_fetch([("PING",)])
             return
         names = [key for consumed in consumed_queues for key in (consumed.lease, consumed.leases)]
-        if silent > self._options.lease:
-            logger.warning(OVERSLEPT, self._options.lease, silent)
-        lapsed = self._aside([ScriptCall(script("renew"), names, (self._id, self._lease))])[0]
-        back = 0
+        if elapsed > self._options.lease:
+            logger.warning(LEASE_NOT_RENEWED, self._options.lease, elapsed)
+        lapsed = self._run_outside_fetch([ScriptCall(script("renew"), names, (self._id, self._lease))])[0]
+        restored = 0
         for consumed, consumers in zip(consumed_queues, lapsed, strict=True):
             for consumer in consumers if monotonic() >= self._reap_from else ():
-                back += reap(self._connection, self._keys, consumed, consumer.decode())
+                restored += reap(self._connection, self._keys, consumed, consumer.decode())
         timeout = self._options.visibility_timeout
         if timeout and monotonic() >= self._next_take_over:
             self._next_take_over = monotonic() + min(timeout, _TAKE_OVER_EVERY)
-            back += take_over(self._connection, self._keys, timeout)
-        if back:
-            # Our own changes push nothing, and a push from others may have been read on the way.
-            self._quiet = False
-            self._connection.ring()
+            restored += take_over(self._connection, self._keys, timeout)
+        if restored:
+            # Our own changes push nothing, and a push for others' changes may already have been read.
+            self._idle = False
+            self._connection.wake()
 
     def close(self, *, requeue: bool) -> None:
-        """Settle, give back what is on loan if `requeue`, disconnect. The rest comes back when its lease lapses."""
+        """Settle, requeue leased messages if `requeue` (else others do so when the lease lapses), and disconnect."""
         try:
             if not self._connection.closed and self._connection.pid == os.getpid():
                 commands = self._settlements()
@@ -399,10 +398,10 @@ class RedisConsumer(Consumer):
                 if commands:
                     self._connection.run(commands)
         except ConnectionLost as error:
-            logger.debug("Messages on loan come back when their lease lapses: %s", error)
+            logger.debug("Unacknowledged messages are redelivered when their lease lapses: %s", error)
         except TransportError as error:
-            logger.error("Messages on loan come back when their lease lapses: %s", error)
+            logger.error("Unacknowledged messages are redelivered when their lease lapses: %s", error)
         finally:
             self._connection.close()
-            if self._ticker is not None:
-                self._ticker.close()
+            if self._server_timer is not None:
+                self._server_timer.close()

@@ -1,9 +1,9 @@
-"""The mailbox: fan-out in and out, for remote control and events.
+"""The mailbox: receives and publishes fan-out messages, for remote control and events.
 
-1. A queue on a fan-out exchange is a subscription: what arrives was published just now, nothing is kept.
-2. Any other queue (a client's reply queue) is a list, emptied when the server says that it has changed.
-3. `send` publishes on the same connection, without asking whether anybody listens.
-4. On a server without pushes (older than Redis 6) sending has a connection of its own, and one mailbox holds either
+1. A queue on a fan-out exchange is a subscription: it receives messages while it is subscribed, and stores none.
+2. Any other queue (a client's reply queue) is a list, read when the server reports a change of its key.
+3. `send` publishes on the same connection, without checking for subscribers.
+4. On a server without pushes (older than Redis 6) the mailbox sends on a second connection, and holds either
    subscriptions or reply queues.
 
 Source: kombu's fan-out channels and reply queues, section 9.7 of the wire protocol.
@@ -24,16 +24,16 @@ from framework_drivers.redis.url import RedisAddress
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.router import RedisRouter
 
-#: Replies read in one go.
+#: Replies read from a list at once.
 _PAGE: Final = 1000
-#: How long a reply waits for a client that does not fetch it (ms): it may have been killed.
-_LINGER: Final = 30_000
-#: Commands on their way: with so many batches of events, of some 50 KB each, a socket is nowhere near full.
+#: Lifetime (ms) of a reply that its client does not read: the client may have been killed.
+_REPLY_TTL: Final = 30_000
+#: Unanswered commands before the mailbox is congested: batches of events, of some 50 KB each, then fit in the socket.
 _UNANSWERED_MAX: Final = 16
 
 
 class RedisMailbox(Mailbox):
-    """One connection that listens, and usually sends too."""
+    """Listens on one connection, and sends on it too unless the server is older than Redis 6."""
 
     def __init__(self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, keys: Keys) -> None:
         self._addresses = addresses
@@ -49,16 +49,16 @@ class RedisMailbox(Mailbox):
         self._changed = False
         self._sender: RedisConnection | None = None
         self._connection = RedisConnection(addresses, settings, self._on_push)
-        # Without tracking there is no use for RESP3's other pushes either.
+        # The other pushes of RESP3 are used only together with tracking.
         self._pushes = self._connection.watch_keys()
 
     # ------------------------------------------------------------ in
 
     def subscribe(self, queue: Queue) -> None:
-        """Listen to `queue`: as a channel when its exchange is fan-out, else as a list."""
+        """Listen to `queue`: to a channel when its exchange is fan-out, else to a list."""
         if queue.exclusive or queue.auto_delete:
             self._exclusive.append(queue)
-        sender = self._sending_link()
+        sender = self._sending_connection()
         declare = self._router.declare([queue])
         if declare:
             sender.run(declare)
@@ -71,11 +71,11 @@ class RedisMailbox(Mailbox):
         if fanout:
             self._subscribe(queue)
         else:
-            # Celery's publishers use the list of priority 0 for replies, and ours too.
+            # Celery and this transport publish replies to the list of priority 0.
             self._lists[self._keys.list_for(queue.name, 0)] = (queue.exchange.name, queue)
             if self._pushes:
                 self._changed = True
-                self._connection.ring()
+                self._connection.wake()
             else:
                 self._block()
 
@@ -84,13 +84,13 @@ class RedisMailbox(Mailbox):
         self._patterns[pattern.encode()] = queue.exchange.name
         command = self._pack(("PSUBSCRIBE", pattern))
         if self._connection.resp3:
-            # The confirmation is a push; the answer to what follows it is proof enough.
+            # The confirmation is a push; the reply to the command after it proves the subscription.
             self._connection.send(command)
             self._connection.call("PING")
         else:
             for reply in self._connection.exchange(command, 1):
                 self._on_message(reply)
-        self._pass_on()
+        self._wake_if_pending()
 
     def _on_push(self, push: Push) -> None:
         if push[0] == b"invalidate":
@@ -105,7 +105,7 @@ class RedisMailbox(Mailbox):
                 self._arrived.append((exchange, message[3]))
 
     def receive(self) -> Sequence[tuple[str, Payload]]:
-        """Return what has arrived."""
+        """Return the messages that have arrived."""
         for reply in self._connection.drain():
             if self._lists:
                 self._unblock(reply)
@@ -117,26 +117,26 @@ class RedisMailbox(Mailbox):
         return arrived
 
     def _empty_lists(self) -> None:
-        """Take everything from the lists, and have the server watch them from then on."""
+        """Take all messages from the lists, and have the server watch them from then on."""
         self._changed = False
         if not self._lists:
             return
         commands: list[Command] = []
         for key in self._lists:
             commands += [("MULTI",), ("LRANGE", key, -_PAGE, -1), ("LTRIM", key, 0, -_PAGE - 1), ("EXEC",)]
-            # Reading after the transaction is what makes the server watch the list.
+            # This read, after the transaction, makes the server watch the list.
             commands.append(("EXISTS", key))
         replies = self._connection.run(commands)
         for number, (exchange, queue) in enumerate(self._lists.values()):
             taken, left = replies[5 * number + 3][0], replies[5 * number + 4]
-            # The oldest is the last of the list.
+            # The oldest message is the last of the list.
             self._arrived += [(exchange, payload) for payload in reversed(taken)]
             if left:
                 self._changed = True
             if queue.expires:
                 self._connection.call("PEXPIRE", self._keys.list_for(queue.name, 0), int(queue.expires * 1000))
         if self._changed:
-            self._connection.ring()
+            self._connection.wake()
 
     def _block(self) -> None:
         self._connection.send(self._pack(("BRPOP", *self._lists, 0)))
@@ -148,12 +148,12 @@ class RedisMailbox(Mailbox):
             self._block()
 
     def fileno(self) -> int:
-        """Return the descriptor that turns readable when there may be something."""
+        """Return the descriptor that turns readable when a message may have arrived."""
         return self._connection.fileno()
 
     # ------------------------------------------------------------ out
 
-    def _sending_link(self) -> RedisConnection:
+    def _sending_connection(self) -> RedisConnection:
         if self._pushes:
             return self._connection
         if self._sender is None:
@@ -161,45 +161,45 @@ class RedisMailbox(Mailbox):
         return self._sender
 
     def send(self, messages: Sequence[Outgoing]) -> None:
-        """Publish; what nobody listens to is dropped."""
-        connection = self._sending_link()
+        """Publish; messages without a subscriber are dropped."""
+        connection = self._sending_connection()
         commands = self._commands(connection, messages)
         if commands and self._pushes:
-            # Somebody watches this connection, and will come by its replies.
-            connection.tell(commands)
+            # The loop watches this connection and reads the replies.
+            connection.send_unchecked(commands)
         elif commands:
             connection.run(commands)
-        self._pass_on()
+        self._wake_if_pending()
 
     def reach(self, messages: Sequence[Outgoing]) -> int | None:
-        """Publish, and return how many have heard it."""
-        connection = self._sending_link()
+        """Publish, and return how many subscriptions received it."""
+        connection = self._sending_connection()
         commands = self._commands(connection, messages)
         replies = connection.run(commands) if commands else []
-        self._pass_on()
+        self._wake_if_pending()
         return sum(int(reply) for command, reply in zip(commands, replies, strict=True) if command[0] == "PUBLISH")
 
     def _commands(self, connection: RedisConnection, messages: Sequence[Outgoing]) -> list[Command]:
         commands = self._router.commands(connection, messages, refuse=False)
-        # What is sent here is for somebody who listens now: it goes if nobody has come for it.
-        return commands + [("PEXPIRE", command[1], _LINGER) for command in commands if command[0] == "LPUSH"]
+        # The reader waits now; replies that nobody reads must not stay on the server.
+        return commands + [("PEXPIRE", command[1], _REPLY_TTL) for command in commands if command[0] == "LPUSH"]
 
     @property
     def congested(self) -> bool:
-        """The server answers more slowly than we send."""
-        return self._sending_link().unanswered > _UNANSWERED_MAX
+        """Whether the server replies more slowly than this mailbox sends."""
+        return self._sending_connection().unanswered > _UNANSWERED_MAX
 
-    def _pass_on(self) -> None:
-        """Have the descriptor turn readable when something came in while we read an answer."""
+    def _wake_if_pending(self) -> None:
+        """Make the descriptor readable if a message or a change arrived while a reply was read."""
         if self._arrived or self._changed:
             if self._pushes:
-                self._connection.ring()
+                self._connection.wake()
             elif not self._lists and self._patterns:
-                # In a subscription, PING is answered by a message of two parts, which nobody takes for one of four.
+                # A subscribed connection answers PING with a message of two parts, which `_on_message` ignores.
                 self._connection.send(self._pack(("PING",)))
 
     def close(self) -> None:
-        """Disconnect; lists and bindings of queues that are ours alone go with us."""
+        """Disconnect, and delete the lists and bindings of exclusive queues."""
         if self._connection.closed:
             return
         with suppress(ConnectionLost, TransportError):
@@ -211,9 +211,9 @@ class RedisMailbox(Mailbox):
                         member = self._keys.member(queue)
                         commands.append(("SREM", self._keys.bindings(queue.exchange.name), member))
                         commands.append(("SREM", self._keys.permanent_bindings(queue.exchange.name), member))
-                self._sending_link().run(commands)
+                self._sending_connection().run(commands)
             elif self._connection.pid == os.getpid() and self._connection.unanswered:
-                # Closed with answers unread, the socket would take back what the server has not read yet.
+                # Closing a socket with unread replies would discard commands that the server has not read yet.
                 self._connection.call("PING")
         self._connection.close()
         if self._sender is not None:

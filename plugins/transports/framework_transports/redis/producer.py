@@ -1,8 +1,8 @@
-"""The producer: publishes in one round trip, however many messages there are.
+"""The producer: publishes any number of messages in one round trip.
 
-1. One connection, shared by all threads, made again after a fork and after a loss that was noticed before sending.
-2. What was sent and not answered is `ConnectionLost`: it cannot be known whether the server has it.
-3. A message for an exchange that no binding takes is refused, not dropped: it is a task that would never run.
+1. All threads share one connection; it is renewed after a fork, and after a loss noticed before sending.
+2. A missing reply raises `ConnectionLost`: the server may or may not have the messages.
+3. A message that no binding matches raises `PublishRefused`: its task would never run.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""The reaper: brings back what dead workers had on loan.
+"""The reaper: puts back messages that dead workers left unacknowledged.
 
-1. `reap` puts the messages of one lapsed lease back to the front of their queue, marked as redelivered, their count
-   raised. They are rewritten here and swapped in by a script that looks again whether they are still on loan.
-2. `take_over` does the same for what workers of kombu's layout (Celery) left unacknowledged past the visibility
-   timeout.
-3. `uptime` says how long the server has been up: who could not renew a lease meanwhile may be alive.
+1. `reap` puts the messages of one lapsed lease back to the front of their queue, marked as redelivered, with their
+   count raised. A script swaps in the new payloads if the messages are still leased.
+2. `take_over` does the same for messages that Celery workers left unacknowledged past the visibility timeout.
+3. `uptime` returns how long the server has been up: a worker that could not renew its lease before may be alive.
 
-Any number of workers may do this at once: each message is put back by one of them.
+Any number of workers may do this at once: one of them puts each message back.
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ logger = logging.getLogger(__name__)
 
 #: Messages rewritten in one round trip.
 _PAGE: Final = 200
-#: Messages taken over in one go; the next heartbeat takes the next ones.
+#: Messages taken over at once; later heartbeats take over the rest.
 _TAKE_OVER: Final = 100
 
 _UPTIME: Final = re.compile(r"uptime_in_seconds:(\d+)")
 
 
 def reap(connection: RedisConnection, keys: Keys, consumed: ConsumedQueue, dead: str) -> int:
-    """Put back what consumer `dead` has on loan from the lane's queue; return how much that was."""
+    """Put back the messages that consumer `dead` has leased from the queue; return how many."""
     lease = keys.lease(consumed.name, dead)
-    # The oldest goes last, so that it is served first.
+    # The oldest is pushed last, so that it is served first.
     fields = sorted(connection.call("HKEYS", lease), key=_sequence, reverse=True)
     count = 0
     for start in range(0, max(len(fields), 1), _PAGE):
@@ -51,7 +50,7 @@ def reap(connection: RedisConnection, keys: Keys, consumed: ConsumedQueue, dead:
             break
         count += restored
     if count:
-        logger.warning("Put back %d messages that worker %s left on loan from queue %s", count, dead, consumed.name)
+        logger.warning("Put back %d messages that worker %s left unacknowledged in %s", count, dead, consumed.name)
     return count
 
 
@@ -60,7 +59,7 @@ def _sequence(field: bytes) -> int:
 
 
 def take_over(connection: RedisConnection, keys: Keys, visibility_timeout: float) -> int:
-    """Put back what Celery workers took more than `visibility_timeout` seconds ago; return how much that was."""
+    """Put back messages that Celery workers took more than `visibility_timeout` seconds ago; return how many."""
     seconds, microseconds = connection.call("TIME")
     overdue = f"{int(seconds) + int(microseconds) / 1e6 - visibility_timeout:.6f}"
     tags = connection.call("ZRANGEBYSCORE", keys.unacked_index, "-inf", overdue, "LIMIT", 0, _TAKE_OVER)
@@ -90,7 +89,7 @@ def take_over(connection: RedisConnection, keys: Keys, visibility_timeout: float
 
 
 def _read_entry(entry: bytes | None) -> tuple[dict[str, Any], str, str] | None:
-    """Take an unacknowledged entry apart: ``[message, exchange, routing key]``."""
+    """Parse an unacknowledged entry: ``[message, exchange, routing key]``."""
     try:
         return msgspec.json.decode(entry or b"", type=tuple[dict[str, Any], str, str])
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
@@ -108,7 +107,7 @@ def _queues(connection: RedisConnection, keys: Keys, exchange: str, routing_key:
 
 
 def uptime(connection: RedisConnection, unknown: float) -> float:
-    """Return for how many seconds the server has been up; `unknown` where it does not tell."""
+    """Return for how many seconds the server has been up; `unknown` where it does not report it."""
     try:
         reply = connection.call("INFO", "server")
     except ServerError:  # forbidden to this user

@@ -1,10 +1,10 @@
-"""Where messages go: turns messages into commands for the server.
+"""The router: turns messages into commands for the server.
 
-1. The anonymous exchange goes straight to the queue that the routing key names.
-2. A fan-out exchange is a channel.
-3. Any other exchange is looked up in its bindings. What was found is remembered for a second; what was not found is
-   looked up again each time, because a reply queue may be newer than our memory.
-4. `declare` writes bindings, as kombu does: twice for queues that stay, with a deadline for queues that expire.
+1. A message for the default exchange goes to the queue that its routing key names.
+2. A message for a fan-out exchange goes to a channel.
+3. A message for any other exchange goes to the queues of matching bindings. The router caches bindings for a second;
+   it reads them again when none matches, because a reply queue may be newer than the cache.
+4. `declare` writes bindings, as kombu does: twice for permanent queues, with a deadline for queues that expire.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from framework_transports._routing import matches
 from framework_transports.redis.keys import Binding, Keys
 from framework_transports.redis.scripts import script
 
-#: Seconds for which an exchange's bindings are remembered.
+#: Seconds for which an exchange's bindings are cached.
 REMEMBER: Final = 1.0
-#: Messages in one command: enough to make commands cheap, few enough not to hold the server up.
+#: Messages in one command: enough to make commands cheap, few enough not to block the server.
 GROUP: Final = 250
-#: Bindings of queues that expire live at least this long (ms), or twice as long as the queue.
+#: Bindings of queues that expire live at least this long (ms), or twice the queue's lifetime.
 _BINDING_LIFE: Final = 3_600_000
 
 
 class RedisRouter:
-    """Routes for one connection's messages. Not thread-safe: its owner holds the connection's lock."""
+    """Routes messages of one connection. Not thread-safe: the owner holds the connection's lock."""
 
     def __init__(self, keys: Keys) -> None:
         self._keys = keys
@@ -44,7 +44,7 @@ class RedisRouter:
         self._tags(os.getpid())
 
     def _tags(self, pid: int) -> None:
-        # The shape of a uuid4 at a tenth of its price: random once a process, then counted.
+        # Looks like a uuid4 at a tenth of its cost: a random prefix for each process, then a counter.
         self._pid = pid
         self._random = str(uuid.uuid4())[:24]
         self._count = count(uuid.uuid4().int & 0xFFFF_FFFF)
@@ -54,10 +54,9 @@ class RedisRouter:
     def commands(
         self, connection: RedisConnection | RedisClusterConnection, messages: Sequence[Outgoing], *, refuse: bool
     ) -> list[Command]:
-        """Return the commands that publish `messages`, each queue's in their order.
+        """Return the commands that publish `messages`, in order within each queue.
 
-        With `refuse`, a message that no binding takes raises `PublishRefused` before anything is sent; without, it is
-        dropped.
+        A message that no binding matches raises `PublishRefused` with `refuse`, and is dropped without it.
         """
         if self._pid != os.getpid():
             self._tags(os.getpid())
@@ -92,7 +91,7 @@ class RedisRouter:
                 if queue in self._expires:
                     expiries[key] = self._expires[queue]
         commands.extend(tuple(group) for group in lists.values())
-        # An expiry only takes on a list that exists, so these come last.
+        # PEXPIRE needs an existing list, so it comes last.
         commands.extend(("PEXPIRE", key, milliseconds) for key, milliseconds in expiries.items())
         return commands
 
@@ -125,7 +124,7 @@ class RedisRouter:
             member = self._keys.member(queue)
             bindings = self._keys.bindings(exchange)
             if milliseconds and self._keys.cluster:
-                # The deadlines of all exchanges are one key, in another slot; kombu, whose they are, knows no clusters.
+                # The key of all exchanges' deadlines is in another slot; kombu, which reads it, supports no clusters.
                 commands.append(("SADD", bindings, member))
             elif milliseconds:
                 life = max(2 * milliseconds, _BINDING_LIFE)

@@ -1,7 +1,7 @@
-"""The ticker: a descriptor that turns readable after a while, for servers that cannot push.
+"""A timer run by the server: a descriptor that turns readable after an interval, for servers that cannot push.
 
-The server itself is the clock: it is asked to wait for a list that nobody ever fills, and its answer, that nothing
-came, makes the socket readable. No thread, no timer of the loop.
+The client blocks on a list that stays empty; the server's reply at the timeout makes the socket readable. This needs no
+thread and no timer in the loop.
 """
 
 from __future__ import annotations
@@ -14,29 +14,29 @@ from framework_drivers.redis.url import RedisAddress
 
 
 class ServerTimer:
-    """One connection that is used as a clock of `interval` seconds (whole ones: older servers know no others)."""
+    """One connection, used as a timer of `interval` seconds (rounded up: older servers take whole seconds only)."""
 
     def __init__(
         self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, key: str, interval: float
     ) -> None:
         self._connection = RedisConnection(addresses, settings)
         self._command = packer()(("BLPOP", key, max(1, math.ceil(interval))))
-        self._ticking = False
+        self._armed = False
 
     def fileno(self) -> int:
-        """Return the descriptor."""
+        """Return the descriptor that turns readable when the interval is over."""
         return self._connection.fileno()
 
     def arm(self) -> None:
-        """Have the descriptor turn readable once, an interval from now; it does so anyway when it is armed already."""
-        if not self._ticking:
-            self._ticking = True
+        """Make the descriptor readable once, an interval from now; an armed timer keeps its time."""
+        if not self._armed:
+            self._armed = True
             self._connection.send(self._command)
 
     def drain(self) -> None:
-        """Forget a tick that has come."""
+        """Read a reply that has come, so that the timer can be armed again."""
         if self._connection.drain():
-            self._ticking = False
+            self._armed = False
 
     def close(self) -> None:
         """Disconnect; harmless when closed."""

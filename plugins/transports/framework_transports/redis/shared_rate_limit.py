@@ -1,4 +1,4 @@
-"""The turnstile: one key for each limit, counted by a script on the server's clock."""
+"""The shared rate limit: one key for each limit; a script reserves starts by the server's clock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from framework_transports.redis.scripts import script
 
 
 class RedisSharedRateLimit(SharedRateLimit):
-    """Counts on one connection."""
+    """Reserves starts on one connection."""
 
     def __init__(self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, keys: Keys) -> None:
         self._keys = keys

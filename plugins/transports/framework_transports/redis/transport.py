@@ -1,7 +1,7 @@
-"""The Redis transport: kombu's layout, leases of our own.
+"""The Redis transport: kombu's layout, with leases for unacknowledged messages.
 
-1. Reads the URL and the options, makes the faces.
-2. Counts and purges queues, describes the connection.
+1. Reads the URL and the options, and makes producers, consumers, mailboxes and rate limits.
+2. Counts and purges queues, and describes the connection.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CONNECT_TIMEOUT = 5.0
 
 
 class RedisTransport(Transport):
-    """Redis 5 or newer; idle workers are woken rather than polling from Redis 6 on."""
+    """Transport for Redis 5 or newer; idle workers poll on Redis 5, and are woken by the server from Redis 6 on."""
 
     traits: ClassVar[TransportTraits] = TransportTraits(
         fanout=True, events_exchange="fanout", shared_rate_limit=True, parks=True, recalls=True
@@ -37,7 +37,7 @@ class RedisTransport(Transport):
     options_table: ClassVar[str] = "redis"
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
-        """Raises `ConfigError` when the URL is none of Redis, or lacks what Sentinels must be asked for."""
+        """Raises `ConfigError` for a URL that is not a Redis URL, and for a Sentinel URL without ``master_name``."""
         super().__init__(url, options, settings)
         own = options if isinstance(options, RedisOptions) else RedisOptions()
         self.options: RedisOptions = own
@@ -52,7 +52,7 @@ class RedisTransport(Transport):
 
     @property
     def display_url(self) -> str:
-        """The servers, without passwords."""
+        """The servers' URLs, without passwords."""
         return ";".join(address.display for address in self._addresses)
 
     def producer(self) -> RedisProducer:
@@ -72,13 +72,13 @@ class RedisTransport(Transport):
         return RedisMailbox(self._addresses, self._connection_settings, self._keys)
 
     def shared_rate_limit(self) -> RedisSharedRateLimit:
-        """Connect and return a turnstile."""
+        """Connect and return a shared rate limit."""
         return RedisSharedRateLimit(self._addresses, self._connection_settings, self._keys)
 
     # ------------------------------------------------------------ administration
 
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
-        """Return how many messages wait. An empty queue leaves no trace but its binding: one without is None."""
+        """Return how many messages wait in each queue; None for an empty queue without a binding."""
         wanted = list(queues)
         lists = [self._keys.lists(queue.name) for queue in wanted]
         commands: list[Command] = [("LLEN", key) for keys in lists for key in keys]
@@ -106,9 +106,9 @@ class RedisTransport(Transport):
         return dict(zip(names, counts, strict=True))
 
     def purge(self, queue: Queue) -> int:
-        """Drop what waits or is parked and return how much that was."""
+        """Drop waiting and parked messages, and return how many there were."""
         lists = self._keys.lists(queue.name)
-        parked, shelf = self._keys.parked(queue.name), self._keys.shelf(queue.name)
+        parked, payloads = self._keys.parked(queue.name), self._keys.parked_payloads(queue.name)
         connection = connect(self._addresses, self._connection_settings)
         try:
             replies = connection.run(
@@ -116,7 +116,7 @@ class RedisTransport(Transport):
                     ("MULTI",),
                     *(("LLEN", key) for key in lists),
                     ("ZCARD", parked),
-                    ("DEL", *lists, parked, shelf),
+                    ("DEL", *lists, parked, payloads),
                     ("EXEC",),
                 ]
             )
@@ -136,7 +136,7 @@ class RedisTransport(Transport):
             "ssl": bool(first.tls or self.settings.get("use_ssl")),
             "transport": "redis",
             "connect_timeout": self._connection_settings.connect_timeout,
-            # Without what may hold a password.
+            # sentinel_kwargs may hold a password.
             "transport_options": msgspec.to_builtins(msgspec.structs.replace(self.options, sentinel_kwargs={})),
             "login_method": self.settings.get("login_method"),
             "uri_prefix": "redis" if first.path else None,

@@ -1,16 +1,14 @@
 """The embedded broker: queues, exchanges, fan-out and leases in one SQLite file, for many processes of one machine.
 
 `sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite://` for ``framework.db`` in the current
-directory. What is used when no broker is configured.
+directory. The default broker when none is configured.
 
-* A *lower* priority number is served first, as on Redis and unlike AMQP: 0 is the default and the highest.
-* Messages are kept in the JSON envelope of the Redis transport.
-* One file in write-ahead mode; beside it ``-wal``, ``-shm`` and the directory ``-wake`` with the sockets
-  through which sleeping processes are woken. All of it must be on a local disk: SQLite's shared memory
-  knows no network.
-* ``schema`` describes the tables; ``producer``, ``consumer`` and ``mailbox`` are the three faces of a transport,
-  ``topology`` and ``publish`` what they share, ``housekeeping`` what the dead leave behind, ``admin`` the
-  view from outside.
+* A *lower* priority number is served first, as on Redis and unlike AMQP: 0 is the default and the highest priority.
+* Messages are stored in the JSON envelope of the Redis transport.
+* One file in write-ahead mode; beside it ``-wal``, ``-shm`` and the directory ``-wake`` with the sockets that wake
+  sleeping processes. All of them must be on a local disk, because SQLite's shared memory does not work over a network.
+* ``schema`` defines the tables; ``producer``, ``consumer`` and ``mailbox`` share ``topology`` and ``publish``;
+  ``housekeeping`` cleans up after dead processes; ``admin`` counts and purges messages.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Looking at queues from outside: how much waits in them, and emptying them."""
+"""Administration: counts and purges the messages of queues."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from framework_transports.sqlite.parking import create
 
 
 def sizes(database: Database, queues: Iterable[Queue]) -> dict[str, int | None]:
-    """Return how many messages wait in each queue; None where there is no such queue."""
+    """Return how many messages wait in each queue; None for a queue that does not exist."""
     found: dict[str, int | None] = {}
     with database.read() as connection:
         for queue in queues:
@@ -38,7 +38,7 @@ def parked(database: Database, queues: Iterable[Queue]) -> dict[str, int]:
 
 
 def purge(database: Database, queue: Queue) -> int:
-    """Drop what waits in `queue` or is parked, not what is on loan; return how much that was."""
+    """Drop waiting and parked messages of `queue`, but no unacknowledged ones; return how many there were."""
     create(database.path, database.busy_timeout)
     with database.write() as connection:
         return sum(

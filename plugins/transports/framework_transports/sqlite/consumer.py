@@ -1,16 +1,15 @@
-"""The consumer: takes messages on loan and settles them, in batches.
+"""The consumer: reserves messages and settles them, in batches.
 
-1. Register under a lease, and renew it; put back what dead consumers hold.
-2. Fetch: settle what is due and reserve more, in one transaction.
-3. Sleep: arm the doorbell before the last look at an empty queue.
-4. Park: settle into another table, and put back from there what is due, at the time known from the last look.
-5. On closing, settle, give back, and leave no trace; or leave it to the consumer that adopts what is on loan.
+1. Registers with a lease, and renews it; requeues messages of dead consumers.
+2. Fetches: settles and reserves in one transaction.
+3. Arms the doorbell before the last check of an empty queue.
+4. Parks messages in another table, and requeues them at the next known due time.
+5. On closing, settles, requeues and unregisters; `adopt` moves messages from a lost consumer to this one.
 
-A consumer whose process has died is noticed by its doorbell, which refuses to ring, within about a second;
-one that cannot be told so (it hangs, it is stopped, its socket lives on in a child) by its lease.
+A dead consumer is detected by its doorbell, whose socket refuses connections, within about a second; one that hangs, is
+stopped, or whose socket a child has inherited, by its lapsed lease.
 
-Its commits need no fsync of their own: should a power cut undo the last of them, the messages are handed
-out again.
+Its commits need no fsync: if a power cut undoes the last of them, the messages are redelivered.
 """
 
 from __future__ import annotations
@@ -29,23 +28,23 @@ from framework.exceptions import ConnectionLost
 from framework.message import mark_redelivered
 from framework_drivers.sqlite.database import Database
 from framework_drivers.sqlite.doorbell import Doorbell, Ringer
-from framework_transports._leases import OVERSLEPT
+from framework_transports._leases import LEASE_NOT_RENEWED
 from framework_transports.sqlite.delivery import SqliteDelivery
-from framework_transports.sqlite.housekeeping import put_back, reap, unregister
+from framework_transports.sqlite.housekeeping import reap, requeue_all, unregister
 from framework_transports.sqlite.parking import create, next_due, park, parked_under, recall, unpark
 from framework_transports.sqlite.schema import CONSUMER_BELL
-from framework_transports.sqlite.topology import declare, forget_auto_delete
+from framework_transports.sqlite.topology import declare, drop_auto_delete
 
 logger = logging.getLogger(__name__)
 
 _ids = msgspec.json.Encoder().encode
 
-_SETTLE_DONE = (
-    # A loan that was put back while it was being worked on (we overslept our lease) is done all the same,
-    # unless somebody else has it by now. Ids are never used twice.
+_DELETE_ACKED = (
+    # A message that was requeued because our lease lapsed is deleted, too, unless another consumer has reserved
+    # it. Ids are never reused.
     "DELETE FROM framework_messages WHERE id IN (SELECT value FROM json_each(?)) AND (owner = ? OR owner IS NULL)"
 )
-_SETTLE_BACK = (
+_REQUEUE = (
     "UPDATE framework_messages SET owner = NULL, deliveries = deliveries + {counted} "
     "WHERE id IN (SELECT value FROM json_each(?)) AND owner = ?"
 )
@@ -57,7 +56,7 @@ _READY_IN_ONE = (
 )
 
 
-#: Seconds for which others' leases are left alone after an outage: who is alive comes back within this time.
+#: Seconds after an outage in which lapsed leases stay untouched: live workers reconnect and renew within this time.
 _GRACE = 5.0
 
 
@@ -65,26 +64,26 @@ class SqliteConsumer(Consumer):
     """Fetches from tables."""
 
     def __init__(self, database: Database, lease: float) -> None:
-        #: Ids of messages to delete, to put back, and to put back uncounted, in the next transaction.
-        self.done: list[int] = []
-        self.back: list[int] = []
-        self.unused: list[int] = []
-        #: The same to park, with the time until which and the key.
+        #: Ids of messages to delete, to requeue, and to requeue uncounted, with the next transaction.
+        self.acked: list[int] = []
+        self.requeued: list[int] = []
+        self.released: list[int] = []
+        #: Ids of messages to park, each with its due time (s since the epoch) and its key.
         self.parks: list[tuple[int, float, str]] = []
-        #: When the next parked message comes due (s since the epoch), by the last look; and by this machine's clock.
+        #: The next due time of a parked message (s since the epoch); `due_at` is the same on the monotonic clock.
         self._due: float | None = None
         self.due_at: float | None = None
         self._database = database
         self._lease = lease
-        # Often enough for the lease; and never rarely: it is the safety net for a wake-up that a dying producer
-        # did not send, and finds dead consumers.
+        # At least once a second, whatever the lease: the heartbeat also finds dead consumers, and messages whose
+        # producer died before it rang.
         self.heartbeat_interval = min(1.0, lease / 3)
         self._pid = os.getpid()
         self._queues: dict[int, str] = {}
         self._reserve = ""
-        self._turn = 0
+        self._first_queue = 0
         self._seen_version: int | None = None
-        self._unanswered = False
+        self._wake_pending = False
         self._ringer = Ringer(database.path)
         self._bell = Doorbell(database.path, CONSUMER_BELL, armed=False)
         self._id = 0
@@ -95,14 +94,14 @@ class SqliteConsumer(Consumer):
         self._ringer.sweep()
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
-        """Take over what `lost` had on loan, unless its file is another one now or others have put that back."""
+        """Take over unacknowledged messages of `lost`; none if its file was replaced or others have requeued them."""
         if not isinstance(lost, SqliteConsumer) or lost._database.replaced:
             return ()
-        # Whoever kept us from renewing our lease kept the others from renewing theirs.
+        # The outage may have kept other consumers from renewing their leases, too.
         self._reap_from = time.monotonic() + _GRACE
         wanted = {delivery.id: delivery for delivery in deliveries if isinstance(delivery, SqliteDelivery)}
         with self._database.write() as connection:
-            # The token too: in a file that has replaced the old one the number may be somebody else's.
+            # Compare the token, too: in a replaced file the id may be another consumer's.
             if not connection.execute(
                 "SELECT 1 FROM framework_consumers WHERE id = ? AND bell = ?", (lost._id, lost._bell.token)
             ).fetchone():
@@ -116,7 +115,7 @@ class SqliteConsumer(Consumer):
             ).fetchall()
             connection.execute("UPDATE framework_messages SET owner = NULL WHERE owner = ?", (lost._id,))
             unregister(connection, lost._id)
-        lost._forget_settled()
+        lost._clear_settlements()
         self._ringer.ring_all(CONSUMER_BELL)
         adopted = [wanted[row_id] for (row_id,) in rows]
         for delivery in adopted:
@@ -126,27 +125,27 @@ class SqliteConsumer(Consumer):
     # ------------------------------------------------------------ queues
 
     def add_queue(self, queue: Queue) -> None:
-        """Declare `queue` and consume from it too."""
+        """Declare `queue` and start consuming from it."""
         with self._database.write() as connection:
             queue_id = declare(connection, queue)
             connection.execute("INSERT OR IGNORE INTO framework_subscriptions VALUES (?, ?)", (self._id, queue_id))
         self._queues[queue_id] = queue.name
-        self._choose()
+        self._build_reserve()
         self._reap()
-        self._look_ahead()
-        # Arms the bell again by the next `fetch`, and causes that fetch.
+        self._update_due()
+        # Causes a `fetch`, which arms the bell again.
         self._wake_self()
 
     def cancel_queue(self, name: str) -> None:
         """Stop consuming from `name`."""
         for queue_id in [known for known, its_name in self._queues.items() if its_name == name]:
             del self._queues[queue_id]
-            self._choose()
+            self._build_reserve()
             with self._database.write() as connection:
-                forget_auto_delete(connection, (self._id,), queue_id)
+                drop_auto_delete(connection, (self._id,), queue_id)
 
-    def _choose(self) -> None:
-        """Write the statement that reserves: by priority over all queues, then by turns between them, then by age."""
+    def _build_reserve(self) -> None:
+        """Build the statement that reserves: by priority over all queues, then in turn between them, then by age."""
         ready = [_READY_IN_ONE.format(queue=queue_id) for queue_id in self._queues]
         if len(ready) == 1:
             self._reserve = _RESERVE.format(chosen=ready[0])
@@ -163,9 +162,9 @@ class SqliteConsumer(Consumer):
     # ------------------------------------------------------------ messages
 
     def fetch(self, limit: int) -> Sequence[Delivery]:
-        """Settle what is due, reserve up to `limit`, and arm the doorbell if there were fewer."""
+        """Send settlements, reserve up to `limit` messages, and arm the doorbell if there were fewer."""
         self._bell.drain()
-        self._unanswered = False
+        self._wake_pending = False
         if self.due_at is not None and time.monotonic() >= self.due_at:
             self._unpark()
         was_armed = self._bell.armed
@@ -173,24 +172,24 @@ class SqliteConsumer(Consumer):
         if len(found) == limit:
             self._bell.disarm()
         elif not was_armed:
-            # Armed first, then looked again: whatever is committed after this look rings.
+            # Arm, then check again: any message committed after this check rings.
             self._bell.arm()
             found += self._transact(limit - len(found))
         return found
 
     def flush(self) -> None:
-        """Settle what is due.
+        """Send settlements.
 
-        Whoever flushes does not want messages now. A call that has come is set aside, so that it does not keep the loop
-        turning; the next heartbeat repeats it, unless a `fetch` has answered it by then.
+        The caller wants no messages now, so a pending wake-up is cleared, or the loop would spin; the next heartbeat
+        repeats it unless a `fetch` comes first.
         """
         if self._bell.drain():
-            self._unanswered = True
+            self._wake_pending = True
         if self._unsettled():
             self._transact(0)
 
     def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
-        """Settle, and take what is parked under `keys`."""
+        """Send settlements, and reserve the messages parked under `keys`."""
         if self._unsettled():
             self._transact(0)
         with self._database.read() as connection:
@@ -199,25 +198,25 @@ class SqliteConsumer(Consumer):
             return []
         with self._database.write() as connection:
             self._stay_registered(connection)
-            return self._lend(recall(connection, self._id, wanted))
+            return self._deliveries(recall(connection, self._id, wanted))
 
     def _unsettled(self) -> bool:
-        return bool(self.done or self.back or self.unused or self.parks)
+        return bool(self.acked or self.requeued or self.released or self.parks)
 
     def _unpark(self) -> None:
         with self._database.write() as connection:
             moved = unpark(connection, self._queues, time.time())
         if moved:
-            # More than this consumer may want.
+            # There may be more messages than this consumer has capacity for.
             self._ringer.ring_all(CONSUMER_BELL)
-        self._look_ahead()
+        self._update_due()
 
-    def _look_ahead(self) -> bool:
-        """Learn when the next parked message comes due; return whether that has changed."""
+    def _update_due(self) -> bool:
+        """Read the next due time of parked messages; return whether it has changed."""
         known = self._due
         with self._database.read() as connection:
             self._due = due = next_due(connection, self._queues)
-        # Each time anew: the wall clock may have been set.
+        # Computed each time, because the wall clock may have been set.
         self.due_at = None if due is None else time.monotonic() + max(0.0, due - time.time())
         return due != known
 
@@ -228,23 +227,23 @@ class SqliteConsumer(Consumer):
             limit = 0
         if not (limit or self._unsettled()):
             return []
-        done, back, unused, parks = len(self.done), len(self.back), len(self.unused), len(self.parks)
+        acked, requeued, released, parks = len(self.acked), len(self.requeued), len(self.released), len(self.parks)
         with self._database.write() as connection:
             self._settle(connection)
             rows = self._rows(connection, limit) if limit else []
-        # Only now: after a failed transaction `close` tries again.
-        del self.done[:done]
-        del self.back[:back]
-        del self.unused[:unused]
+        # Cleared after the commit: after a failed transaction `close` tries again.
+        del self.acked[:acked]
+        del self.requeued[:requeued]
+        del self.released[:released]
         del self.parks[:parks]
         if parks:
-            self._look_ahead()
-        if back or unused:
+            self._update_due()
+        if requeued or released:
             self._ringer.ring_all(CONSUMER_BELL)
         # An UPDATE returns its rows in any order.
-        return self._lend(rows)
+        return self._deliveries(rows)
 
-    def _lend(self, rows: list[tuple[int, int, int, int, bytes]]) -> list[Delivery]:
+    def _deliveries(self, rows: list[tuple[int, int, int, int, bytes]]) -> list[Delivery]:
         rows.sort()
         return [
             SqliteDelivery(
@@ -268,11 +267,11 @@ class SqliteConsumer(Consumer):
         return False
 
     def _settle(self, connection: sqlite3.Connection) -> None:
-        if self.done:
-            connection.execute(_SETTLE_DONE, (_ids(self.done).decode(), self._id))
-        for ids, counted in ((self.back, 1), (self.unused, 0)):
+        if self.acked:
+            connection.execute(_DELETE_ACKED, (_ids(self.acked).decode(), self._id))
+        for ids, counted in ((self.requeued, 1), (self.released, 0)):
             if ids:
-                connection.execute(_SETTLE_BACK.format(counted=counted), (_ids(ids).decode(), self._id))
+                connection.execute(_REQUEUE.format(counted=counted), (_ids(ids).decode(), self._id))
         if self.parks:
             park(connection, self._id, self.parks)
 
@@ -281,8 +280,8 @@ class SqliteConsumer(Consumer):
         queues = len(self._queues)
         if queues == 1:
             return connection.execute(self._reserve, (self._id, limit)).fetchall()
-        self._turn = (self._turn + 1) % queues
-        return connection.execute(self._reserve, (self._id, *(self._turn, limit) * queues, limit)).fetchall()
+        self._first_queue = (self._first_queue + 1) % queues
+        return connection.execute(self._reserve, (self._id, *(self._first_queue, limit) * queues, limit)).fetchall()
 
     # ------------------------------------------------------------ waking and leases
 
@@ -295,20 +294,20 @@ class SqliteConsumer(Consumer):
         self._ringer.ring(CONSUMER_BELL, (self._bell.token,))
 
     def heartbeat(self) -> None:
-        """Renew the lease when a third of it is over, look for dead consumers, and for changes nobody rang for."""
+        """Renew the lease every third of it, reap dead consumers, and check for changes without a wake-up."""
         if time.monotonic() >= self._renew_at:
             self._renew()
         self._reap()
         if not self._bell.present():
-            raise ConnectionLost(f"the directory {self._database.path}-wake was emptied while it was in use")
-        if self._look_ahead() or (self.due_at is not None and time.monotonic() >= self.due_at):
+            raise ConnectionLost(f"the directory {self._database.path}-wake was emptied while in use")
+        if self._update_due() or (self.due_at is not None and time.monotonic() >= self.due_at):
             self._wake_self()
         if self._bell.armed:
             with self._database.read() as connection:
                 (version,) = connection.execute("PRAGMA data_version").fetchone()
-            if version != self._seen_version or self._unanswered:
+            if version != self._seen_version or self._wake_pending:
                 self._seen_version = version
-                self._unanswered = False
+                self._wake_pending = False
                 self._wake_self()
 
     def _renew(self) -> None:
@@ -322,17 +321,17 @@ class SqliteConsumer(Consumer):
         self._renew_at = now + self._lease / 3
 
     def _stay_registered(self, connection: sqlite3.Connection) -> None:
-        """Get another id if others have struck us off: what is reserved under the old one would be nobody's, for ever.
+        """Register again if another consumer has removed this one: messages reserved under its old id would be lost.
 
-        In the transaction that reserves, because our lease may have lapsed while we waited for it.
+        Runs in the transaction that reserves, because the lease may have lapsed while waiting for the file's lock.
         """
         if not connection.execute("SELECT 1 FROM framework_consumers WHERE id = ?", (self._id,)).fetchone():
             self._register(connection)
 
     def _register(self, connection: sqlite3.Connection) -> None:
-        """Get an id: for the first time, or because we overslept, and others have put our loans back."""
+        """Get a new id: at the start, or after the lease has lapsed and another consumer has requeued the messages."""
         if self._id:
-            logger.warning(OVERSLEPT, self._lease, time.monotonic() - self._renew_at + self._lease / 3)
+            logger.warning(LEASE_NOT_RENEWED, self._lease, time.monotonic() - self._renew_at + self._lease / 3)
         (self._id,) = connection.execute(
             "INSERT INTO framework_consumers (bell, lease, deadline) VALUES (?, ?, ?) RETURNING id",
             (self._bell.token, self._lease, time.monotonic() + self._lease),
@@ -347,27 +346,27 @@ class SqliteConsumer(Consumer):
             self._ringer.ring_all(CONSUMER_BELL)
 
     def close(self, *, requeue: bool) -> None:
-        """Settle what is due, give back what is on loan, unregister. After a fork the parent's loans are left alone."""
+        """Settle, requeue messages if `requeue`, unregister. A forked child leaves the parent's messages alone."""
         if self._pid == os.getpid() and not self._database.replaced:
-            # Closed already, or the file is out of reach: then the lease sees to the loans.
+            # Closed already, or the file is out of reach: others requeue the messages when the lease lapses.
             with suppress(ConnectionLost):
-                self._leave(requeue)
+                self._settle_and_unregister(requeue)
         self._bell.close()
         self._ringer.close()
         self._database.close()
 
-    def _leave(self, requeue: bool) -> None:
+    def _settle_and_unregister(self, requeue: bool) -> None:
         with self._database.write() as connection:
             self._settle(connection)
             if requeue:
-                put_back(connection, (self._id,))
-            # Without `requeue` the loans stay ours until the lease is over, as if we hung.
+                requeue_all(connection, (self._id,))
+            # Without `requeue` the messages stay reserved until the lease lapses.
             unregister(connection, self._id)
-        self._forget_settled()
+        self._clear_settlements()
         self._ringer.ring_all(CONSUMER_BELL)
 
-    def _forget_settled(self) -> None:
-        self.done.clear()
-        self.back.clear()
-        self.unused.clear()
+    def _clear_settlements(self) -> None:
+        self.acked.clear()
+        self.requeued.clear()
+        self.released.clear()
         self.parks.clear()

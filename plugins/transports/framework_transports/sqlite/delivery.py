@@ -1,4 +1,4 @@
-"""A message on loan: settling it notes its row in the consumer, which settles with its next transaction."""
+"""An unacknowledged message: settling it adds its row to the consumer's next transaction."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class SqliteDelivery(Delivery):
-    """A message on loan."""
+    """An unacknowledged message."""
 
     __slots__ = ("consumer", "id")
 
@@ -23,28 +23,28 @@ class SqliteDelivery(Delivery):
         self.payload = payload
 
     def ack(self) -> None:
-        """The message is done with; a second settlement is ignored."""
+        """Delete the message; a second settlement is ignored."""
         consumer = self.consumer
         if consumer is not None:
             self.consumer = None
-            consumer.done.append(self.id)
+            consumer.acked.append(self.id)
 
     def reject(self, *, requeue: bool) -> None:
-        """Drop the message, or put it back to the front of its queue."""
+        """Drop the message, or put it back to the front of its queue if `requeue`."""
         consumer = self.consumer
         if consumer is not None:
             self.consumer = None
-            (consumer.back if requeue else consumer.done).append(self.id)
+            (consumer.requeued if requeue else consumer.acked).append(self.id)
 
     def release(self) -> None:
         """Put the message back to the front of its queue, uncounted."""
         consumer = self.consumer
         if consumer is not None:
             self.consumer = None
-            consumer.unused.append(self.id)
+            consumer.released.append(self.id)
 
     def park(self, until: float, key: str = "") -> bool:
-        """Move the message to what comes due later."""
+        """Move the message to the parked messages."""
         consumer = self.consumer
         if consumer is not None:
             self.consumer = None

@@ -1,8 +1,8 @@
-"""The mailbox: fan-out in and out, for remote control, replies and events.
+"""The mailbox: receives and publishes fan-out messages, for remote control, replies and events.
 
-1. Subscribe: a box in the tables, which is ours as long as our doorbell answers.
-2. Receive: take everything out of our boxes.
-3. Send: like a producer, but nothing is kept for nobody, and no commit waits for the disk.
+1. Subscribes with a box in the tables, which exists as long as the mailbox's doorbell answers.
+2. Receives all mail in its boxes.
+3. Sends like a producer, but drops unroutable messages, and commits without fsync.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from framework_transports.sqlite.publish import Batch, drop_boxes
 from framework_transports.sqlite.schema import MAILBOX_BELL
 from framework_transports.sqlite.topology import SqliteRouter, declare_exchange
 
-#: How much one `receive` takes; it rings again when there is more.
-_AT_ONCE: Final = 500
+#: Messages of one `receive`, at most; the doorbell rings again for more.
+_BATCH: Final = 500
 
 
 class SqliteMailbox(Mailbox):
-    """Boxes in the tables."""
+    """A mailbox stored in the broker's file."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -36,12 +36,12 @@ class SqliteMailbox(Mailbox):
         self._ringer = Ringer(database.path)
         self._bell = Doorbell(database.path, MAILBOX_BELL, armed=True)
         self._subscriptions: list[Queue] = []
-        #: By box id, the exchange that it is subscribed to.
+        #: The subscribed exchange of each box, by the box's id.
         self._boxes: dict[int, str] = {}
         reap_boxes(database, self._ringer)
 
     def subscribe(self, queue: Queue) -> None:
-        """Receive what `queue` would: its exchange's messages, and those sent straight to its name."""
+        """Receive messages routed to `queue`: its exchange's, and those for its name on the default exchange."""
         if any(known == queue for known in self._subscriptions):
             return
         self._open_box(queue)
@@ -58,14 +58,14 @@ class SqliteMailbox(Mailbox):
         self._boxes[box] = queue.exchange.name
 
     def receive(self) -> Sequence[tuple[str, Payload]]:
-        """Return what has arrived, oldest first."""
+        """Return the messages that have arrived, oldest first."""
         self._bell.drain()
         with self._database.read() as connection:
             mine = "SELECT id FROM framework_boxes WHERE bell = ?"
             present = {row[0] for row in connection.execute(mine, (self._bell.token,))}
             waiting = connection.execute(
                 f"SELECT id FROM framework_mail WHERE box IN ({mine}) ORDER BY id LIMIT ?",
-                (self._bell.token, _AT_ONCE),
+                (self._bell.token, _BATCH),
             ).fetchall()
         if len(present) < len(self._boxes):
             self._reopen(present)
@@ -77,13 +77,13 @@ class SqliteMailbox(Mailbox):
                 "(SELECT id FROM framework_boxes WHERE bell = ?) RETURNING id, box, payload",
                 (waiting[-1][0], self._bell.token),
             ).fetchall()
-        if len(waiting) == _AT_ONCE:
+        if len(waiting) == _BATCH:
             self._ringer.ring(MAILBOX_BELL, (self._bell.token,))
         rows.sort()
         return [(self._boxes[box], payload) for _, box, payload in rows if box in self._boxes]
 
     def _reopen(self, present: set[int]) -> None:
-        """Subscribe again to what was dropped while this process was stopped."""
+        """Open boxes again that were dropped while this process was stopped."""
         for box in [known for known in self._boxes if known not in present]:
             del self._boxes[box]
         kept = list(self._boxes.values())
@@ -94,11 +94,11 @@ class SqliteMailbox(Mailbox):
                 self._open_box(queue)
 
     def send(self, messages: Sequence[Outgoing]) -> None:
-        """Publish; what nobody listens to is dropped without touching the disk."""
+        """Publish; messages without a receiver are dropped without a write transaction."""
         self.reach(messages)
 
     def reach(self, messages: Sequence[Outgoing]) -> int | None:
-        """Publish, and return how many listeners live."""
+        """Publish, and return how many living mailboxes received a message."""
         if not messages:
             return 0
         with self._database.read() as connection:
@@ -121,9 +121,9 @@ class SqliteMailbox(Mailbox):
         return self._bell.fileno()
 
     def close(self) -> None:
-        """Drop the boxes with what is in them, and disconnect. After a fork the parent's boxes are left alone."""
+        """Drop the boxes with their mail, and disconnect. A forked child leaves the parent's boxes alone."""
         if self._pid == os.getpid():
-            # Closed already, or out of reach: the bell is silent from now on, which says it all.
+            # Closed already, or the file is out of reach: others drop the boxes, as the doorbell no longer answers.
             with suppress(ConnectionLost):
                 drop_boxes(self._database, self._ringer, (self._bell.token,))
         self._bell.close()

@@ -1,12 +1,12 @@
-"""Messages that are parked: a table beside the queues, by the time at which they come due.
+"""The table of parked messages.
 
-1. `park` moves what is on loan there, `unpark` moves what is due back. A message keeps its id, so that it is at the
-   front of its queue again: it is older than what waits there.
-2. `next_due` says when the next one comes due.
-3. `parked_under` finds messages by their keys, and `recall` moves them back, on loan.
+1. `park` moves unacknowledged messages to it, `unpark` moves due messages back. A message keeps its id, so that it is
+   at the front of its queue again: it is older than the messages there.
+2. `next_due` returns the next due time.
+3. `parked_under` finds messages by their keys, and `recall` moves them back, reserved for a consumer.
 
-Times are wall-clock, because they outlive the machine's start. The table is a part of its own of the broker's file, so
-that older files need not be made anew.
+Times are on the wall clock, because they must survive a restart of the machine. The table is a separate part of the
+broker's file, so that older files stay usable.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ CREATE TABLE framework_parked (
 ) STRICT;
 CREATE INDEX framework_parked_by_time ON framework_parked (queue, due);
 CREATE INDEX framework_parked_by_key ON framework_parked (key) WHERE key IS NOT NULL"""
-#: Messages that one transaction puts back in each queue.
+#: Due messages that one transaction moves to each queue, at most.
 BATCH: Final = 500
 
 _PARK: Final = (
-    # CROSS keeps the order: by itself SQLite goes through all that is on loan for each message to park.
+    # CROSS fixes the join order: SQLite would else scan all unacknowledged messages for each message to park.
     "INSERT INTO framework_parked SELECT m.id, m.queue, json_extract(p.value, '$[1]'), m.priority, m.deliveries, "
     "nullif(json_extract(p.value, '$[2]'), ''), m.payload "
     "FROM json_each(?) p CROSS JOIN framework_messages m ON m.id = json_extract(p.value, '$[0]') WHERE m.owner = ?"
@@ -55,7 +55,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 def create(path: str, busy_timeout: float) -> None:
-    """Make the table where it is missing. Raises `ConnectionLost`."""
+    """Create the table if it is missing. Raises `ConnectionLost`."""
     database = Database(
         path, part=PART, version=VERSION, schema=SCHEMA, synchronous="normal", busy_timeout=busy_timeout
     )
@@ -64,14 +64,14 @@ def create(path: str, busy_timeout: float) -> None:
 
 
 def park(connection: sqlite3.Connection, consumer: int, parks: Iterable[tuple[int, float, str]]) -> None:
-    """Park what `consumer` has on loan: a message's id, the time until which, and its key."""
+    """Park messages of `consumer`, each given by its id, its due time (s since the epoch) and its key."""
     chosen = (_encode(list(parks)).decode(), consumer)
     connection.execute(_PARK, chosen)
     connection.execute(_PARKED, chosen)
 
 
 def unpark(connection: sqlite3.Connection, queues: Iterable[int], now: float) -> int:
-    """Put what is due back into `queues`, a bounded number at a time; return how much that was."""
+    """Move due messages back to `queues`, at most `BATCH` each; return how many."""
     ids = [
         row[0]
         for queue in queues
@@ -86,7 +86,7 @@ def unpark(connection: sqlite3.Connection, queues: Iterable[int], now: float) ->
 
 
 def parked_under(connection: sqlite3.Connection, queues: Collection[int], keys: Sequence[str]) -> list[int]:
-    """Return the ids of what is parked under `keys` in `queues`."""
+    """Return the ids of the messages of `queues` that are parked under `keys`."""
     return [
         row[0]
         for row in connection.execute(
@@ -98,9 +98,9 @@ def parked_under(connection: sqlite3.Connection, queues: Collection[int], keys: 
 
 
 def recall(connection: sqlite3.Connection, consumer: int, ids: Sequence[int]) -> list[tuple[int, int, int, int, bytes]]:
-    """Have `consumer` take on loan what is still parked of `ids`.
+    """Reserve those of the messages `ids` that are still parked for `consumer`.
 
-    Returns of each message its priority, id, queue, deliveries, and payload.
+    Returns the priority, id, queue, deliveries, and payload of each.
     """
     chosen = _encode(ids).decode()
     rows = connection.execute(_RECALL, (consumer, chosen)).fetchall()
@@ -109,7 +109,7 @@ def recall(connection: sqlite3.Connection, consumer: int, ids: Sequence[int]) ->
 
 
 def next_due(connection: sqlite3.Connection, queues: Iterable[int]) -> float | None:
-    """Return when the next message that is parked for `queues` comes due (s since the epoch); None: there is none."""
+    """Return the next due time of a message parked for `queues` (s since the epoch); None: nothing is parked."""
     found = [
         connection.execute("SELECT min(due) FROM framework_parked WHERE queue = ?", (queue,)).fetchone()[0]
         for queue in queues

@@ -1,7 +1,7 @@
 """The producer: publishes from any thread.
 
-1. Publish a batch in one transaction, then wake those who wait for it.
-2. Declare queues.
+1. Publishes a batch in one transaction, then wakes its receivers.
+2. Declares queues.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from framework_transports.sqlite.topology import SqliteRouter, declare, is_decla
 
 
 class SqliteProducer(Producer):
-    """Publishes into the tables. Any thread may call; it survives a fork on both sides."""
+    """Publishes into the tables; thread-safe, fork-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -34,13 +34,13 @@ class SqliteProducer(Producer):
                 self._router.refresh(connection)
                 batch.insert(connection, self._router, required=True)
         except BaseException:  # undone and raised again
-            # It may remember a queue that was made and rolled back.
+            # The cache may hold a queue whose creation was rolled back.
             self._router.forget()
             raise
         batch.wake(self._ringer, self._database)
 
     def declare(self, queues: Iterable[Queue]) -> None:
-        """Create what does not exist; what exists costs no write transaction."""
+        """Create queues, exchanges and bindings that do not exist; without any, no write transaction is needed."""
         wanted = list(queues)
         with self._database.read() as connection:
             missing = [queue for queue in wanted if not is_declared(connection, queue)]

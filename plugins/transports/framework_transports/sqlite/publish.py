@@ -1,8 +1,8 @@
-"""Putting messages into the tables: what the producer and the mailbox share.
+"""Publishing into the tables, for the producer and the mailbox.
 
-1. Route each message, inside the caller's transaction.
-2. Insert one row for each queue and each box, all in one go.
-3. Remember whom to wake after the commit.
+1. Routes each message, inside the caller's transaction.
+2. Inserts one row for each queue and each box.
+3. Wakes consumers and mailboxes after the commit.
 """
 
 from __future__ import annotations
@@ -19,28 +19,27 @@ from framework_drivers.sqlite.doorbell import Ringer
 from framework_transports.sqlite.schema import CONSUMER_BELL, MAILBOX_BELL
 from framework_transports.sqlite.topology import SqliteRouter, declare_name
 
-#: What a mail's box and a message's payload may hold; SQLite's own limit is a little higher.
-_LARGEST = 900_000_000
+#: The largest payload in bytes; SQLite's own limit is a little higher.
+_MAX_SIZE = 900_000_000
 
 
 class Batch:
-    """Messages on their way into the tables, encoded but not yet routed."""
+    """Encoded messages, to be routed and inserted together."""
 
     def __init__(self, messages: Sequence[Outgoing]) -> None:
-        # Before the transaction: encoding is slow, and whoever waits for the file's lock should not wait
-        # for it.
+        # Encoded before the transaction: it is slow, and would keep other processes from the file's lock.
         self._envelopes = [to_envelope(message, str(uuid4())) for message in messages]
         self._messages = messages
         self._queued = False
         self._bells: set[str] = set()
         for envelope in self._envelopes:
-            if len(envelope) > _LARGEST:
-                raise PublishRefused(f"a message of {len(envelope)} bytes is more than the broker takes ({_LARGEST})")
+            if len(envelope) > _MAX_SIZE:
+                raise PublishRefused(f"a message has {len(envelope)} bytes, this broker takes at most {_MAX_SIZE}")
 
     def insert(self, connection: sqlite3.Connection, router: SqliteRouter, *, required: bool) -> None:
-        """Insert everything.
+        """Insert all messages.
 
-        With `required`, a persistent message that nothing takes is not dropped: one that names a queue makes that
+        With `required`, an unroutable persistent message is not dropped: a message for the default exchange creates its
         queue, as on Redis; any other raises `PublishRefused`.
         """
         rows: list[tuple[int, int, bytes]] = []
@@ -76,9 +75,9 @@ class Batch:
         return (queue,)
 
     def wake(self, ringer: Ringer, database: Database) -> int:
-        """Wake those concerned; call it after the commit. Subscribers found dead are removed with their mail.
+        """Wake the receivers, and remove dead mailboxes with their mail; call it after the commit.
 
-        Return how many subscribers there are.
+        Returns the number of living mailboxes that received a message.
         """
         if self._queued:
             ringer.ring_all(CONSUMER_BELL)
@@ -90,7 +89,7 @@ class Batch:
 
 
 def drop_boxes(database: Database, ringer: Ringer, bells: Iterable[str]) -> None:
-    """Remove the boxes of dead mailboxes, named by their `bells`, with their mail."""
+    """Remove the boxes of the mailboxes with the doorbells `bells`, with their mail."""
     gone = [(bell,) for bell in bells]
     if not gone:
         return

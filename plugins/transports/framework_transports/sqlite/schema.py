@@ -1,15 +1,14 @@
-"""The tables of the embedded broker, and how the faces open them.
+"""The tables of the embedded broker, and how to open its file.
 
-1. ``queues``, ``exchanges``, ``bindings``: the topology, with one counter that changes whenever any of it
-   does, so that a producer can trust what it remembers of it.
-2. ``messages``: what waits in queues (`owner` null) or is on loan (`owner` is a consumer). The order of
-   service is priority, then id: what is put back has a smaller id than anything that came later, so it is
-   at the front again.
-3. ``consumers``: who may hold loans, until when, and the token of its doorbell.
-4. ``boxes`` and ``mail``: fan-out. One box a subscription of a mailbox; what comes in is copied to each.
+1. ``queues``, ``exchanges``, ``bindings``: the topology, with one counter that changes with any of them, so that a
+   producer knows when its cached routes are outdated.
+2. ``messages``: waiting (`owner` null) or unacknowledged (`owner` is a consumer). They are served by priority, then
+   id: a requeued message has a smaller id than later ones, so it is at the front again.
+3. ``consumers``: the consumers with a lease, its deadline, and the token of their doorbell.
+4. ``boxes`` and ``mail``: fan-out. Each subscription of a mailbox has a box, which receives a copy of each message.
 
-Times are the system's monotonic clock, which all processes of a machine share and nobody can set. It starts
-again with the machine; a time further ahead than could be is therefore from before, and over.
+Times are on the system's monotonic clock, which all processes of a machine share. It restarts with the machine, so a
+time too far ahead is from before a restart, and has passed.
 """
 
 from __future__ import annotations
@@ -67,7 +66,7 @@ CREATE INDEX framework_mail_by_box ON framework_mail (box, id);
 
 
 class BrokerFile:
-    """How to open the broker's file: one `Database` for each face."""
+    """Opens the broker's file, with a `Database` for each producer, consumer and mailbox."""
 
     def __init__(self, path: str, synchronous: Synchronous, busy_timeout: float) -> None:
         self.path = path
@@ -75,7 +74,7 @@ class BrokerFile:
         self._busy_timeout = busy_timeout
 
     def open(self, synchronous: Synchronous | None = None) -> Database:
-        """Connect, creating the file and its tables where they are missing. Raises `ConnectionLost`."""
+        """Connect, and create the file and its tables if they are missing. Raises `ConnectionLost`."""
         database = Database(
             self.path,
             part=PART,

@@ -1,6 +1,6 @@
-"""The turnstile: one row for each limit, on the clock that all processes of this machine share.
+"""The shared rate limit: one row for each limit, on the clock that all processes of this machine share.
 
-Its table is a part of its own of the broker's file, so that older files need not be made anew.
+Its table is a separate part of the broker's file, so that older files stay usable.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SCHEMA: Final = """
 CREATE TABLE framework_starts (name TEXT PRIMARY KEY, free REAL NOT NULL, seen REAL NOT NULL) STRICT, WITHOUT ROWID;
 """
 _FIND: Final = "SELECT free, seen FROM framework_starts WHERE name = ?"
-_KEEP: Final = "INSERT OR REPLACE INTO framework_starts VALUES (?, ?, ?)"
-_FORGET: Final = "DELETE FROM framework_starts WHERE free < :now OR seen > :now"
+_STORE: Final = "INSERT OR REPLACE INTO framework_starts VALUES (?, ?, ?)"
+_DELETE_OLD: Final = "DELETE FROM framework_starts WHERE free < :now OR seen > :now"
 
 
 class SqliteSharedRateLimit(SharedRateLimit):
-    """Counts in the broker's file."""
+    """Reserves starts in the broker's file."""
 
     def __init__(self, path: str, synchronous: Synchronous, busy_timeout: float) -> None:
         self._database = Database(
@@ -33,14 +33,14 @@ class SqliteSharedRateLimit(SharedRateLimit):
     def reserve(self, name: str, interval: float, count: int) -> float:
         """Reserve the next `count` starts of `name`; return the seconds until the first."""
         with self._database.write() as connection:
-            # Inside, where nobody else is: what the others wrote was written before.
+            # Read inside the transaction, so that it is later than all times that others have written.
             now = time.monotonic()
             row = connection.execute(_FIND, (name,)).fetchone()
-            # Written later than now: the machine was started again since, and its clock with it.
+            # A time of writing in the future is from before the machine restarted, and its clock with it.
             first = now if row is None or row[1] > now else max(now, row[0])
             if row is None:
-                connection.execute(_FORGET, {"now": now})
-            connection.execute(_KEEP, (name, first + interval * count, now))
+                connection.execute(_DELETE_OLD, {"now": now})
+            connection.execute(_STORE, (name, first + interval * count, now))
         return first - now
 
     def close(self) -> None:

@@ -1,10 +1,10 @@
 """Exchanges, queues and bindings in the broker's tables.
 
-1. `declare` creates what does not exist.
-2. `SqliteRouter` says where a message goes, from memory as long as the topology has not changed.
-3. `forget_auto_delete` removes queues that were to live only as long as their consumers.
+1. `declare` creates a queue, its exchange and its binding if they do not exist.
+2. `SqliteRouter` routes messages, with a cache until the topology changes.
+3. `drop_auto_delete` removes auto-delete queues without consumers.
 
-All of it happens inside a transaction of the caller.
+All functions run inside a transaction of the caller.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def declare_exchange(connection: sqlite3.Connection, exchange: Exchange) -> None
     """Create `exchange`. Raises `TransportError` when it exists with another type, or the type is unknown."""
     if exchange.type not in TYPES:
         raise TransportError(
-            f"exchange {exchange.name!r} has type {exchange.type!r}, which this broker does not know: "
+            f"exchange {exchange.name!r} has type {exchange.type!r}, which this broker does not support: "
             f"use one of {', '.join(sorted(TYPES))}"
         )
     row = connection.execute("SELECT type FROM framework_exchanges WHERE name = ?", (exchange.name,)).fetchone()
@@ -36,7 +36,7 @@ def declare_exchange(connection: sqlite3.Connection, exchange: Exchange) -> None
 
 
 def declare_name(connection: sqlite3.Connection, name: str, *, auto_delete: bool = False) -> int:
-    """Create the queue `name`, bound to nothing, where it does not exist; return its id."""
+    """Create the queue `name`, without a binding, if it does not exist; return its id."""
     row = connection.execute("SELECT id FROM framework_queues WHERE name = ?", (name,)).fetchone()
     if row is None:
         row = connection.execute(
@@ -46,11 +46,11 @@ def declare_name(connection: sqlite3.Connection, name: str, *, auto_delete: bool
 
 
 def declare(connection: sqlite3.Connection, queue: Queue) -> int:
-    """Create `queue`, its exchange and its binding where they do not exist; return the queue's id."""
+    """Create `queue`, its exchange and its binding if they do not exist; return the queue's id."""
     queue_id = declare_name(connection, queue.name, auto_delete=queue.auto_delete or queue.exclusive)
     if queue.exchange.name:
         declare_exchange(connection, queue.exchange)
-        # The triggers must not fire for what exists: they would make every producer forget what it knows.
+        # The triggers must not fire for an existing binding: they would invalidate every producer's cache.
         connection.execute(
             "INSERT INTO framework_bindings SELECT :exchange, :key, :queue WHERE NOT EXISTS (SELECT 1 "
             "FROM framework_bindings WHERE exchange = :exchange AND routing_key = :key AND queue = :queue)",
@@ -60,7 +60,7 @@ def declare(connection: sqlite3.Connection, queue: Queue) -> int:
 
 
 def is_declared(connection: sqlite3.Connection, queue: Queue) -> bool:
-    """Return whether `declare` would change nothing, without needing the right to write."""
+    """Return whether `declare` would change nothing; needs no write transaction."""
     row = connection.execute(
         "SELECT q.id, b.queue, e.type FROM framework_queues q "
         "LEFT JOIN framework_bindings b ON b.queue = q.id AND b.exchange = :exchange AND b.routing_key = :key "
@@ -72,8 +72,8 @@ def is_declared(connection: sqlite3.Connection, queue: Queue) -> bool:
     return not queue.exchange.name or (row[1] is not None and row[2] == queue.exchange.type)
 
 
-def forget_auto_delete(connection: sqlite3.Connection, consumers: Iterable[int], queue: int | None = None) -> None:
-    """End the subscriptions of `consumers` (to `queue` alone, if given); drop auto-delete queues left without any."""
+def drop_auto_delete(connection: sqlite3.Connection, consumers: Iterable[int], queue: int | None = None) -> None:
+    """End the subscriptions of `consumers` (to `queue` alone, if given); drop auto-delete queues without others."""
     for consumer in consumers:
         left = connection.execute(
             "DELETE FROM framework_subscriptions WHERE consumer = ? AND queue = coalesce(?, queue) RETURNING queue",
@@ -99,16 +99,16 @@ class MailboxRow(NamedTuple):
 
 
 class Targets(NamedTuple):
-    """Where a message goes."""
+    """The queues and boxes that receive a message."""
 
     queues: tuple[int, ...]
     boxes: tuple[MailboxRow, ...]
-    #: Of the exchange; None: there is no such exchange.
+    #: The exchange's type; None: the exchange does not exist.
     exchange_type: str | None
 
 
 class SqliteRouter:
-    """Where messages go. One for each connection: it remembers, and asks once a transaction whether it still may."""
+    """Routes messages of one connection; caches targets, and checks the topology's version once a transaction."""
 
     def __init__(self) -> None:
         self._version = 0
@@ -118,7 +118,7 @@ class SqliteRouter:
     def refresh(self, connection: sqlite3.Connection) -> None:
         """Call this first in every transaction."""
         (version,) = connection.execute("SELECT version FROM framework_topology").fetchone()
-        # Routing keys come from outside: what is remembered has a limit.
+        # Clients choose routing keys, so the cache needs a limit.
         # A new connection may have found a new file, which counts from the beginning.
         if version != self._version or connection is not self._connection or len(self._known) > 10_000:
             self._version = version
@@ -126,11 +126,11 @@ class SqliteRouter:
             self._known.clear()
 
     def forget(self) -> None:
-        """Trust nothing: a transaction that changed the topology was rolled back."""
+        """Clear the cache at the next `refresh`: a transaction that changed the topology was rolled back."""
         self._version = 0
 
     def targets(self, connection: sqlite3.Connection, exchange: str, routing_key: str) -> Targets:
-        """Return where a message to `exchange` with `routing_key` goes."""
+        """Return the targets of a message to `exchange` with `routing_key`."""
         known = self._known.get((exchange, routing_key))
         if known is None:
             known = self._known[exchange, routing_key] = self._find(connection, exchange, routing_key)

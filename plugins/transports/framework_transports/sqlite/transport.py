@@ -1,4 +1,4 @@
-"""The driver of the embedded broker: options, and one connection for each face."""
+"""The embedded broker's transport: its options, and one connection for each producer, consumer and mailbox."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from framework_transports.sqlite.shared_rate_limit import SqliteSharedRateLimit
 
 
 class SqliteOptions(FileOptions, kw_only=True):
-    """The table ``[transport.sqlite]``."""
+    """Options of the SQLite transport, ``[transport.sqlite]``."""
 
     lease: Annotated[
         float,
         msgspec.Meta(
             ge=1.0,
-            description="Seconds after which the messages of a worker that hangs are given to others. "
-            "A live worker renews its lease; a dead one is noticed sooner.",
+            description="Seconds after which a hanging worker's messages are redelivered to others. "
+            "A live worker renews its lease; a dead one is detected sooner.",
         ),
     ] = 30.0
 
 
 class SqliteTransport(Transport):
-    """The embedded broker: a file, no server."""
+    """Transport for the embedded broker: a file, no server."""
 
     options_type = SqliteOptions
     traits = TransportTraits(
@@ -45,7 +45,7 @@ class SqliteTransport(Transport):
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         super().__init__(url, options, settings)
-        # Absolute from now on: a daemon leaves the directory that a relative path was meant for.
+        # Made absolute here, because a daemon changes the working directory.
         self.path = database_path(url)
         self._file = BrokerFile(self.path, self.options.synchronous, self.options.busy_timeout)
 
@@ -67,7 +67,7 @@ class SqliteTransport(Transport):
         return SqliteMailbox(self._file.open("normal"))
 
     def shared_rate_limit(self) -> SqliteSharedRateLimit:
-        """Connect and return a turnstile."""
+        """Connect and return a shared rate limit."""
         return SqliteSharedRateLimit(self.path, "normal", self.options.busy_timeout)
 
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
@@ -81,12 +81,12 @@ class SqliteTransport(Transport):
             return admin.parked(database, queues)
 
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue` or is parked."""
+        """Drop waiting and parked messages of `queue`, and return how many there were."""
         with closing(self._file.open()) as database:
             return admin.purge(database, queue)
 
     def info(self) -> dict[str, Any]:
-        """Return the connection's parameters; what only a server would have is empty."""
+        """Return the connection's parameters; those of a server are empty."""
         return {
             "connect_timeout": self.options.busy_timeout,
             "heartbeat": 0,

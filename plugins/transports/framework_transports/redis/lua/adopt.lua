@@ -1,8 +1,8 @@
--- Hands what one consumer has on loan from one queue to another consumer; what that one does not want goes back to the front, as it is.
--- KEYS: the lost consumer's lease hash, the new one's, the queue's set of deadlines, the queue's lists.
--- ARGV: the lost consumer, the new one, lease (ms), then the fields to keep.
--- Returns those of them that were still on loan.
--- Opens the script for all other writes when the server is full: see reserve.lua.
+-- Moves messages that one consumer has leased from a queue to another consumer; puts its other messages back to the front, unchanged.
+-- KEYS: the lost consumer's lease hash, the new consumer's lease hash, the queue's set of deadlines, the queue's lists.
+-- ARGV: the lost consumer, the new consumer, lease (ms), then the fields to move.
+-- Returns the fields that were moved.
+-- Makes a full server accept the writes below: see reserve.lua.
 redis.call('HDEL', KEYS[1], '')
 local kept = {}
 for index = 4, #ARGV do

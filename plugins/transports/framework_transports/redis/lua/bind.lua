@@ -1,4 +1,4 @@
--- Binds a queue that expires, and notes until when its exchange's bindings are wanted.
+-- Binds a queue that expires, and extends the deadline of its exchange's bindings.
 -- KEYS: the exchange's bindings, the deadlines of all exchanges. ARGV: member, exchange, lifetime (ms).
 local deadline = server_time() + ARGV[3]
 redis.call('SADD', KEYS[1], ARGV[1])

@@ -1,11 +1,10 @@
--- Parks messages that are on loan: from the lease they go to a hash, and to the sorted set of when they come due.
--- KEYS: the consumer's lease hash, the queue's set of parked messages, its shelf.
+-- Parks leased messages: moves them from the lease to the queue's hash of parked messages, and their due times to its sorted set.
+-- KEYS: the consumer's lease hash, the queue's set of parked messages, their hash.
 -- ARGV: consumer, how many may share a key, then field, delay (ms), key ('' for none), ...
--- On the shelf it is <list>:<payload>. Its field is the key; for others with the same key the key, a line break, and a number; and without a key,
--- or when all these are taken, a line break and <sequence>:<consumer>. So two messages that are alike stay two. The field that is a line break has the
--- highest of these numbers, once there is one.
--- Returns how many were still on loan.
--- Lets a full server take the writes below: see reserve.lua.
+-- A value of the hash is <list>:<payload>. Its field is the key; a further message with that key gets <key>\n<number>; a message without a key, or
+-- beyond the limit, gets \n<sequence>:<consumer>. So equal messages stay apart. The field \n holds the highest number used, if any.
+-- Returns how many were still leased.
+-- Makes a full server accept the writes below: see reserve.lua.
 redis.call('HDEL', KEYS[1], '')
 local now = server_time()
 local count = 0

@@ -1,11 +1,11 @@
--- Renews a consumer's leases, and tells whose leases have lapsed.
+-- Renews a consumer's leases, and lists consumers whose leases have lapsed.
 -- KEYS, for each queue: the consumer's lease hash, the queue's set of deadlines. ARGV: consumer, lease (ms).
 -- Returns for each queue the list of consumers whose lease has lapsed (at most 100).
 local now = server_time()
 local lapsed = {}
 for index = 1, #KEYS, 2 do
   if redis.call('EXISTS', KEYS[index]) == 1 then
-    -- Lets a full server take the next write: see reserve.lua.
+    -- Makes a full server accept the next write: see reserve.lua.
     redis.call('ZREM', KEYS[index + 1], '')
     redis.call('ZADD', KEYS[index + 1], string.format('%.0f', now + ARGV[2]), ARGV[1])
   else

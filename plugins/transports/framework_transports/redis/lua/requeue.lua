@@ -1,6 +1,6 @@
--- Puts messages that are on loan back to the front of their queue.
--- KEYS: the consumer's lease hash, the queue's lists. ARGV: field, payload ('' for as it is), ...; the last one is served first.
--- Returns how many were still on loan.
+-- Puts leased messages back to the front of their queue.
+-- KEYS: the consumer's lease hash, the queue's lists. ARGV: field, new payload ('': unchanged), ...; the last one is served first.
+-- Returns how many were still leased.
 local count = 0
 for index = 1, #ARGV, 2 do
   local field = ARGV[index]

@@ -1,4 +1,4 @@
--- Takes up to ARGV[2] messages and leases them to one consumer, in one step.
+-- Takes up to ARGV[2] messages and leases them to one consumer, atomically.
 -- KEYS, for each queue: its lists in the order of priority, the consumer's lease hash, the queue's set of deadlines.
 -- ARGV: consumer, limit, lease (ms), next sequence number, lists per queue, first queue (0-based), 1 to share fairly.
 -- Returns a list of {queue (0-based), list (0-based), payload, ...}; the sequence numbers follow the order of the payloads.
@@ -10,8 +10,8 @@ local taken, touched = {}, {}
 
 local function take(queue, list, count)
   local base = queue * width
-  -- A server that is out of memory refuses a script's first write if that may need memory, and takes all others. What is moved here needs
-  -- none, and a full server must be emptied: so the first write is one that is never refused for that.
+  -- A server that is out of memory refuses a script whose first write may need memory, but accepts the writes after a first one that needs none.
+  -- Moving messages needs no memory, and consumers must be able to empty a full server: so the first write is a deletion of nothing.
   redis.call('HDEL', KEYS[base + lists + 1], '')
   local key = KEYS[base + list]
   local values = redis.call('LRANGE', key, -count, -1)
@@ -21,7 +21,7 @@ local function take(queue, list, count)
     fields[#fields + 1] = string.format('%.0f:%d', seq, list - 1)
     fields[#fields + 1] = values[index]
     seq = seq + 1
-    -- Lua's stack holds some thousands of arguments.
+    -- Lua's stack holds a few thousand arguments.
     if #fields == 1000 then
       redis.call('HSET', KEYS[base + lists + 1], unpack(fields))
       fields = {}
@@ -30,13 +30,13 @@ local function take(queue, list, count)
   if #fields > 0 then
     redis.call('HSET', KEYS[base + lists + 1], unpack(fields))
   end
-  -- Only now: if the write above is refused, nothing may be gone.
+  -- Trimmed last: if the server refuses the write above, no message is lost.
   redis.call('LTRIM', key, 0, -count - 1)
   taken[#taken + 1] = group
   touched[queue] = true
 end
 
--- All lengths first: a key that is no list must stop the script before it has changed anything.
+-- All lengths are read first: a key that is not a list must stop the script before it changes anything.
 local lengths = {}
 for queue = 0, queues - 1 do
   for list = 1, lists do

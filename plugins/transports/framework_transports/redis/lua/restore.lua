@@ -1,7 +1,7 @@
--- Puts messages of a lapsed lease back to the front of their queue, rewritten by the caller.
+-- Puts messages of a lapsed lease back to the front of their queue, with the payloads that the caller gives.
 -- KEYS: the dead consumer's lease hash, the queue's set of deadlines, the queue's lists.
 -- ARGV: the dead consumer, then field, payload, ...; the last one is served first.
--- Returns how many were put back; -1 when the lease was renewed meanwhile: its consumer is alive after all.
+-- Returns how many were put back; -1 when the consumer is alive, because it has renewed the lease meanwhile.
 local now = server_time()
 local deadline = redis.call('ZSCORE', KEYS[2], ARGV[1])
 if deadline and tonumber(deadline) > now then

@@ -1,4 +1,4 @@
--- What several scripts use; it stands in front of each.
+-- Functions of several scripts; put in front of each.
 
 -- Returns the server's time (ms).
 local function server_time()
@@ -6,7 +6,8 @@ local function server_time()
   return clock[1] * 1000 + math.floor(clock[2] / 1000)
 end
 
--- Puts everything that a consumer has on loan from one queue back to the front, as it is, and forgets the lease; returns how many messages that were.
+-- Puts the unacknowledged messages of a consumer back to the front of their queue, unchanged, and deletes its lease.
+-- Returns how many messages were put back.
 -- lease: the consumer's lease hash; lists: where KEYS has the first of the queue's lists; deadlines: the queue's set of deadlines.
 local function give_back(consumer, lease, deadlines, lists)
   local entries = redis.call('HGETALL', lease)
@@ -15,7 +16,7 @@ local function give_back(consumer, lease, deadlines, lists)
     local seq, list = string.match(entries[index], '^(%d+):(%d+)$')
     order[#order + 1] = {tonumber(seq), tonumber(list), entries[index + 1]}
   end
-  -- The oldest goes last, so that it is served first.
+  -- The oldest is pushed last, so that it is served first.
   table.sort(order, function(one, other) return one[1] > other[1] end)
   for _, entry in ipairs(order) do
     redis.call('RPUSH', KEYS[lists + entry[2]], entry[3])
