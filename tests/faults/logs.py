@@ -13,7 +13,7 @@ _ALARMING: Final = re.compile(
     r"was never (?:awaited|retrieved)|(?:Resource|Runtime|Deprecation)Warning|Fatal Python error|"
     r"unregistered task|(?:Task|Message|result) .* is lost,|results are lost|raised unexpected|"
     r"cannot become a task|headers that cannot be read|"
-    r"A control request cannot be|no result lay in|without a correlation id|is damaged|left to itself"
+    r"A control request cannot be|is not a result|without a correlation id|is damaged|is abandoned"
 )
 
 

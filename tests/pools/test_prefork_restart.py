@@ -233,7 +233,7 @@ def test_restart_during_a_fresh_restart_reaches_both_servers(make, module):
 
     pool.call(both)
     wait_for(lambda: server(pool) != before, 30, "the new server")
-    wait_for(lambda: not pool.pool._supervisor._launcher.asked, 30, "its imports")
+    wait_for(lambda: not pool.pool._supervisor._launcher.pending_imports, 30, "its imports")
     wait_for(
         lambda: {slot.launcher.pid for slot in pool.pool._supervisor.slots.values()} == {server(pool)}, 30, "children"
     )
@@ -264,7 +264,7 @@ def test_restart_while_jobs_flow_loses_nothing(make, module, tmp_path):
     seqs = pool.submit(*[b"note:%d;sleep:0.0005" % n for n in range(3_000)], task="usual")
     for number in range(5):
         pool.call(pool.pool.restart, [module(f"flow_{number}")])
-        wait_for(lambda: not pool.pool._supervisor._launcher.asked, 30, "the import")
+        wait_for(lambda: not pool.pool._supervisor._launcher.pending_imports, 30, "the import")
     pool.wait(seqs, 30)
     books = ledger.balance(range(3_000), tmp_path / "ledger")
     assert books.balanced, str(books)

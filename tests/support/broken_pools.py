@@ -188,8 +188,8 @@ class HoldsJobsUp(Greedy):
 class ForgetsTheDead(PreforkPool):
     """A job whose process has died has no end."""
 
-    def _tell(self, begun, outcomes, pid):
-        super()._tell(begun, [outcome for outcome in outcomes if outcome.code != WORKER_LOST], pid)
+    def _report(self, begun, outcomes, pid):
+        super()._report(begun, [outcome for outcome in outcomes if outcome.code != WORKER_LOST], pid)
 
 
 # ---------------------------------------------------------------- limits
@@ -216,11 +216,11 @@ class LetsAJobCatchTheHardLimit(Unbroken):
 
 
 class EndsTheNeighbourToo(Unbroken):
-    def _condemn(self, slot, job, code, text):
+    def _interrupt_job(self, slot, job, code, text):
         for other in list(self.slots):
             if other is not slot and other.job is not None:
-                super()._condemn(other, other.job, code, text)
-        return super()._condemn(slot, job, code, text)
+                super()._interrupt_job(other, other.job, code, text)
+        return super()._interrupt_job(slot, job, code, text)
 
 
 class CountsLimitsFromSubmission(Unbroken):
@@ -474,9 +474,9 @@ class LeaksAThreadWhenItRestarts(Unbroken):
 
 
 class LeaksADescriptorByForce(Unbroken):
-    def _condemn(self, slot, job, code, text):
+    def _interrupt_job(self, slot, job, code, text):
         os.open(os.devnull, os.O_RDONLY)
-        return super()._condemn(slot, job, code, text)
+        return super()._interrupt_job(slot, job, code, text)
 
 
 def _around(make: Any, wrap: Any) -> Any:

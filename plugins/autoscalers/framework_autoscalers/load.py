@@ -1,7 +1,7 @@
-"""Autoscaler `load`: grows while something waits and the machine's load is below a target, shrinks when it is above.
+"""Autoscaler `load`: grows while tasks wait and the load average is below a target, shrinks when it is above a ceiling.
 
-The load average of the system counts everything on the machine and follows with a delay of about a minute, so growth is
-limited to half the pool's size, and at least one slot, a second.
+The load average counts every program on the machine and lags by about a minute, so growth is limited to half the pool's
+size, but at least one slot, a second.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class LoadOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class LoadAutoscaler(Autoscaler):
-    """Goes by the load average."""
+    """The autoscaler `load`: decides by the load average."""
 
     basis: ClassVar[Literal["queue", "machine"]] = "machine"
     options_type: ClassVar[type[msgspec.Struct]] = LoadOptions
 
     def decide(self, seen: Observation) -> int:
-        """Return the slots that the load allows and the work needs."""
+        """Return the number of slots that the load allows and the tasks need."""
         assert seen.machine is not None
         load = seen.machine.load
         if load > self.options.ceiling:
-            # In proportion: with twice the load that is wanted, half the slots.
+            # In proportion: at twice the ceiling, half the slots.
             return int(seen.size * self.options.ceiling / load)
         if not seen.waiting:
             return seen.running

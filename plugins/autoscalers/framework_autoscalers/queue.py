@@ -1,9 +1,9 @@
-"""Autoscaler `queue`: as many slots as it takes to begin what waits within `patience` seconds.
+"""Autoscaler `queue`: provides the slots to begin every waiting task within `patience` seconds.
 
-1. Long tasks get a slot each, at once: waiting behind one of them would take too long.
-2. Short tasks get only as many slots as work them off in time; thousands of them a second may need no more than one.
-3. If something has waited all the same for longer than that, without a break, the pool doubles: more comes in than
-   the worker sees.
+1. Long tasks get a slot each, at once: another task cannot wait behind one of them.
+2. Short tasks share slots; thousands a second may need only one.
+3. Doubles the pool when tasks have waited longer than `patience` without a break: more tasks arrive than the worker
+   receives.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class QueueOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class QueueAutoscaler(Autoscaler):
-    """Goes by what waits and how long it takes."""
+    """The autoscaler `queue`: decides by the waiting tasks and their runtime."""
 
     options_type: ClassVar[type[msgspec.Struct]] = QueueOptions
 
     def decide(self, seen: Observation) -> int:
-        """Return the slots that what runs and waits needs."""
+        """Return the number of slots that the running and waiting tasks need."""
         demand = seen.running + seen.waiting
         if not seen.waiting or seen.runtime is None:
             return demand
         patience: float = self.options.patience
-        # As many slots as end a task often enough for the last of those that wait to begin in time.
+        # So many slots that the last waiting task can begin in time.
         needed = math.ceil(seen.waiting * seen.runtime / patience)
         if seen.backed_up > patience:
             needed = max(needed, seen.size * 2)

@@ -25,7 +25,7 @@ MOVE_SELF: Final = 0x800
 Q_OVERFLOW: Final = 0x4000
 IGNORED: Final = 0x8000
 ONLYDIR: Final = 0x1000000
-#: Adds to what is watched already, instead of replacing it.
+#: Adds to the mask of an existing watch, instead of replacing it.
 MASK_ADD: Final = 0x20000000
 
 _HEAD: Final = struct.Struct("iIII")
@@ -36,7 +36,7 @@ _REMEDIES: Final = {
 
 
 class KernelEvent(NamedTuple):
-    """One event, as the kernel tells it."""
+    """One event of the kernel."""
 
     wd: int
     mask: int
@@ -49,7 +49,7 @@ def _libc() -> ctypes.CDLL:
 
 
 def missing() -> bool:
-    """Say whether the system has no inotify."""
+    """Return whether the system has no inotify."""
     return not hasattr(_libc(), "inotify_init1")
 
 
@@ -59,12 +59,12 @@ def open_inotify() -> int:
 
 
 def add_watch(fd: int, path: str, mask: int) -> int:
-    """Watch what `path` leads to; the same file or directory has the same number again. Raises `OSError`."""
+    """Watch the target of `path`; return the watch's number, the same for the same target. Raises `OSError`."""
     return _checked(_libc().inotify_add_watch(fd, os.fsencode(path), mask), path)
 
 
 def remove_watch(fd: int, wd: int) -> None:
-    """Watch it no longer; harmless when it is gone."""
+    """Remove a watch; harmless when it is gone."""
     _libc().inotify_rm_watch(fd, wd)
 
 
@@ -77,8 +77,8 @@ def _checked(result: int, what: str) -> int:
 
 
 def events(fd: int) -> Iterator[KernelEvent]:
-    """Yield what has happened so far."""
-    # Never a read that finds nothing: under eventlet it would wait.
+    """Yield the pending events."""
+    # Read only when data is available: under eventlet an empty read would wait.
     while (waiting := _readable(fd)) > 0:
         data = os.read(fd, waiting)
         offset = 0
@@ -90,7 +90,7 @@ def events(fd: int) -> Iterator[KernelEvent]:
 
 
 def _readable(fd: int) -> int:
-    """Return how many bytes wait."""
+    """Return the number of bytes that can be read."""
     count = array("i", [0])
     fcntl.ioctl(fd, termios.FIONREAD, count)
     return count[0]

@@ -1,10 +1,10 @@
-"""Watcher `inotify`: the Linux kernel tells at once.
+"""Watcher `inotify`: the Linux kernel reports changes at once.
 
-1. Watches directories, not files: a file that is replaced by a rename, or made anew, is seen under its name.
-2. Watches the directories above them for being renamed or removed, and nothing else: that others work there is no news.
-3. A directory that is not there, or goes away, is waited for in the nearest one above it.
-4. Symbolic links are watched too, on the way and at its end, and so is what they lead to.
-5. When the kernel has dropped events, every file may have changed.
+1. Watches directories, not files, and so also sees files that are created or replaced by a rename.
+2. Watches the parent directories only for renames and removal, not for changes of their other files.
+3. Waits for a missing or removed directory in its nearest existing parent.
+4. Watches symbolic links, in the path and at its end, and their targets.
+5. Reports every file as changed when the kernel has dropped events.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ import msgspec
 from framework.api.fsnotify import Watcher
 from framework_fsnotify import _libc
 
-_ITSELF: Final = _libc.DELETE_SELF | _libc.MOVE_SELF | _libc.ONLYDIR | _libc.MASK_ADD
-_NAMING: Final = _libc.MOVED_FROM | _libc.MOVED_TO | _libc.CREATE | _libc.DELETE
-_FILES: Final = _ITSELF | _NAMING | _libc.MODIFY | _libc.ATTRIB | _libc.CLOSE_WRITE
+_DIRECTORY_EVENTS: Final = _libc.DELETE_SELF | _libc.MOVE_SELF | _libc.ONLYDIR | _libc.MASK_ADD
+_NAME_EVENTS: Final = _libc.MOVED_FROM | _libc.MOVED_TO | _libc.CREATE | _libc.DELETE
+_FILE_EVENTS: Final = _DIRECTORY_EVENTS | _NAME_EVENTS | _libc.MODIFY | _libc.ATTRIB | _libc.CLOSE_WRITE
 _GONE: Final = _libc.DELETE_SELF | _libc.MOVE_SELF | _libc.IGNORED
 
 
 class InotifyWatcher(Watcher):
-    """Hears of changes from the kernel."""
+    """The watcher `inotify`: reads changes from the kernel."""
 
     rank: ClassVar[int] = 30
 
     def __init__(self, options: msgspec.Struct) -> None:
         super().__init__(options)
         self._fd = -1
-        #: Of each directory, by file name there, the watched files that a change of it concerns.
+        #: By directory and by name in it: the watched files that change with that name.
         self._names: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-        #: What each watch is of. Several paths may lead to one directory.
+        #: Directories by watch number; several paths may lead to one directory.
         self._directories: dict[int, set[str]] = defaultdict(set)
         self._watches: dict[str, int] = {}
-        #: Directories that are watched for what happens in them, not only to them.
-        self._covered: set[str] = set()
+        #: Directories that are watched for changes of their files, too.
+        self._watched_inside: set[str] = set()
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """Say why there is no inotify here."""
+        """Return why inotify is not available, or None."""
         return "inotify is a part of Linux" if _libc.missing() else None
 
     def fileno(self) -> int | None:
-        """Return the descriptor of inotify."""
+        """Return the inotify descriptor."""
         return self._open()
 
     def _open(self) -> int:
@@ -60,38 +60,38 @@ class InotifyWatcher(Watcher):
         """Watch the directories of these files."""
         self._open()
         for path in paths:
-            self._note(path)
-        self._cover()
+            self._register(path)
+        self._watch_directories()
 
     def read(self) -> set[str]:
-        """Return the files that the kernel has told something about."""
+        """Return the files for which the kernel has reported events."""
         if self._fd < 0:
             return set()
         changed: set[str] = set()
-        news = False
+        any_events = False
         for wd, mask, name in _libc.events(self._fd):
-            news = True
+            any_events = True
             if mask & _libc.Q_OVERFLOW:
                 changed.update(*(files for names in self._names.values() for files in names.values()))
                 continue
             for directory in list(self._directories.get(wd, ())):
                 if mask & _GONE:
-                    changed |= self._lose(directory)
+                    changed |= self._remove_watches(directory)
                 elif directory in self._names and name in self._names[directory]:
                     changed |= self._names[directory][name]
-                    if mask & _NAMING:
-                        # It may be a link on the way, and lead elsewhere.
-                        self._lose(os.path.join(directory, name))
-        if news:
+                    if mask & _NAME_EVENTS:
+                        # The name may be a symbolic link in a path, with a new target.
+                        self._remove_watches(os.path.join(directory, name))
+        if any_events:
             for path in changed:
-                # It may be another symbolic link now.
-                self._note(path)
-            changed |= self._cover()
+                # The path may be a symbolic link with a new target.
+                self._register(path)
+            changed |= self._watch_directories()
         return changed
 
     # ------------------------------------------------------------ directories
 
-    def _note(self, path: str) -> None:
+    def _register(self, path: str) -> None:
         for place in {path, os.path.realpath(path)}:
             directory, name = os.path.split(place)
             self._names[directory][name].add(path)
@@ -104,27 +104,27 @@ class InotifyWatcher(Watcher):
     def _files_in(self, directory: str) -> set[str]:
         return set().union(*self._names[directory].values()) if directory in self._names else set()
 
-    def _cover(self) -> set[str]:
-        """Watch every directory that is not watched yet; return the files in them."""
+    def _watch_directories(self) -> set[str]:
+        """Watch every directory that is not watched yet; return the watched files in them."""
         found: set[str] = set()
-        for directory in self._names.keys() - self._covered:
+        for directory in self._names.keys() - self._watched_inside:
             place = directory
-            # From the top of what is missing: what appears while we look is looked into in its turn.
-            while not self._begin(place, _FILES):
+            # From the topmost missing directory down: one that appears meanwhile is tried in its turn.
+            while not self._add_watch(place, _FILE_EVENTS):
                 place = os.path.dirname(place)
                 while not os.path.isdir(place):
                     place = os.path.dirname(place)
-                if self._begin(place, _FILES) and not os.path.isdir(_next(place, directory)):
+                if self._add_watch(place, _FILE_EVENTS) and not os.path.isdir(_next(place, directory)):
                     break
                 place = directory
             if place == directory:
-                self._covered.add(directory)
+                self._watched_inside.add(directory)
                 found |= self._files_in(directory)
-            self._guard(place)
+            self._watch_parents(place)
         return found
 
-    def _begin(self, directory: str, mask: int) -> bool:
-        """Watch `directory`; return whether it is there."""
+    def _add_watch(self, directory: str, mask: int) -> bool:
+        """Watch `directory`; return whether it exists."""
         try:
             wd = _libc.add_watch(self._fd, directory, mask)
         except OSError as error:
@@ -135,23 +135,23 @@ class InotifyWatcher(Watcher):
         self._directories[wd].add(directory)
         return True
 
-    def _guard(self, directory: str) -> None:
-        """Hear when a directory above `directory` goes away or is called otherwise."""
+    def _watch_parents(self, directory: str) -> None:
+        """Watch the parents of `directory` for renames and removal."""
         while (above := os.path.dirname(directory)) != directory:
             if above not in self._watches:
                 try:
-                    self._begin(above, _ITSELF)
+                    self._add_watch(above, _DIRECTORY_EVENTS)
                 except PermissionError:
-                    # It may be entered and not read; what is below it is watched all the same.
+                    # The directory cannot be read; the directories below it are watched nevertheless.
                     return
             directory = above
 
-    def _lose(self, gone: str) -> set[str]:
-        """Forget the watches of a directory that went away and of all below it; return the files in them."""
+    def _remove_watches(self, gone: str) -> set[str]:
+        """Remove the watches of a removed directory and of all below it; return the watched files in them."""
         changed: set[str] = set()
         for directory in [each for each in self._watches if each == gone or each.startswith(gone + os.sep)]:
             wd = self._watches.pop(directory)
-            self._covered.discard(directory)
+            self._watched_inside.discard(directory)
             paths = self._directories.get(wd, set())
             paths.discard(directory)
             if not paths:
@@ -165,10 +165,10 @@ class InotifyWatcher(Watcher):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        for each in (self._names, self._directories, self._watches, self._covered):
+        for each in (self._names, self._directories, self._watches, self._watched_inside):
             each.clear()
 
 
 def _next(above: str, below: str) -> str:
-    """Return the directory on the way from `above` down to `below` that comes first."""
+    """Return the first directory below `above` on the path to `below`."""
     return os.path.join(above, os.path.relpath(below, above).split(os.sep, 1)[0])

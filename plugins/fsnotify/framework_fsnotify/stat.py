@@ -1,4 +1,4 @@
-"""Watcher `stat`: looks at every file again and again. It works everywhere, on network file systems too."""
+"""Watcher `stat`: checks every file at an interval; works everywhere, on network file systems too."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import msgspec
 
 from framework.api.fsnotify import Watcher
 
-#: What tells one state of a file from another; None: it is not there.
+#: Times, size, inode and device of a file; None: the file does not exist.
 State: TypeAlias = tuple[int, int, int, int, int] | None
 
 
 class StatOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     """Options of the watcher `stat`."""
 
-    interval: Annotated[float, msgspec.Meta(gt=0, description="Seconds between two looks.")] = 1.0
+    interval: Annotated[float, msgspec.Meta(gt=0, description="Seconds between two checks.")] = 1.0
 
 
 class StatWatcher(Watcher):
-    """Compares what `stat` says of each file."""
+    """The watcher `stat`: compares the `stat` values of each file."""
 
     rank: ClassVar[int] = 10
     options_type: ClassVar[type[msgspec.Struct]] = StatOptions
@@ -31,13 +31,13 @@ class StatWatcher(Watcher):
         self._states: dict[str, State] = {}
 
     def watch(self, paths: Iterable[str]) -> None:
-        """Remember how these files are now."""
+        """Record the state of these files."""
         for path in paths:
             if path not in self._states:
                 self._states[path] = _state(path)
 
     def read(self) -> set[str]:
-        """Return the files that are not as they were."""
+        """Return the files whose state has changed."""
         changed = set()
         for path, before in self._states.items():
             now = _state(path)
@@ -48,7 +48,7 @@ class StatWatcher(Watcher):
 
     @property
     def interval(self) -> float:
-        """Seconds between two looks."""
+        """Seconds between two checks."""
         return float(self.options.interval)
 
     def close(self) -> None:

@@ -1,1 +1,1 @@
-"""The built-in pools: where tasks run. One module or package each, found through entry points."""
+"""The built-in pools, which run tasks; one module or package each."""

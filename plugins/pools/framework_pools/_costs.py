@@ -1,28 +1,28 @@
-"""How long tasks take, as far as a pool has seen: decides how many jobs may wait behind each other.
+"""Expected runtimes of tasks, from which a pool decides how many jobs may wait behind each other.
 
-1. `Costs.learn` hears every runtime; `Costs.of` says what a task of that name may cost: quick to rise, slow to fall.
-2. A name never seen counts as long: nothing waits behind it, and it waits behind nothing.
-3. `Costs.room` says how many jobs of the recent mix fit into a time.
+1. `Costs.learn` records every runtime; the expected cost of a task rises at once and falls slowly.
+2. A task without a runtime counts as long: it waits behind no job, and no job waits behind it.
+3. `Costs.jobs_within` returns how many jobs of the recent mix fit into a time.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-#: Seconds of work that may wait in one place; a short task is never delayed by more, surprises apart.
+#: Seconds of expected work that may wait in one slot: the delay of a short task, unless a task takes longer than ever.
 BUDGET: Final = 0.008
-#: Jobs that may wait in one place, however short they are.
+#: Most jobs that may wait in one slot.
 DEPTH_MAX: Final = 128
-#: What a task of an unknown name counts as, in seconds.
+#: Expected cost of a task without a known runtime, in seconds.
 UNKNOWN: Final = 1.0
-#: Least cost: a sum of costs must be above zero while there is a job.
+#: Least cost: the sum of the costs of jobs must be above zero.
 LEAST: Final = 1e-6
-#: Share of a new, shorter runtime in a cost.
+#: Weight of a new, shorter runtime in a cost.
 _FALL: Final = 1 / 16
 
 
 class Costs:
-    """Expected runtimes in seconds, by task name and overall."""
+    """Expected runtimes in seconds, by task name and for the recent mix."""
 
     __slots__ = ("_mix", "by_name")
 
@@ -30,12 +30,8 @@ class Costs:
         self.by_name: dict[str, float] = {}
         self._mix = UNKNOWN
 
-    def of(self, name: str) -> float:
-        """Return what a task called `name` is expected to cost."""
-        return self.by_name.get(name, UNKNOWN)
-
     def learn(self, name: str, runtime: float) -> None:
-        """Take note of a runtime."""
+        """Record a runtime."""
         by_name = self.by_name
         known = by_name.get(name)
         if known is None or runtime >= known:
@@ -48,12 +44,12 @@ class Costs:
         else:
             self._mix = mix + (runtime - mix) * _FALL
 
-    def surprise(self, name: str, elapsed: float) -> None:
-        """Take note that a task has been running for `elapsed` seconds and has not ended."""
+    def learn_running(self, name: str, elapsed: float) -> None:
+        """Record that a task has been running for `elapsed` seconds and has not ended."""
         if elapsed > self.by_name.get(name, 0.0):
             self.by_name[name] = elapsed
         self._mix = max(self._mix, elapsed)
 
-    def room(self, seconds: float) -> int:
+    def jobs_within(self, seconds: float) -> int:
         """Return how many jobs of the recent mix fit into `seconds`."""
         return min(DEPTH_MAX, int(seconds / self._mix))

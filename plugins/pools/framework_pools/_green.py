@@ -1,14 +1,14 @@
-"""What the green pools share: a greenlet for every running job, all of them in the one thread of the loop.
+"""Base of the green pools: one greenlet for each running job, all in the loop's thread.
 
-1. `GreenPool` begins a job as soon as fewer than `size` run, each in a greenlet of its own; the others wait in order.
-   A job that ends brings in the next through the hub, so that the loop gets its turn in between.
-2. Outcomes, and which jobs have begun, reach the loop in bursts, as in every pool of this package.
-3. `GreenSlot.interrupt` asks the hub to raise an exception in the job's greenlet. The hub looks once more whether the
-   job is still in it, and since all is one thread the answer holds: the exception cannot hit anything else.
-4. A job that a hard limit or a termination has struck gets that verdict also if it swallowed the exception and went on
-   to an end. One that does not end is left to itself, and no longer counts.
+1. `GreenPool` runs up to `size` jobs at once, each in a greenlet of its own; more jobs wait in order. The end of a job
+   starts the next through the hub, so that the loop can run in between.
+2. Reports started jobs and outcomes to the loop in batches.
+3. `GreenSlot.interrupt` has the hub raise an exception in the job's greenlet. The hub first checks that the greenlet is
+   still in the job; since all run in one thread, the exception cannot hit anything else.
+4. A job interrupted by a hard limit or a termination gets that outcome even if it swallows the exception and succeeds.
+   A job that does not end is abandoned, and its slot is free.
 
-Nothing here can interrupt code that does not wait: while a task computes, or blocks in C, no other greenlet runs.
+Code that does not wait cannot be interrupted: while a task computes, or blocks in C, no other greenlet runs.
 """
 
 from __future__ import annotations
@@ -25,41 +25,41 @@ import msgspec
 
 from framework.api.pool import Job, Outcome, PoolContext
 from framework_pools._costs import BUDGET
-from framework_pools._inprocess import LOOK, InProcessPool
+from framework_pools._inprocess import CHECK_INTERVAL, InProcessPool
 from framework_pools._slot import InProcessSlot, Interrupt
 
-#: Runs ``function(*args)`` in the hub, before the hub waits again.
+#: Schedules ``function(*args)`` in the hub, before the hub waits again.
 InHub = Callable[..., object]
 
 
 class GreenSlot(InProcessSlot):
-    """One job's place: a greenlet that ends with it."""
+    """The slot of one job: a greenlet that ends with the job."""
 
     def __init__(self, name: str, job: Job, in_hub: InHub) -> None:
         super().__init__(name)
         self.job = job
         self.since = monotonic()
-        self.struck = False
+        self.interrupted = False
         self.greenlet: Any = None
         self._in_hub = in_hub
 
     def _throw(self, exception: type[BaseException]) -> None:
-        self._in_hub(self._strike, exception)
+        self._in_hub(self._throw_in_hub, exception)
 
-    def _strike(self, exception: type[BaseException]) -> None:
-        # In the hub: the greenlet stands still, somewhere in its job, if it has not left it.
+    def _throw_in_hub(self, exception: type[BaseException]) -> None:
+        # Runs in the hub: the greenlet is suspended, in its job unless that has ended.
         if self.job is None:
             return
         if not self.greenlet:
-            # It has not begun; thrown now, the exception would end it before anything could tell.
-            self._in_hub(self._strike, exception)
+            # Not started yet: an exception now would end the greenlet without an outcome.
+            self._in_hub(self._throw_in_hub, exception)
             return
-        self.struck = self.struck or exception is Interrupt
+        self.interrupted = self.interrupted or exception is Interrupt
         self.greenlet.throw(exception)
 
 
 class GreenPool(InProcessPool):
-    """Everything but how a library makes its greenlets."""
+    """A pool of greenlets; a subclass starts greenlets with its library."""
 
     kind: ClassVar[str] = "greenlet"
 
@@ -67,7 +67,7 @@ class GreenPool(InProcessPool):
         super().__init__(context, options)
         self.size = max(1, context.concurrency)
         self._waiting: deque[Job] = deque()
-        #: Begun, and not yet reported.
+        #: Numbers of jobs that have started and were not reported as started.
         self._begun: list[int] = []
         self._count = 0
         self._idle = threading.Event()
@@ -75,40 +75,40 @@ class GreenPool(InProcessPool):
 
     @abstractmethod
     def spawn(self, function: Callable[[GreenSlot], object], slot: GreenSlot) -> Any:
-        """Return a greenlet that is going to run ``function(seat)``, soon and not at once."""
+        """Return a greenlet that will run ``function(slot)``, but not before this returns."""
 
     @abstractmethod
     def in_hub(self, function: Callable[..., object], *args: Any) -> object:
-        """Have ``function(*args)`` called by the hub, soon and not at once."""
+        """Have the hub call ``function(*args)``, but not before this returns."""
 
     def start(self) -> None:
-        """Prepare the workload; greenlets come with the jobs."""
+        """Prepare the workload; greenlets are started with the jobs."""
         self.workload()
 
     # ------------------------------------------------------------ jobs in
 
     def capacity(self) -> int:
-        """Return how many more jobs there is room for: a slot each, or more if they take a few milliseconds in all."""
+        """Return how many more jobs may wait or run: one a slot, or more short ones, up to a few milliseconds."""
         if self.stopping:
             return 0
-        return max(0, max(self.size, self._costs.room(BUDGET)) - len(self._jobs))
+        return max(0, max(self.size, self._costs.jobs_within(BUDGET)) - len(self._jobs))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Begin `jobs`, as far as there are slots; the rest waits."""
+        """Start `jobs` in the free slots; the rest waits."""
         limits = [limit for job in jobs for limit in (job.soft_limit, job.hard_limit) if limit is not None]
         self._jobs.update((job.seq, job) for job in jobs)
         self._waiting.extend(jobs)
-        self._fill()
+        self._start_waiting()
         begun, self._begun = self._begun, []
         if begun:
             self._reported.update(begun)
             self._events.started(begun, self._pid)
-        if self._waiting and self._look_timer is None:
-            self._look_timer = self._loop.call_later(LOOK, self._look)
+        if self._waiting and self._check_timer is None:
+            self._check_timer = self._loop.call_later(CHECK_INTERVAL, self._check_running)
         if limits:
             self._arm(monotonic() + min(limits))
 
-    def _fill(self) -> None:
+    def _start_waiting(self) -> None:
         waiting, slots = self._waiting, self.slots
         while waiting and len(slots) < self.size:
             job = waiting.popleft()
@@ -129,27 +129,27 @@ class GreenPool(InProcessPool):
         outcome: Outcome | BaseException
         try:
             outcome = self.workload().run(job)
-        except BaseException as error:  # noqa: BLE001 - an interrupt of ours, or a defect: either way the job has ended
+        except BaseException as error:  # noqa: BLE001 - an interrupt or a defect: either way the job has ended
             outcome = error
         slot.job = None
         if slot.abandoned:
             return
         del self.slots[slot]
-        self.deliver(slot, job, Interrupt() if slot.struck else outcome)
-        self._fill()
+        self.deliver(slot, job, Interrupt() if slot.interrupted else outcome)
+        self._start_waiting()
 
-    def _look(self) -> None:
-        """Take note of jobs that run for long while others wait."""
-        self._look_timer = None
+    def _check_running(self) -> None:
+        """Raise the expected costs of jobs that run for long while others wait."""
+        self._check_timer = None
         if not self._waiting:
             return
         for slot in self.slots:
             if (job := slot.job) is not None and slot.elapsed() > BUDGET:
-                self._costs.surprise(job.task, slot.elapsed())
-        self._look_timer = self._loop.call_later(LOOK, self._look)
+                self._costs.learn_running(job.task, slot.elapsed())
+        self._check_timer = self._loop.call_later(CHECK_INTERVAL, self._check_running)
 
     def quiesce(self) -> list[int]:
-        """Take back what waits."""
+        """Take back the waiting jobs; return their numbers."""
         taken = [job.seq for job in self._waiting]
         self._waiting.clear()
         for seq in taken:
@@ -166,31 +166,31 @@ class GreenPool(InProcessPool):
         super()._drain()
 
     def replace(self, slot: InProcessSlot) -> None:
-        """Give the slot of a job that was left to itself to the next."""
-        self._fill()
+        """Start a waiting job in place of the abandoned one."""
+        self._start_waiting()
         self._loop.call_soon(self._drain)
 
     def _empty_queue(self) -> None:
         self._waiting.clear()
 
-    def dismiss(self) -> None:
-        """Do nothing: greenlets end with their jobs."""
+    def end_slots(self) -> None:
+        """Do nothing: a greenlet ends with its job."""
 
     # ------------------------------------------------------------ slots
 
     def grow(self, n: int) -> None:
         """Add `n` slots."""
         self.size += n
-        self._fill()
+        self._start_waiting()
         self._loop.call_soon(self._drain)
         self._events.vacancy()
 
     def shrink(self, n: int) -> None:
-        """Remove `n` slots; jobs that run in them go on to their end. One slot stays."""
+        """Remove `n` slots as their jobs end; at least one stays."""
         self.size = max(1, self.size - n)
 
     def stop(self, deadline: float) -> None:
-        """Wait, until `deadline`, for what runs; what does not end is left behind, and ends with the process."""
+        """Wait for running jobs until `deadline`; a job that still runs ends with the process."""
         self.stopping = True
         self._loop.call_soon_threadsafe(self.cancel_timers)
         self._idle.wait(max(0.0, deadline - monotonic()))

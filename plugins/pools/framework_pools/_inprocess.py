@@ -1,9 +1,8 @@
-"""What pools share that run jobs in threads of the worker's own process.
+"""Base of the pools that run jobs in the worker's process.
 
-1. `InProcessPool` feeds its seats, one a thread, from one queue, brings outcomes to the loop in bursts (one wake-up a
-   burst), and reports which jobs have begun.
-2. It keeps time limits, with one timer and none while no job has a limit.
-3. A seat whose job does not stop is abandoned: its job gets the verdict, the seat ends whenever the job lets it.
+1. `InProcessPool` feeds its slots from one queue, and reports started jobs and outcomes to the loop in batches.
+2. Applies time limits with one timer, which runs only while jobs have limits.
+3. Abandons a slot whose job does not stop: the job gets its outcome, and the slot ends when the job ends.
 """
 
 from __future__ import annotations
@@ -40,56 +39,56 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that an interrupted job has to end before its thread is abandoned.
 GRACE: Final = 0.5
-#: Seconds between two looks at jobs whose beginning has not been reported.
-LOOK: Final = 0.01
+#: Seconds between two checks for started jobs that were not reported.
+CHECK_INTERVAL: Final = 0.01
 
 
 class InProcessPool(Pool):
-    """Everything but where the threads come from."""
+    """A pool in the worker's process; a subclass provides the slots and their threads."""
 
-    #: What a seat is, for log lines.
+    #: What a slot runs in, for log lines.
     kind: ClassVar[str] = "thread"
 
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
         super().__init__(context, options)
         self.queue: SimpleQueue[Job | None] = SimpleQueue()
-        #: In the order in which they came; a dictionary, since greenlets come and go by the thousand.
+        #: In the order of creation; a dictionary, for fast removal from thousands of greenlets.
         self.slots: dict[InProcessSlot, None] = {}
-        #: Seats wanted; the number of jobs that may run at once.
+        #: Number of jobs that may run at once.
         self.size = 1
-        #: Threads given up on since the start.
+        #: Number of slots abandoned since the start.
         self.abandoned = 0
         self.stopping = False
         self._loop = context.loop
         self._events = context.events
         self._costs = Costs()
         self._workload: Workload | None = None
-        #: Given to the pool and not ended, and those among them that core was told have begun.
+        #: Jobs given to the pool and not ended, by number, and the numbers of those reported as started.
         self._jobs: dict[int, Job] = {}
         self._reported: set[int] = set()
         self._done: deque[tuple[InProcessSlot, Job, Outcome | BaseException]] = deque()
         self._draining = False
         self._finished = 0
-        #: Seats that are still in a job that has had its verdict, and cannot be replaced.
+        #: Number of slots that cannot be replaced and still run a job whose outcome was reported.
         self.stuck = 0
-        self._look_timer: Timer | None = None
+        self._check_timer: Timer | None = None
         self._limit_timer: Timer | None = None
         self._limit_due = 0.0
         self._pid = os.getpid()
 
     @abstractmethod
     def replace(self, slot: InProcessSlot) -> None:
-        """Called when `slot` was abandoned, also while the pool stops."""
+        """Replace the abandoned `slot`; called while the pool stops, too."""
 
     def workload(self) -> Workload:
-        """Return the workload, prepared when first asked for."""
+        """Return the workload; the first call prepares it."""
         if self._workload is None:
             self._renew()
         assert self._workload is not None
         return self._workload
 
     def restart(self, imports: Sequence[str] = (), fresh: bool = False) -> None:
-        """Make the workload anew; jobs that begin from now on run in it."""
+        """Create a new workload, for the jobs that begin from now on."""
         self._renew()
 
     def _renew(self) -> None:
@@ -98,7 +97,7 @@ class InProcessPool(Pool):
         self._workload = workload
 
     def release(self) -> None:
-        """Tell the workload that no more jobs come; harmless when repeated."""
+        """Release the workload after the last job; harmless when repeated."""
         workload, self._workload = self._workload, None
         if workload is not None:
             workload.release()
@@ -106,13 +105,13 @@ class InProcessPool(Pool):
     # ------------------------------------------------------------ jobs in
 
     def capacity(self) -> int:
-        """Return how many more jobs of the recent mix the seats would be through with in a few milliseconds."""
+        """Return how many more jobs of the recent mix the slots can finish in a few milliseconds."""
         if self.stopping:
             return 0
-        return max(0, (self.size - self.stuck) * max(1, self._costs.room(BUDGET)) - len(self._jobs))
+        return max(0, (self.size - self.stuck) * max(1, self._costs.jobs_within(BUDGET)) - len(self._jobs))
 
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Queue `jobs` for the seats."""
+        """Queue `jobs` for the slots."""
         idle = self.size - len(self._jobs)
         put = self.queue.put
         limited = None
@@ -127,29 +126,29 @@ class InProcessPool(Pool):
             self._events.started(begun, self._pid)
         for job in jobs:
             put(job)
-        if len(begun) < len(jobs) and self._look_timer is None:
-            self._look_timer = self._loop.call_later(LOOK, self._look)
+        if len(begun) < len(jobs) and self._check_timer is None:
+            self._check_timer = self._loop.call_later(CHECK_INTERVAL, self._check_running)
         if limited is not None:
             self._arm(monotonic() + limited)
 
-    def _look(self) -> None:
-        """Report jobs that have begun since they were queued."""
-        self._look_timer = None
+    def _check_running(self) -> None:
+        """Report the queued jobs that have started."""
+        self._check_timer = None
         begun = []
         for slot in self.slots:
             job = slot.job
             if job is not None and job.seq in self._jobs and job.seq not in self._reported:
                 begun.append(job.seq)
                 if slot.elapsed() > BUDGET:
-                    self._costs.surprise(job.task, slot.elapsed())
+                    self._costs.learn_running(job.task, slot.elapsed())
         if begun:
             self._reported.update(begun)
             self._events.started(begun, self._pid)
         if len(self._reported) < len(self._jobs):
-            self._look_timer = self._loop.call_later(LOOK, self._look)
+            self._check_timer = self._loop.call_later(CHECK_INTERVAL, self._check_running)
 
     def quiesce(self) -> list[int]:
-        """Take back what no seat has begun."""
+        """Take back the jobs that no slot has begun; return their numbers."""
         waiting: list[Job] = []
         leave = 0
         with suppress(Empty):
@@ -161,7 +160,7 @@ class InProcessPool(Pool):
                     waiting.append(job)
         taken = []
         for job in waiting:
-            # What core believes to have begun is as good as running: it stays and runs.
+            # Jobs that were reported as started must run.
             if job.seq in self._reported:
                 self.queue.put(job)
             else:
@@ -174,9 +173,9 @@ class InProcessPool(Pool):
     # ------------------------------------------------------------ outcomes out
 
     def deliver(self, slot: InProcessSlot, job: Job, outcome: Outcome | BaseException) -> None:
-        """Hand an outcome to the loop; called by the seat's thread."""
+        """Pass an outcome to the loop; called in the slot's thread."""
         self._done.append((slot, job, outcome))
-        # Set and cleared without a lock: the loop clears it before it looks, so that nothing is left lying.
+        # Needs no lock: the loop clears the flag before it reads the queue, so that no outcome is missed.
         if not self._draining:
             self._draining = True
             self._loop.call_soon_threadsafe(self._drain)
@@ -191,11 +190,11 @@ class InProcessPool(Pool):
             slot, job, result = done.popleft()
             seq = job.seq
             if jobs.pop(seq, None) is None:
-                if self.stuck:  # it had a verdict already, and has ended at last
+                if self.stuck:  # its outcome was reported when its slot was abandoned
                     self.stuck -= 1
                     self._loop.call_soon(self._events.vacancy)
                 continue
-            outcome = result if isinstance(result, Outcome) else self._verdict(slot, job, result)
+            outcome = result if isinstance(result, Outcome) else self._outcome_of_error(slot, job, result)
             learn(job.task, outcome.runtime)
             if seq in reported:
                 reported.discard(seq)
@@ -208,14 +207,14 @@ class InProcessPool(Pool):
         if outcomes:
             self._events.finished(outcomes)
 
-    def _verdict(self, slot: InProcessSlot, job: Job, error: BaseException) -> Outcome:
+    def _outcome_of_error(self, slot: InProcessSlot, job: Job, error: BaseException) -> Outcome:
         runtime = slot.elapsed()
         pending_kill = slot.pending_kill
         if pending_kill is not None and pending_kill[0] == job.seq:
             return self.context.outcome_for(job, pending_kill[1], pending_kill[2], runtime)
         if isinstance(error, SoftTimeLimitExceeded):
             return self.context.outcome_for(job, TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
-        # Its class alone: its own repr may fail, and this is the loop.
+        # The class only: the error's repr is user code and may fail in the loop.
         text = f"the task ended its {self.kind} with {type(error).__qualname__}, which no task should raise"
         return self.context.outcome_for(job, WORKER_LOST, text, runtime)
 
@@ -239,9 +238,9 @@ class InProcessPool(Pool):
             if job is None or job.seq not in self._jobs:
                 continue
             begun.add(job.seq)
-            if job.soft_limit is not None and slot.warned != job.seq:
+            if job.soft_limit is not None and slot.soft_limit_sent != job.seq:
                 if now >= since + job.soft_limit:
-                    slot.warned = job.seq
+                    slot.soft_limit_sent = job.seq
                     if slot.interrupt(job.seq, SoftTimeLimitExceeded):
                         logger.warning("Soft time limit (%gs) exceeded for %s[%s]", job.soft_limit, job.task, job.id)
                 else:
@@ -249,7 +248,7 @@ class InProcessPool(Pool):
             if job.hard_limit is not None and not (slot.pending_kill and slot.pending_kill[0] == job.seq):
                 if now < since + job.hard_limit:
                     dues.append(since + job.hard_limit)
-                elif self._condemn(slot, job, TIMED_OUT, f"{job.hard_limit:g}"):
+                elif self._interrupt_job(slot, job, TIMED_OUT, f"{job.hard_limit:g}"):
                     logger.error("Hard time limit (%gs) exceeded for %s[%s]", job.hard_limit, job.task, job.id)
         dues += [
             now + limit
@@ -261,7 +260,7 @@ class InProcessPool(Pool):
         if dues:
             self._arm(min(dues))
 
-    def _condemn(self, slot: InProcessSlot, job: Job, code: int, text: str) -> bool:
+    def _interrupt_job(self, slot: InProcessSlot, job: Job, code: int, text: str) -> bool:
         previous, slot.pending_kill = slot.pending_kill, (job.seq, code, text)
         if not slot.interrupt(job.seq, Interrupt):
             slot.pending_kill = previous
@@ -270,7 +269,7 @@ class InProcessPool(Pool):
         return True
 
     def _abandon(self, slot: InProcessSlot, job: Job) -> None:
-        """Give up on a job that was interrupted and has not ended, and on its thread."""
+        """Report the outcome of an interrupted job that has not ended, and abandon its slot."""
         if job.seq not in self._jobs or slot.abandoned or not slot.abandon(job):
             return
         assert slot.pending_kill is not None
@@ -282,7 +281,7 @@ class InProcessPool(Pool):
         else:
             self._events.started([job.seq], self._pid)
         logger.error(
-            "%s[%s] does not stop: its %s %s is left to itself (%d so far)",
+            "%s[%s] does not stop: its %s %s is abandoned (%d so far)",
             job.task,
             job.id,
             self.kind,
@@ -294,7 +293,7 @@ class InProcessPool(Pool):
         self._events.finished([outcome])
 
     def terminate(self, seq: int, signum: int = signal.SIGTERM) -> bool:
-        """Raise `Interrupt` in the job `seq`."""
+        """Raise `Interrupt` in job `seq`; return whether it runs."""
         try:
             name = signal.Signals(signum).name
         except ValueError:
@@ -302,11 +301,11 @@ class InProcessPool(Pool):
         for slot in self.slots:
             job = slot.job
             if job is not None and job.seq == seq and seq in self._jobs:
-                return self._condemn(slot, job, TERMINATED, name)
+                return self._interrupt_job(slot, job, TERMINATED, name)
         return False
 
     def kill(self) -> None:
-        """Interrupt every running job; what was waiting is forgotten."""
+        """Interrupt every running job, and drop the waiting jobs."""
         self.stopping = True
         self._empty_queue()
         running = set()
@@ -314,28 +313,28 @@ class InProcessPool(Pool):
             job = slot.job
             if job is not None and job.seq in self._jobs:
                 running.add(job.seq)
-                self._condemn(slot, job, TERMINATED, "SIGKILL")
-        # What core believes to have begun needs an end, also if no seat has got as far as that.
-        torn = [
+                self._interrupt_job(slot, job, TERMINATED, "SIGKILL")
+        # Core expects an outcome for every job reported as started, even if no slot has begun it.
+        outcomes = [
             self.context.outcome_for(job, TERMINATED, "SIGKILL", 0.0)
             for seq, job in self._jobs.items()
             if seq in self._reported and seq not in running
         ]
         self._jobs = {seq: job for seq, job in self._jobs.items() if seq in running}
         self._reported &= running
-        self.dismiss()
-        if torn:
-            self._events.finished(torn)
+        self.end_slots()
+        if outcomes:
+            self._events.finished(outcomes)
 
     def retire(self) -> None:
-        """Begin to stop: seats end after their current job, and no limit strikes any more. Harmless when repeated."""
+        """Begin to stop: end slots after their current job, without time limits. Harmless when repeated."""
         if not self.stopping:
             self.stopping = True
-            self.dismiss()
+            self.end_slots()
         self._loop.call_soon_threadsafe(self.cancel_timers)
 
-    def dismiss(self) -> None:
-        """Let every seat end after its current job."""
+    def end_slots(self) -> None:
+        """End every slot after its current job."""
         for _ in self.slots:
             self.queue.put(None)
 
@@ -345,14 +344,14 @@ class InProcessPool(Pool):
                 self.queue.get_nowait()
 
     def cancel_timers(self) -> None:
-        """Have nothing of ours left in the loop."""
-        for timer in (self._look_timer, self._limit_timer):
+        """Cancel the timers."""
+        for timer in (self._check_timer, self._limit_timer):
             if timer is not None:
                 timer.cancel()
-        self._look_timer = self._limit_timer = None
+        self._check_timer = self._limit_timer = None
 
     def thread_ids(self) -> list[int]:
-        """Return the system's ids of the threads that run jobs."""
+        """Return the native ids of the threads that run jobs."""
         return [slot.native_id for slot in self.slots if slot.native_id]
 
     def info(self) -> dict[str, Any]:

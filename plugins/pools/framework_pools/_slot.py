@@ -1,7 +1,7 @@
-"""A seat: one thread that runs one job after another, and can be reached from outside.
+"""A slot of an in-process pool: a thread that runs one job after another.
 
-`InProcessSlot.interrupt` raises an exception in the job that runs, and is guarded so that the exception can never hit
-the next job, or the seat's own code.
+`InProcessSlot.interrupt` raises an exception in the running job. A lock keeps the exception from hitting the next job
+or the slot's own code.
 """
 
 from __future__ import annotations
@@ -27,44 +27,44 @@ _clear_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void
 
 
 class Interrupt(BaseException):
-    """Ends a job from outside; not an `Exception`, so that tasks do not catch it by accident."""
+    """Ends a job at a hard limit or termination; no `Exception`, so that tasks do not catch it by accident."""
 
 
 class InProcessSlot:
-    """One thread's place; everything but `serve` may be called from the loop."""
+    """A slot with a thread; all methods except `serve` may be called from the loop."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        #: The job that runs here, and since when (monotonic seconds).
+        #: The running job, and its start (monotonic seconds).
         self.job: Job | None = None
         self.since = 0.0
         self.ident = 0
-        #: The same thread's id as the system's tools show it; 0: the thread has not come up.
+        #: The thread's id as the system's tools show it; 0: the thread has not started.
         self.native_id = 0
-        #: Nothing that still ends here counts.
+        #: Outcomes of this slot are ignored.
         self.abandoned = False
-        #: Why the running job was interrupted: its seq, the verdict's code and text.
+        #: Why the running job was interrupted: its number, and its outcome's code and text.
         self.pending_kill: tuple[int, int, str] | None = None
-        #: The job whose soft limit has been dealt with.
-        self.warned = 0
+        #: Number of the last job whose soft time limit was handled.
+        self.soft_limit_sent = 0
         self._lock = threading.Lock()
-        #: What can reach a coroutine that runs here.
+        #: The workload that can interrupt a coroutine in this slot.
         self.awaiting: AsyncWorkload | None = None
 
     def serve(self, pool: InProcessPool, queue: SimpleQueue[Job | None] | None = None) -> None:
-        """Run jobs of `queue`, else the pool's, in the calling thread until the queue says to leave."""
+        """Run jobs of `queue`, by default the pool's, in the calling thread until it yields None."""
         self.ident = threading.get_ident()
         self.native_id = threading.get_native_id()
         get, deliver = self._getter(queue or pool.queue), pool.deliver
         while (job := get()) is not None:
-            # Asked for each time: a restart puts another workload in its place.
+            # Looked up for each job: a restart replaces the workload.
             outcome = self._run(pool.workload(), job)
             if self.abandoned:
                 return
             deliver(self, job, outcome)
 
     def _getter(self, queue: SimpleQueue[Job | None]) -> Callable[[], Job | None]:
-        """Return what waits for the next job."""
+        """Return the function that waits for the next job."""
         return queue.get
 
     def _run(self, workload: Workload, job: Job) -> Outcome | BaseException:
@@ -75,9 +75,9 @@ class InProcessSlot:
         try:
             self.job = job
             outcome = workload.run(job)
-        except BaseException as error:  # noqa: BLE001 - an interrupt of ours, or a defect: either way the job has ended
+        except BaseException as error:  # noqa: BLE001 - an interrupt or a defect: either way the job has ended
             outcome = error
-        # An exception that was sent to this job may still be on its way: let it strike here, or call it back.
+        # An exception sent to this job may not have been raised yet: it is raised here, or cleared.
         while True:
             try:
                 self._leave_job()
@@ -92,7 +92,7 @@ class InProcessSlot:
             _clear_async_exc(self.ident, None)
 
     def interrupt(self, seq: int, exception: type[BaseException]) -> bool:
-        """Raise `exception` in the job `seq`; return whether it runs here."""
+        """Raise `exception` in job `seq`; return whether the job runs here."""
         with self._lock:
             job = self.job
             if job is None or job.seq != seq:
@@ -101,7 +101,7 @@ class InProcessSlot:
             return True
 
     def abandon(self, job: Job) -> bool:
-        """Let nothing count that `job` still does here; return whether it was running. The seat runs no other job."""
+        """Ignore the outcome of `job` and end the slot after it; return whether the job was running."""
         with self._lock:
             if self.job is not job:
                 return False
@@ -113,5 +113,5 @@ class InProcessSlot:
             _set_async_exc(self.ident, exception)
 
     def elapsed(self) -> float:
-        """Return for how long the running job has been running, in seconds."""
+        """Return the seconds since the job started."""
         return monotonic() - self.since

@@ -1,9 +1,9 @@
-"""The asyncio pool: `async def` tasks side by side on one event loop, other tasks on threads beside it.
+"""The asyncio pool: runs `async def` tasks concurrently on one event loop, other tasks in threads.
 
-1. The event loop has a thread of its own. It takes jobs from one queue while fewer than `concurrency` are running.
-2. A coroutine runs as an asyncio task with a context of its own. Limits and termination reach it where it awaits; one
-   that swallows its cancellation is given up, and its slot goes to another job.
-3. A task that is not a coroutine gets a thread, made when there is none idle, so that it never blocks the loop.
+1. Runs the event loop in a thread of its own. It takes jobs from one queue while fewer than `concurrency` run.
+2. Runs a coroutine as an asyncio task with a context of its own. Limits and terminations interrupt it where it awaits.
+   A coroutine that swallows its cancellation is abandoned, and its slot is free.
+3. Runs a task that is not a coroutine in a thread, started if none is idle, so that it never blocks the event loop.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from framework_pools._costs import BUDGET
 from framework_pools._inprocess import GRACE, InProcessPool
 from framework_pools._slot import InProcessSlot
 
-#: Seconds for the loop's thread to come up.
-_START: Final = 10.0
+#: Seconds in which the event loop must start.
+_START_TIMEOUT: Final = 10.0
 
 
 class LoopSlot(InProcessSlot):
-    """A place on the event loop."""
+    """A slot on the event loop."""
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(name)
@@ -37,14 +37,14 @@ class LoopSlot(InProcessSlot):
         self._call = Call()
 
     async def take(self, workload: AsyncWorkload, job: Job) -> Outcome | BaseException:
-        """Run `job`."""
+        """Run `job`; return its outcome, or the exception that interrupted it."""
         self.ident = threading.get_ident()
         self._call = Call()
         self.since = monotonic()
         self.job = job
         try:
             return await workload.arun(job, self._call)
-        except BaseException as error:  # noqa: BLE001 - an interrupt of ours, or a defect: either way the job has ended
+        except BaseException as error:  # noqa: BLE001 - an interrupt or a defect: either way the job has ended
             return error
         finally:
             with self._lock:
@@ -55,7 +55,7 @@ class LoopSlot(InProcessSlot):
 
 
 class AsyncioPool(InProcessPool):
-    """Runs coroutines on an event loop."""
+    """The asyncio pool: runs coroutines on an event loop, other tasks in threads."""
 
     traits: ClassVar[PoolTraits] = PoolTraits(
         async_tasks=True, soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
@@ -65,19 +65,19 @@ class AsyncioPool(InProcessPool):
         super().__init__(context, options)
         self.size = max(1, context.concurrency)
         self._sync: SimpleQueue[Job | None] = SimpleQueue()
-        #: Beside the loop's; those that were given up are not among them.
+        #: Threads for tasks that are not coroutines, without the abandoned ones.
         self._threads: dict[InProcessSlot, threading.Thread] = {}
         self._count = 0
-        #: A coroutine was given up: the event loop may not come to its end.
-        self._stubborn = False
+        #: A coroutine was abandoned, which may keep the event loop from ending.
+        self._coroutine_abandoned = False
         self._thread: threading.Thread | None = None
-        self._up = threading.Event()
-        #: Until when `stop` waits for coroutines, by the loop's clock.
+        self._loop_started = threading.Event()
+        #: When `stop` no longer waits for coroutines (monotonic seconds).
         self._deadline = 0.0
-        # Used in the loop's thread only.
+        # Used in the event loop's thread only.
         self._running = 0
         self._sync_running = 0
-        self._sync_seats = 0
+        self._sync_slots = 0
         self._free: list[LoopSlot] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -86,8 +86,8 @@ class AsyncioPool(InProcessPool):
         self.workload()
         self._thread = threading.Thread(target=self._main, name="AsyncioPool", daemon=True)
         self._thread.start()
-        if not self._up.wait(_START):
-            raise RuntimeError("the event loop of the asyncio pool did not come up")
+        if not self._loop_started.wait(_START_TIMEOUT):
+            raise RuntimeError(f"the event loop of the asyncio pool did not start within {_START_TIMEOUT:g} s")
 
     def _main(self) -> None:
         with asyncio.Runner() as runner:
@@ -97,60 +97,60 @@ class AsyncioPool(InProcessPool):
     async def _serve(self) -> None:
         self._aloop = asyncio.get_running_loop()
         self._ended = asyncio.Event()
-        self._up.set()
+        self._loop_started.set()
         await self._ended.wait()
-        # What still runs has until the deadline of `stop`; whoever leaves before that is not waited for.
+        # Running coroutines may end until the deadline of `stop`.
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=max(0.0, self._deadline - monotonic()))
 
     # ------------------------------------------------------------ in the worker's loop
 
     def capacity(self) -> int:
-        """Return the free slots, and what short jobs may wait behind those that run."""
+        """Return the number of free slots, plus the number of short jobs that may wait."""
         if self.stopping:
             return 0
-        return max(0, self.size - self.stuck + self._costs.room(BUDGET) - len(self._jobs))
+        return max(0, self.size - self.stuck + self._costs.jobs_within(BUDGET) - len(self._jobs))
 
     def submit(self, jobs: list[Job]) -> None:  # type: ignore[override]
-        """Queue `jobs` and have the event loop look."""
+        """Queue `jobs` and wake the event loop."""
         super().submit(jobs)
-        self._aloop.call_soon_threadsafe(self._pull)
+        self._aloop.call_soon_threadsafe(self._start_queued)
 
     def quiesce(self) -> list[int]:
-        """Take back what has not begun."""
+        """Take back the jobs that have not begun; return their numbers."""
         taken = super().quiesce()
-        if self._up.is_set() and not self._aloop.is_closed():
-            self._aloop.call_soon_threadsafe(self._pull)
+        if self._loop_started.is_set() and not self._aloop.is_closed():
+            self._aloop.call_soon_threadsafe(self._start_queued)
         return taken
 
     def replace(self, slot: InProcessSlot) -> None:
-        """Give the slot of an abandoned job to another."""
+        """Free the slot of an abandoned job."""
         if isinstance(slot, LoopSlot):
-            self._stubborn = True
+            self._coroutine_abandoned = True
         else:
             self._threads.pop(slot, None)
         if not self._aloop.is_closed():
-            self._aloop.call_soon_threadsafe(self._left, not isinstance(slot, LoopSlot), True)
+            self._aloop.call_soon_threadsafe(self._slot_freed, not isinstance(slot, LoopSlot), True)
 
-    def dismiss(self) -> None:
-        """Let every thread end after its current job."""
+    def end_slots(self) -> None:
+        """End every thread after its current job."""
         for _ in self._threads:
             self._sync.put(None)
 
     def grow(self, n: int) -> None:
-        """Let `n` more jobs run at once."""
+        """Add `n` slots."""
         self.size += n
-        self._aloop.call_soon_threadsafe(self._pull)
+        self._aloop.call_soon_threadsafe(self._start_queued)
         self._events.vacancy()
 
     def shrink(self, n: int) -> None:
-        """Let `n` fewer jobs run at once, as they end; one stays."""
+        """Remove `n` slots as their jobs end; at least one stays."""
         self.size = max(1, self.size - n)
 
     # ------------------------------------------------------------ in the event loop
 
-    def _pull(self) -> None:
-        """Begin jobs while there are slots."""
+    def _start_queued(self) -> None:
+        """Start queued jobs in the free slots."""
         get = self.queue.get_nowait
         while self._running < self.size:
             try:
@@ -162,18 +162,18 @@ class AsyncioPool(InProcessPool):
             self._running += 1
             workload = self.workload()
             if isinstance(workload, AsyncWorkload) and workload.runs_async(job.task):
-                slot = self._free.pop() if self._free else self._slot()
-                # A copy of the first context: this may be called from within a job that has ended.
+                slot = self._free.pop() if self._free else self._new_slot()
+                # A copy of the first context: the caller may run in the context of another job.
                 task = self._aloop.create_task(self._run(slot, workload, job), context=self._context.copy())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             else:
                 self._sync_running += 1
-                if self._sync_running > self._sync_seats:
+                if self._sync_running > self._sync_slots:
                     self._add_thread()
                 self._sync.put(job)
 
-    def _slot(self) -> LoopSlot:
+    def _new_slot(self) -> LoopSlot:
         slot = LoopSlot("AsyncioPool", self._aloop)
         self._loop.call_soon_threadsafe(self.slots.__setitem__, slot, None)  # the worker's loop reads it
         return slot
@@ -183,19 +183,19 @@ class AsyncioPool(InProcessPool):
         if not slot.abandoned:
             self._free.append(slot)
             self.deliver(slot, job, outcome)
-            self._left(False, False)
+            self._slot_freed(False, False)
 
-    def _left(self, sync: bool, abandoned: bool) -> None:
-        """Take note that a slot is free again."""
+    def _slot_freed(self, sync: bool, abandoned: bool) -> None:
+        """Count a free slot, and start the next job."""
         self._running -= 1
         self._sync_running -= sync
-        self._sync_seats -= sync and abandoned
-        self._pull()
+        self._sync_slots -= sync and abandoned
+        self._start_queued()
 
-    # ------------------------------------------------------------ threads beside it
+    # ------------------------------------------------------------ threads
 
     def _add_thread(self) -> None:
-        self._sync_seats += 1
+        self._sync_slots += 1
         self._count += 1
         slot = InProcessSlot(f"AsyncioPoolThread-{self._count}")
         self._loop.call_soon_threadsafe(self.slots.__setitem__, slot, None)  # the worker's loop reads it
@@ -207,20 +207,20 @@ class AsyncioPool(InProcessPool):
         slot.serve(self, self._sync)
 
     def deliver(self, slot: InProcessSlot, job: Job, outcome: Outcome | BaseException) -> None:
-        """Hand an outcome to the worker's loop, and the slot of a thread to the event loop."""
+        """Pass an outcome to the worker's loop, and report a thread's free slot to the event loop."""
         super().deliver(slot, job, outcome)
         if not isinstance(slot, LoopSlot) and not self._aloop.is_closed():
-            self._aloop.call_soon_threadsafe(self._left, True, False)
+            self._aloop.call_soon_threadsafe(self._slot_freed, True, False)
 
     def thread_ids(self) -> list[int]:
-        """Return the ids of the event loop's thread and of those beside it."""
+        """Return the native ids of the event loop's thread and of the other threads."""
         threads = (self._thread, *list(self._threads.values()))
         return [thread.native_id for thread in threads if thread is not None and thread.native_id is not None]
 
     # ------------------------------------------------------------ the end
 
     def stop(self, deadline: float) -> None:
-        """End the threads and the event loop, until `deadline`; what does not end is left behind."""
+        """End the threads and the event loop; wait until `deadline`. A job that still runs ends with the process."""
         self.retire()
         self._deadline = deadline
         if self._thread is not None and not self._aloop.is_closed():
@@ -228,7 +228,7 @@ class AsyncioPool(InProcessPool):
         for thread in list(self._threads.values()):
             thread.join(max(0.0, deadline - monotonic()))
         if self._thread is not None:
-            self._thread.join(max(0.0, min(deadline - monotonic(), GRACE if self._stubborn else math.inf)))
+            self._thread.join(max(0.0, min(deadline - monotonic(), GRACE if self._coroutine_abandoned else math.inf)))
         self._thread = None
         self._threads.clear()
         self.release()

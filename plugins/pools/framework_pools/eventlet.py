@@ -1,4 +1,4 @@
-"""The eventlet pool: a greenlet for every running job, switched by eventlet's hub.
+"""The eventlet pool: runs each job in a greenlet, switched by eventlet's hub.
 
 The standard library is patched (``eventlet.monkey_patch``) before the application is imported. The loop and the jobs
 are greenlets of one thread.
@@ -14,14 +14,14 @@ from framework.api.pool import PoolTraits
 from framework_pools._green import GreenPool, GreenSlot
 
 with warnings.catch_warnings():
-    # That eventlet advises against itself is said in the manual; whoever chooses this pool has a reason.
+    # The manual explains eventlet's deprecation; users of this pool have chosen it.
     warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
     import eventlet
     from eventlet import hubs, patcher
 
 
 class EventletPool(GreenPool):
-    """Runs each job in a greenlet of eventlet's."""
+    """The eventlet pool: runs each job in an eventlet greenlet."""
 
     traits: ClassVar[PoolTraits] = PoolTraits(
         green=True, soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
@@ -39,14 +39,14 @@ class EventletPool(GreenPool):
         return bool(patcher.is_monkey_patched("socket"))
 
     def start(self) -> None:
-        """Prepare the workload, and keep hold of the hub."""
+        """Prepare the workload, and keep the scheduling function of this thread's hub."""
         self._schedule: Callable[..., object] = hubs.get_hub().schedule_call_global
         super().start()
 
     def spawn(self, function: Callable[[GreenSlot], object], slot: GreenSlot) -> Any:
-        """Return a greenlet that is going to run ``function(seat)``."""
+        """Return a greenlet that will run ``function(slot)``."""
         return eventlet.spawn_n(function, slot)
 
     def in_hub(self, function: Callable[..., object], *args: Any) -> object:
-        """Have ``function(*args)`` called by the hub."""
+        """Have the hub call ``function(*args)``."""
         return self._schedule(0, function, *args)

@@ -1,4 +1,4 @@
-"""The gevent pool: a greenlet for every running job, switched by gevent's hub.
+"""The gevent pool: runs each job in a greenlet, switched by gevent's hub.
 
 The standard library is patched (``gevent.monkey.patch_all``) before the application is imported. The loop and the jobs
 are greenlets of one thread.
@@ -17,7 +17,7 @@ from framework_pools._green import GreenPool, GreenSlot
 
 
 class GeventPool(GreenPool):
-    """Runs each job in a greenlet of gevent's."""
+    """The gevent pool: runs each job in a gevent greenlet."""
 
     traits: ClassVar[PoolTraits] = PoolTraits(
         green=True, soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
@@ -35,14 +35,14 @@ class GeventPool(GreenPool):
         return bool(monkey.is_module_patched("socket"))
 
     def start(self) -> None:
-        """Prepare the workload, and keep hold of the hub."""
+        """Prepare the workload, and keep the scheduling function of this thread's hub."""
         self._in_hub: Callable[..., object] = gevent.get_hub().loop.run_callback
         super().start()
 
     def spawn(self, function: Callable[[GreenSlot], object], slot: GreenSlot) -> Any:
-        """Return a greenlet that is going to run ``function(seat)``."""
+        """Return a greenlet that will run ``function(slot)``."""
         return gevent.spawn_raw(function, slot)
 
     def in_hub(self, function: Callable[..., object], *args: Any) -> object:
-        """Have ``function(*args)`` called by the hub."""
+        """Have the hub call ``function(*args)``."""
         return self._in_hub(function, *args)

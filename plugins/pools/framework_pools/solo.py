@@ -1,8 +1,8 @@
-"""The solo pool: one job at a time, in the worker's main thread, as a debugger or a library bound to it may want.
+"""The solo pool: runs one job at a time in the worker's main thread, for debuggers and libraries that need it.
 
-1. `run_main` runs the jobs; the loop turns in another thread, so remote control and limits work while a task runs.
-2. An interruption is a signal to the main thread (SIGURG, which nothing else uses and which harms nobody when it comes
-   late): unlike an exception set from outside it also ends a `time.sleep`.
+1. `run_main` runs the jobs; the loop runs in another thread, so remote control and limits work while a task runs.
+2. Interrupts a job by SIGURG to the main thread: unlike an exception set by another thread, a signal also ends a
+   `time.sleep`. Nothing else uses SIGURG, and a late one has no effect.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from framework.api.pool import Job, PoolContext, PoolTraits
 from framework_pools._inprocess import InProcessPool
 from framework_pools._slot import InProcessSlot
 
-#: Seconds that the main thread waits for a job without looking up: a signal that comes just before it falls asleep
-#: does not wake it, and the signal's handler, which only this thread can run, would wait for the next job.
-_NAP: Final = 1.0
+#: Most seconds that the main thread waits for a job: a signal just before the wait does not interrupt it, and its
+#: handler, which only this thread can run, would wait for the next job.
+_WAIT_MAX: Final = 1.0
 
 
-class MainSeat(InProcessSlot):
-    """The main thread's place."""
+class MainThreadSlot(InProcessSlot):
+    """The slot of the main thread."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._pending: tuple[int, type[BaseException]] | None = None
         self._by_signal = False
 
-    def listen(self) -> None:
-        """Take interruptions by signal, if this is a thread that gets signals."""
+    def install_handler(self) -> None:
+        """Install the signal handler for interrupts, if this is the main thread."""
         self.ident = threading.get_ident()
         self.native_id = threading.get_native_id()
         self._by_signal = threading.current_thread() is threading.main_thread()
         if self._by_signal:
-            signal.signal(signal.SIGURG, self._strike)
+            signal.signal(signal.SIGURG, self._raise_pending)
 
     def _getter(self, queue: SimpleQueue[Job | None]) -> Callable[[], Job | None]:
         def get() -> Job | None:
             while True:
                 with contextlib.suppress(Empty):
-                    return queue.get(timeout=_NAP)
+                    return queue.get(timeout=_WAIT_MAX)
 
         return get
 
@@ -59,18 +59,18 @@ class MainSeat(InProcessSlot):
         self._pending = (self.job.seq, exception)
         signal.pthread_kill(self.ident, signal.SIGURG)
 
-    def _strike(self, _signum: int, frame: FrameType | None) -> None:
-        # Runs between two steps of the main thread, so the job cannot change under it.
+    def _raise_pending(self, _signum: int, frame: FrameType | None) -> None:
+        # Runs in the main thread, so the job cannot change meanwhile.
         pending, self._pending = self._pending, None
         job = self.job
         if pending is not None and job is not None and job.seq == pending[0]:
             if self.awaiting is not None and self.awaiting.interrupt(self.ident, pending[1], frame):
-                return  # a coroutine awaits: it gets the exception there
+                return  # the exception is raised where the coroutine awaits
             raise pending[1]
 
 
 class SoloPool(InProcessPool):
-    """Runs each job in the main thread."""
+    """The solo pool: runs each job in the main thread."""
 
     traits: ClassVar[PoolTraits] = PoolTraits(
         soft_limit=True, hard_limit=True, terminate=True, restart=True, main_thread=True
@@ -78,35 +78,35 @@ class SoloPool(InProcessPool):
 
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
         super().__init__(context, options)
-        self._slot = MainSeat("MainThread")
+        self._slot = MainThreadSlot("MainThread")
         self.slots[self._slot] = None
-        #: The main thread is not in `run_main`.
-        self._out = threading.Event()
-        self._out.set()
+        #: Set while `run_main` does not run.
+        self._main_returned = threading.Event()
+        self._main_returned.set()
 
     def start(self) -> None:
-        """Prepare the workload; jobs run as soon as the main thread is in `run_main`."""
+        """Prepare the workload; jobs run once the main thread calls `run_main`."""
         self.workload()
 
     def run_main(self) -> None:
         """Run jobs in the calling thread until `stop` or `kill`."""
-        self._out.clear()
+        self._main_returned.clear()
         try:
-            self._slot.listen()
+            self._slot.install_handler()
             while not self.stopping:
                 self._slot.serve(self)
             self.release()
         finally:
-            self._out.set()
+            self._main_returned.set()
 
     def replace(self, slot: InProcessSlot) -> None:
-        """Keep the seat: there is no other main thread. It takes jobs again when it comes out of the one it is in."""
+        """Keep the slot, since no other main thread exists; it takes jobs again when its job has ended."""
         self.stuck = 1
         slot.abandoned = False
         self.slots[slot] = None
 
     def stop(self, deadline: float) -> None:
-        """Have `run_main` return, and wait for that until `deadline`; harmless when repeated."""
+        """End `run_main`, and wait for its return until `deadline`; harmless when repeated."""
         self.retire()
         if threading.get_ident() != self._slot.ident:
-            self._out.wait(max(0.0, deadline - monotonic()))
+            self._main_returned.wait(max(0.0, deadline - monotonic()))

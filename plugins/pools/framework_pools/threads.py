@@ -1,8 +1,8 @@
-"""The pool of threads: jobs run side by side in the worker's own process.
+"""The threads pool: runs jobs in threads of the worker's process.
 
-1. Keeps as many daemon threads as there are slots; they take jobs from one queue.
-2. Limits and termination raise an exception in the thread. Code that is inside a C function (a long `time.sleep`, a
-   database driver) notices when it returns; a thread that takes too long over it is abandoned and replaced.
+1. Keeps one daemon thread for each slot; all take jobs from one queue.
+2. Applies limits and terminations by an exception in the thread. Inside a C function (a long `time.sleep`, a database
+   driver) the exception waits until the function returns; a thread that takes too long is abandoned and replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from framework_pools._slot import InProcessSlot
 
 
 class ThreadsPool(InProcessPool):
-    """Runs each job in one of a number of threads."""
+    """The threads pool: runs each job in a thread."""
 
     traits: ClassVar[PoolTraits] = PoolTraits(
         soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
@@ -57,7 +57,7 @@ class ThreadsPool(InProcessPool):
         self.slots.pop(slot, None)
 
     def replace(self, slot: InProcessSlot) -> None:
-        """Start a thread in the place of an abandoned one."""
+        """Start a thread that replaces an abandoned one."""
         self._threads.pop(slot, None)
         if not self.stopping and len(self.slots) < self.size:
             self._add()
@@ -70,15 +70,15 @@ class ThreadsPool(InProcessPool):
         self._events.vacancy()
 
     def shrink(self, n: int) -> None:
-        """Let `n` threads end, idle ones first, busy ones after their job; one stays."""
+        """End `n` threads, idle ones first, busy ones after their job; at least one stays."""
         leaving = min(n, self.size - 1)
         self.size -= leaving
         for _ in range(leaving):
-            # Behind the jobs that wait: whoever is idle first takes it.
+            # Behind the waiting jobs: the first thread to be idle then ends.
             self.queue.put(None)
 
     def stop(self, deadline: float) -> None:
-        """Let the threads end, until `deadline`; those that do not are left behind, and end with the process."""
+        """Wait for the threads until `deadline`; a thread that still runs ends with the process."""
         self.retire()
         for thread in list(self._threads.values()):
             thread.join(max(0.0, deadline - monotonic()))

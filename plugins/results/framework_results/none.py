@@ -1,4 +1,4 @@
-"""The store that keeps nothing: what is used when no result store is configured."""
+"""The result store `none`: keeps nothing. It is the default when no result store is configured."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from framework.exceptions import FrameworkError
 
 
 class NoneStore(ResultStore):
-    """Drops every result, and says so to whoever waits for one."""
+    """A result store that drops every result; waiting for a result is an error."""
 
     traits = ResultStoreTraits(stores=False, shared=False)
 
     @property
     def display_url(self) -> str:
-        """What the banner shows."""
+        """The text for the banner."""
         return "disabled://"
 
     def store(self, records: Sequence[Record]) -> None:
@@ -33,14 +33,14 @@ class NoneStore(ResultStore):
         is_ready: Callable[[bytes], bool],
         on_interval: Callable[[], object] | None = None,
     ) -> Iterator[tuple[str, bytes]]:
-        """Raise `FrameworkError`: waiting would never end."""
+        """Raise `FrameworkError`, because no result will arrive."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:
         raise FrameworkError(
-            "no result can be waited for, because no result store is configured: "
+            "cannot wait for a result because no result store is configured: "
             'set one, as in [result] backend = "sqlite:///results.db", for the workers and for this client'
         )
 
     def forget(self, task_ids: Sequence[str]) -> None:
-        """Nothing is kept, so there is nothing to drop."""
+        """Do nothing."""

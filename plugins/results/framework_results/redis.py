@@ -1,10 +1,10 @@
-"""Results in Redis: Celery's keys and channels, so that Celery's clients and ours read the same results.
+"""Results in Redis, with Celery's keys and channels, so that clients of both read the same results.
 
-1. `store` keeps any number of documents with one script call; the script publishes each of them on the channel of its
-   key, and leaves alone what must stay.
-2. `wait` looks once, subscribes to what is not there yet, looks again, and then sleeps until something is published.
-   Every waiting thread has a subscription of its own, kept for the next one when it is done.
-3. `fetch` and `forget` are one command each.
+1. `store` keeps many documents with one script call; the script publishes each on the channel of its key, and does not
+   replace the document of a final state.
+2. `wait` reads, subscribes to the missing results, reads again, and then sleeps until a result is published. Every
+   waiting thread uses a connection of its own, which is reused later.
+3. `fetch` and `forget` send one command each, per group of keys.
 4. Chords and saved groups: see `framework_results.redis_chords`.
 
 Source: Celery's Redis result backend, section 4 of the wire protocol.
@@ -31,18 +31,18 @@ from framework_drivers.redis.url import parse
 from framework_results.redis_chords import RedisChords
 
 _PREFIX: Final = "celery-task-meta-"
-#: Keys in one command.
+#: Most keys in one command.
 _GROUP: Final = 500
 #: Seconds between two calls of a waiter's `on_interval`.
 _INTERVAL: Final = 0.5
-#: The largest value that the server takes.
+#: Most bytes of a value that the server accepts.
 _LARGEST: Final = 512 * 1024 * 1024
 
 _STORE: Final = Script("""
--- Keeps and publishes documents. KEYS: where. ARGV: for each key the document and its lifetime in seconds (0: no end).
--- A stored SUCCESS stays, and another end where a RETRY comes late. The state is the first thing in a document,
--- whichever serializer wrote it: "status": "SUCCESS" in JSON, the two words with a few bytes of framing between them in
--- pickle and msgpack.
+-- Keeps and publishes documents. KEYS: their keys. ARGV: for each, document and lifetime in seconds (0: no limit).
+-- A stored SUCCESS is never replaced, a stored FAILURE or REVOKED not by a RETRY. Every serializer writes the state at
+-- the beginning of a document: "status": "SUCCESS" in JSON, the two words with a few bytes between them in pickle and
+-- msgpack.
 local function is(head, state)
   local _, last = string.find(head, 'status', 1, true)
   return last and string.find(string.sub(head, last + 1, last + 16), state, 1, true)
@@ -75,7 +75,7 @@ class RedisStoreOptions(RedisConnectionOptions, kw_only=True):
     """Options of the Redis result store."""
 
     global_keyprefix: Annotated[
-        str, msgspec.Meta(description="Put before every key; ends in one of : _ - . or gets _.")
+        str, msgspec.Meta(description="Prefix of every key; unless it ends in one of : _ - . the store appends _.")
     ] = ""
     socket_connect_timeout: Annotated[Seconds | None, msgspec.Meta(description="Seconds to wait for a connection.")] = (
         5.0
@@ -83,8 +83,8 @@ class RedisStoreOptions(RedisConnectionOptions, kw_only=True):
     result_chord_ordered: Annotated[
         bool,
         msgspec.Meta(
-            description="Give a chord's body the results in the order of its header; false: as they come. "
-            "The same for all that share a chord, Celery's workers included."
+            description="Give a chord's body the results in the order of its header; false: in order of completion. "
+            "All workers of a chord, Celery's included, need the same value."
         ),
     ] = True
     use_ssl: Annotated[
@@ -93,14 +93,14 @@ class RedisStoreOptions(RedisConnectionOptions, kw_only=True):
 
 
 class RedisStore(RedisChords):
-    """Keeps results in Redis. Any thread may call, and any process after a fork."""
+    """The Redis result store. Any thread may call its methods, parent and child after a fork, too."""
 
     options_type: ClassVar[type[msgspec.Struct]] = RedisStoreOptions
     options_table: ClassVar[str] = "redis"
     traits = ResultStoreTraits(chords=True)
 
     def __init__(self, url: str, options: msgspec.Struct, context: ResultStoreContext) -> None:
-        """Raises `ConfigError` when the URL is none of Redis."""
+        """Raises `ConfigError` when the URL is not a Redis URL."""
         super().__init__(url, options, context)
         own = options if isinstance(options, RedisStoreOptions) else RedisStoreOptions()
         prefix = own.global_keyprefix
@@ -108,7 +108,7 @@ class RedisStore(RedisChords):
             prefix += "_"
         self._prefix = prefix + _PREFIX
         self._addresses = parse(url)
-        # In a cluster every key has a place of its own.
+        # In a cluster keys live on different nodes, and a command has keys of one node.
         self._group = 1 if self._addresses[0].cluster else _GROUP
         self._connection_settings = own.connection_settings(own.socket_connect_timeout, own.use_ssl or context.use_ssl)
         self._begin_chords(prefix, own.result_chord_ordered, tagged=self._addresses[0].cluster)
@@ -124,10 +124,10 @@ class RedisStore(RedisChords):
         """The servers, without passwords."""
         return ";".join(address.display for address in self._addresses)
 
-    # ------------------------------------------------------------ keeping
+    # ------------------------------------------------------------ reading and writing
 
     def store(self, records: Sequence[Record]) -> None:
-        """Keep and publish all of `records`. Raises `BackendError` for what the server does not take."""
+        """Keep and publish all of `records`. Raises `BackendError` if a document is too large."""
         for record in records:
             if len(record.document) > _LARGEST:
                 raise BackendError(
@@ -169,7 +169,7 @@ class RedisStore(RedisChords):
                 return connection.run(commands)
         except ServerError as error:
             if error.temporary:
-                # Whoever stores keeps the results until the server takes them.
+                # The caller retries on ConnectionLost until the server accepts the results.
                 raise ConnectionLost(str(error)) from error
             raise BackendError(str(error)) from error
 
@@ -182,7 +182,7 @@ class RedisStore(RedisChords):
         is_ready: Callable[[bytes], bool],
         on_interval: Callable[[], object] | None = None,
     ) -> Iterator[tuple[str, bytes]]:
-        """Yield each document when it is ready; published ones come without asking."""
+        """Yield each document when it is ready."""
         deadline = None if timeout is None else monotonic() + timeout
         pending = dict.fromkeys(task_ids)
         yield from self._ready(pending, is_ready)
@@ -193,7 +193,7 @@ class RedisStore(RedisChords):
         try:
             channels = [self._prefix + task_id for task_id in pending]
             _subscribe(connection, "SUBSCRIBE", channels)
-            # What was stored before the server knew of the subscription is not published again.
+            # A result stored before the subscription is not published again.
             yield from self._ready(pending, is_ready)
             skip = len(self._prefix)
             while pending:
@@ -216,9 +216,9 @@ class RedisStore(RedisChords):
             finished = True
             raise
         finally:
-            # Also when the caller stops listening half-way: then the link's state is unknown, and it is not kept.
+            # When the caller drops the generator early, the connection's state is unknown: do not reuse it.
             if finished and not connection.closed:
-                self._keep(connection, channels)
+                self._release_subscriber(connection, channels)
             else:
                 connection.close()
 
@@ -242,7 +242,7 @@ class RedisStore(RedisChords):
                 return connection
             connection.close()
 
-    def _keep(self, connection: RedisConnection, channels: Sequence[str]) -> None:
+    def _release_subscriber(self, connection: RedisConnection, channels: Sequence[str]) -> None:
         try:
             _subscribe(connection, "UNSUBSCRIBE", channels)
         except ConnectionLost:
@@ -261,7 +261,7 @@ class RedisStore(RedisChords):
 
 
 def _subscribe(connection: RedisConnection, verb: str, channels: Sequence[str]) -> None:
-    """Send `verb` for `channels` and wait until the server has confirmed every one."""
+    """Send `verb` for `channels` and wait until the server has confirmed every channel."""
     pack = packer()
     confirmed = verb.lower().encode()
     missing = len(channels)

@@ -1,7 +1,8 @@
-"""Chords and saved groups in Redis: the keys, the counter and the claim of Celery 5.7, so that both can share a chord.
+"""Chords and saved groups in Redis, with the keys, counter and claim of Celery 5.7, so that both can share a chord.
 
-All keys are ``celery-taskset-meta-<group id>`` and a suffix: ``.s`` how many parts, ``.t`` how many more, ``.j`` the
-parts, ``.d`` whose parts are there, ``.c`` whose turn it is to send the body, and then ``done``.
+The keys of a chord are ``celery-taskset-meta-<group id>`` with a suffix: ``.s`` the number of parts, ``.t`` the number
+of added parts, ``.j`` the parts, ``.d`` the tasks that have returned parts, ``.c`` the claim: the token of the caller
+that sends the body, then ``done``.
 
 Source: section 6 of the wire protocol.
 """
@@ -18,7 +19,7 @@ from framework_drivers.redis.resp import Script, ScriptCall
 _PREFIX: Final = "celery-taskset-meta-"
 
 _BEGIN: Final = Script("""
--- KEYS: size, claim. ARGV: how many parts, lifetime in seconds (0: no end).
+-- KEYS: size, claim. ARGV: number of parts, lifetime in seconds (0: no limit).
 redis.call('DEL', KEYS[2])
 if tonumber(ARGV[2]) > 0 then
   redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
@@ -29,16 +30,16 @@ end
 
 _RETURN: Final = Script("""
 -- Keeps a part. KEYS: parts, more, size, whose, claim, group.
--- ARGV: task id, score, value, 1 for a sorted set and 0 for a list, lifetimes of chord and group (0: no end),
+-- ARGV: task id, score, value, 1 for a sorted set and 0 for a list, lifetimes of chord and group (0: no limit),
 -- token, lifetime of the claim.
--- Returns 0: others are missing; 1: the caller's turn; 2: somebody else's; 3: no such chord.
+-- Returns 0: other parts are missing; 1: the caller's turn; 2: another caller's turn; 3: no such chord.
 local parts, more, size, whose, claim, group = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local holder = redis.call('GET', claim)
 if holder == 'done' then
   return 3
 end
 local ordered = ARGV[4] == '1'
--- One that ran twice counts once. The score belongs to it: one task may stand twice in a header.
+-- A task that ran twice counts once, for each score: one task may occur twice in a header.
 if redis.call('SADD', whose, ARGV[1] .. ':' .. ARGV[2]) == 1 then
   if ordered then
     redis.call('ZADD', parts, ARGV[2], ARGV[3])
@@ -74,7 +75,7 @@ return 1
 """)
 
 _HOLD: Final = Script("""
--- KEYS: claim, size. ARGV: token, lifetime. Also takes back a claim that has lapsed, while the chord is there.
+-- KEYS: claim, size. ARGV: token, lifetime. Renews an expired claim, too, while the chord exists.
 local holder = redis.call('GET', KEYS[1])
 if holder == ARGV[1] or (not holder and redis.call('EXISTS', KEYS[2]) == 1) then
   redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
@@ -84,7 +85,7 @@ return 0
 """)
 
 _END: Final = Script("""
--- KEYS: claim, and all others. ARGV: token, seconds to remember.
+-- KEYS: claim, then all other keys. ARGV: token, lifetime of the `done` mark.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then
   return 0
 end
@@ -97,7 +98,7 @@ _TURNS: Final = (Turn.WAIT, Turn.MINE, Turn.TAKEN, Turn.OVER)
 
 
 class RedisChords(ResultStore):
-    """The part of `RedisStore` that keeps chords."""
+    """Base of `RedisStore` for chords and saved groups."""
 
     _group_prefix: str
     _ordered: bool
@@ -109,7 +110,7 @@ class RedisChords(ResultStore):
     def _run(self, commands: Sequence[Any]) -> list[Any]: ...
 
     def _begin_chords(self, prefix: str, ordered: bool, *, tagged: bool) -> None:
-        """`tagged`: in a cluster a group's id is its keys' hash tag, so that they share a slot."""
+        """`tagged`: use the group id as hash tag, so that a chord's keys share a cluster slot."""
         self._tagged = tagged
         self._group_prefix = prefix + _PREFIX
         self._ordered = ordered
@@ -135,7 +136,7 @@ class RedisChords(ResultStore):
         self._run(commands)
 
     def return_part(self, part: ChordPart, token: str, claim: float) -> Turn:
-        """Keep `part` and say whose turn it is."""
+        """Keep `part`, and return the turn."""
         both = (self._chord_expires, self._expires)
         (turn,) = self._run(
             [
@@ -164,28 +165,28 @@ class RedisChords(ResultStore):
         return list(found)
 
     def hold_turn(self, group_id: str, token: str, claim: float) -> bool:
-        """Keep the turn."""
+        """Extend the turn; return whether the caller holds it."""
         return bool(self._run([ScriptCall(_HOLD, self._keys(group_id, "cs"), (token, max(1, int(claim))))])[0])
 
     def end_chord(self, group_id: str, token: str, remember: float) -> bool:
-        """Drop the chord."""
+        """Drop the chord; return False if the caller does not hold the turn."""
         return bool(self._run([ScriptCall(_END, self._keys(group_id, "cjtsd"), (token, max(1, int(remember))))])[0])
 
     def fail_chord(self, group_id: str) -> None:
-        """Have it be over: without a size no part counts."""
+        """End the chord: without a size, later parts are ignored."""
         self._run([("DEL", *self._keys(group_id, "s"))])
 
     def save_group(self, group_id: str, document: bytes) -> None:
-        """Keep and publish the members, as long as results are kept."""
+        """Keep and publish the group's document, as long as results are kept."""
         key = self._group_key(group_id)
         lifetime = ("EX", str(self._expires)) if self._expires else ()
         self._run([("SET", key, document, *lifetime), ("PUBLISH", key, document)])
 
     def fetch_group(self, group_id: str) -> bytes | None:
-        """Return what was saved."""
+        """Return the group's document."""
         (document,) = self._run([("GET", self._group_key(group_id))])
         return None if document is None else bytes(document)
 
     def forget_group(self, group_id: str) -> None:
-        """Drop what was saved."""
+        """Drop the group's document."""
         self._run([("DEL", self._group_key(group_id))])

@@ -1,12 +1,11 @@
-"""Results as messages: ``rpc://`` sends each to the client that asked, through the broker.
+"""Results as messages: ``rpc://`` sends each result through the broker to the client that sent the task.
 
-1. Where tasks run, `store` publishes every document to the request's reply queue. A client that is gone is no error.
-2. Where results are waited for, this client's own reply queue is consumed; what arrives for an id that nobody asks
-   about yet is kept until somebody does.
-3. Any number of threads may wait. One of them reads for all; the others sleep until it has something or is done.
-4. A daemon thread sends the consumer's heartbeats while nobody waits: with its connection the reply queue would go too.
+1. In a worker, `store` publishes every document to the request's reply queue. A missing client is not an error.
+2. In a client, consumes the client's reply queue, and keeps each result until it is requested.
+3. Any number of threads may wait: one reads for all, the others sleep until it has received results or stops reading.
+4. A daemon thread sends the consumer's heartbeats while no thread reads: the reply queue is lost with its connection.
 
-A result reaches only the client that sent the task, and is held in its memory.
+Only the client that sent the task gets its result, and keeps it in memory.
 
 Source of the messages: Celery's rpc backend.
 """
@@ -36,7 +35,7 @@ from framework.message import JSON, UTF8, Outgoing, read
 
 logger = logging.getLogger(__name__)
 
-#: Deliveries taken at once.
+#: Most deliveries fetched at once.
 BATCH = 256
 #: Seconds between two calls of `on_interval`.
 INTERVAL = 1.0
@@ -48,24 +47,24 @@ class RpcOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     keep: Annotated[
         int,
         msgspec.Meta(
-            ge=1, description="How many results that nobody has asked about are kept; then the oldest are dropped."
+            ge=1, description="Most results that are kept until they are requested; then the oldest is dropped."
         ),
     ] = 100_000
 
 
 class _Status(msgspec.Struct):
-    """The one thing looked at in a document."""
+    """Decodes only `status`."""
 
     status: str = ""
 
 
-#: Ends that another attempt may replace.
+#: Final states that a later attempt may replace.
 _ENDS = ("FAILURE", "REVOKED")
 _status = msgspec.json.Decoder(_Status).decode
 
 
 class RpcStore(ResultStore):
-    """Sends results to whoever asked, and waits for those sent to us."""
+    """The rpc result store: sends results to clients, and receives the results of this client."""
 
     options_type: ClassVar[type[msgspec.Struct]] = RpcOptions
     traits: ClassVar[ResultStoreTraits] = ResultStoreTraits(shared=False)
@@ -83,15 +82,15 @@ class RpcStore(ResultStore):
         self._reading = threading.Lock()
         self._consumer: Consumer | None = None
         #: When the consumer last sent a heartbeat.
-        self._beaten = 0.0
-        #: Guards the documents; notified when some came, or when the reader has stopped reading.
-        self._news = threading.Condition()
+        self._heartbeat_at = 0.0
+        #: Guards the documents; notified when documents arrive, or when the reader stops reading.
+        self._changed = threading.Condition()
         self._documents: dict[str, bytes] = {}
-        self._edition = 0
+        self._version = 0
         self._closed = threading.Event()
 
     def _after_fork(self) -> None:
-        # Forget, not close: connections and locks of the parent stay as they are.
+        # Without closing: the connections and locks belong to the parent.
         if self._pid != os.getpid():
             self._begin()
 
@@ -100,10 +99,10 @@ class RpcStore(ResultStore):
         """The URL for people."""
         return "rpc://"
 
-    # ------------------------------------------------------------ where tasks run
+    # ------------------------------------------------------------ in a worker
 
     def store(self, records: Sequence[Record]) -> None:
-        """Send every document that somebody listens for."""
+        """Send every document that has a reply queue."""
         self._after_fork()
         content_type, content_encoding = self._content
         messages = [
@@ -124,7 +123,7 @@ class RpcStore(ResultStore):
         with self._publishing:
             if self._producer is None:
                 if self.context.producer is None:
-                    raise ConfigError("results cannot be sent from here: rpc:// needs a connection to the broker")
+                    raise ConfigError("results cannot be sent: rpc:// needs a connection to the broker")
                 self._producer = self.context.producer()
             try:
                 self._producer.publish(messages)
@@ -133,27 +132,27 @@ class RpcStore(ResultStore):
                 broken.close()
                 raise
             except PublishRefused as error:
-                # Usually the client is gone and its queue with it: nobody is left to be told.
+                # Usually the client is gone, and its reply queue with it.
                 logger.info("Results were not delivered: %s", error)
 
-    # ------------------------------------------------------------ where results are waited for
+    # ------------------------------------------------------------ in a client
 
     def prepare(self, task_ids: Sequence[str]) -> None:
-        """See to it that the reply queue exists before anything is sent to it."""
+        """Declare the reply queue before any result is sent to it."""
         self._after_fork()
         if self._consumer is None:
             with self._reading:
-                self._listen()
+                self._open_consumer()
 
     def fetch(self, task_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the documents that have arrived, by task id."""
         self._after_fork()
         if self.context.consumer is not None and self._reading.acquire(blocking=False):
             try:
-                self._take_in(self._listen())
+                self._receive(self._open_consumer())
             finally:
                 self._stop_reading()
-        with self._news:
+        with self._changed:
             return {task_id: self._documents[task_id] for task_id in task_ids if task_id in self._documents}
 
     def wait(
@@ -167,11 +166,11 @@ class RpcStore(ResultStore):
         self._after_fork()
         deadline = None if timeout is None else monotonic() + timeout
         waiting = dict.fromkeys(task_ids)
-        #: Documents already found not to be ready: asked once, not at every turn.
+        #: Documents that `is_ready` has rejected, so that each is tested once.
         unready: dict[str, bytes] = {}
         while waiting:
-            with self._news:
-                edition = self._edition
+            with self._changed:
+                version = self._version
                 found = {task_id: self._documents[task_id] for task_id in waiting if task_id in self._documents}
             for task_id, document in found.items():
                 if unready.get(task_id) is document:
@@ -190,51 +189,51 @@ class RpcStore(ResultStore):
                     f"among them {next(iter(waiting))}"
                 )
             pause = left if on_interval is None else INTERVAL if left is None else min(left, INTERVAL)
-            self._sleep(edition, pause)
+            self._wait_for_change(version, pause)
             if on_interval is not None:
                 on_interval()
 
-    def _sleep(self, edition: int, pause: float | None) -> None:
-        """Read for everybody, or wait for the one who does; at most `pause` seconds."""
+    def _wait_for_change(self, version: int, pause: float | None) -> None:
+        """Read for all threads, or wait for the thread that reads; at most `pause` seconds."""
         if self._reading.acquire(blocking=False):
             try:
-                consumer = self._listen()
-                if not self._take_in(consumer) and edition == self._edition:
+                consumer = self._open_consumer()
+                if not self._receive(consumer) and version == self._version:
                     _select(consumer.fileno(), _shortest(pause, consumer.heartbeat_interval))
-                    self._take_in(consumer)
-                self._beat(consumer)
+                    self._receive(consumer)
+                self._send_heartbeat(consumer)
             except ConnectionLost:
                 self._drop_consumer()
                 raise
             finally:
                 self._stop_reading()
         else:
-            with self._news:
-                self._news.wait_for(lambda: edition != self._edition, pause)
+            with self._changed:
+                self._changed.wait_for(lambda: version != self._version, pause)
 
     def _stop_reading(self) -> None:
         self._reading.release()
-        with self._news:
-            # Without news of its own: a sleeper must take over the reading.
-            self._edition += 1
-            self._news.notify_all()
+        with self._changed:
+            # Even without a new document: another thread must take over the reading.
+            self._version += 1
+            self._changed.notify_all()
 
-    def _listen(self) -> Consumer:
-        """Return the consumer of our reply queue; the caller reads. Raises `ConnectionLost`."""
+    def _open_consumer(self) -> Consumer:
+        """Return the consumer of the reply queue; the caller holds `_reading`. Raises `ConnectionLost`."""
         if self._consumer is not None:
             return self._consumer
         queue = self._reply_queue()
         if self.context.consumer is None:
-            raise ConfigError("results cannot be waited for here: rpc:// needs a connection to the broker")
+            raise ConfigError("this client cannot wait for results: rpc:// needs a connection to the broker")
         consumer = self.context.consumer()
         try:
             consumer.prefetch(0)
             consumer.add_queue(queue)
-        except BaseException:  # undone and raised again
+        except BaseException:  # closed and re-raised
             consumer.close(requeue=True)
             raise
         self._consumer = consumer
-        self._beaten = monotonic()
+        self._heartbeat_at = monotonic()
         self._closed.clear()
         if consumer.heartbeat_interval:
             threading.Thread(
@@ -245,7 +244,7 @@ class RpcStore(ResultStore):
     def _reply_queue(self) -> Queue:
         oid = self.context.oid
         if not oid:
-            raise ConfigError("results cannot be waited for here: this client has no reply queue of its own (oid)")
+            raise ConfigError("this client cannot wait for results: it has no reply queue of its own (oid)")
         return Queue(
             name=oid,
             exchange=Exchange(),
@@ -255,32 +254,32 @@ class RpcStore(ResultStore):
             expires=self.context.expires or None,
         )
 
-    def _take_in(self, consumer: Consumer) -> bool:
-        """Keep what has arrived, without waiting; return whether anything had."""
-        came = False
+    def _receive(self, consumer: Consumer) -> bool:
+        """Keep the results that have arrived, without waiting; return whether there were any."""
+        received = False
         while deliveries := consumer.fetch(BATCH):
-            came = True
-            with self._news:
+            received = True
+            with self._changed:
                 for delivery in deliveries:
                     self._keep(delivery)
-                self._edition += 1
-                self._news.notify_all()
+                self._version += 1
+                self._changed.notify_all()
             for delivery in deliveries:
                 delivery.ack()
             if len(deliveries) < BATCH:
                 break
         consumer.flush()
-        return came
+        return received
 
     def _keep(self, delivery: Delivery) -> None:
         try:
             incoming = read(delivery.payload)
         except MessageUndecodable as error:
-            logger.warning("Something that is no result lay in the reply queue: %s", error)
+            logger.warning("Dropped a message in the reply queue that is not a result: %s", error)
             return
         task_id = incoming.properties.get("correlation_id")
         if not isinstance(task_id, str):
-            logger.warning("A result without a correlation id lay in the reply queue")
+            logger.warning("Dropped a result without a correlation id in the reply queue")
             return
         documents = self._documents
         known = documents.get(task_id)
@@ -291,29 +290,29 @@ class RpcStore(ResultStore):
             oldest = next(iter(documents))
             del documents[oldest]
             logger.warning(
-                "More than %d results wait to be asked for; the oldest (%s) was dropped", self.options.keep, oldest
+                "More than %d results were not requested; the oldest (%s) was dropped", self.options.keep, oldest
             )
 
-    def _beat(self, consumer: Consumer) -> None:
-        """Send a heartbeat if one is due; the caller reads."""
+    def _send_heartbeat(self, consumer: Consumer) -> None:
+        """Send a heartbeat if one is due; the caller holds `_reading`."""
         interval = consumer.heartbeat_interval
-        if interval and monotonic() - self._beaten >= interval:
-            self._beaten = monotonic()
+        if interval and monotonic() - self._heartbeat_at >= interval:
+            self._heartbeat_at = monotonic()
             consumer.heartbeat()
 
     def _keep_alive(self, consumer: Consumer, interval: float) -> None:
         closed = self._closed
         while not closed.wait(interval):
-            # Whoever reads sends heartbeats too: waiting for the lock does no harm.
+            # The thread that holds the lock sends heartbeats, too.
             with self._reading:
                 if self._consumer is not consumer:
                     return
                 try:
-                    self._beat(consumer)
-                    # Also while nobody asks: what lies in the socket must not fill it.
-                    self._take_in(consumer)
+                    self._send_heartbeat(consumer)
+                    # Unread results must not fill the socket while no thread waits.
+                    self._receive(consumer)
                 except ConnectionLost as error:
-                    logger.warning("The reply queue is lost: %s", error)
+                    logger.warning("Connection of the reply queue lost: %s", error)
                     self._drop_consumer()
                     return
 
@@ -325,7 +324,7 @@ class RpcStore(ResultStore):
     def forget(self, task_ids: Sequence[str]) -> None:
         """Drop the documents."""
         self._after_fork()
-        with self._news:
+        with self._changed:
             for task_id in task_ids:
                 self._documents.pop(task_id, None)
 
@@ -342,15 +341,15 @@ class RpcStore(ResultStore):
 
 
 def _stays(known: bytes, document: bytes) -> bool:
-    """Say whether `document` comes too late to replace `known`.
+    """Return whether `document` comes too late to replace `known`.
 
-    A task that runs again after it had succeeded reports STARTED once more; and a RETRY may be told after its attempt.
+    A task that runs again after its success reports STARTED again; a RETRY may arrive after the next attempt's end.
     """
     try:
         reached = _status(known).status
         return reached == "SUCCESS" or (reached in _ENDS and _status(document).status == "RETRY")
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return False  # another serializer's: not ours to understand
+        return False  # written by another serializer
 
 
 def _select(fd: int, timeout: float | None) -> None:
@@ -364,7 +363,7 @@ def _shortest(*seconds: float | None) -> float | None:
 
 
 def _content_of(serializer: str) -> tuple[str, str]:
-    """Return content type and encoding of what `serializer` makes."""
+    """Return the content type and encoding of `serializer`."""
     if serializer == "json":
         return JSON, UTF8
     # Start-up time: kombu is imported for serializers that it alone knows.
@@ -372,5 +371,5 @@ def _content_of(serializer: str) -> tuple[str, str]:
 
     encoder = registry._encoders.get(serializer)
     if encoder is None:
-        raise ConfigError(f"there is no serializer {serializer!r} here for results")
+        raise ConfigError(f"the result serializer {serializer!r} is unknown: register it with kombu, or use json")
     return encoder.content_type, encoder.content_encoding

@@ -1,12 +1,12 @@
 """Results in a SQLite file, for any number of processes of a machine.
 
-1. Keep one document a task, with its expiry; what must stay is never replaced.
-2. Wait without polling: arm a doorbell, look, sleep until a writer rings; then look only at what is new.
-3. Drop what has expired, now and then, while storing.
-4. Chords and saved groups: see `framework_results.sqlite_chords`.
+1. Keeps one document a task, with its expiry; does not replace the document of a final state, see `_RANKS`.
+2. Waits without polling: arms a doorbell, reads, sleeps until a writer rings, then reads only new documents.
+3. Deletes expired documents, once a minute at most, while storing.
+4. Keeps chords and saved groups: see `framework_results.sqlite_chords`.
 
-`sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite://` for ``framework.db`` in the current
-directory; it may be the file of the embedded broker too: the tables do not meet.
+URLs: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite://` for ``framework.db`` in the current directory.
+The embedded broker can use the same file: it has other tables.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from framework_drivers.sqlite.doorbell import Doorbell, Ringer
 from framework_results.sqlite_chords import SqliteChords
 
 _BELL: Final = "r"
-#: Seconds between two looks without a call: a writer that dies between its commit and its call rings nobody.
-_PATIENCE: Final = 1.0
-#: Seconds between two rounds of dropping what has expired, and how much a round drops at most.
-_SWEEP_EVERY: Final = 60.0
-_SWEEP_AT_MOST: Final = 10_000
+#: Seconds between two reads without a ring: a writer that dies after its commit does not ring.
+_RECHECK_INTERVAL: Final = 1.0
+#: Seconds between two deletions of expired documents, and the most documents that one deletes.
+_DELETE_INTERVAL: Final = 60.0
+_DELETE_MAX: Final = 10_000
 
-#: `number` grows with every change, so that a waiting client can ask for what is new. `rank` is that of `_RANKS`.
+#: `number` grows with every change, so that a waiting client can select new documents. `rank`: see `_RANKS`.
 _SCHEMA: Final = """
 CREATE TABLE framework_results (
     number INTEGER PRIMARY KEY AUTOINCREMENT, task_id TEXT NOT NULL UNIQUE, rank INTEGER NOT NULL,
@@ -40,12 +40,12 @@ CREATE TABLE framework_results (
 CREATE INDEX framework_results_expires ON framework_results (expires) WHERE expires IS NOT NULL"""
 
 _STORE: Final = (
-    # Replacing makes a new row, hence a new number.
+    # REPLACE inserts a new row with a new number.
     "INSERT OR REPLACE INTO framework_results (task_id, rank, expires, document) "
     "SELECT :id, :rank, :expires, :document WHERE NOT EXISTS (SELECT 1 FROM framework_results "
-    "WHERE task_id = :id AND rank > :yields AND (expires IS NULL OR expires > :now))"
+    "WHERE task_id = :id AND rank > :replaces AND (expires IS NULL OR expires > :now))"
 )
-#: How firmly a document stays: more than an end that may come again yields to no other.
+#: Rank of a document by state, other states 0. SUCCESS is never replaced; FAILURE and REVOKED not by RETRY.
 _RANKS: Final = {"SUCCESS": 2, "FAILURE": 1, "REVOKED": 1}
 _CURRENT: Final = "(expires IS NULL OR expires > ?)"
 _encode_ids = msgspec.json.Encoder().encode
@@ -56,7 +56,7 @@ class SqliteStoreOptions(FileOptions, kw_only=True):
 
 
 class SqliteStore(SqliteChords):
-    """Results in tables. Any thread may call; it survives a fork on both sides."""
+    """The SQLite result store. Any thread may call its methods, parent and child after a fork, too."""
 
     options_type = SqliteStoreOptions
     traits = ResultStoreTraits(chords=True)
@@ -67,17 +67,17 @@ class SqliteStore(SqliteChords):
         self._database = self._open("results", _SCHEMA)
         self._chords = self._open_chords()
         self._ringer: Ringer | None = None
-        self._sweep_at = 0.0
+        self._delete_at = 0.0
 
     @property
     def display_url(self) -> str:
-        """The URL, which has no password."""
+        """The URL."""
         return f"sqlite:///{self.path}"
 
     # ------------------------------------------------------------ writing
 
     def store(self, records: Sequence[Record]) -> None:
-        """Keep all of `records` in one transaction, then wake whoever waits."""
+        """Keep all of `records` in one transaction, then wake the waiting clients."""
         if not records:
             return
         now = time.time()
@@ -85,8 +85,8 @@ class SqliteStore(SqliteChords):
             {
                 "id": record.task_id,
                 "rank": _RANKS.get(record.state, 0),
-                # What it may replace: a RETRY that comes late, no end at all.
-                "yields": 0 if record.state == "RETRY" else 1,
+                # The highest rank that it replaces: a RETRY replaces no final state.
+                "replaces": 0 if record.state == "RETRY" else 1,
                 "expires": self._until(self.context.lifetime(record.state), now),
                 "document": record.document,
                 "now": now,
@@ -95,21 +95,21 @@ class SqliteStore(SqliteChords):
         ]
         with self._database.write() as connection:
             connection.executemany(_STORE, rows)
-            self._sweep(connection, now)
+            self._delete_expired(connection, now)
         ringer = self._ringer
         if ringer is None:
             ringer = self._ringer = Ringer(self.path)
         for token in ringer.ring_all(_BELL):
             ringer.remove(_BELL, token)
 
-    def _sweep(self, connection: sqlite3.Connection, now: float) -> None:
-        if time.monotonic() < self._sweep_at:
+    def _delete_expired(self, connection: sqlite3.Connection, now: float) -> None:
+        if time.monotonic() < self._delete_at:
             return
-        self._sweep_at = time.monotonic() + _SWEEP_EVERY
+        self._delete_at = time.monotonic() + _DELETE_INTERVAL
         connection.execute(
             "DELETE FROM framework_results WHERE number IN "
             "(SELECT number FROM framework_results WHERE expires <= ? LIMIT ?)",
-            (now, _SWEEP_AT_MOST),
+            (now, _DELETE_MAX),
         )
 
     def forget(self, task_ids: Sequence[str]) -> None:
@@ -150,7 +150,7 @@ class SqliteStore(SqliteChords):
         bell: Doorbell | None = None
         try:
             while missing:
-                seen, found = self._news(missing, seen)
+                seen, found = self._changes(missing, seen)
                 for task_id, document in found.items():
                     if is_ready(document):
                         del missing[task_id]
@@ -159,9 +159,9 @@ class SqliteStore(SqliteChords):
                     return
                 if bell is None:
                     bell = Doorbell(self.path, _BELL, armed=True)
-                    # One may have become ready between the look and the bell.
+                    # A document may have become ready before the bell was armed.
                     continue
-                pause = _PATIENCE
+                pause = _RECHECK_INTERVAL
                 if deadline is not None:
                     pause = min(pause, deadline - time.monotonic())
                     if pause <= 0:
@@ -171,15 +171,15 @@ class SqliteStore(SqliteChords):
                 if on_interval is not None:
                     on_interval()
         finally:
-            # Also when the caller drops the generator half-way.
+            # Runs when the caller drops the generator early, too.
             if bell is not None:
                 bell.close()
 
-    def _news(self, missing: Mapping[str, None], seen: int | None) -> tuple[int, dict[str, bytes]]:
-        """Return the newest number, and the documents of `missing` that are newer than number `seen` (None: all)."""
+    def _changes(self, missing: Mapping[str, None], seen: int | None) -> tuple[int, dict[str, bytes]]:
+        """Return the highest number, and the documents of `missing` with a number above `seen` (None: all)."""
         with self._database.read() as connection:
             if seen is None:
-                # Taken first: what comes in between is looked at twice rather than never.
+                # Read the number first: a document stored meanwhile is then read twice, not missed.
                 (newest,) = connection.execute("SELECT coalesce(max(number), 0) FROM framework_results").fetchone()
                 return newest, _documents(connection, list(missing))
             rows = connection.execute(
@@ -190,7 +190,7 @@ class SqliteStore(SqliteChords):
             return rows[-1][0], _documents(connection, [task_id for _, task_id in rows if task_id in missing])
 
     def close(self) -> None:
-        """Disconnect; it connects again when it is used again."""
+        """Disconnect; the next call connects again."""
         former = (self._database, self._chords)
         self._database, self._chords = self._open("results", _SCHEMA), self._open_chords()
         for database in former:

@@ -1,7 +1,7 @@
 """Chords and saved groups in a SQLite file.
 
-One row a chord, one a part; a part is kept, counted and the turn taken in one write transaction, so that whatever runs
-at the same time, one caller gets the turn. What has expired is dropped while chords begin.
+Keeps one row a chord and one row a part. `return_part` keeps the part, counts the parts and takes the turn in one write
+transaction, so that exactly one of several callers gets the turn. `begin_chord` deletes expired rows.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ CREATE TABLE framework_groups (group_id TEXT PRIMARY KEY, document BLOB NOT NULL
 CREATE INDEX framework_chords_expires ON framework_chords (expires) WHERE expires IS NOT NULL;
 CREATE INDEX framework_groups_expires ON framework_groups (expires) WHERE expires IS NOT NULL"""
 
-_PLACE_OF_THE_LAST: Final = math.inf
+_LAST_PLACE: Final = math.inf
 
 
 class SqliteChords(ResultStore):
-    """The part of `SqliteStore` that keeps chords, over a connection of its own that is opened by the first one."""
+    """Base of `SqliteStore` for chords and saved groups, with a database connection of its own."""
 
     path: str
     _chords: Database
@@ -80,7 +80,7 @@ class SqliteChords(ResultStore):
             )
 
     def return_part(self, part: ChordPart, token: str, claim: float) -> Turn:
-        """Keep `part` and say whose turn it is."""
+        """Keep `part`, and return the turn."""
         now = time.time()
         with self._chords.write() as connection:
             row = connection.execute(
@@ -95,7 +95,7 @@ class SqliteChords(ResultStore):
                 return Turn.OVER
             connection.execute(
                 "INSERT OR IGNORE INTO framework_chord_parts VALUES (?, ?, ?, ?)",
-                (part.group_id, part.task_id, _PLACE_OF_THE_LAST if part.index is None else part.index, part.value),
+                (part.group_id, part.task_id, _LAST_PLACE if part.index is None else part.index, part.value),
             )
             if wanted is None:
                 return Turn.OVER
@@ -125,7 +125,7 @@ class SqliteChords(ResultStore):
         return [value for (value,) in rows]
 
     def hold_turn(self, group_id: str, token: str, claim: float) -> bool:
-        """Keep the turn."""
+        """Extend the turn; return whether the caller holds it."""
         now = time.time()
         with self._chords.write() as connection:
             changed = connection.execute(
@@ -136,7 +136,7 @@ class SqliteChords(ResultStore):
             return changed.rowcount == 1
 
     def end_chord(self, group_id: str, token: str, remember: float) -> bool:
-        """Drop the chord."""
+        """Drop the chord; return False if the caller does not hold the turn."""
         until = time.time() + remember
         with self._chords.write() as connection:
             changed = connection.execute(
@@ -150,12 +150,12 @@ class SqliteChords(ResultStore):
             return True
 
     def fail_chord(self, group_id: str) -> None:
-        """Have it be over: without a size no part counts."""
+        """End the chord: without a size, later parts are ignored."""
         with self._chords.write() as connection:
             connection.execute("UPDATE framework_chords SET size = NULL WHERE group_id = ?", (group_id,))
 
     def save_group(self, group_id: str, document: bytes) -> None:
-        """Keep the members, as long as results are kept."""
+        """Keep the group's document, as long as results are kept."""
         with self._chords.write() as connection:
             connection.execute(
                 "INSERT OR REPLACE INTO framework_groups VALUES (?, ?, ?)",
@@ -163,7 +163,7 @@ class SqliteChords(ResultStore):
             )
 
     def fetch_group(self, group_id: str) -> bytes | None:
-        """Return what was saved."""
+        """Return the group's document."""
         with self._chords.read() as connection:
             row = connection.execute(
                 "SELECT document FROM framework_groups WHERE group_id = ? AND (expires IS NULL OR expires > ?)",
@@ -172,6 +172,6 @@ class SqliteChords(ResultStore):
         return None if row is None else row[0]
 
     def forget_group(self, group_id: str) -> None:
-        """Drop what was saved."""
+        """Drop the group's document."""
         with self._chords.write() as connection:
             connection.execute("DELETE FROM framework_groups WHERE group_id = ?", (group_id,))

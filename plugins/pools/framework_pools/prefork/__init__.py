@@ -1,9 +1,11 @@
 """The pool of processes.
 
 A *fork server*, a fresh interpreter, imports the application and forks children on request; the worker itself never
-forks. `server` and `child` are what runs there; `pool`, `supervisor`, `slot`, `launcher`, `assignment`, `limits`,
-`watchdog`, `exit_status` and `stats` are the worker's side; `framing`, `shared_memory` and `stacks` are what lies
-between.
+forks.
+
+1. In the worker: `pool`, `supervisor`, `slot`, `launcher`, `assignment`, `limits`, `watchdog`, `exit_status`, `stats`.
+2. In the fork server and its children: `server`, `spawner`, `bootstrap`, `spawn_child`, `child`.
+3. Between the processes: `framing`, `shared_memory`, `stacks`.
 """
 
 from __future__ import annotations

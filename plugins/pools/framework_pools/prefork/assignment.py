@@ -1,6 +1,6 @@
-"""Which child gets which job.
+"""Assignment of jobs to children.
 
-As many go into each as its expected work allows: a few milliseconds, and nothing behind a task that is long or unknown.
+A child gets jobs up to an expected work of a few milliseconds; no job waits behind a long or unknown task.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from framework.api.pool import Job
 from framework_pools._costs import BUDGET, DEPTH_MAX, UNKNOWN, Costs
 from framework_pools.prefork.slot import Slot
 
-#: Jobs for one child, each with what it is expected to cost.
+#: Jobs for one child, each with its expected cost in seconds.
 Batch: TypeAlias = list[tuple[Job, float]]
 
 
-def room(slots: Mapping[int, Slot], costs: Costs) -> int:
-    """Return how many more jobs of the recent mix fit into the children."""
+def free_capacity(slots: Mapping[int, Slot], costs: Costs) -> int:
+    """Return how many more jobs of the recent mix the children can take."""
     total = 0
     for slot in slots.values():
         if not slot.accepts:
             continue
         if slot.jobs:
-            free = min(costs.room(BUDGET - slot.load), DEPTH_MAX - len(slot.jobs)) if slot.load < BUDGET else 0
+            free = min(costs.jobs_within(BUDGET - slot.load), DEPTH_MAX - len(slot.jobs)) if slot.load < BUDGET else 0
         else:
-            free = max(1, costs.room(BUDGET))
+            free = max(1, costs.jobs_within(BUDGET))
         total += free if slot.left is None else min(free, slot.left)
     return total
 
 
 def spread(backlog: deque[Job], slots: Mapping[int, Slot], costs: Costs) -> list[tuple[Slot, Batch]]:
-    """Take from `backlog` what fits into the children; return it by child. The least loaded one gets the next job."""
+    """Take from `backlog` the jobs that the children can take, least loaded child first; return them by child."""
     heap: list[tuple[float, int, Slot, Batch]] = [
         (slot.load, number, slot, [])
         for number, slot in slots.items()
@@ -42,7 +42,7 @@ def spread(backlog: deque[Job], slots: Mapping[int, Slot], costs: Costs) -> list
     if not heap:
         return []
     heapq.heapify(heap)
-    places = list(heap)
+    candidates = list(heap)
     cost_of = costs.by_name.get
     replace = heapq.heapreplace
     while backlog and heap:
@@ -50,11 +50,11 @@ def spread(backlog: deque[Job], slots: Mapping[int, Slot], costs: Costs) -> list
         job = backlog[0]
         cost = cost_of(job[2], UNKNOWN)
         if load and load + cost > BUDGET:
-            break  # the least loaded child has no room for it: none has
+            break  # it does not fit into the least loaded child, so it fits into none
         batch.append((job, cost))
         backlog.popleft()
         if len(batch) == slot.left or len(slot.jobs) + len(batch) >= DEPTH_MAX:
             heapq.heappop(heap)
         else:
             replace(heap, (load + cost, number, slot, batch))
-    return [(slot, batch) for _load, _number, slot, batch in places if batch]
+    return [(slot, batch) for _load, _number, slot, batch in candidates if batch]

@@ -1,9 +1,9 @@
-"""How a process comes to run jobs: it loads the application, and becomes a child.
+"""Functions that turn a process into a child of the pool.
 
-1. `load_application` and `import_modules` say in one sentence what cannot be imported, and where in the user's code.
-2. `run_child` is a child's life in a process that has loaded the application.
-3. `die_with_parent` ties a process to the one that started it.
-4. `live` runs a process to its end, whatever that is.
+1. `load_application` and `import_modules` import the user's code; an error names the failing module and line.
+2. `run_child` runs a child in a process that has loaded the application.
+3. `die_with_parent` has the kernel signal a process when its parent dies.
+4. `run_process` runs the main function of a process and exits with its code.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from framework_pools.prefork.child import INDEX_VARIABLE, Child, ChildSpec
 from framework_pools.prefork.framing import CHUNK, FrameReader
 
 _PR_SET_PDEATHSIG: Final = 1
-# Here, once: opening it costs each child as much as a tenth of its start.
+# Opened once: in each child this would add a tenth to its start time.
 _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
-#: Descriptors that come with the request for a child: socket, tokens, page.
+#: Number of descriptors passed with the request for a child: socket, token pipe, shared memory.
 PASSED: Final = 3
 
 
@@ -47,7 +47,7 @@ class LoadFailed(Exception):
 def load_application(recipe: Mapping[str, Any], imports: Iterable[str]) -> Workload:
     """Build the workload that `recipe` describes, and import `imports`. Raises `LoadFailed`."""
     sys.path[:0] = [entry for entry in recipe.get("path", ()) if entry not in sys.path]
-    # Whatever a user's module raises belongs in front of the user: also what is no `Exception`.
+    # The user must see every error of a module, `SystemExit` and the like included.
     try:
         workload = load(recipe)
         for name in imports:
@@ -55,7 +55,7 @@ def load_application(recipe: Mapping[str, Any], imports: Iterable[str]) -> Workl
     except FrameworkError as error:
         raise LoadFailed(str(error), "") from error
     except BaseException as error:
-        raise LoadFailed(_told(error), traceback.format_exc()) from error
+        raise LoadFailed(_describe(error), traceback.format_exc()) from error
     return workload
 
 
@@ -65,34 +65,34 @@ def import_modules(names: Iterable[str]) -> None:
         try:
             import_module(name)
         except BaseException as error:
-            raise LoadFailed(f"{name}: {_told(error)}", traceback.format_exc()) from error
+            raise LoadFailed(f"{name}: {_describe(error)}", traceback.format_exc()) from error
 
 
 def threads(known: Iterable[threading.Thread] = ()) -> list[str]:
-    """Return the names of the threads beside the main one and those that are `known`."""
+    """Return the names of all threads except the main thread and those in `known`."""
     known = {threading.main_thread(), *known}
     return [thread.name for thread in threading.enumerate() if thread not in known]
 
 
-def _told(error: BaseException) -> str:
-    """Return what went wrong, and where in the user's code."""
+def _describe(error: BaseException) -> str:
+    """Return the error text with the line of the user's code."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, SyntaxError):
-        return text  # it names its place itself
-    places = [place for place in traceback.extract_tb(error.__traceback__) if not _is_machinery(place.filename)]
-    return f"{text} ({places[-1].filename}, line {places[-1].lineno})" if places else text
+        return text  # the text contains file and line
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_internal(frame.filename)]
+    return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text
 
 
-def _is_machinery(filename: str) -> bool:
+def _is_internal(filename: str) -> bool:
     return filename.startswith("<frozen importlib") or filename in (__file__, import_module.__code__.co_filename)
 
 
 def receive(sock: socket.socket, reader: FrameReader, fds: list[int]) -> list[bytes]:
-    """Return the next frames, none when the other end is gone; the descriptors that came with them go into `fds`."""
+    """Return the next frames, none when the peer is gone; append the descriptors passed with them to `fds`."""
     while True:
         data, passed, _flags, _address = socket.recv_fds(sock, CHUNK, PASSED)
         for fd in passed:
-            os.set_inheritable(fd, False)  # what a task starts has no use for them
+            os.set_inheritable(fd, False)  # programs started by tasks must not get them
         fds += passed
         if not data:
             return []
@@ -101,9 +101,9 @@ def receive(sock: socket.socket, reader: FrameReader, fds: list[int]) -> list[by
 
 
 def run_child(workload: Workload, spec: ChildSpec, fds: list[int]) -> None:
-    """Be the child `spec` in this process."""
+    """Run the child `spec` in this process until it ends."""
     with contextlib.suppress(OSError):
-        # Its own group: a task that is terminated takes the processes with it that it started.
+        # A group of its own: terminating a task also ends the processes that the task has started.
         os.setpgid(0, 0)
     multiprocessing.current_process().name = spec.name
     os.environ[INDEX_VARIABLE] = str(spec.process_index)
@@ -112,28 +112,28 @@ def run_child(workload: Workload, spec: ChildSpec, fds: list[int]) -> None:
 
 
 def die_with_parent(signum: int) -> None:
-    """Ask the kernel for `signum` when the parent dies (0: for nothing); Linux only."""
+    """Have the kernel send `signum` to this process when its parent dies (0: nothing); Linux only."""
     if _LIBC is not None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signum, 0, 0, 0)
 
 
-def live(life: Callable[[], int]) -> Never:
-    """Run `life`, and end this process with the exit code that it returns, or with 1 when it fails."""
+def run_process(main: Callable[[], int]) -> Never:
+    """Run `main` and exit with the code that it returns, or with 1 when it fails."""
     code = 1
     try:
-        code = life()
+        code = main()
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1
-    except BaseException:  # noqa: BLE001 - the end of a process: what it died of belongs on its stderr
+    except BaseException:  # noqa: BLE001 - the process ends: print the reason
         traceback.print_exc()
     finally:
-        leave(code)
+        exit_process(code)
 
 
-def leave(code: int) -> Never:
-    """End this process at once, with all that it has printed on its way."""
+def exit_process(code: int) -> Never:
+    """Flush the output and end this process at once."""
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
-    # Not `sys.exit`: in a fork, what the application registered to run at exit is the server's.
+    # Not `sys.exit`: a forked child must not run the exit handlers that belong to the server.
     os._exit(code)

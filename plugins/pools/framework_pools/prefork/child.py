@@ -1,13 +1,13 @@
 """The main function of a child: one process that runs one job after another.
 
-1. Claims jobs: the worker writes the number of each job into a pipe, eight bytes a job; whoever reads a number has the
-   job. The worker can read the pipe too, and so take back, at any moment and without the child's help, exactly those
-   jobs that the child has not claimed. The kernel is the judge: no job runs twice, none is lost.
-2. Takes the jobs themselves, in batches, from a socket. Jobs whose number never comes were taken back: it drops them.
-3. Says on the shared page what it runs and since when, and puts every outcome into the page's outbox at once; it rings
+1. Claims jobs: the worker writes the number of each job into a pipe, eight bytes a job; a process that reads a number
+   owns the job. The worker can read the pipe too, and so take back, at any moment and without the child's help, exactly
+   the jobs that the child has not claimed. The kernel decides each race: no job runs twice, none is lost.
+2. Receives the jobs in batches from a socket, and drops the jobs that the worker has taken back.
+3. Writes the running job and its start to the shared memory, and each outcome to the outbox there; rings the doorbell
    when it is idle, or every few milliseconds.
-4. Leaves after so many jobs, above so much memory, or when the worker has closed the pipe; dies with the worker.
-5. Turns SIGUSR1 into `SoftTimeLimitExceeded`, inside the job for which it was sent and nowhere else.
+4. Exits at its limit of jobs or memory, or when the worker has closed the pipe; dies with the worker.
+5. Turns SIGUSR1 into `SoftTimeLimitExceeded`, only inside the job for which the signal was sent.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from framework_pools.prefork.framing import CHUNK, DOORBELL, FrameReader, frame
 
 logger = logging.getLogger(__name__)
 
-#: Names this child's slot to the workload, for `%i` and `%I` in file names.
+#: Environment variable with the child's process index, for `%i` and `%I` in file names.
 INDEX_VARIABLE: Final = "FRAMEWORK_PROCESS_INDEX"
-#: The worker is told of an outcome after this many nanoseconds, or with this many others, at the latest.
-_PATIENCE: Final = 2_000_000
-_BATCH: Final = 64
-_TOKEN: Final = 8
-#: In place of an outcome's code: this process does not know the task; another may, when a restart has brought it.
+#: Ring the doorbell at the latest after so many nanoseconds, or so many outcomes.
+_DOORBELL_DELAY: Final = 2_000_000
+_DOORBELL_BATCH: Final = 64
+_TOKEN_SIZE: Final = 8
+#: Code of an outcome: this process has not imported the task; a restart in progress may import it.
 UNKNOWN_HERE: Final = -1
 _PAGE_KIB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 
@@ -49,21 +49,21 @@ _as_job: Callable[[tuple[Any, ...]], Job] = partial(tuple.__new__, Job)
 
 
 class ChildSpec(NamedTuple):
-    """What a child is told about itself. A plain tuple, so that it can be marshalled."""
+    """Identity and limits of a child. A plain tuple, so that it can be marshalled."""
 
-    #: Counts all children of a worker's life.
+    #: Unique among all children of a worker.
     number: int
-    #: The place that it takes, from 1 up; taken over by whoever replaces it.
+    #: From 1; a child that replaces another gets the same index.
     process_index: int
     name: str
     title: str
-    #: Jobs, and KiB, after which it leaves; 0: never.
+    #: Number of jobs, and KiB of memory, after which the child exits; 0: no limit.
     max_tasks: int
     max_memory: int
 
 
 class Child:
-    """The child's end of everything."""
+    """The child process: claims jobs, runs them, reports outcomes."""
 
     def __init__(self, spec: ChildSpec, workload: Workload, sock: socket.socket, tokens: int, page_fd: int) -> None:
         self._spec = spec
@@ -71,7 +71,7 @@ class Child:
         self._socket = sock
         self._tokens = tokens
         self._page = shared_memory.ChildMemory(page_fd)
-        stacks.listen(page_fd)
+        stacks.register(page_fd)
         self._run_code = Child._run.__code__
         self._poll = select.poll()
         self._poll.register(tokens, select.POLLIN)
@@ -79,9 +79,9 @@ class Child:
         self._reader = FrameReader()
 
     def main(self) -> None:
-        """Serve until there is a reason to leave."""
+        """Run jobs until a limit is reached, the worker closes the pipe, or the worker dies."""
         self._page.words[shared_memory.LOADED] = 1
-        self._adopt_signals()
+        self._set_signal_handlers()
         self._workload.prepare()
         self._page.words[shared_memory.STATE] = shared_memory.READY
         self._socket.sendall(DOORBELL)
@@ -89,11 +89,11 @@ class Child:
             self._page.words[shared_memory.STATE] = self._serve()
             self._socket.sendall(DOORBELL)
         except (BrokenPipeError, ConnectionResetError):
-            return  # the worker is gone, and with it everybody who could be told
+            return  # the worker is gone
         finally:
             self._workload.release()
 
-    def _adopt_signals(self) -> None:
+    def _set_signal_handlers(self) -> None:
         for signum in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD):
             signal.signal(signum, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -103,7 +103,7 @@ class Child:
         words = self._page.words
         if words[shared_memory.SOFT] != words[shared_memory.SEQ]:
             return
-        # Only inside `Workload.run`: anywhere else the job has ended, and the exception would hit this loop.
+        # Only inside `Workload.run`: anywhere else the exception would end this loop instead of the job.
         frame_ = interrupted.f_back if interrupted is not None and interrupted.f_code is not self._run_code else None
         while frame_ is not None:
             if frame_.f_code is self._run_code:
@@ -111,7 +111,7 @@ class Child:
                 if isinstance(self._workload, AsyncWorkload) and self._workload.interrupt(
                     threading.get_ident(), SoftTimeLimitExceeded, interrupted
                 ):
-                    return  # a coroutine awaits: it gets the exception there
+                    return  # the exception is raised where the coroutine awaits
                 raise SoftTimeLimitExceeded
             frame_ = frame_.f_back
 
@@ -130,7 +130,7 @@ class Child:
         done = 0
         while True:
             try:
-                token = read(tokens, _TOKEN)
+                token = read(tokens, _TOKEN_SIZE)
             except BlockingIOError:
                 if unannounced:
                     self._socket.sendall(DOORBELL)
@@ -149,18 +149,17 @@ class Child:
             now = monotonic_ns()
             words[started_at] = now
             words[seq_at] = seq
-            if unannounced and (now - since > _PATIENCE or unannounced >= _BATCH):
+            if unannounced and (now - since > _DOORBELL_DELAY or unannounced >= _DOORBELL_BATCH):
                 self._socket.sendall(DOORBELL)
                 unannounced = 0
             try:
                 outcome = self._run(job)
             except SoftTimeLimitExceeded:
-                # It struck outside of the task's own code; the worker knows the limit and passes the verdict.
+                # Raised outside the task's own code; the worker, which has the limit, makes the outcome.
                 outcome = (seq, TIMED_OUT, (monotonic_ns() - now) / 1e9, None, "", "")
             except NotRegistered:
                 outcome = (seq, UNKNOWN_HERE, (monotonic_ns() - now) / 1e9, None, "", "")
-            except BaseException as error:  # noqa: BLE001 - no workload lets it through but what was meant to end it
-                # The job has ended; the process, and the jobs that wait for it, need not.
+            except BaseException as error:  # noqa: BLE001 - it ends the job, not the process with its waiting jobs
                 text = f"the task ended with {type(error).__qualname__}, which no task should raise"
                 outcome = (seq, WORKER_LOST, (monotonic_ns() - now) / 1e9, None, text, "")
             too_large = page.put(outcome)

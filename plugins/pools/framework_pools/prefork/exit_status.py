@@ -1,10 +1,8 @@
-"""What a child died of, in words.
+"""Exit statuses of children, and the outcomes of their jobs.
 
 1. `describe` turns a wait status into `signal 9 (SIGKILL)` or `exitcode 3`.
-2. `OomWatch` says whether the kernel's OOM killer has struck since the last look, by the counter of the control group,
-   and names a child whose death nobody asked for.
-3. `outcome_of` makes the outcome that core gets for what a child has put into its outbox, also of jobs that did not
-   simply succeed.
+2. `OomWatch` detects kills by the kernel's OOM killer, from the control group's counter, and logs unexpected exits.
+3. `outcome_of` turns a record of a child's outbox into an outcome for core.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ _COUNTERS: Final = ("/sys/fs/cgroup{}/memory.events", "/sys/fs/cgroup/memory{}/m
 
 
 def describe(status: int | None) -> str:
-    """Return the wait status `status` in words; None: the process went with its fork server."""
+    """Return the text for the wait status `status`; None: the process died with its fork server."""
     if status is None:
         return "signal 9 (SIGKILL), with its fork server"
     if os.WIFSIGNALED(status):
@@ -41,27 +39,27 @@ def describe(status: int | None) -> str:
 
 
 def was_killed(status: int | None) -> bool:
-    """Return whether SIGKILL ended the process, as the OOM killer does it."""
+    """Return whether SIGKILL, which the OOM killer sends, ended the process."""
     return status is None or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL)
 
 
 class OomWatch:
-    """Counts the kills of the OOM killer in this process's control group."""
+    """Reads the number of OOM kills in this process's control group."""
 
     def __init__(self) -> None:
-        self._path = _counter()
+        self._path = _counter_path()
         self._seen = self._read()
 
-    def struck(self) -> bool:
-        """Return whether there were more kills since the last call."""
+    def has_killed(self) -> bool:
+        """Return whether the OOM killer has killed a process since the last call."""
         before, self._seen = self._seen, self._read()
         return self._seen > before
 
-    def tell(self, name: str, pid: int | None, status: int | None, *, unasked: bool) -> None:
-        """Log the death of a child; `unasked`: the pool has not sent the signal."""
+    def log_exit(self, name: str, pid: int | None, status: int | None, *, unasked: bool) -> None:
+        """Log the exit of a child; `unasked`: not caused by a signal of the pool."""
         hint = ""
         if unasked and was_killed(status):
-            hint = " by the kernel, out of memory" if self.struck() else " (out of memory?)"
+            hint = " by the kernel, out of memory" if self.has_killed() else " (out of memory?)"
         logger.error("Process %r pid:%s exited with '%s'%s", name, pid, describe(status), hint)
 
     def _read(self) -> int:
@@ -74,7 +72,7 @@ class OomWatch:
         return 0
 
 
-def _counter() -> Path | None:
+def _counter_path() -> Path | None:
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             hierarchy, controllers, group = line.split(":", 2)
@@ -94,16 +92,16 @@ as_outcome: Callable[[tuple[Any, ...]], Outcome] = partial(tuple.__new__, Outcom
 
 
 def outcome_of(record: tuple[Any, ...], job: Job, pending_kill: PendingKill | None, outcome_for: OutcomeFor) -> Outcome:
-    """Return the outcome of `job`; `pending_kill`: why its child is about to be killed, if it is."""
+    """Return the outcome of `job`; `pending_kill`: its child's pending kill, if any."""
     code, runtime = record[1], record[2]
     if code == TIMED_OUT:
         return outcome_for(job, TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
     if code == WORKER_LOST:
         return outcome_for(job, WORKER_LOST, record[4], runtime)
     if code == UNKNOWN_HERE:
-        text = f"the processes of the pool do not know the task {job.task}, which a restart should have brought"
+        text = f"the pool's processes have not imported the task {job.task}: restart the pool with its module"
         return outcome_for(job, WORKER_LOST, text, runtime)
     if code in (FAILURE, SOFT_TIMED_OUT) and pending_kill is not None and pending_kill.job is job:
-        # It caught the signal that ends it, and left in its own way.
+        # The task caught the signal and failed with an exception of its own.
         return outcome_for(job, pending_kill.code, pending_kill.text, runtime)
     return as_outcome(record)

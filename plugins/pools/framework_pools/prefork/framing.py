@@ -1,7 +1,7 @@
-"""Frames over stream sockets: four bytes of length, then the data. An empty frame is a doorbell: "look at the page".
+"""Frames over stream sockets: four bytes of length, then the data. The empty frame is a doorbell: read the outbox.
 
-1. `FrameReader` takes apart what arrives in pieces.
-2. `Outlet` writes without ever blocking: what the socket does not take waits here until the loop says it is writable.
+1. `FrameReader` joins received pieces to frames.
+2. `Outlet` writes without blocking: it buffers the data that the socket does not accept yet.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from framework.api.loop import Loop
 
 _LENGTH: Final = Struct("=I")
 DOORBELL: Final = _LENGTH.pack(0)
-#: Bytes read at a time.
+#: Most bytes read at once.
 CHUNK: Final = 256 * 1024
 
 
@@ -24,7 +24,7 @@ def frame(data: bytes) -> bytes:
 
 
 class FrameReader:
-    """Collects bytes until there are whole frames."""
+    """Buffers received bytes until a frame is complete."""
 
     __slots__ = ("_buffer", "_wanted")
 
@@ -37,7 +37,7 @@ class FrameReader:
         buffer = self._buffer
         buffer += data
         frames: list[bytes] = []
-        # A large frame arrives in hundreds of pieces: look only when there is enough.
+        # A large frame arrives in hundreds of pieces: parse only a complete one.
         while len(buffer) >= self._wanted:
             size = _LENGTH.unpack_from(buffer)[0]
             end = 4 + size
@@ -52,7 +52,7 @@ class FrameReader:
 
 
 class Outlet:
-    """The writing half of a non-blocking socket."""
+    """Writer of frames to a non-blocking socket."""
 
     __slots__ = ("_buffer", "_loop", "_socket", "_watching")
 
@@ -63,7 +63,7 @@ class Outlet:
         self._watching = False
 
     def send(self, data: bytes) -> None:
-        """Write a frame of `data`, now as far as the socket takes it, the rest later."""
+        """Write a frame of `data`: at once as far as the socket accepts it, the rest later."""
         if self._buffer:
             self._buffer += _LENGTH.pack(len(data))
             self._buffer += data
@@ -81,7 +81,7 @@ class Outlet:
         except BlockingIOError:
             return 0
         except OSError:
-            return len(data)  # the other end is gone; whoever watches it will say so
+            return len(data)  # the peer is gone; its reader reports that
 
     def _flush(self) -> None:
         sent = self._send(self._buffer)
@@ -90,7 +90,7 @@ class Outlet:
             self.close()
 
     def close(self) -> None:
-        """Forget what waits; harmless when nothing does."""
+        """Drop the buffered data; harmless when repeated."""
         self._buffer.clear()
         if self._watching:
             self._watching = False

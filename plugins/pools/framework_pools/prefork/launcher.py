@@ -1,11 +1,10 @@
 """The worker's side of one fork server.
 
 1. Starts the server: a fresh interpreter with this one's flags, in a process group of its own. `warm` starts the
-   interpreter of the next one early, so that it comes up while the worker itself is still being imported, or while
-   files are still being saved.
-2. Asks it for children, handing over their descriptors, and passes on what it reports: ready, failed, pids, ends.
-3. Has it import more modules, for the children that it forks from then on.
-4. Says when the server itself is gone.
+   interpreter of the next server early, while the worker is still being imported or files are still being saved.
+2. Requests children, passing their descriptors, and reports the server's messages: ready, failed, forked, exited.
+3. Has the server import more modules, for the children that it forks from then on.
+4. Reports the exit of the server.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class LauncherEvents(Protocol):
-    """What the pool wants to hear of a server."""
+    """Callbacks for the events of a server."""
 
     def server_ready(self, launcher: Launcher) -> None:
         """The application is imported."""
@@ -39,21 +38,21 @@ class LauncherEvents(Protocol):
     def server_failed(self, launcher: Launcher, text: str) -> None:
         """The application cannot be imported, or the server has died."""
 
-    def server_imported(self, launcher: Launcher, asked: Imports, failure: str) -> None:
-        """What was asked for has been imported; `failure` says what went wrong, "" if nothing did."""
+    def server_imported(self, launcher: Launcher, request: Imports, failure: str) -> None:
+        """The server has finished the imports `request`; `failure` is the error text, "" for success."""
 
     def child_forked(self, number: int, pid: int) -> None:
-        """A child exists."""
+        """The child `number` has started as process `pid`."""
 
     def child_exited(self, number: int, status: int | None) -> None:
-        """A child has ended with the wait status `status`; None: it went with its server, or never came to be."""
+        """A child has exited with the wait status `status`; None: its server died, or it was never started."""
 
 
 class Imports(NamedTuple):
-    """What a server is asked to import while it runs."""
+    """A request to import modules into a running server."""
 
     names: tuple[str, ...]
-    #: The number of the youngest child that does not have them.
+    #: The number of the youngest child without these modules.
     youngest: int
 
 
@@ -64,7 +63,7 @@ class _Interpreter(NamedTuple):
     socket: socket.socket
 
 
-#: Servers that nobody has claimed, by module. One that stays unclaimed ends with the pool, or with this process.
+#: Warm interpreters by server module. An unclaimed one ends with the pool, or with this process.
 _warm: dict[str, _Interpreter] = {}
 
 
@@ -74,8 +73,8 @@ def warm(server: str, modules: Sequence[str]) -> None:
         _warm[server] = _start_interpreter(server, modules)
 
 
-def let_cool(server: str) -> None:
-    """End the interpreter that was started early for `server`, if nobody has claimed it."""
+def discard_warm(server: str) -> None:
+    """End the warm interpreter of `server`, if no `Launcher` has claimed it."""
     if (interpreter := _warm.pop(server, None)) is not None:
         interpreter.socket.close()
         interpreter.process.kill()
@@ -96,7 +95,7 @@ def _start_interpreter(server: str, modules: Sequence[str] = ()) -> _Interpreter
             ],
             pass_fds=(theirs.fileno(),),
             stdin=subprocess.DEVNULL,
-            # A signal for the worker's group, such as Ctrl-C, is for the worker alone to act on.
+            # Only the worker acts on signals for its group, such as Ctrl-C.
             process_group=0,
         )
     except OSError:
@@ -108,7 +107,7 @@ def _start_interpreter(server: str, modules: Sequence[str] = ()) -> _Interpreter
 
 
 class Launcher:
-    """One fork server. `start` may be called in any thread; everything else in the loop, or before it turns."""
+    """One fork server. `start` may be called in any thread; all else in the loop, or before the loop runs."""
 
     def __init__(
         self,
@@ -119,15 +118,15 @@ class Launcher:
         imports: Sequence[str],
         server: str,
     ) -> None:
-        """`imports`: modules that the server imports after the application; `server`: the module that it is."""
+        """`imports`: modules that the server imports after the application; `server`: the server's own module."""
         self._loop = loop
         self._server = server
         self._events = events
         self._title = title
         self._recipe = recipe
         self.imports = tuple(imports)
-        #: Requests for more, in order, that the server has not dealt with.
-        self.asked: deque[Imports] = deque()
+        #: Requests to import more modules, in order, that the server has not answered.
+        self.pending_imports: deque[Imports] = deque()
         self._reader = FrameReader()
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
@@ -135,7 +134,7 @@ class Launcher:
         self._retired = False
         self.ready = False
         self.failed: str | None = None
-        #: Children that this server has been asked for and has not reported ended.
+        #: Numbers of the children that were requested and have not exited.
         self.children: set[int] = set()
 
     @property
@@ -145,24 +144,24 @@ class Launcher:
 
     @property
     def ended(self) -> bool:
-        """Whether the server has been let go of."""
+        """Whether `end` has released the server."""
         return self._process is not None and self._socket is None
 
     def start(self) -> None:
-        """Start the server and give it the recipe; it imports while we go on."""
+        """Start the server and send it the recipe; returns while the server imports."""
         interpreter = _warm.pop(self._server, None)
         if interpreter is not None and interpreter.process.poll() is not None:
             interpreter.socket.close()
-            interpreter = None  # somebody has ended it while it was idle
+            interpreter = None  # it was killed while it was idle
         if interpreter is None:
             interpreter = _start_interpreter(self._server)
         self._process, self._socket = interpreter
         interpreter.socket.sendall(frame(marshal.dumps((self._title, dict(self._recipe), self.imports), VERSION)))
 
     def wait_ready(self, timeout: float) -> bool:
-        """Wait for the server's first word; False: it is still importing.
+        """Wait up to `timeout` seconds until the server is ready; False: it is still importing.
 
-        Raises `ConfigError` if it failed, and `FrameworkError` if somebody has killed it: then starting again may help.
+        Raises `ConfigError` if the import failed, `FrameworkError` if the server was killed: another start may succeed.
         """
         assert self._socket is not None
         deadline = time.monotonic() + timeout
@@ -172,11 +171,11 @@ class Launcher:
                 return False
             self._socket.settimeout(left)
             try:
-                self._take(self._socket.recv(CHUNK))
+                self._handle(self._socket.recv(CHUNK))
             except TimeoutError:
                 return False
             except ConnectionResetError:
-                self._take(b"")
+                self._handle(b"")
         if self.failed:
             self.wait(1.0)
             if self._process is not None and (code := self._process.returncode or 0) < 0:
@@ -188,32 +187,32 @@ class Launcher:
         return True
 
     def attach(self) -> None:
-        """Listen to the server in the loop from now on."""
+        """Read the server's messages in the loop from now on."""
         assert self._socket is not None
         self._socket.setblocking(False)
         self._attached = True
         self._loop.add_reader(self._socket.fileno(), self._readable)
 
     def fork(self, spec: ChildSpec, fds: Sequence[int]) -> None:
-        """Ask for a child; `fds` may be closed when this returns. Raises `OSError` if the server cannot be asked."""
+        """Request a child; `fds` may be closed afterwards. Raises `OSError` if the request cannot be sent."""
         assert self._socket is not None
         data = frame(marshal.dumps(("fork", tuple(spec)), VERSION))
-        # A request is small and the server reads them one by one: it either fits whole, or the server is stuck.
+        # A request is small and the server reads one at a time: a partial send means that the server is stuck.
         sent = socket.send_fds(self._socket, [data], list(fds))
         if sent != len(data):
             raise BlockingIOError("the fork server does not read its requests")
         self.children.add(spec.number)
 
-    def import_modules(self, asked: Imports) -> None:
-        """Have the server import what is `asked`. Raises `OSError` if the server cannot be asked."""
+    def import_modules(self, request: Imports) -> None:
+        """Have the server import modules. Raises `OSError` if the request cannot be sent."""
         assert self._socket is not None
-        data = frame(marshal.dumps(("import", asked.names), VERSION))
+        data = frame(marshal.dumps(("import", request.names), VERSION))
         if self._socket.send(data) != len(data):
             raise BlockingIOError("the fork server does not read its requests")
-        self.asked.append(asked)
+        self.pending_imports.append(request)
 
     def retire(self) -> None:
-        """Let the server end when its children have; harmless when it is gone."""
+        """Let the server exit after its children; harmless when it is gone."""
         self._retired = True
         if self._socket is not None:
             try:
@@ -229,43 +228,43 @@ class Launcher:
             return
         except OSError:
             data = b""
-        self._take(data)
+        self._handle(data)
 
-    def _take(self, data: bytes) -> None:
+    def _handle(self, data: bytes) -> None:
         if not data:
-            self._gone()
+            self._server_exited()
             return
         for message in self._reader.feed(data):
             what, *rest = marshal.loads(message)
             if what == "ready":
                 self.ready = True
                 _warn_of_threads(rest[0])
-                self._tell(self._events.server_ready, self)
+                self._notify(self._events.server_ready, self)
             elif what == "failed":
                 self.failed = rest[0]
                 logger.debug("The fork server could not load the application:\n%s", rest[1])
-                self._tell(self._events.server_failed, self, rest[0])
+                self._notify(self._events.server_failed, self, rest[0])
             elif what == "imported":
                 _warn_of_threads(rest[0])
-                self._tell(self._events.server_imported, self, self.asked.popleft(), "")
+                self._notify(self._events.server_imported, self, self.pending_imports.popleft(), "")
             elif what == "unimportable":
-                logger.debug("The fork server could not import what it was asked to:\n%s", rest[1])
-                self._tell(self._events.server_imported, self, self.asked.popleft(), rest[0])
+                logger.debug("The fork server could not import modules:\n%s", rest[1])
+                self._notify(self._events.server_imported, self, self.pending_imports.popleft(), rest[0])
             elif what == "forked":
-                self._tell(self._events.child_forked, *rest)
+                self._notify(self._events.child_forked, *rest)
             elif what == "refused":
                 logger.error("A child of the pool cannot be forked: %s", rest[1])
                 self.children.discard(rest[0])
-                self._tell(self._events.child_exited, rest[0], None)
+                self._notify(self._events.child_exited, rest[0], None)
             else:
                 self.children.discard(rest[0])
-                self._tell(self._events.child_exited, *rest)
+                self._notify(self._events.child_exited, *rest)
 
-    def _tell(self, callback: Callable[..., None], *args: Any) -> None:
+    def _notify(self, callback: Callable[..., None], *args: Any) -> None:
         if self._attached:
             callback(*args)
 
-    def _gone(self) -> None:
+    def _server_exited(self) -> None:
         attached = self._attached
         self.detach()
         self.ready = False
@@ -276,19 +275,19 @@ class Launcher:
             self.end(1.0)
         elif self.failed is None:
             self.failed = f"the fork server (pid {self.pid}) has ended"
-            if self.asked:
-                self.failed += f" while it imported {', '.join(self.asked[0].names)}"
+            if self.pending_imports:
+                self.failed += f" while it imported {', '.join(self.pending_imports[0].names)}"
             if attached:
                 self._events.server_failed(self, self.failed)
 
     def detach(self) -> None:
-        """Stop listening; harmless when repeated."""
+        """Stop reading the server's messages; harmless when repeated."""
         if self._attached and self._socket is not None:
             self._attached = False
             self._loop.remove_reader(self._socket.fileno())
 
     def wait(self, timeout: float) -> bool:
-        """Wait up to `timeout` seconds for the server's end; False: it goes on."""
+        """Wait up to `timeout` seconds for the server to exit; False: it still runs."""
         if self._process is not None:
             try:
                 self._process.wait(max(0.0, timeout))
@@ -297,7 +296,7 @@ class Launcher:
         return True
 
     def end(self, timeout: float) -> None:
-        """Let go of the server, which is killed if it has not ended after `timeout` seconds; harmless when repeated."""
+        """Wait `timeout` seconds for the server to exit, then kill it; release it. Harmless when repeated."""
         self.detach()
         if not self.wait(timeout) and self._process is not None:
             self._process.kill()

@@ -1,11 +1,10 @@
-"""Time limits of jobs that run in children, and their termination.
+"""Time limits and termination of jobs that run in children.
 
-1. One timer a child, and none at all while no job with a limit is in it. Time is measured from the job's real start,
-   which the shared page tells.
-2. Soft limit: SIGUSR1, meant for one job, see `child`. Hard limit: the job's stack is logged, then TERM, and KILL a
+1. Keeps one timer for each child with limited jobs. Time counts from the job's real start, read from the shared memory.
+2. Soft limit: sends SIGUSR1 for one job, see `child`. Hard limit: logs the job's stack, sends SIGTERM, and SIGKILL a
    tenth of a second later.
-3. A signal is sent to a child only when it is certain that it can hit no job but the one that is meant: first
-   everything is taken back that the child has not claimed, so that nothing can begin there any more.
+3. Sends a signal only when it cannot hit another job: first takes back the jobs that the child has not claimed, so that
+   no other job can begin there.
 """
 
 from __future__ import annotations
@@ -24,30 +23,30 @@ from framework_pools.prefork.stacks import Stacks, state_of
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between TERM and KILL.
+#: Seconds between SIGTERM and SIGKILL.
 _GRACE: Final = 0.1
-#: Seconds to wait for the stack of a job that is over its hard limit.
-_PATIENCE: Final = 0.1
-#: Seconds after KILL in which every process dies that can.
-_DEATH: Final = 5.0
+#: Seconds to wait for the stack of a job at its hard limit.
+_STACK_TIMEOUT: Final = 0.1
+#: Seconds after SIGKILL in which a process that can exit has exited.
+_EXIT_TIMEOUT: Final = 5.0
 
 
 class Limits:
-    """Watches the clock for the children.
+    """Applies time limits and terminations to children.
 
-    `settle` brings a slot's books up to date; `recall` takes its waiting jobs back.
+    Callbacks: `collect` reports a slot's new outcomes, `recall` moves its waiting jobs to other children.
     """
 
     def __init__(
-        self, loop: Loop, stacks: Stacks, settle: Callable[[Slot], object], recall: Callable[[Slot], object]
+        self, loop: Loop, stacks: Stacks, collect: Callable[[Slot], object], recall: Callable[[Slot], object]
     ) -> None:
         self._loop = loop
         self._stacks = stacks
-        self._settle = settle
+        self._collect = collect
         self._recall = recall
 
     def given(self, slot: Slot, jobs: Iterable[tuple[Job, float]]) -> None:
-        """Watch those of `jobs`, just given to `slot`, that have limits."""
+        """Watch the limits of `jobs`, just given to `slot`."""
         least = min(
             (limit for job, _cost in jobs for limit in (job[4], job[5]) if limit is not None),
             default=None,
@@ -67,10 +66,10 @@ class Limits:
         slot.limit_timer = None
         if slot.pending_kill is not None:
             return
-        self._settle(slot)
+        self._collect(slot)
         current = slot.running()
         now = monotonic()
-        # A job that has not begun cannot be over its limit before the limit has passed from now.
+        # A job that has not begun reaches its limit, at the earliest, one limit from now.
         dues = [
             now + limit
             for job, _cost in slot.jobs.values()
@@ -80,17 +79,19 @@ class Limits:
         ]
         if current is not None:
             job, began = current[0], current[1] / 1e9
-            if job.soft_limit is not None and slot.warned != job.seq:
+            if job.soft_limit is not None and slot.soft_limit_sent != job.seq:
                 if now >= began + job.soft_limit:
                     logger.warning("Soft time limit (%gs) exceeded for %s[%s]", job.soft_limit, job.task, job.id)
-                    slot.warn(job.seq)
+                    slot.raise_soft_limit(job.seq)
                 else:
                     dues.append(began + job.soft_limit)
             if job.hard_limit is not None:
                 if now >= began + job.hard_limit:
-                    if self._condemn(slot, job.seq, TIMED_OUT, f"{job.hard_limit:g}"):
+                    if self._set_pending_kill(slot, job.seq, TIMED_OUT, f"{job.hard_limit:g}"):
                         logger.error("Hard time limit (%gs) exceeded for %s[%s]", job.hard_limit, job.task, job.id)
-                        self._stacks.ask(slot, partial(self._strike, slot, job), _PATIENCE, doomed=True)
+                        self._stacks.request(
+                            slot, partial(self._end_at_hard_limit, slot, job), _STACK_TIMEOUT, all_threads=True
+                        )
                         return
                 else:
                     dues.append(began + job.hard_limit)
@@ -98,47 +99,47 @@ class Limits:
             self._arm(slot, min(dues))
 
     def terminate(self, slot: Slot, seq: int, signum: int) -> bool:
-        """End the job `seq` if it is running in `slot`."""
+        """Terminate job `seq` if it runs in `slot`; return whether it does."""
         try:
             name = signal.Signals(signum).name
         except ValueError:
             name = str(signum)
-        if not self._condemn(slot, seq, TERMINATED, name):
+        if not self._set_pending_kill(slot, seq, TERMINATED, name):
             return False
         slot.signal(signum)
-        slot.resume(signum)
+        slot.continue_stopped(signum)
         return True
 
-    def _condemn(self, slot: Slot, seq: int, code: int, text: str) -> bool:
-        """Doom the child in `slot` if it is in the job `seq`; when it dies, `code` is the verdict."""
+    def _set_pending_kill(self, slot: Slot, seq: int, code: int, text: str) -> bool:
+        """If job `seq` runs in `slot`, set the outcome that it gets when its child dies; return whether it runs."""
         self._recall(slot)
-        self._settle(slot)
-        # What is left has been claimed, and a child claims a job only when the one before has ended: it is in this one.
+        self._collect(slot)
+        # The remaining job was claimed, and a child claims a job only after the end of the one before: it runs.
         entry = slot.jobs.get(seq)
         if entry is None:
             return False
         slot.pending_kill = PendingKill(entry[0], code, text)
         return True
 
-    def _strike(self, slot: Slot, job: Job, stack: str) -> None:
-        self._settle(slot)
+    def _end_at_hard_limit(self, slot: Slot, job: Job, stack: str) -> None:
+        self._collect(slot)
         if slot.closed or job.seq not in slot.jobs:
-            return  # it has ended meanwhile: nothing is left to strike at, and the child leaves by itself
+            return  # the job has ended: the child was retired and needs no signal
         if stack:
-            logger.warning("Process %r pid:%s was here:\n%s", slot.spec.name, slot.pid, stack)
+            logger.warning("Stack of process %r pid:%s at its hard time limit:\n%s", slot.spec.name, slot.pid, stack)
         slot.signal(signal.SIGTERM)
-        self._loop.call_later(_GRACE, self._finish_off, slot)
+        self._loop.call_later(_GRACE, self._kill, slot)
 
-    def _finish_off(self, slot: Slot) -> None:
+    def _kill(self, slot: Slot) -> None:
         if not slot.closed:
             slot.signal(signal.SIGKILL)
-            self._loop.call_later(_DEATH, self._still_there, slot)
+            self._loop.call_later(_EXIT_TIMEOUT, self._log_unkillable, slot)
 
-    def _still_there(self, slot: Slot) -> None:
+    def _log_unkillable(self, slot: Slot) -> None:
         if not slot.closed and slot.pid is not None:
             logger.error(
-                "Process %r pid:%s does not die of SIGKILL: the kernel holds it (state %r), for a disk or a network "
-                "file system perhaps; its place stays empty until it does",
+                "Process %r pid:%s has not exited after SIGKILL (state %r): it may wait in the kernel for a disk or a "
+                "network file system; its slot stays empty until it exits",
                 slot.spec.name,
                 slot.pid,
                 state_of(slot.pid),

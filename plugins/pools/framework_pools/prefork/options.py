@@ -1,4 +1,4 @@
-"""The options of the pool, ``[pool.prefork]`` in the configuration file."""
+"""Options of the prefork pool."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import msgspec
 
 
 class PreforkOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """``[pool.prefork]``."""
+    """The table ``[pool.prefork]`` of the configuration file."""
 
     stuck_after: Annotated[
         float,
         msgspec.Meta(
-            ge=0, description="Seconds in one task after which the log tells, once, where the task is; 0: never."
+            ge=0, description="Seconds in one task after which its process's stack is logged, once a task; 0: never."
         ),
     ] = 3600.0

@@ -1,11 +1,11 @@
-"""The prefork pool's driver: gives jobs to children and brings their outcomes home.
+"""The prefork pool's driver: assigns jobs to children and reports their outcomes.
 
-1. Spreads jobs over the children, see `spread`. What fits nowhere waits here.
-2. Tells core which jobs have begun: at once for a job given to an idle child, else when the shared page shows it or
-   its outcome arrives.
-3. Looks every few milliseconds, only while jobs wait inside children: takes them back from a child that is in one job
-   for longer than expected, for others to run.
-4. When a child dies, the job it was in gets a verdict; those that it had not begun go to other children.
+1. Spreads jobs over the children, see `spread`. Jobs that no child can take wait in the backlog.
+2. Reports started jobs to core: at once for a job given to an idle child, otherwise when the shared memory shows the
+   job or its outcome arrives.
+3. Checks children every few milliseconds while jobs wait inside them: when a child's current job runs longer than
+   expected, other children get its waiting jobs.
+4. When a child dies, its running job gets an outcome; other children run the jobs that it had not begun.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from framework.api.pool import (
 from framework.exceptions import ConfigError, FrameworkError
 from framework_pools._costs import Costs
 from framework_pools.prefork import shared_memory as shared_memory
-from framework_pools.prefork.assignment import Batch, room, spread
+from framework_pools.prefork.assignment import Batch, free_capacity, spread
 from framework_pools.prefork.child import UNKNOWN_HERE
 from framework_pools.prefork.exit_status import OomWatch, as_outcome, describe, outcome_of
 from framework_pools.prefork.launcher import warm
@@ -48,18 +48,18 @@ from framework_pools.prefork.watchdog import Watch
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at children in which jobs wait.
-_LOOK: Final = 0.01
-#: Seconds that a child may be in one job before those behind it are given to others.
-_STALL: Final = 0.02
-#: Seconds that a child may take to begin with what it was given (it may be stopped, or the machine busy).
-_DEAF: Final = 0.1
-#: Seconds to wait for the loop to let go of the pool when it stops.
-_HAND_OVER: Final = 0.5
+#: Seconds between two checks of children that have waiting jobs.
+_CHECK_INTERVAL: Final = 0.01
+#: Seconds in one job after which a child's waiting jobs move to other children.
+_STALL_AFTER: Final = 0.02
+#: Seconds in which a child should begin a job; a stopped child, or one on a busy machine, takes longer.
+_BEGIN_WITHIN: Final = 0.1
+#: Seconds to wait for the loop to remove the pool's timers and readers at stop.
+_DETACH_TIMEOUT: Final = 0.5
 
 
 class PreforkPool(Pool):
-    """Runs each job in one of a number of child processes."""
+    """The prefork pool: runs each job in a child process."""
 
     options_type: ClassVar[type[msgspec.Struct]] = PreforkOptions
     traits: ClassVar[PoolTraits] = PoolTraits(
@@ -76,24 +76,24 @@ class PreforkPool(Pool):
         super().__init__(context, options)
         if context.start_method not in START_METHODS:
             raise ConfigError(
-                f"the pool prefork cannot start its children by {context.start_method!r}: "
+                f"the pool prefork has no start method {context.start_method!r}: "
                 f"choose {' or '.join(START_METHODS)} with --pool-start-method"
             )
         self._loop = context.loop
         self._events = context.events
         self._costs = Costs()
-        self._supervisor = Supervisor(context, self._news, self._exited, self._leave, self._restarted)
+        self._supervisor = Supervisor(context, self._child_changed, self._exited, self._retire, self._dispatch_held)
         self._watch = Watch(
-            context, self.options.stuck_after, self._supervisor.slots, self._settle, self._recall, self._revive
+            context, self.options.stuck_after, self._supervisor.slots, self._collect, self._recall, self._continued
         )
-        self._limits = Limits(self._loop, self._watch.stacks, self._settle, self._recall)
-        #: Jobs that no child has.
+        self._limits = Limits(self._loop, self._watch.stacks, self._collect, self._recall)
+        #: Jobs not yet given to a child.
         self._backlog: deque[Job] = deque()
-        #: Jobs of tasks that the children do not know yet, while a restart is under way.
+        #: Jobs of tasks that the current children have not imported; they wait for the restart in progress.
         self._held: list[Job] = []
-        #: Jobs that core was told have begun, and that have not ended.
+        #: Numbers of jobs that were reported as started and have not ended.
         self._reported: set[int] = set()
-        self._look_timer: Timer | None = None
+        self._check_timer: Timer | None = None
         self._oom = OomWatch()
         self._stats = PoolStats()
         self._stopped = False
@@ -108,12 +108,12 @@ class PreforkPool(Pool):
             warm(START_METHODS["fork"][0], modules)
 
     def prestart(self) -> None:
-        """Start the fork server, which imports the application while the worker goes on starting."""
+        """Start the fork server; it imports the application while the worker continues to start."""
         if not self._stopped:
             self._supervisor.prestart()
 
     def start(self) -> None:
-        """Wait for the fork server and ask for the children.
+        """Wait for the fork server and request the children.
 
         Raises `ConfigError` if the application cannot be imported, `FrameworkError` if the server is killed meanwhile.
         """
@@ -125,54 +125,54 @@ class PreforkPool(Pool):
             raise
 
     def stop(self, deadline: float) -> None:
-        """Let the children leave, until `deadline`; then kill them."""
+        """Wait for the children to exit until `deadline`, then kill them."""
         if self._stopped:
             return
         self._stopped = True
         if self._started:
             done = threading.Event()
             if self._loop.running:
-                # It would see descriptors close under it: it lets go first.
-                self._loop.call_soon_threadsafe(self._let_go, done)
-                done.wait(_HAND_OVER)
-            self._let_go(done)
+                # The loop must stop watching the descriptors before they are closed.
+                self._loop.call_soon_threadsafe(self._detach, done)
+                done.wait(_DETACH_TIMEOUT)
+            self._detach(done)
         self._supervisor.end(deadline)
 
-    def _let_go(self, done: threading.Event) -> None:
+    def _detach(self, done: threading.Event) -> None:
         if not done.is_set():
-            if self._look_timer is not None:
-                self._look_timer.cancel()
-                self._look_timer = None
+            if self._check_timer is not None:
+                self._check_timer.cancel()
+                self._check_timer = None
             self._watch.cancel()
             self._supervisor.detach()
             done.set()
 
     def kill(self) -> None:
-        """Kill every child; what was running is TERMINATED, what was waiting is forgotten."""
+        """Kill every child: running jobs are reported as TERMINATED, waiting jobs are dropped."""
         self._supervisor.close()
-        unclaimed = [*self._held, *self._backlog]
+        waiting = [*self._held, *self._backlog]
         self._held.clear()
         self._backlog.clear()
         for slot in self._supervisor.slots.values():
-            unclaimed += [job for job, _cost in slot.take_back()]
+            waiting += [job for job, _cost in slot.take_back()]
         self._supervisor.kill()
-        # What core believes to have begun needs an end, also if it has not got as far as that.
-        torn = [self._torn(job, 0.0) for job in unclaimed if job.seq in self._reported]
+        # Core expects an outcome for every job reported as started, even if the job has not begun.
+        outcomes = [self._terminated(job, 0.0) for job in waiting if job.seq in self._reported]
         for slot in list(self._supervisor.slots.values()):
-            self._settle(slot)
+            self._collect(slot)
             for job, _cost in slot.jobs.values():
-                torn.append(self._torn(job, slot.elapsed()))
-                self._report(job.seq, slot)
+                outcomes.append(self._terminated(job, slot.elapsed()))
+                self._report_started(job.seq, slot)
             slot.jobs.clear()
-        self._tell((), torn, 0)
+        self._report((), outcomes, 0)
 
-    def _torn(self, job: Job, runtime: float) -> Outcome:
+    def _terminated(self, job: Job, runtime: float) -> Outcome:
         return self.context.outcome_for(job, TERMINATED, "SIGKILL", runtime)
 
     def quiesce(self) -> list[int]:
-        """Take back what has not begun."""
+        """Take back the jobs that have not begun; return their numbers."""
         for slot in self._supervisor.slots.values():
-            # What core believes to have begun is as good as running: it stays and runs.
+            # Jobs that were reported as started must run.
             taken = slot.take_back(keep=self._reported) if not slot.retired else slot.take_back()
             self._backlog.extend(job for job, _cost in taken)
         self._backlog.extendleft(reversed(self._held))
@@ -185,10 +185,10 @@ class PreforkPool(Pool):
     # ------------------------------------------------------------ jobs in
 
     def capacity(self) -> int:
-        """Return how many more jobs of the recent mix fit into the children."""
+        """Return how many more jobs of the recent mix the children can take."""
         if self._supervisor.closing:
             return 0
-        return max(0, room(self._supervisor.slots, self._costs) - len(self._backlog) - len(self._held))
+        return max(0, free_capacity(self._supervisor.slots, self._costs) - len(self._backlog) - len(self._held))
 
     def submit(self, jobs: Sequence[Job]) -> None:
         """Give `jobs` to children."""
@@ -214,25 +214,25 @@ class PreforkPool(Pool):
         if self._watch.timer is None:
             self._watch.arm()
         if idle:
-            self._report(head, slot)
-        if len(slot.jobs) > 1 and self._look_timer is None:
-            self._look_timer = self._loop.call_later(_LOOK, self._look)
+            self._report_started(head, slot)
+        if len(slot.jobs) > 1 and self._check_timer is None:
+            self._check_timer = self._loop.call_later(_CHECK_INTERVAL, self._check_children)
 
     def _refuse(self, jobs: list[Job]) -> None:
-        note = "undecodable: the message holds a value that cannot be carried to another process"
+        note = "undecodable: the message holds a value that cannot be sent to another process"
         self._events.finished([Outcome(job.seq, INVALID, 0.0, None, note) for job in jobs])
 
     # ------------------------------------------------------------ outcomes out
 
-    def _news(self, slot: Slot) -> None:
+    def _child_changed(self, slot: Slot) -> None:
         state = slot.state
         if state != shared_memory.STARTING and not slot.ready and slot.pid is not None:
             slot.ready = True
-            self._settle(slot)
+            self._collect(slot)
             self._dispatch()
             self._events.vacancy()
         else:
-            self._settle(slot)
+            self._collect(slot)
         if state > shared_memory.READY and not slot.retired:
             if state == shared_memory.LEAVING_MEMORY:
                 logger.warning(
@@ -240,10 +240,10 @@ class PreforkPool(Pool):
                     slot.page.words[shared_memory.MEMORY],
                     slot.spec.max_memory,
                 )
-            self._leave(slot)
+            self._retire(slot)
 
-    def _settle(self, slot: Slot) -> None:
-        """Report the outcomes that `slot` has so far."""
+    def _collect(self, slot: Slot) -> None:
+        """Report the outcomes that the child in `slot` has produced."""
         records = slot.collect()
         if records:
             self._finish(slot, records)
@@ -257,10 +257,12 @@ class PreforkPool(Pool):
             seq = record[0]
             job = slot.end_job(seq)
             if job is None:
-                logger.critical("Process %r reported a job that it does not have: %s", slot.spec.name, seq)
+                logger.critical(
+                    "Process %r reported the outcome of a job that it was not given: %s", slot.spec.name, seq
+                )
                 continue
             if record[1] == UNKNOWN_HERE and (self._supervisor.restarting or slot.retired):
-                # A restart has told the worker of the task before this child was replaced.
+                # The restart imports the task; this child has not been replaced yet.
                 self._held.append(job)
                 continue
             learn(job[2], record[2])
@@ -273,25 +275,25 @@ class PreforkPool(Pool):
             else:
                 outcomes.append(outcome_of(record, job, slot.pending_kill, self.context.outcome_for))
         if slot.pending_kill is not None and slot.pending_kill.job.seq not in slot.jobs:
-            # It ended before the signal did its work; a signal may still be on its way to this child.
+            # The job ended first, but the signal may still reach this child: it must run no other job.
             slot.retire()
-        self._restarted()
-        self._tell(begun, outcomes, slot.pid or 0)
+        self._dispatch_held()
+        self._report(begun, outcomes, slot.pid or 0)
 
-    def _restarted(self) -> None:
-        """Give out again what the former children did not know."""
+    def _dispatch_held(self) -> None:
+        """Dispatch the jobs that waited for the restart."""
         if self._held and not self._supervisor.restarting:
             self._backlog.extendleft(reversed(self._held))
             self._held.clear()
         self._dispatch()
 
-    def _report(self, seq: int, slot: Slot) -> None:
-        """Tell core that `seq` has begun, unless it knows."""
+    def _report_started(self, seq: int, slot: Slot) -> None:
+        """Report job `seq` as started, unless it was reported before."""
         if seq not in self._reported:
             self._reported.add(seq)
             self._events.started([seq], slot.pid or 0)
 
-    def _tell(self, begun: Sequence[int], outcomes: Sequence[Outcome], pid: int) -> None:
+    def _report(self, begun: Sequence[int], outcomes: Sequence[Outcome], pid: int) -> None:
         if begun:
             self._events.started(begun, pid)
         if outcomes:
@@ -299,49 +301,49 @@ class PreforkPool(Pool):
                 self._reported.discard(outcome[0])
             self._events.finished(outcomes)
 
-    # ------------------------------------------------------------ surprises
+    # ------------------------------------------------------------ slow and dead children
 
-    def _look(self) -> None:
-        self._look_timer = None
+    def _check_children(self) -> None:
+        self._check_timer = None
         again = False
         for slot in list(self._supervisor.slots.values()):
             if not slot.jobs:
                 continue
-            self._settle(slot)
+            self._collect(slot)
             current = slot.running()
             if current is not None:
-                self._report(current[0].seq, slot)
+                self._report_started(current[0].seq, slot)
             if len(slot.jobs) > 1:
                 if current is None:
-                    if monotonic() - slot.touched > _DEAF:
-                        # Its first job stays: when that ends, the child is known to be well again. If it is stopped,
-                        # or deaf for good, `watch` takes that job away, too.
+                    if monotonic() - slot.progress_at > _BEGIN_WITHIN:
+                        # The first job stays: its end shows that the child runs again. `watchdog` takes that job
+                        # back, too, if the child is stopped or never begins it.
                         slot.stalled = True
                         self._recall(slot, keep=(next(iter(slot.jobs)),))
-                elif (elapsed := slot.elapsed()) > _STALL:
+                elif (elapsed := slot.elapsed()) > _STALL_AFTER:
                     slot.stalled = True
-                    self._costs.surprise(current[0].task, elapsed)
+                    self._costs.learn_running(current[0].task, elapsed)
                     self._recall(slot)
             again = again or len(slot.jobs) > 1 or any(seq not in self._reported for seq in slot.jobs)
-        if again and self._look_timer is None:
-            self._look_timer = self._loop.call_later(_LOOK, self._look)
+        if again and self._check_timer is None:
+            self._check_timer = self._loop.call_later(_CHECK_INTERVAL, self._check_children)
 
     def _recall(self, slot: Slot, keep: Sequence[int] = ()) -> None:
-        """Have the waiting jobs of `slot`, but for those in `keep`, run elsewhere."""
+        """Move the waiting jobs of `slot`, except those in `keep`, back to the backlog."""
         taken = slot.take_back(keep)
         if taken:
             self._backlog.extendleft(job for job, _cost in reversed(taken))
-            # Not now: whoever recalls is about to say that `slot` takes no more.
+            # Later: the caller has yet to mark `slot` as not accepting jobs.
             self._loop.call_soon(self._dispatch)
 
-    def _revive(self, slot: Slot) -> None:
-        """Give jobs to the child in `slot` again."""
+    def _continued(self, slot: Slot) -> None:
+        """Give jobs to the child in `slot`, which is no longer stopped."""
         if slot.accepts:
             self._dispatch()
             self._events.vacancy()
 
-    def _leave(self, slot: Slot) -> None:
-        """Let the child in `slot` end when it has done what it has begun."""
+    def _retire(self, slot: Slot) -> None:
+        """Let the child in `slot` exit after its current job."""
         slot.stalled = True
         self._recall(slot)
         slot.retire()
@@ -349,7 +351,7 @@ class PreforkPool(Pool):
 
     def _exited(self, slot: Slot, status: int | None) -> None:
         slot.ready = False
-        records = slot.last_words()
+        records = slot.collect_all()
         if records:
             self._finish(slot, records)
         self._recall(slot)
@@ -357,20 +359,20 @@ class PreforkPool(Pool):
         ended = None if current is None else current[0]
         pending_kill = slot.pending_kill
         if pending_kill is not None:
-            slot.sweep()
+            slot.kill_group()
             if pending_kill.job.seq in slot.jobs:
                 ended = pending_kill.job
-        verdicts: list[Outcome] = []
+        outcomes: list[Outcome] = []
         if ended is not None:
             runtime = slot.elapsed()
             slot.end_job(ended.seq)
-            self._report(ended.seq, slot)
+            self._report_started(ended.seq, slot)
             if pending_kill is not None and ended is pending_kill.job:
-                verdicts.append(self.context.outcome_for(ended, pending_kill.code, pending_kill.text, runtime))
+                outcomes.append(self.context.outcome_for(ended, pending_kill.code, pending_kill.text, runtime))
             else:
                 text = f"the process running the task (pid {slot.pid}) exited with {describe(status)}"
-                verdicts.append(self.context.outcome_for(ended, WORKER_LOST, text, runtime))
-        # Claimed, but not begun: as good as waiting.
+                outcomes.append(self.context.outcome_for(ended, WORKER_LOST, text, runtime))
+        # These jobs were claimed but not begun: they can run elsewhere.
         self._backlog.extendleft(job for job, _cost in reversed(slot.jobs.values()))
         slot.jobs.clear()
         self._stats.note(slot)
@@ -381,23 +383,23 @@ class PreforkPool(Pool):
             or slot.given_up
         )
         if not (expected or self._supervisor.closing):
-            self._oom.tell(slot.spec.name, slot.pid, status, unasked=pending_kill is None)
-        self._tell((), verdicts, 0)
+            self._oom.log_exit(slot.spec.name, slot.pid, status, unasked=pending_kill is None)
+        self._report((), outcomes, 0)
         self._loop.call_soon(self._dispatch)
 
     # ------------------------------------------------------------ remote control
 
     def terminate(self, seq: int, signum: int = signal.SIGTERM) -> bool:
-        """Send a signal to the child that is in the job `seq`."""
+        """Send a signal to the child that runs job `seq`; return whether the job is terminated."""
         for slot in list(self._supervisor.slots.values()):
             if seq in slot.jobs and self._limits.terminate(slot, seq, signum):
                 return True
-        # On its way into a child when core was told that it begins: it is caught before it does.
+        # The job was reported as started but has gone back to the backlog: drop it there.
         for job in (*self._backlog, *self._held):
             if job.seq == seq and seq in self._reported:
                 (self._backlog if job in self._backlog else self._held).remove(job)
-                verdict = self.context.outcome_for(job, TERMINATED, signal.Signals(signum).name, 0.0)
-                self._loop.call_soon(self._tell, (), [verdict], 0)
+                outcome = self.context.outcome_for(job, TERMINATED, signal.Signals(signum).name, 0.0)
+                self._loop.call_soon(self._report, (), [outcome], 0)
                 return True
         return False
 
@@ -406,15 +408,15 @@ class PreforkPool(Pool):
         self._supervisor.grow(n)
 
     def shrink(self, n: int) -> None:
-        """Let `n` children leave, idle ones first, busy ones after their job; one stays."""
+        """Remove `n` children, idle ones first, busy ones after their job; at least one stays."""
         self._supervisor.shrink(n)
 
     def restart(self, imports: Sequence[str] = (), fresh: bool = False) -> None:
-        """Replace every child after its current job by one that has imported `imports`.
+        """Replace every child, after its current job, by one that has imported `imports`.
 
-        `fresh`: by one of a new fork server, which imports the application anew. Either way the old children stay until
-        all that has been imported; if a module cannot be, the log says where it failed, and the pool goes on as it was.
-        While the running server imports, no child can be replaced: imports that take long are better done `fresh`.
+        `fresh`: a new fork server imports the application again and forks the new children. The old children stay until
+        the imports succeed; if one fails, the error is logged and the old children stay. The running server cannot fork
+        while it imports, so use `fresh` for slow imports.
         """
         self._supervisor.restart(imports, fresh)
 

@@ -1,14 +1,14 @@
 """The fork server: `python -m framework_pools.prefork.server <descriptor> [<module> ...]`, started by the worker.
 
-1. Imports the modules, then reads one frame, the recipe and what to import besides, and builds the workload: this
-   imports the application, once.
-2. Freezes what it has, so that the garbage collector of no child writes to memory that all share.
-3. Forks a child for each request, which comes with the child's descriptors, and reports its pid.
-4. Imports more modules when asked to; the children that it forks from then on have them.
-5. Reports every child's end. Exits when it was told to stop and has no child left, or at once when the worker is gone.
+1. Imports the modules, then reads the recipe and the names of more modules, and builds the workload: this imports the
+   application, once.
+2. Freezes its objects for the garbage collector, so that no child's collector writes to the shared memory pages.
+3. Forks a child for each request, which carries the child's descriptors, and reports the pid.
+4. Imports more modules on request, for the children that it forks from then on.
+5. Reports the exit of every child. Exits when, after a stop request, no child is left, or at once with the worker.
 
-It has one thread, unless the application starts more while it is imported; then it says so. `spawner` serves in its
-place where children are not to be forks.
+It has one thread, and reports threads that the application starts when it is imported. `spawner` replaces it for the
+start method `spawn`.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from framework_pools.prefork.bootstrap import (
     LoadFailed,
     die_with_parent,
     import_modules,
-    live,
     load_application,
     receive,
     run_child,
+    run_process,
     threads,
 )
 from framework_pools.prefork.child import ChildSpec
@@ -50,12 +50,12 @@ _IGNORED: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT,
 
 
 class Server(ABC):
-    """The server's end of the worker's socket."""
+    """Base of the servers that start children: serves the worker's requests on a socket."""
 
     kind: ClassVar[str]
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.set_inheritable(False)  # the worker has passed it on, we do not
+        sock.set_inheritable(False)  # programs that the application starts must not inherit it
         self._socket = sock
         self._reader = FrameReader()
         self._fds: list[int] = []
@@ -65,21 +65,21 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self, title: str, recipe: Mapping[str, Any], imports: tuple[str, ...]) -> list[str]:
-        """Get ready to start children; return the threads that the application starts. Raises `LoadFailed`."""
+        """Load the application; return the names of the threads that it starts. Raises `LoadFailed`."""
 
     @abstractmethod
     def add_imports(self, names: tuple[str, ...]) -> list[str]:
-        """Have later children import `names` as well; return the threads these start. Raises `LoadFailed`."""
+        """Import `names` for later children; return the names of new threads. Raises `LoadFailed`."""
 
     @abstractmethod
     def start(self, spec: ChildSpec, fds: list[int]) -> int:
         """Start a child and return its pid. Raises `OSError`."""
 
     def main(self) -> None:
-        """Serve until the worker says stop, or is gone."""
+        """Serve until the worker requests a stop, or is gone."""
         for signum in _IGNORED:
             signal.signal(signum, signal.SIG_IGN)
-        # While the application is imported nobody reads the socket; afterwards its end is enough to go by.
+        # During the import nothing reads the socket; later its end shows that the worker is gone.
         die_with_parent(signal.SIGKILL)
         requests = self._receive()
         if not requests:
@@ -89,28 +89,28 @@ class Server(ABC):
         try:
             found = self.prepare(title, recipe, imports)
         except LoadFailed as error:
-            self._tell("failed", error.text, error.trace)
+            self._send("failed", error.text, error.trace)
             return
         die_with_parent(0)
         signal.signal(signal.SIGCHLD, _noop)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         try:
-            self._tell("ready", found)
+            self._send("ready", found)
             self._serve(requests)
         except (BrokenPipeError, ConnectionResetError):
             return  # children die with this process
 
-    def _tell(self, *message: Any) -> None:
+    def _send(self, *message: Any) -> None:
         self._socket.sendall(frame(marshal.dumps(message, VERSION)))
 
     def _receive(self) -> list[tuple[Any, ...]]:
-        """Return the next requests; none: the worker is gone."""
+        """Return the next requests; empty: the worker is gone."""
         return [marshal.loads(data) for data in receive(self._socket, self._reader, self._fds)]
 
     # ------------------------------------------------------------ serving
 
     def _serve(self, requests: list[tuple[Any, ...]]) -> None:
-        self._obey(requests)
+        self._handle(requests)
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         poll.register(self._wake_read, select.POLLIN)
@@ -122,9 +122,9 @@ class Server(ABC):
                 requests = self._receive()
                 if not requests:
                     return
-                self._obey(requests)
+                self._handle(requests)
 
-    def _obey(self, requests: Iterable[tuple[Any, ...]]) -> None:
+    def _handle(self, requests: Iterable[tuple[Any, ...]]) -> None:
         for request in requests:
             if request[0] == "stop":
                 self._stopping = True
@@ -134,14 +134,14 @@ class Server(ABC):
                 self._start(ChildSpec(*request[1]))
 
     def _import(self, names: tuple[str, ...]) -> None:
-        # As at the start: nobody reads the socket meanwhile.
+        # As in `main`: nothing reads the socket during the import.
         die_with_parent(signal.SIGKILL)
         try:
             found = self.add_imports(names)
         except LoadFailed as error:
-            self._tell("unimportable", error.text, error.trace)
+            self._send("unimportable", error.text, error.trace)
         else:
-            self._tell("imported", found)
+            self._send("imported", found)
         finally:
             die_with_parent(0)
 
@@ -150,10 +150,10 @@ class Server(ABC):
         try:
             pid = self.start(spec, fds)
         except OSError as error:
-            self._tell("refused", spec.number, f"{error.strerror or error}")
+            self._send("refused", spec.number, f"{error.strerror or error}")
         else:
             self._pids[pid] = spec.number
-            self._tell("forked", spec.number, pid)
+            self._send("forked", spec.number, pid)
         for fd in fds:
             os.close(fd)
 
@@ -161,24 +161,24 @@ class Server(ABC):
         with contextlib.suppress(BlockingIOError):
             while os.read(self._wake_read, 4096):
                 pass
-        # Only our own: what the application started while it was imported is not ours to wait for.
+        # Only the pool's children: the application may wait for processes of its own.
         for pid in list(self._pids):
             with contextlib.suppress(ChildProcessError):
                 reaped, status = os.waitpid(pid, os.WNOHANG)
                 if reaped:
-                    self._tell("exited", self._pids.pop(pid), status)
+                    self._send("exited", self._pids.pop(pid), status)
 
-    def let_go(self) -> None:
-        """Close what is the server's, in a fork of it."""
+    def close_in_fork(self) -> None:
+        """Close the server's descriptors in a forked child."""
         signal.set_wakeup_fd(-1)
-        # Also the descriptors of children that come after this one.
+        # `_fds` holds descriptors for later children.
         for fd in (self._wake_read, self._wake_write, *self._fds):
             os.close(fd)
         self._socket.close()
 
 
 class ForkServer(Server):
-    """Has the application and forks it."""
+    """The server for `fork`: imports the application and forks the children."""
 
     kind = "fork"
 
@@ -189,14 +189,14 @@ class ForkServer(Server):
         return threads()
 
     def add_imports(self, names: tuple[str, ...]) -> list[str]:
-        """Import `names`, too."""
+        """Import `names`."""
         before = set(threading.enumerate())
         import_modules(names)
         _freeze()
         return threads(before)
 
     def start(self, spec: ChildSpec, fds: list[int]) -> int:
-        """Fork."""
+        """Fork a child; return its pid."""
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
@@ -204,14 +204,14 @@ class ForkServer(Server):
         return pid
 
     def _become_child(self, workload: Workload, spec: ChildSpec, fds: list[int], parent: int) -> Never:
-        def life() -> int:
-            self.let_go()
+        def main() -> int:
+            self.close_in_fork()
             die_with_parent(signal.SIGKILL)
             if os.getppid() == parent:
                 run_child(workload, spec, fds)
             return 0
 
-        live(life)
+        run_process(main)
 
 
 def _freeze() -> None:
@@ -220,12 +220,12 @@ def _freeze() -> None:
 
 
 def _noop(_signum: int, _frame: FrameType | None) -> None:
-    # A handler must exist for the wake-up descriptor to be written to.
+    # The wake-up descriptor is written only for signals that have a handler.
     pass
 
 
 def main() -> None:
-    """Run the server on the socket that the command line names."""
+    """Run the server on the socket given on the command line."""
     server = ForkServer(socket.socket(fileno=int(sys.argv[1])))
     for module in sys.argv[2:]:
         importlib.import_module(module)

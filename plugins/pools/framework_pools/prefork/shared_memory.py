@@ -1,10 +1,10 @@
-"""The memory that a child and the worker share: what the child is doing, and what it has done.
+"""The memory that a child shares with the worker: the child's state and its outcomes.
 
-1. `words`: single 64-bit stores, each written by one side only. The worker learns from them, without a system call,
-   which job runs and since when.
-2. The outbox: a ring into which the child puts every outcome as soon as there is one. The worker can empty it at any
-   time, also when the child is inside a long task, stopped or dead: no outcome is lost with its process.
-3. An outcome that does not fit goes through the socket instead; see `link`.
+1. `words`: 64-bit integers, each written by one side only. The worker reads from them, without a system call, the
+   running job and its start.
+2. The outbox: a ring into which the child puts every outcome at once. The worker can empty it at any time, also while
+   the child runs a long task, is stopped or dead: no outcome is lost with its process.
+3. An outcome that does not fit goes through the socket instead; see `framing`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import os
 import tempfile
 from typing import Any, Final
 
-#: Words: the job that runs (or ran last), and its start on the monotonic clock in ns.
+#: Indexes of `words`: number of the running or last job, and its start on the monotonic clock in ns.
 SEQ: Final = 0
 STARTED: Final = 1
-#: Written by the worker: the job for which it sends SIGUSR1.
+#: Written by the worker: number of the job for which it sends SIGUSR1.
 SOFT: Final = 2
 #: One of the states below.
 STATE: Final = 3
-#: Bytes put into, and taken from, the outbox so far.
+#: Bytes put into the outbox, and taken from it, since the start.
 _HEAD: Final = 4
 _TAIL: Final = 5
-#: KiB that the child used when it decided to leave because of its size.
+#: KiB in use when the child exceeded its memory limit.
 MEMORY: Final = 6
-#: 1 when the child has the application and begins to get ready.
+#: 1 once the child has loaded the application.
 LOADED: Final = 7
 
 STARTING: Final = 0
@@ -38,16 +38,16 @@ LEAVING_MEMORY: Final = 3
 
 _RING: Final = 64 * 1024
 _RING_AT: Final = 4096
-#: Bytes of the page; `stacks` writes behind it.
+#: Bytes of the shared memory; `stacks` uses the file behind it.
 SIZE: Final = _RING_AT + _RING
-#: In place of a length: the rest of the ring is empty, go on at its beginning.
+#: In place of a length: the next record is at the beginning of the ring.
 _WRAP: Final = 0xFFFF_FFFF
-#: Marshal's version 2 does not look for shared objects, which these tuples have none of.
+#: Marshal version; 2 is fast because it does not search for shared objects, which these tuples do not have.
 VERSION: Final = 2
 
 
 def create() -> int:
-    """Return a descriptor of a fresh page, all zero."""
+    """Create shared memory, all zero; return its descriptor."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("framework-child", os.MFD_CLOEXEC)
     else:
@@ -58,7 +58,7 @@ def create() -> int:
 
 
 class ChildMemory:
-    """One side's view of the page."""
+    """A mapping of the shared memory in one process."""
 
     __slots__ = ("_lengths", "_memory", "_ring", "words")
 
@@ -71,7 +71,7 @@ class ChildMemory:
         self._lengths = self._ring.cast("I")
 
     def put(self, record: tuple[Any, ...]) -> bytes | None:
-        """Put `record` into the outbox (child only); returns it encoded if there is no room."""
+        """Put `record` into the outbox (child only); return it encoded if the outbox is full."""
         data = marshal.dumps(record, VERSION)
         size = len(data)
         needed = (size + 11) & ~7  # the length, the data, and padding to eight bytes
@@ -89,12 +89,12 @@ class ChildMemory:
             return data
         self._ring[at + 4 : at + 4 + size] = data
         self._lengths[at >> 2] = size
-        # Last: what the worker can see is whole.
+        # Last, so that the worker sees only complete records.
         words[_HEAD] = head + needed
         return None
 
     def take(self) -> list[tuple[Any, ...]]:
-        """Empty the outbox (worker only)."""
+        """Remove and return the records of the outbox (worker only)."""
         words = self.words
         head = words[_HEAD]
         tail = words[_TAIL]
@@ -112,7 +112,7 @@ class ChildMemory:
         return records
 
     def running(self) -> tuple[int, int]:
-        """Return the job that runs, or ran last, and when it started (ns)."""
+        """Return the number of the running or last job, and its start (monotonic ns)."""
         words = self.words
         while True:
             seq = words[SEQ]
@@ -121,7 +121,7 @@ class ChildMemory:
                 return seq, started
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Unmap the memory."""
         self._lengths.release()
         self._ring.release()
         self.words.release()

@@ -1,9 +1,9 @@
 """The worker's side of one child.
 
-1. `give` hands jobs over: their numbers into the pipe from which the child claims, the jobs into the socket.
-2. `take_back` returns, at any moment, the jobs that the child has not claimed: they have not run, and will not.
+1. `give` writes jobs into the socket, and their numbers into the pipe from which the child claims jobs.
+2. `take_back` returns, at any moment, the jobs that the child has not claimed; they never run in the child.
 3. `collect` empties the child's outbox.
-4. `retire` lets the child end after the job that it is in; `signal` reaches the child and the processes it started.
+4. `retire` ends the child after its current job; `signal` reaches the child and the processes that it started.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STOPPING: Final = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTT
 
 
 class PendingKill:
-    """Why a child is about to be killed, and for which job."""
+    """The job for which a child is about to be killed, with the code and text of its outcome."""
 
     __slots__ = ("code", "job", "text")
 
@@ -42,40 +42,40 @@ class PendingKill:
 
 
 class Slot:
-    """One child, from the request for it until its end has been dealt with."""
+    """One child, from the request to start it until its exit is processed."""
 
-    def __init__(self, loop: Loop, launcher: Launcher, spec: ChildSpec, on_news: Callable[[Slot], object]) -> None:
+    def __init__(self, loop: Loop, launcher: Launcher, spec: ChildSpec, on_change: Callable[[Slot], object]) -> None:
         self._loop = loop
-        self._on_news = on_news
+        self._on_change = on_change
         self.launcher = launcher
         self.spec = spec
         self.pid: int | None = None
-        #: Jobs given and not ended, in order, each with what it is expected to cost.
+        #: Jobs given and not ended, in order, by number, each with its expected cost in seconds.
         self.jobs: dict[int, tuple[Job, float]] = {}
-        #: Sum of these costs, in seconds.
+        #: Sum of the costs of `jobs`, in seconds.
         self.load = 0.0
-        #: When it was last seen to make progress, or was given something to do (monotonic seconds).
-        self.touched = 0.0
-        #: The child has come up.
+        #: When the child last made progress, got a job while idle, or was retired (monotonic seconds).
+        self.progress_at = 0.0
+        #: The child has started and can run jobs.
         self.ready = False
-        #: The child takes no more jobs.
+        #: The child gets no more jobs and exits.
         self.retired = False
-        #: The child is in one job for longer than others may wait.
+        #: The child's current job takes too long for other jobs to wait behind it.
         self.stalled = False
         self.pending_kill: PendingKill | None = None
         #: A signal or a debugger has stopped the child.
         self.stopped = False
-        #: The child is about to be killed for its own sake, not for a job's.
+        #: The child is about to be killed because it makes no progress.
         self.given_up = False
-        #: Somebody waits for the child's stack.
-        self.asked = False
-        #: The job about which the log has said that it takes very long.
-        self.told: int | None = None
+        #: A request for the child's stack is in progress.
+        self.stack_requested = False
+        #: Number of the last job that was logged as stuck.
+        self.stuck_logged: int | None = None
         self.closed = False
         self._detached = False
-        #: The job whose soft limit has been dealt with.
-        self.warned: int | None = None
-        #: Jobs that the child may still be given, if its number of jobs is limited.
+        #: Number of the last job whose soft time limit was handled.
+        self.soft_limit_sent: int | None = None
+        #: Number of jobs that the child may still get; None: no limit.
         self.left: int | None = spec.max_tasks or None
         #: Jobs ended, for `inspect stats`.
         self.done = 0
@@ -83,15 +83,15 @@ class Slot:
         self.limit_due = 0.0
         self.start_timer: Timer | None = None
 
-        #: Outcomes that came through the socket.
+        #: Outcomes too large for the outbox, received through the socket.
         self._large: list[tuple[Any, ...]] = []
 
         self._socket, theirs = socket.socketpair()
         self._tokens, self._tokens_write = os.pipe()
-        #: Also the child's: see `stacks`.
+        #: The child writes its stack to the same descriptor: see `stacks`.
         self.page_fd = shared_memory.create()
         try:
-            # One description for both ends' readers: neither may block in it.
+            # Both processes read from the same open pipe: neither may block in it.
             os.set_blocking(self._tokens, False)
             os.set_blocking(self._tokens_write, False)
             self._socket.setblocking(False)
@@ -117,24 +117,24 @@ class Slot:
     # ------------------------------------------------------------ jobs
 
     def give(self, batch: Sequence[tuple[Job, float]]) -> None:
-        """Hand `batch` to the child. Raises `ValueError` if a payload cannot be carried; nothing has happened then."""
+        """Send `batch` to the child. Raises `ValueError`, without effect, if a payload cannot be marshalled."""
         self.outlet.send(marshal.dumps([tuple(job) for job, _cost in batch], shared_memory.VERSION))
         seqs = [job[0] for job, _cost in batch]
         if not self.jobs:
-            self.touched = monotonic()
+            self.progress_at = monotonic()
         for seq, entry in zip(seqs, batch, strict=True):
             self.jobs[seq] = entry
             self.load += entry[1]
         if self.left is not None:
             self.left -= len(seqs)
-        self._offer(seqs)
+        self._write_tokens(seqs)
 
-    def _offer(self, seqs: Sequence[int]) -> None:
-        # The pipe holds 8,192 numbers, far more than a child is ever given.
+    def _write_tokens(self, seqs: Sequence[int]) -> None:
+        # The pipe holds 8,192 numbers, far more than a child ever gets.
         os.write(self._tokens_write, pack(f"={len(seqs)}Q", *seqs))
 
     def take_back(self, keep: Iterable[int] = ()) -> list[tuple[Job, float]]:
-        """Return the jobs that the child has not claimed, but for those in `keep`; the child will never run them."""
+        """Take back and return the jobs that the child has not claimed, except those in `keep`."""
         if len(self.jobs) == 0:
             return []
         try:
@@ -144,47 +144,47 @@ class Slot:
         seqs = memoryview(data).cast("Q").tolist()
         kept = [seq for seq in seqs if seq in keep] if keep else []
         if kept:
-            self._offer(kept)
+            self._write_tokens(kept)
             seqs = [seq for seq in seqs if seq not in keep]
         taken = [self.jobs.pop(seq) for seq in seqs]
-        self._lighten(sum(cost for _job, cost in taken))
+        self._reduce_load(sum(cost for _job, cost in taken))
         if self.left is not None:
             self.left += len(taken)
         return taken
 
     def collect(self) -> list[tuple[Any, ...]]:
-        """Return the outcomes that the child has put into its outbox, or sent because they are too large for it."""
+        """Return the new outcomes from the child's outbox and from the socket."""
         records = self.page.take()
         if self._large:
             records += self._large
             self._large = []
         if records:
-            self.touched = monotonic()
+            self.progress_at = monotonic()
         return records
 
     def end_job(self, seq: int) -> Job | None:
-        """Forget `seq`, which has ended; returns its job, None if the child does not have it."""
+        """Remove the ended job `seq` and return it; None if the child does not have it."""
         entry = self.jobs.pop(seq, None)
         if entry is None:
             return None
-        self._lighten(entry[1])
+        self._reduce_load(entry[1])
         self.stalled = False
         self.done += 1
         return entry[0]
 
-    def _lighten(self, cost: float) -> None:
-        # Sums of floats drift: an empty slot weighs nothing.
+    def _reduce_load(self, cost: float) -> None:
+        # Sums of floats drift: an empty slot has a load of exactly 0.
         load = self.load - cost
         self.load = load if self.jobs and load > 0.0 else 0.0
 
     def running(self) -> tuple[Job, int] | None:
-        """Return the job that the child is in and its start (monotonic ns); None if it is in none."""
+        """Return the running job and its start (monotonic ns); None if no job runs."""
         seq, started = self.page.running()
         entry = self.jobs.get(seq)
         return None if entry is None else (entry[0], started)
 
     def elapsed(self) -> float:
-        """Return for how long the child has been in its job, in seconds; 0 if it is in none."""
+        """Return the seconds since the running job started; 0 if no job runs."""
         current = self.running()
         return 0.0 if current is None else (monotonic_ns() - current[1]) / 1e9
 
@@ -192,12 +192,12 @@ class Slot:
 
     @property
     def state(self) -> int:
-        """What the child says of itself, a constant of `page`."""
+        """The child's state, a constant of `shared_memory`."""
         return int(self.page.words[shared_memory.STATE])
 
     @property
     def loaded(self) -> bool:
-        """Whether the child has the application."""
+        """Whether the child has loaded the application."""
         return bool(self.page.words[shared_memory.LOADED])
 
     def _readable(self) -> None:
@@ -208,13 +208,13 @@ class Slot:
         except OSError:
             data = b""
         if not data:
-            # What it died of comes from the server, which has waited for it.
+            # The server reaps the child and reports its exit status.
             self._loop.remove_reader(self._socket.fileno())
         self._large += [marshal.loads(record) for record in self._reader.feed(data)]
-        self._on_news(self)
+        self._on_change(self)
 
-    def last_words(self) -> list[tuple[Any, ...]]:
-        """Return every outcome that a dead child has left."""
+    def collect_all(self) -> list[tuple[Any, ...]]:
+        """Return every outcome that a dead child has left in its outbox and in the socket."""
         records = self.collect()
         with suppress(OSError):
             while data := self._socket.recv(CHUNK):
@@ -222,43 +222,43 @@ class Slot:
         return records
 
     def retire(self) -> None:
-        """Let the child end when it has done what it has claimed; call `take_back` first. Harmless when repeated."""
+        """Let the child exit after the jobs that it has claimed; call `take_back` first. Harmless when repeated."""
         if not self.retired:
             self.retired = True
-            self.touched = monotonic()
+            self.progress_at = monotonic()
             os.close(self._tokens_write)
 
-    def warn(self, seq: int) -> None:
-        """Have `SoftTimeLimitExceeded` raised in the job `seq`, if that still runs."""
-        self.warned = seq
+    def raise_soft_limit(self, seq: int) -> None:
+        """Raise `SoftTimeLimitExceeded` in job `seq`, if it still runs."""
+        self.soft_limit_sent = seq
         if self.pid is not None:
             self.page.words[shared_memory.SOFT] = seq
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGUSR1)
 
     def signal(self, signum: int) -> None:
-        """Send `signum` to the child and to the processes that its task started."""
+        """Send `signum` to the child and to the processes that its task has started."""
         if self.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
-                # The child's own group; before it has made one, the child alone.
+                # The child has a process group of its own, except right after its start.
                 try:
                     os.killpg(self.pid, signum)
                 except ProcessLookupError:
                     os.kill(self.pid, signum)
 
-    def resume(self, signum: int) -> None:
-        """Have a stopped child take the `signum` that was sent to it; SIGKILL needs no help."""
+    def continue_stopped(self, signum: int) -> None:
+        """Continue a stopped child so that it receives `signum`; SIGKILL works without."""
         if self.pid is not None and signum not in _STOPPING and is_stopped(self.pid):
             self.signal(signal.SIGCONT)
 
-    def sweep(self) -> None:
-        """Kill what a dead child's task has left running."""
+    def kill_group(self) -> None:
+        """Kill the processes that a dead child's task has left running."""
         if self.pid is not None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def detach(self) -> None:
-        """Have nothing of ours left in the loop; harmless when repeated."""
+        """Remove the timers and readers of this slot from the loop; harmless when repeated."""
         for timer in (self.limit_timer, self.start_timer):
             if timer is not None:
                 timer.cancel()
@@ -269,7 +269,7 @@ class Slot:
             self._loop.remove_reader(self._socket.fileno())
 
     def close(self) -> None:
-        """Let go of everything; the child is dead, or will notice."""
+        """Close every descriptor; a child that still lives exits when it notices."""
         if self.closed:
             return
         self.closed = True
@@ -282,7 +282,7 @@ class Slot:
 
 
 def portable(job: Job) -> bool:
-    """Return whether `job` can be handed to another process."""
+    """Return whether `job` can be sent to another process."""
     try:
         marshal.dumps(tuple(job), shared_memory.VERSION)
     except ValueError:

@@ -1,7 +1,7 @@
 """A child that is not a fork: `python -m framework_pools.prefork.spawn_child <descriptor> <parent>`; see `spawner`.
 
-1. Reads what to load, loads it, and says how that went.
-2. Waits to be told which child it is, and is that child.
+1. Reads the recipe, loads the application, and reports success or the error.
+2. Waits for its child specification and runs as that child.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from framework_pools.prefork.bootstrap import (
     PASSED,
     LoadFailed,
     die_with_parent,
-    live,
     load_application,
     receive,
     run_child,
+    run_process,
     threads,
 )
 from framework_pools.prefork.child import ChildSpec
@@ -33,30 +33,30 @@ from framework_pools.prefork.shared_memory import VERSION
 
 
 class Spawned:
-    """An interpreter that is to become a child."""
+    """An interpreter that becomes a child."""
 
     def __init__(self, sock: socket.socket) -> None:
-        sock.set_inheritable(False)  # the server has passed it on, we do not
+        sock.set_inheritable(False)  # programs started by tasks must not inherit it
         self._socket = sock
         self._reader = FrameReader()
         self._fds: list[int] = []
         self._frames: list[bytes] = []
 
     def main(self) -> int:
-        """Return the exit code."""
-        order = self._next()
-        if order is None:
+        """Load the application and run as a child; return the exit code."""
+        request = self._next()
+        if request is None:
             return 0
-        title, recipe, imports = order
+        title, recipe, imports = request
         setproctitle.setproctitle(f"{title} [spare]")
         try:
             workload = load_application(recipe, imports)
         except LoadFailed as error:
-            if not self._tell("failed", error.text, error.trace):
-                # Nobody waits for the answer: it is a child already.
+            if not self._send("failed", error.text, error.trace):
+                # The server has closed the socket: it already counts this process as a child.
                 sys.stderr.write(error.trace or f"{error.text}\n")
             return 1
-        self._tell("loaded", threads())
+        self._send("loaded", threads())
         gc.collect()
         gc.freeze()
         spec = self._next()
@@ -67,12 +67,12 @@ class Spawned:
         return 0
 
     def _next(self) -> tuple[Any, ...] | None:
-        """Return the next message; None: the server has no use for this process."""
+        """Return the next message; None: the server has closed the socket."""
         if not self._frames:
             self._frames = receive(self._socket, self._reader, self._fds)
         return marshal.loads(self._frames.pop(0)) if self._frames else None
 
-    def _tell(self, *message: Any) -> bool:
+    def _send(self, *message: Any) -> bool:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._socket.sendall(frame(marshal.dumps(message, VERSION)))
             return True
@@ -80,11 +80,11 @@ class Spawned:
 
 
 def main() -> None:
-    """Be what the command line says."""
-    live(_life)
+    """Run on the socket given on the command line, if the given parent is still alive."""
+    run_process(_run)
 
 
-def _life() -> int:
+def _run() -> int:
     die_with_parent(signal.SIGKILL)
     if os.getppid() != int(sys.argv[2]):
         return 1

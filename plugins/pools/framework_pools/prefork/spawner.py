@@ -1,11 +1,11 @@
 """The server for the start method `spawn`: `python -m framework_pools.prefork.spawner <descriptor>`.
 
-It does what the fork server does, see `server`, but that it never has the application and never forks: its children are
-fresh interpreters, which import the application themselves.
+It answers the requests of the fork server, see `server`, but neither imports the application nor forks: its children
+are fresh interpreters, which import the application themselves.
 
-1. Before it says that it is ready, or that modules have been imported, a *spare* interpreter has done it: what cannot
-   be imported is told as the fork server tells it, and harms no child.
-2. The spare becomes the first child that is asked for afterwards; more interpreters are started as they are needed.
+1. Tests every import in a *spare* interpreter, before it reports the import as done: a failing import is reported as by
+   the fork server, and affects no child.
+2. Turns the spare into the next requested child, and starts more interpreters as needed.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from framework_pools.prefork.shared_memory import VERSION
 
 
 class Spare(NamedTuple):
-    """An interpreter that has been told what to load."""
+    """An interpreter that imports the application and waits for its child specification."""
 
     pid: int
     socket: socket.socket
 
-    def answer(self) -> tuple[Any, ...]:
-        """Wait for what it says about loading; empty: it has died."""
+    def wait_loaded(self) -> tuple[Any, ...]:
+        """Wait for the message about its imports; empty: the interpreter has died."""
         reader = FrameReader()
         with contextlib.suppress(ConnectionResetError):
             while data := self.socket.recv(CHUNK):
@@ -43,13 +43,13 @@ class Spare(NamedTuple):
         return ()
 
     def become(self, spec: ChildSpec, fds: list[int]) -> None:
-        """Let it be the child `spec`. Raises `OSError` if it is gone."""
+        """Turn the interpreter into the child `spec`. Raises `OSError` if it is gone."""
         data = frame(marshal.dumps(tuple(spec), VERSION))
         sent = socket.send_fds(self.socket, [data], fds)
         self.socket.sendall(data[sent:])
 
     def end(self) -> None:
-        """Have done with one that has not become a child."""
+        """Kill and reap an interpreter that has not become a child."""
         self.socket.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
@@ -58,7 +58,7 @@ class Spare(NamedTuple):
 
 
 class SpawnServer(Server):
-    """Starts interpreters."""
+    """The server for `spawn`: starts an interpreter for each child."""
 
     kind = "spawn"
 
@@ -67,7 +67,7 @@ class SpawnServer(Server):
         self._spare: Spare | None = None
 
     def main(self) -> None:
-        """Serve, and leave no spare behind."""
+        """Serve, then end the spare."""
         try:
             super().main()
         finally:
@@ -75,23 +75,23 @@ class SpawnServer(Server):
 
     def prepare(self, title: str, recipe: Mapping[str, Any], imports: tuple[str, ...]) -> list[str]:
         """Have a spare import the application."""
-        self._order = (title, dict(recipe))
+        self._application = (title, dict(recipe))
         self._imports = imports
-        return self._try(imports)
+        return self._try_imports(imports)
 
     def add_imports(self, names: tuple[str, ...]) -> list[str]:
-        """Have a spare import `names` after the application and what was asked for earlier."""
+        """Have a new spare import the application, the earlier modules, and `names`."""
         imports = tuple(dict.fromkeys((*self._imports, *names)))
-        found = self._try(imports)
+        found = self._try_imports(imports)
         self._imports = imports
         return found
 
-    def _try(self, imports: tuple[str, ...]) -> list[str]:
+    def _try_imports(self, imports: tuple[str, ...]) -> list[str]:
         try:
             spare = self._spawn(imports)
         except OSError as error:
             raise LoadFailed(f"an interpreter cannot be started: {error.strerror or error}", "") from error
-        kind, *rest = spare.answer() or ("failed", "the interpreter that was to import it has died", "")
+        kind, *rest = spare.wait_loaded() or ("failed", "the interpreter died during the import", "")
         if kind == "failed":
             spare.end()
             raise LoadFailed(*rest)
@@ -115,11 +115,11 @@ class SpawnServer(Server):
                 ours.close()
                 raise
         spare = Spare(pid, ours)
-        ours.sendall(frame(marshal.dumps((*self._order, imports), VERSION)))
+        ours.sendall(frame(marshal.dumps((*self._application, imports), VERSION)))
         return spare
 
     def start(self, spec: ChildSpec, fds: list[int]) -> int:
-        """Make the spare the child, or an interpreter that has yet to import."""
+        """Turn the spare, or a new interpreter, into the child `spec`; return its pid."""
         if (spare := self._spare) is not None:
             self._spare = None
             try:
@@ -140,7 +140,7 @@ class SpawnServer(Server):
 
 
 def main() -> None:
-    """Run the server on the socket that the command line names."""
+    """Run the server on the socket given on the command line."""
     SpawnServer(socket.socket(fileno=int(sys.argv[1]))).main()
 
 

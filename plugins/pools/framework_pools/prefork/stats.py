@@ -1,4 +1,4 @@
-"""What `inspect stats` tells of the pool: which children there are, and how jobs were spread over them."""
+"""The prefork pool's part of `inspect stats`: its children, and the spread of jobs over them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from framework_pools.prefork.slot import Slot
 
 
 class PoolStats:
-    """Remembers what children have done that are gone."""
+    """Builds the statistics; keeps the job counts of exited children."""
 
     def __init__(self) -> None:
         self._done: dict[int, int] = {}
 
     def note(self, slot: Slot) -> None:
-        """Add up what the child in `slot`, which has ended, has done."""
+        """Add the job count of the exited child in `slot` to its index."""
         index = slot.spec.process_index
         self._done[index] = self._done.get(index, 0) + slot.done
 
     def info(self, name: str, context: PoolContext, size: int, slots: Collection[Slot], backlog: int) -> dict[str, Any]:
-        """Return the pool's part of `inspect stats`; `name` is its class's, `backlog` counts jobs that no child has."""
+        """Return the statistics; `name` is the pool's class, `backlog` the number of jobs not given to a child."""
         written = dict(self._done)
         for slot in slots:
             index = slot.spec.process_index

@@ -1,10 +1,9 @@
-"""Looks after children that make no progress; a few looks a second, and none while no child has anything to do.
+"""Watchdog of the prefork pool: checks a few times a second, while children have jobs, that they make progress.
 
-1. A stopped child (SIGSTOP, a debugger): it is named in the log, what waits in it runs elsewhere, and it gets nothing
-   until it goes on.
-2. A child that is in one job for longer than `stuck_after`: its stack is logged, once a job.
-3. A child that does not begin what it was given, or does not leave when it should, for very long: its stack is logged,
-   and it is killed and replaced.
+1. Logs a child stopped by SIGSTOP or a debugger, moves its waiting jobs to other children, and gives it no more jobs
+   until it continues.
+2. Logs the stack of a child whose job runs longer than `stuck_after`, once a job.
+3. Kills and replaces a child that neither begins its jobs nor exits in time, and logs its stack.
 """
 
 from __future__ import annotations
@@ -23,20 +22,21 @@ from framework_pools.prefork.stacks import Stacks, is_stopped
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks.
-_EVERY: Final = 0.25
-#: Seconds without progress after which a child is looked at closely.
-_QUIET: Final = 0.1
-#: Seconds that a child may take over leaving: the application's clean-up is in them.
-_LEAVING: Final = 60.0
+#: Seconds between two checks.
+_INTERVAL: Final = 0.25
+#: Seconds without progress after which a child's process state is checked.
+_QUIET_MAX: Final = 0.1
+#: Seconds in which a retired child must exit, including the application's clean-up.
+_EXIT_TIMEOUT: Final = 60.0
 #: Seconds to wait for a stack.
-_PATIENCE: Final = 1.0
+_STACK_TIMEOUT: Final = 1.0
 
 
 class Watch:
-    """Watches the children in `slots`.
+    """Checks the progress of the children in `slots`.
 
-    `settle` brings a slot's books up to date; `recall` takes its waiting jobs back; `revive` gives it jobs again.
+    Callbacks: `collect` reports a slot's new outcomes, `recall` moves its waiting jobs to other children,
+    `on_continued` gives it jobs again.
     """
 
     def __init__(
@@ -44,33 +44,33 @@ class Watch:
         context: PoolContext,
         stuck_after: float,
         slots: Mapping[int, Slot],
-        settle: Callable[[Slot], object],
+        collect: Callable[[Slot], object],
         recall: Callable[[Slot], object],
-        revive: Callable[[Slot], object],
+        on_continued: Callable[[Slot], object],
     ) -> None:
         self._loop = context.loop
         self._start_timeout = context.start_timeout
         self._stuck_after = stuck_after
         self._slots = slots
-        self._settle = settle
+        self._collect = collect
         self._recall = recall
-        self._revive = revive
+        self._on_continued = on_continued
         self.stacks = Stacks(context.loop)
-        #: Set while there is something to watch.
+        #: Set while a check is scheduled.
         self.timer: Timer | None = None
 
     def arm(self) -> None:
-        """Watch, from now until no child has anything to do."""
+        """Start checking; the checks end when no child has anything to do."""
         if self.timer is None:
-            self.timer = self._loop.call_later(_EVERY, self._look)
+            self.timer = self._loop.call_later(_INTERVAL, self._check_all)
 
     def cancel(self) -> None:
-        """Have nothing of ours left in the loop."""
+        """Cancel the timer; harmless when repeated."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
 
-    def _look(self) -> None:
+    def _check_all(self) -> None:
         self.timer = None
         again = False
         for slot in list(self._slots.values()):
@@ -80,55 +80,55 @@ class Watch:
             self.arm()
 
     def _check(self, slot: Slot) -> bool:
-        """Look at one child; return whether it has anything to do."""
+        """Check one child; return whether it must be checked again."""
         if slot.jobs:
-            self._settle(slot)
+            self._collect(slot)
         current = slot.running()
         if current is not None:
             job, quiet = current[0], (monotonic_ns() - current[1]) / 1e9
         elif slot.jobs or slot.retired or slot.stopped:
-            job, quiet = None, monotonic() - slot.touched
+            job, quiet = None, monotonic() - slot.progress_at
         else:
             return False
-        if quiet > _QUIET:
-            self._look_closer(slot, job, quiet)
+        if quiet > _QUIET_MAX:
+            self._check_state(slot, job, quiet)
         return True
 
-    def _look_closer(self, slot: Slot, job: Job | None, quiet: float) -> None:
+    def _check_state(self, slot: Slot, job: Job | None, quiet: float) -> None:
         assert slot.pid is not None
         stopped = is_stopped(slot.pid)
         if stopped is not slot.stopped:
-            self._turn(slot, job, stopped)
+            self._set_stopped(slot, job, stopped)
         elif stopped and slot.retired and job is None:
-            self._give_up(slot, "is to leave, which it cannot while it is stopped")
+            self._give_up(slot, "cannot exit while it is stopped")
         elif stopped:
             return
         elif job is not None:
-            if self._stuck_after and quiet > self._stuck_after and slot.told != job.seq:
-                slot.told = job.seq
-                self.stacks.ask(slot, partial(self._stuck, slot, job, quiet), _PATIENCE, doomed=False)
+            if self._stuck_after and quiet > self._stuck_after and slot.stuck_logged != job.seq:
+                slot.stuck_logged = job.seq
+                self.stacks.request(slot, partial(self._log_stuck, slot, job, quiet), _STACK_TIMEOUT, all_threads=False)
         elif slot.retired:
-            if quiet > _LEAVING:
-                self._give_up(slot, f"is to leave and has not for {quiet:.0f} s")
+            if quiet > _EXIT_TIMEOUT:
+                self._give_up(slot, f"has not exited for {quiet:.0f} s")
         elif quiet > self._start_timeout:
-            self._give_up(slot, f"has not begun what it was given for {quiet:.0f} s")
+            self._give_up(slot, f"has not begun its jobs for {quiet:.0f} s")
 
-    def _turn(self, slot: Slot, job: Job | None, stopped: bool) -> None:
+    def _set_stopped(self, slot: Slot, job: Job | None, stopped: bool) -> None:
         slot.stopped = slot.stalled = stopped
         if stopped:
             logger.warning(
-                "Process %r pid:%s is stopped (by SIGSTOP or a debugger) %s; the others go on",
+                "Process %r pid:%s is stopped (by SIGSTOP or a debugger) %s; other processes get its waiting jobs",
                 slot.spec.name,
                 slot.pid,
                 "with no task" if job is None else f"in {job.task}[{job.id}]",
             )
             self._recall(slot)
         else:
-            logger.info("Process %r pid:%s is no longer stopped", slot.spec.name, slot.pid)
-            slot.touched = monotonic()
-            self._revive(slot)
+            logger.info("Process %r pid:%s is no longer stopped and gets jobs again", slot.spec.name, slot.pid)
+            slot.progress_at = monotonic()
+            self._on_continued(slot)
 
-    def _stuck(self, slot: Slot, job: Job, quiet: float, stack: str) -> None:
+    def _log_stuck(self, slot: Slot, job: Job, quiet: float, stack: str) -> None:
         if job.seq in slot.jobs:
             logger.warning(
                 "Process %r pid:%s has been in %s[%s] for %.0f s%s",
@@ -137,16 +137,16 @@ class Watch:
                 job.task,
                 job.id,
                 quiet,
-                f"; it is here:\n{stack}" if stack else " and does not say where",
+                f"; its stack:\n{stack}" if stack else "; its stack is not available",
             )
 
     def _give_up(self, slot: Slot, why: str) -> None:
         slot.given_up = slot.stalled = True
         self._recall(slot)
-        self.stacks.ask(slot, partial(self._kill, slot, why), _PATIENCE, doomed=True)
+        self.stacks.request(slot, partial(self._kill, slot, why), _STACK_TIMEOUT, all_threads=True)
 
     def _kill(self, slot: Slot, why: str, stack: str) -> None:
         if not slot.closed:
-            where = f"; it was here:\n{stack}" if stack else ""
-            logger.error("Process %r pid:%s %s and is killed%s", slot.spec.name, slot.pid, why, where)
+            where = f"; its stack:\n{stack}" if stack else ""
+            logger.error("Process %r pid:%s %s: killing it%s", slot.spec.name, slot.pid, why, where)
             slot.signal(signal.SIGKILL)
