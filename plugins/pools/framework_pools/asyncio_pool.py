@@ -200,8 +200,8 @@ class AsyncioPool(InProcessPool):
         slot = InProcessSlot(f"AsyncioPoolThread-{self._count}")
         self._loop.call_soon_threadsafe(self.slots.__setitem__, slot, None)  # the worker's loop reads it
         thread = threading.Thread(target=self._serve_sync, args=(slot,), name=slot.name, daemon=True)
-        self._threads[slot] = thread
         thread.start()
+        self._threads[slot] = thread  # once it runs: `stop`, in another thread, joins those that are listed
 
     def _serve_sync(self, slot: InProcessSlot) -> None:
         slot.serve(self, self._sync)
