@@ -1,8 +1,8 @@
-"""Execute: runs one task where it runs, from the encoded body to its outcome.
+"""Execute: runs one task in its slot, from the encoded message to the outcome.
 
-1. Decodes the message; what cannot become a call is INVALID, and becomes a dead letter.
-2. Calls the task with its request in place.
-3. Hands what it returned or raised to `framework.worker.execute.finish`.
+1. Decodes the message; a message that cannot become a call is INVALID and becomes a dead letter.
+2. Calls the task with its request as the current request.
+3. Passes the return value or the exception to `framework.worker.execute.finish`.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The task-execution wall: what a task may raise. Of `BaseException`s only those that it may have come by innocently:
-#: the others are how a pool ends a job from outside.
+#: The task-execution wall: exceptions caught from a task. Of the `BaseException`s only those that a task itself may
+#: raise: pools use the others to end a job from outside.
 _RAISED: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
-#: Libraries whose `Timeout`, of their own making, a task may let out.
+#: Libraries with a `Timeout` that a task may raise and that is no `Exception`.
 _TIMEOUTS: Final = ("gevent", "eventlet")
 
 
@@ -44,7 +44,7 @@ class TaskWorkload:
     def __init__(
         self, app: App, settings: Settings, hostname: str, set_up: Callable[[], object], *, own_process: bool
     ) -> None:
-        """`set_up` sets up this process's log. `own_process`: it is not the worker's, and closes `app` when it ends."""
+        """`set_up` sets up the log of this process. `own_process`: not the worker's process; `release` closes `app`."""
         self._app = app
         self._set_up = set_up
         self._settings = settings
@@ -53,23 +53,23 @@ class TaskWorkload:
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
-        self._look_who_listens()
+        self._bind_hooks()
 
-    def _look_who_listens(self) -> None:
+    def _bind_hooks(self) -> None:
         self._finish = Finish(self._app, self._settings, self._hostname)
         self._plans = TaskPlans(self._app, self._finish.listeners)
 
-    # ------------------------------------------------------------ a process's life
+    # ------------------------------------------------------------ start and end of a process
 
     def prepare(self) -> None:
-        """Get this process ready for its first job."""
+        """Prepare this process for its first job."""
         self._set_up()
-        self._look_who_listens()
+        self._bind_hooks()
         if (init := self._app.hooks.bind("worker_process_init")) is not None:
             init(app=self._app, hostname=self._hostname)
 
     def release(self) -> None:
-        """Let go of what this process opened."""
+        """Release the resources of this process."""
         if (shutdown := self._app.hooks.bind("worker_process_shutdown")) is not None:
             shutdown(hostname=self._hostname, pid=os.getpid())
         if (coroutines := sys.modules.get("framework.client.coroutines")) is not None:
@@ -77,7 +77,7 @@ class TaskWorkload:
         if self._own_process:
             self._app.close()
 
-    # ------------------------------------------------------------ a job's life
+    # ------------------------------------------------------------ running a job
 
     def run(self, job: Job) -> Outcome:
         """Run `job`."""
@@ -94,17 +94,17 @@ class TaskWorkload:
             retval = plan.call(*run.args, **run.kwargs)
             return self._finish.success(run, retval, monotonic() - began)
         except _raised() as error:
-            # What a task returned may also fail to be encoded, or its callbacks to be sent: the task has then failed.
+            # A task also fails if its return value cannot be encoded or its callbacks cannot be sent.
             return self._finish.raised(run, error, monotonic() - began)
         finally:
             pop_request(token)
 
     def runs_async(self, task: str) -> bool:
-        """Say whether `task` is a coroutine function."""
+        """Return whether `task` is a coroutine function."""
         return self._plans[task].acall is not None
 
     async def arun(self, job: Job, call: Call) -> Outcome:
-        """Run `job`, a coroutine, in this asyncio task."""
+        """Run `job`, whose task is a coroutine function, in this asyncio task."""
         began = monotonic()
         try:
             run = self._open(job)
@@ -122,7 +122,7 @@ class TaskWorkload:
                 await call.drive(self._finish.count_in_thread(run.later))
             return outcome
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the task-execution wall, as in `run`
-            # Not GeneratorExit: here it means that the coroutine is being closed.
+            # Not GeneratorExit: in a coroutine it means that the coroutine is being closed.
             run.later.clear()
             outcome = self._finish.raised(run, error, monotonic() - began)
             if run.later:
@@ -132,8 +132,8 @@ class TaskWorkload:
             pop_request(token)
 
     def _open(self, job: Job) -> Run:
-        """Make a call of `job`. Raises `MessageError`."""
-        seq, payload, name, _id, _soft, _hard, wants_result_repr = job  # faster than asking for each by name
+        """Decode the message of `job` into a call. Raises `MessageError`."""
+        seq, payload, name, _id, _soft, _hard, wants_result_repr = job  # faster than attribute access
         incoming = read(payload)
         args, kwargs, embed = decode_task(
             incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
@@ -142,8 +142,8 @@ class TaskWorkload:
         return Run(seq, wants_result_repr, self._plans[name], request, embed, args, kwargs)
 
     def interrupt(self, thread: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
-        """Have `exception` end the coroutine that `thread` runs."""
-        # Not imported here: a process that runs no coroutine does not load asyncio.
+        """Raise `exception` in the coroutine that `thread` runs; return whether it ran one."""
+        # Not imported: a process that runs no coroutine does not load asyncio.
         coroutines = sys.modules.get("framework.client.coroutines")
         return coroutines is not None and bool(coroutines.interrupt(thread, exception, frame))
 
@@ -162,6 +162,6 @@ def _invalid(job: Job, error: MessageError, began: float) -> Outcome:
 
 
 def _raised() -> tuple[type[BaseException], ...]:
-    """Return what a task may raise: also the time-outs of libraries that make theirs no `Exception`."""
+    """Return the exceptions to catch from a task, with the `Timeout` of each loaded library."""
     found = [getattr(sys.modules.get(library), "Timeout", None) for library in _TIMEOUTS]
     return (*_RAISED, *(timeout for timeout in found if isinstance(timeout, type)))
