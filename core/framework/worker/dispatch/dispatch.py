@@ -227,7 +227,7 @@ class Dispatch:
         task, task_id = _identity(delivery.payload)
         if self._on_rejected is not None:
             self._on_rejected(task_id=task_id, reason=error.reason)
-        if self._dead_letters.bury(delivery, error.reason, str(error), task, task_id):
+        if self._dead_letters.send(delivery, error.reason, str(error), task, task_id):
             logger.error(
                 "Message %s from %s cannot become a task and was moved to %s: %s",
                 task_id or "without id",

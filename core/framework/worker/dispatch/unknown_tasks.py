@@ -140,7 +140,7 @@ class UnknownTasks:
             self.events.failed(task_id, f"NotRegistered({name!r})")
         self._settle.record_unknown(task_id, head, FAILURE, NotRegistered(name), delivery)
         text = f"no task named {name!r}" + (f"; handed back {times} times" if times else "")
-        self._dead_letters.bury(delivery, "unregistered", text, name, task_id)
+        self._dead_letters.send(delivery, "unregistered", text, name, task_id)
 
     def _drop(
         self, delivery: Delivery, head: Head, name: str, task_id: str, headers: Mapping[str, Any], now: float

@@ -35,7 +35,7 @@ from framework.worker.settle.abnormal_ends import FailurePropagation
 from framework.worker.settle.dead_letters import DeadLetters
 from framework.worker.settle.outbox import Outbox
 from framework.worker.settle.settle import Settle
-from framework.worker.settle.termination import tear_off
+from framework.worker.settle.termination import terminate_for_reconnect
 from framework.worker.steps.consumer import consumer_steps
 
 if TYPE_CHECKING:
@@ -270,7 +270,7 @@ class ConsumptionStep(Step):
             run.ready,
         )
         if run.settings.worker.cancel_long_running_tasks_on_connection_loss:
-            self._consumption.on_loss = partial(tear_off, board.get("settle"), board.get("pool"))
+            self._consumption.on_loss = partial(terminate_for_reconnect, board.get("settle"), board.get("pool"))
         hooks: Hooks = board.get("hooks")
         if (ready := hooks.bind("worker_ready")) is not None:
             self._consumption.on_ready = lambda: ready(app=run.app, hostname=run.hostname)
