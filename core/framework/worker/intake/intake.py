@@ -358,10 +358,10 @@ class Intake:
         yield from self.rates
         yield from (request for _when, request in self._schedule)
 
-    def learn(self, policies: Mapping[str, TaskPolicy]) -> None:
+    def update_policies(self, policies: Mapping[str, TaskPolicy]) -> None:
         """Take up the policies of tasks that have come or changed; also for what has been taken in and not started."""
         assert self._dispatch is not None
-        self._dispatch.learn(policies)
+        self._dispatch.update_policies(policies)
         if any(not request.started and request.name in policies for request in self._settle.running.values()):
             self.take_back()
         for request in self.waiting():

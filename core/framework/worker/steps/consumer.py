@@ -45,7 +45,7 @@ class AdoptStep(Step):
 
     def start(self, board: Board) -> None:
         redelivery: Redelivery = board.get("redelivery")
-        redelivery.pass_on(board.get("connection"))
+        redelivery.adopt(board.get("connection"))
         board.put("adopt", True)
 
 
@@ -131,7 +131,7 @@ class RecallsStep(Step):
             intake: Intake = board.get("intake")
             self._recalls = Recall(board.get("loop"), board.get("connection"), intake.take_aside, board.get("lost"))
             self._queues: Subscriptions = board.get("queues")
-            self._revokes.on_added = self._recalls.want
+            self._revokes.on_added = self._recalls.request
             self._queues.on_more = self._ask_for_all
             self._ask_for_all()
         board.put("recalls", True)
@@ -143,7 +143,7 @@ class RecallsStep(Step):
 
     def _ask_for_all(self) -> None:
         assert self._recalls is not None
-        self._recalls.want(self._revokes.list())
+        self._recalls.request(self._revokes.list())
 
 
 def consumer_steps() -> list[Step]:
