@@ -59,7 +59,7 @@ class SubscriptionsStep(Step):
     def start(self, board: Board) -> None:
         intake: Intake = board.get("intake")
         # A broker that pushes would else send what does not fit, and messages that go back lose their place.
-        intake.tell(board.get("connection"))
+        intake.set_prefetch(board.get("connection"))
         self._queues: Subscriptions = board.get("queues")
         self._queues.attach(board.get("connection"))
         board.put("subscriptions", True)
@@ -129,7 +129,7 @@ class RecallsStep(Step):
         if transport.traits.recalls:
             self._revokes: Revokes = board.get("revokes")
             intake: Intake = board.get("intake")
-            self._recalls = Recall(board.get("loop"), board.get("connection"), intake.take_aside, board.get("lost"))
+            self._recalls = Recall(board.get("loop"), board.get("connection"), intake.take_extra, board.get("lost"))
             self._queues: Subscriptions = board.get("queues")
             self._revokes.on_added = self._recalls.request
             self._queues.on_more = self._ask_for_all

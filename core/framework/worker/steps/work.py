@@ -257,6 +257,14 @@ class ConsumptionStep(Step):
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
         self._loop = loop = cast("EventLoop", board.get("loop"))
+        hooks: Hooks = board.get("hooks")
+        ready = hooks.bind("worker_ready")
+
+        def on_ready() -> None:
+            if ready is not None:
+                ready(app=run.app, hostname=run.hostname)
+            run.ready(None)
+
         self._consumption = Consumption(
             loop,
             board.get("transport"),
@@ -267,13 +275,11 @@ class ConsumptionStep(Step):
             run.settings,
             run.hostname,
             consumer_steps,
+            on_ready,
             run.ready,
         )
         if run.settings.worker.cancel_long_running_tasks_on_connection_loss:
             self._consumption.on_loss = partial(terminate_for_reconnect, board.get("settle"), board.get("pool"))
-        hooks: Hooks = board.get("hooks")
-        if (ready := hooks.bind("worker_ready")) is not None:
-            self._consumption.on_ready = lambda: ready(app=run.app, hostname=run.hostname)
         # On the board before it starts: the loop is in another thread, and may end the run from there at once.
         board.put("consumption", self._consumption)
         loop.call_soon_threadsafe(self._consumption.start)
