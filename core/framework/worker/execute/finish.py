@@ -43,7 +43,7 @@ _ERROR_MAX: Final = 64 * 1024
 #: Files whose frames are cut from the top of a traceback.
 _OWN_FILES: Final = tuple(
     os.path.join("framework", *parts)
-    for parts in (("worker", "execute.py"), ("_coroutines.py",), ("api", "coroutine.py"))
+    for parts in (("worker", "execute", "execute.py"), ("client", "coroutines.py"), ("api", "coroutine.py"))
 )
 
 #: Arguments of `framework.client.workflow.chord_counting.conclude`.
@@ -285,7 +285,7 @@ def _text(error: object) -> str:
 
 
 def _trace(error: BaseException) -> str:
-    """Return the traceback as text, without the frames of this module."""
+    """Return the traceback as text, from the first frame outside `_OWN_FILES`."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.endswith(_OWN_FILES):
         trace = trace.tb_next
