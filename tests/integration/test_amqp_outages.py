@@ -87,7 +87,7 @@ def test_the_broker_loses_patience(node: PrivateRabbit, start_worker: Any, clien
         set_patience(node, timeout=1_800_000, look=60_000)
     for held in busy:
         held.is_back()
-        held.worker.wait_line("came again while it runs here: it goes on", timeout=LONG, count=held.late)
+        held.worker.wait_line("was redelivered while it runs here: not run again", timeout=LONG, count=held.late)
         held.let_go()
         held.app.tasks["proj.record_late"].delay("new")
     for held in busy:

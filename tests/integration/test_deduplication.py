@@ -16,7 +16,7 @@ from support.held import LONG
 from support.wait import wait_for
 
 LEASE = 1.0
-SAID = r"came again and has succeeded already"
+SAID = r"was redelivered after it had succeeded"
 
 
 @pytest.mark.parametrize("deduplicate", [True, False], ids=["on", "off"])

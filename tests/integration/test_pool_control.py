@@ -139,8 +139,8 @@ def test_wrong_signals_and_unknown_tasks(once):
     assert fleet.tell("revoke", task_id="x", terminate=True, signal="kill")["error"].startswith(
         "signal name must be uppercase string"
     )
-    assert "there is no signal 'NOSUCH'" in fleet.tell("revoke", task_id="y", terminate=True, signal="NOSUCH")["error"]
-    assert "there is no signal 99" in fleet.tell("revoke", task_id="y", terminate=True, signal=99)["error"]
+    assert "unknown signal 'NOSUCH'" in fleet.tell("revoke", task_id="y", terminate=True, signal="NOSUCH")["error"]
+    assert "unknown signal 99" in fleet.tell("revoke", task_id="y", terminate=True, signal=99)["error"]
     assert not {"x", "y"} & set(fleet.ask("revoked"))
 
 

@@ -265,14 +265,14 @@ def test_while_the_count_is_away_limited_tasks_wait_and_others_run(request, tmp_
                 fleet.send("proj.record", f"other{number}")
             for number in range(5):
                 fleet.ran(f"other{number}")
-            fleet.workers[ONE].wait_line("Tasks whose rate limit is the cluster's wait until it can be counted")
+            fleet.workers[ONE].wait_line("Cluster-wide rate limits cannot be counted, and their tasks wait")
             assert fleet.ours.control.ping(timeout=20).nodes == {ONE}
             # One start may have been given out before the store went.
             assert len(stamps(fleet, "during")) <= 1
             store.start()
             wait_stamps(fleet, "during", 5)
             fleet.workers[ONE].wait_line("can be counted again")
-            assert len(fleet.workers[ONE].lines("wait until it can be counted")) == 1
+            assert len(fleet.workers[ONE].lines("cannot be counted, and their tasks wait")) == 1
     finally:
         store.close()
 

@@ -78,7 +78,7 @@ def test_what_runs_across_an_outage_runs_once(
     active = held.app.control.inspect(timeout=20, limit=1).active()
     assert [len(tasks) for tasks in active.values()] == [held.slots]
     if broker.kind != "amqp":
-        held.worker.wait_line(f"Still on loan: the messages of {held.late} tasks")
+        held.worker.wait_line(f"Kept the messages of {held.late} tasks")
     held.let_go()
     held.app.tasks["proj.record_late"].delay("new")
     held.balances("new")

@@ -134,7 +134,7 @@ def test_what_runs_outlives_the_absence_of_a_node(
     worker.wait_line("Connection to broker lost", timeout=LONG)
     node.start()
     cluster.wait_whole()
-    worker.wait_line("Still on loan: the messages of 6 tasks", timeout=LONG)
+    worker.wait_line("Kept the messages of 6 tasks", timeout=LONG)
     worker.wait_line("Connected to", timeout=LONG, count=2)
     gate.touch()
     again = client(url)

@@ -44,7 +44,7 @@ def test_the_worker_follows_a_failover(
     held.worker.wait_line("Connection to broker lost", timeout=LONG)
     held.is_back()
     assert sentinel.master_port() == replica.port
-    held.worker.wait_line(f"Still on loan: the messages of {held.late} tasks")
+    held.worker.wait_line(f"Kept the messages of {held.late} tasks")
     wait_for(lambda: held.app.control.ping(timeout=1), LONG, lambda: held.worker.output[-3000:])
     held.let_go()
     held.app.tasks["proj.record_late"].delay("new")

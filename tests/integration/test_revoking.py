@@ -269,7 +269,7 @@ def test_a_foreign_state_file_ends_the_start(redis_url, start_worker, tmp_path):
     (tmp_path / "notes.txt").write_text("my notes")
     worker = start_worker("-P", "solo", "--statedb", str(tmp_path / "notes.txt"), broker=redis_url, ready=False)
     assert worker.wait() == 73
-    assert "notes.txt is no state file of this program" in worker.output
+    assert "notes.txt is not a state file of this program" in worker.output
     assert "Traceback" not in worker.output
     assert (tmp_path / "notes.txt").read_text() == "my notes"
 

@@ -148,7 +148,7 @@ def test_a_member_of_a_chord_may_have_died_before_it_was_counted(bench):
 def test_what_is_stored_and_not_accepted_is_not_read(bench, caplog):
     bench.keep("pickled", documents=Documents("pickle"))
     assert not bench.skips("pickled")
-    assert "cannot be read, so it runs" in caplog.text
+    assert "cannot be read, so the redelivered task runs again" in caplog.text
 
 
 def test_a_store_that_is_away_is_not_asked_again_at_once(bench, caplog, monkeypatch):
@@ -182,7 +182,7 @@ def test_a_store_that_does_not_answer_is_not_waited_for(bench, caplog, monkeypat
         return {}
 
     monkeypatch.setattr(bench.store, "fetch", fetch)
-    monkeypatch.setattr("framework.worker.dispatch.deduplication._PATIENCE", 0.01)
+    monkeypatch.setattr("framework.worker.dispatch.deduplication._FETCH_TIMEOUT", 0.01)
     monkeypatch.setattr("framework.worker.dispatch.deduplication._PAUSE", 0.0)
     assert not bench.skips("one")
     # The first one still asks.
@@ -190,10 +190,10 @@ def test_a_store_that_does_not_answer_is_not_waited_for(bench, caplog, monkeypat
     assert asked == ["one"]
     assert "no answer within 0.01 s" in caplog.text
     answers.set()
-    bench.successes._looking.join(20)
+    bench.successes._fetching.join(20)
     assert not bench.skips("three")
     assert asked == ["one", "three"]
-    bench.successes._looking.join(20)
+    bench.successes._fetching.join(20)
 
 
 def test_a_store_that_only_the_client_can_read_is_not_asked(bench, monkeypatch):

@@ -46,7 +46,7 @@ class Worker:
             SimpleNamespace(backlog=self.backlog, rates=[], schedule=[], connected=True, connections=1, fetching=True),
             SimpleNamespace(running=self.running, overfull=False, unstored=0),
             SimpleNamespace(limit=4),
-            SimpleNamespace(buried=self.letters),
+            SimpleNamespace(sent=self.letters),
             [object()],
             SimpleNamespace(
                 task=SimpleNamespace(time_limit=None),

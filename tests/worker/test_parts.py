@@ -161,5 +161,5 @@ def test_times(value, seconds):
 
 @pytest.mark.parametrize("value", ["soon", "", "2026-13-01T00:00:00"])
 def test_what_is_no_time_is_said_to_be_none(value):
-    with pytest.raises(MessageUndecodable, match="the header 'eta' is no time"):
+    with pytest.raises(MessageUndecodable, match="the header 'eta' is not an ISO 8601 time"):
         timestamp(value, "eta")

@@ -202,7 +202,7 @@ class TestSharedLimits:
         return bench.rates.starts
 
     def test_without_a_turnstile_they_are_refused(self, bench):
-        with pytest.raises(ConfigError, match=r"task t is the cluster's.*rate_limit_store under \[task\]"):
+        with pytest.raises(ConfigError, match=r"task t has a cluster-wide rate limit.*rate_limit_store under \[task\]"):
             bench.rates.set("t", 1.0, shared=True)
 
     def test_a_start_is_asked_for_and_waited_for(self, bench, shared_rate_limit):

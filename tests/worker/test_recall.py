@@ -73,13 +73,13 @@ def bench():
 
 
 def test_what_is_wanted_comes(bench):
-    bench.recalls.want(["id7", "none", "id3"])
+    bench.recalls.request(["id7", "none", "id3"])
     assert bench.asked == [], "the caller was made to wait"
-    bench.recalls.want(["id7", "id5"])
+    bench.recalls.request(["id7", "id5"])
     bench.turn()
     assert sorted(bench.came) == ["id3", "id5", "id7"]
     assert bench.asked == [4], "one question for all of one turn"
-    bench.recalls.want([])
+    bench.recalls.request([])
     bench.turn()
     assert bench.asked == [4]
 
@@ -92,7 +92,7 @@ def test_many_are_asked_for_in_turns(bench):
         if len(bench.came) < 1000:
             bench.loop.call_soon(look)
 
-    bench.recalls.want(bench.ids)
+    bench.recalls.request(bench.ids)
     bench.loop.call_soon(look)
     bench.turn()
     assert sorted(bench.came) == sorted(bench.ids)
@@ -101,14 +101,14 @@ def test_many_are_asked_for_in_turns(bench):
 
 
 def test_what_is_no_text_is_nobodys(bench):
-    bench.recalls.want(["\ud800", "id1"])
+    bench.recalls.request(["\ud800", "id1"])
     bench.turn()
     assert bench.came == ["id1"]
 
 
 def test_a_lost_connection_is_told_and_asked_no_more(bench):
     bench.consumer.close(requeue=False)
-    bench.recalls.want(bench.ids)
+    bench.recalls.request(bench.ids)
     bench.turn()
     [error] = bench.lost
     assert isinstance(error, ConnectionLost)
@@ -117,16 +117,16 @@ def test_a_lost_connection_is_told_and_asked_no_more(bench):
 
 def test_a_connection_that_is_lost_over_what_came_is_told_too(bench):
     bench.broken = True
-    bench.recalls.want(bench.ids)
+    bench.recalls.request(bench.ids)
     bench.turn()
     assert (len(bench.lost), len(bench.asked), bench.came) == (1, 1, [])
 
 
 def test_nothing_is_asked_once_it_is_closed(bench):
-    bench.recalls.want(["id1"])
+    bench.recalls.request(["id1"])
     bench.recalls.close()
     bench.turn()
-    bench.recalls.want(["id2"])
+    bench.recalls.request(["id2"])
     bench.turn()
     assert bench.asked == []
 

@@ -29,7 +29,7 @@ class Bench:
         self._policy = task.policy
         self.transport = MemoryTransport(f"memory://orphans-{id(self)}", None, {})
         self.items: list[TaskRequest] = []
-        self.adoption = Redelivery(lambda: self.items)
+        self.redelivery = Redelivery(lambda: self.items)
         self.consumer = self.connect()
         headers = [{"task": "t", "id": task_id} for task_id in ids]
         self.transport.producer().publish([Outgoing(b"", headers=each, routing_key="q") for each in headers])
@@ -40,14 +40,14 @@ class Bench:
     def connect(self):
         """Make the next connection, which is given what the last one had."""
         consumer = self.transport.consumer()
-        self.adoption.pass_on(consumer)
+        self.redelivery.adopt(consumer)
         consumer.add_queue(QUEUE)
         return consumer
 
     def lose(self) -> None:
         """Lose the connection, and get another one."""
         lost, self.consumer = self.consumer, None
-        self.adoption.leave(lost)
+        self.redelivery.leave(lost)
         del lost
         self.consumer = self.connect()
 
@@ -56,7 +56,7 @@ class Bench:
         found = {}
         for delivery in self.consumer.fetch(100):
             head = read_head(delivery.payload)
-            found[str(head.headers.id)] = self.adoption.recognises(delivery, head, str(head.headers.id))
+            found[str(head.headers.id)] = self.redelivery.recognises(delivery, head, str(head.headers.id))
         return found
 
 
@@ -68,7 +68,7 @@ def test_a_task_that_runs_gets_the_new_delivery():
     item.acknowledge()
     bench.consumer.flush()
     assert bench.transport.sizes([QUEUE]) == {"q": 0}
-    assert not bench.adoption.orphans
+    assert not bench.redelivery.tasks
     bench.lose()
     assert bench.come_back() == {}
 
@@ -95,7 +95,7 @@ def test_what_was_given_back_runs_again():
     bench.items[0].delivery.reject(requeue=True)
     bench.items[1].delivery.release()
     bench.items.clear()
-    assert not bench.adoption.orphans
+    assert not bench.redelivery.tasks
     assert bench.come_back() == {"back": False, "released": False}
 
 
@@ -107,7 +107,7 @@ def test_neither_the_lost_connection_nor_the_task_is_held_on_to():
     bench.lose()
     late.acknowledge()
     # As if others had got all of them.
-    orphans = bench.adoption.orphans
+    orphans = bench.redelivery.tasks
     assert {task_id: type(orphan) for task_id, orphan in orphans.items()} == {
         "early": FinishedTask,
         "late": FinishedTask,
@@ -146,6 +146,6 @@ def test_what_is_long_over_is_forgotten(monkeypatch):
     bench.items[0].acknowledged = True
     bench.lose()
     del bench.items[0]
-    monkeypatch.setattr("framework.worker.dispatch.redelivery._LONGEST", -1.0)
+    monkeypatch.setattr("framework.worker.dispatch.redelivery._FINISHED_MAX", -1.0)
     bench.lose()
-    assert set(bench.adoption.orphans) == {"runs"}
+    assert set(bench.redelivery.tasks) == {"runs"}

@@ -124,7 +124,7 @@ def test_a_full_disk_is_told_once_and_made_up_for(path, small_files, caplog, mon
     assert "during" in revokes
     assert "before" in revokes
     monkeypatch.setattr(module, "_RETRY", 0.0)
-    revokes._file._behind = 0.0  # the wait is over
+    revokes._file._retry_at = 0.0  # the wait is over
     revokes.add(["after"])
     assert "can be written again" in caplog.text
     expected = revokes.list()
@@ -185,7 +185,7 @@ def test_rubbish_inside_is_set_aside(path, caplog):
 @pytest.mark.parametrize("content", [b"\x80\x04}q\x00.", b"hello world, this is no database\n" * 200, b"PK\x03\x04"])
 def test_a_foreign_file_is_refused_and_left_as_it_is(path, content):
     path.write_bytes(content)
-    with pytest.raises(StateFileUnusable, match=r"w\.state is no state file of this program.*--statedb") as caught:
+    with pytest.raises(StateFileUnusable, match=r"w\.state is not a state file of this program.*--statedb") as caught:
         StateFile(str(path))
     assert caught.value.exit_code == exitcodes.CANT_CREATE
     assert path.read_bytes() == content
@@ -195,7 +195,7 @@ def test_another_programs_database_is_refused_and_left_as_it_is(path):
     with closing(sqlite3.connect(path)) as file, file:
         file.execute("CREATE TABLE accounts (name TEXT)")
     before = path.read_bytes()
-    with pytest.raises(StateFileUnusable, match="no state file of this program"):
+    with pytest.raises(StateFileUnusable, match="not a state file of this program"):
         StateFile(str(path))
     assert path.read_bytes() == before
 

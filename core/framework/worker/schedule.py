@@ -1,7 +1,7 @@
-"""Schedule: messages whose time (`eta`) has not come, held in memory.
+"""Schedule: items held in memory until their time, such as requests with an `eta`.
 
-1. Keeps them in one heap, with one timer of the loop for the earliest.
-2. Hands each to `release` when its time has come. Times are wall-clock: a clock that is set moves them along.
+1. Keeps the items in one heap, with one timer of the loop for the earliest.
+2. Passes due items to `release`. Times are wall-clock times: setting the clock moves them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from framework.api.loop import Loop, Timer
 
 T = TypeVar("T")
 
-#: The longest sleep: a wall clock that jumps is noticed within this many seconds.
-_NAP_MAX: Final = 60.0
+#: The longest timer (s): within this time the schedule notices a wall clock that was set.
+_TIMER_MAX: Final = 60.0
 
 
 class Schedule(Generic[T]):
-    """A heap of items with a time."""
+    """A heap of items by time; `release` is called with due items, earliest first."""
 
     def __init__(self, loop: Loop, release: Callable[[list[T]], object]) -> None:
         self._loop = loop
@@ -52,7 +52,7 @@ class Schedule(Generic[T]):
             self._arm()
 
     def clear(self) -> list[T]:
-        """Forget everything and return it."""
+        """Forget and return all items."""
         items = [item for _, _, item in self._heap]
         self._heap.clear()
         self._arm()
@@ -64,7 +64,7 @@ class Schedule(Generic[T]):
             self._timer = None
         if self._heap:
             delay = max(0.0, self._heap[0][0] - time.time())
-            self._timer = self._loop.call_later(min(delay, _NAP_MAX), self._fire)
+            self._timer = self._loop.call_later(min(delay, _TIMER_MAX), self._fire)
 
     def _fire(self) -> None:
         self._timer = None

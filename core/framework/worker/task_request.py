@@ -1,4 +1,4 @@
-"""An item: one message from the moment it is taken in until it is settled."""
+"""Task request: one task message, from its fetch until it is settled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class TaskRequest:
-    """A delivery with what the worker has read of it and decided about it."""
+    """A delivery with its head, its task's policy and its progress."""
 
     __slots__ = ("acknowledged", "delivery", "head", "name", "pid", "policy", "seq", "started", "task_id")
 
@@ -23,9 +23,9 @@ class TaskRequest:
         self.name = name
         self.task_id = task_id
         self.policy = policy
-        #: Wall-clock time at which it began to run; 0.0: it has not.
+        #: Wall-clock time at which the task began to run; 0.0: not started.
         self.started = 0.0
-        #: The process that runs it.
+        #: Id of the process that runs the task; 0: not started.
         self.pid = 0
         self.acknowledged = False
 

@@ -154,7 +154,7 @@ def policies_of(app: App) -> dict[str, TaskPolicy]:
 def take_up(app: App, intake: Intake, before: Mapping[str, TaskPolicy]) -> None:
     """Let the worker know of the tasks that have come or changed since they were as `before`."""
     changed = {name: policy for name, policy in policies_of(app).items() if before.get(name) != policy}
-    intake.learn(changed)
+    intake.update_policies(changed)
     for name, policy in changed.items():
         if name not in before or policy.rate_limit != before[name].rate_limit:
             intake.rates.set(name, policy.rate_limit, shared=policy.rate_limit_scope == "cluster")

@@ -1,1 +1,1 @@
-"""Dispatch: decides for each message whether it becomes a task, now or later."""
+"""Dispatch: decides for each message whether its task runs now, later or never."""

@@ -1,10 +1,10 @@
-"""Successes: tasks that have ended well and whose message comes again, because its acknowledgement was lost.
+"""Deduplication: skips redelivered messages of tasks that have succeeded but whose acknowledgement was lost.
 
-Only where `deduplicate_successful_tasks` is on, and only for late ack.
+Only with `deduplicate_successful_tasks`, and only for late ack.
 
-1. Remembers by id what has ended well in this worker, once its result is stored: so many, for so long.
-2. Asks the result store, once and not for long, about what came again and is not remembered. What it cannot tell for
-   certain runs again: a store that is away, a member of a chord that may not have been counted, a retry.
+1. Remembers, by id, tasks that succeeded in this worker, once their result is stored: limited in number and time.
+2. Asks the result store, once and with a short time-out, about a redelivered task that is not remembered. The task runs
+   again when in doubt: the store is away, the task belongs to a chord and may not be counted, or it was retried.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 from framework.exceptions import MessageError
 from framework.wire.result_document import SUCCESS
 from framework.wire.serialization import decode_result
-from framework.worker.dispatch.redelivery import FinishedTask, came_back, past
+from framework.worker.dispatch.redelivery import FinishedTask, finished, is_redelivered
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that an answer of the store is waited for; the loop, and with it every lease, waits too.
-_PATIENCE: Final = 2.0
-#: Seconds for which a store that has failed to answer is not asked.
+#: Seconds to wait for the store: the loop, and with it the renewal of leases, waits too.
+_FETCH_TIMEOUT: Final = 2.0
+#: Seconds to wait after the store failed before it is asked again.
 _PAUSE: Final = 10.0
 
 
 class Deduplication:
-    """Says what need not run again. Used in the loop only."""
+    """Recognises redelivered messages of tasks that have succeeded. Used in the loop only."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Deduplication:
         request_of: Callable[[Payload], Context],
         on_change: Callable[[], object],
     ) -> None:
-        """`on_change` is called when there is an acknowledgement to be sent."""
+        """`on_change` is called after an acknowledgement, which the next tick sends."""
         self._maximum = settings.worker.successful_max
         self._expires = settings.worker.successful_expires
         self._serializer = settings.result.serializer
@@ -55,33 +55,35 @@ class Deduplication:
         self._request_of = request_of
         self._on_change = on_change
         #: By task id, oldest first.
-        self._past: OrderedDict[str, FinishedTask] = OrderedDict()
-        self._looking: threading.Thread | None = None
+        self._tasks: OrderedDict[str, FinishedTask] = OrderedDict()
+        self._fetching: threading.Thread | None = None
         #: When the store may be asked again.
         self._ask_at = 0.0
 
     def __len__(self) -> int:
-        return len(self._past)
+        return len(self._tasks)
 
     def add(self, request: TaskRequest) -> None:
-        """Remember that `request` has ended well."""
-        self._past[request.task_id] = new = past(request)
-        self._past.move_to_end(request.task_id)
+        """Remember that `request` has succeeded."""
+        self._tasks[request.task_id] = new = finished(request)
+        self._tasks.move_to_end(request.task_id)
         over = new.since - self._expires
-        while self._past and (len(self._past) > self._maximum or next(iter(self._past.values())).since <= over):
-            self._past.popitem(last=False)
+        while self._tasks and (len(self._tasks) > self._maximum or next(iter(self._tasks.values())).since <= over):
+            self._tasks.popitem(last=False)
 
     def skips(self, request: TaskRequest) -> bool:
-        """Acknowledge `request`, which was just fetched, if it has come again and ended well before; say whether."""
-        if not request.policy.acks_late or not came_back(request.delivery, request.head):
+        """Acknowledge `request`, just fetched, if it was redelivered after a success; return whether it was."""
+        if not request.policy.acks_late or not is_redelivered(request.delivery, request.head):
             return False
-        known = self._past.get(request.task_id)
+        known = self._tasks.get(request.task_id)
         remembered = (
-            known is not None and monotonic() - known.since < self._expires and past(request).retries <= known.retries
+            known is not None
+            and monotonic() - known.since < self._expires
+            and finished(request).retries <= known.retries
         )
         if not remembered and not self._is_stored(request):
             return False
-        logger.info("Task %r came again and has succeeded already: it is acknowledged, and does not run", request)
+        logger.info("Task %r was redelivered after it had succeeded: acknowledged, not run again", request)
         request.acknowledge()
         self._on_change()
         return True
@@ -94,42 +96,42 @@ class Deduplication:
             if document is None:
                 return False
             found = decode_result(document, self._serializer, self._accept)
-            if found.get("status") != SUCCESS or not _covers(found, past(request).retries):
+            if found.get("status") != SUCCESS or not _covers(found, finished(request).retries):
                 return False
-            # Its result is stored before it is counted: it may have died in between, and the chord would wait for ever.
+            # A chord member stores its result before it is counted: if it died in between, the chord would never end.
             return not self._request_of(request.delivery.payload).chord
         except MessageError as error:
-            logger.warning("Whether %r has succeeded already cannot be read, so it runs: %s", request, error)
+            logger.warning("The result of %r cannot be read, so the redelivered task runs again: %s", request, error)
             return False
 
     def _fetch(self, task_id: str) -> bytes | None:
         store = self._store
-        if store is None or monotonic() < self._ask_at or (self._looking is not None and self._looking.is_alive()):
+        if store is None or monotonic() < self._ask_at or (self._fetching is not None and self._fetching.is_alive()):
             return None
         answers: list[dict[str, bytes] | Exception] = []
 
-        def look() -> None:
+        def fetch() -> None:
             try:
                 answers.append(store.fetch([task_id]))
-            except Exception as error:  # noqa: BLE001 - whatever a store does about it, the task can run
+            except Exception as error:  # noqa: BLE001 - whatever a store raises, the task can run
                 answers.append(error)
 
-        # In a thread, because a store may take as long as its own time-out.
-        self._looking = threading.Thread(target=look, name="framework-successes", daemon=True)
-        self._looking.start()
-        self._looking.join(_PATIENCE)
-        answer = answers[0] if answers else TimeoutError(f"no answer within {_PATIENCE:g} s")
+        # In a thread, because the time-out of the store itself may be longer.
+        self._fetching = threading.Thread(target=fetch, name="framework-deduplication", daemon=True)
+        self._fetching.start()
+        self._fetching.join(_FETCH_TIMEOUT)
+        answer = answers[0] if answers else TimeoutError(f"no answer within {_FETCH_TIMEOUT:g} s")
         if isinstance(answer, Exception):
             self._ask_at = monotonic() + _PAUSE
             logger.warning(
-                "The result store cannot say what has succeeded already, so what comes again runs: %s", answer
+                "The result store cannot be asked for earlier successes, so redelivered tasks run again: %s", answer
             )
             return None
         return answer.get(task_id)
 
 
 def _covers(document: dict[str, object], retries: int) -> bool:
-    """Say whether the success of `document` is that of a message retried so often, or of one that came after it."""
-    told = document.get("retries")
-    # Documents tell it with the setting `result_extended`; without it only what was never retried is certain.
-    return retries == 0 or (isinstance(told, int) and told >= retries)
+    """Return whether `document` is the success of a message with `retries` retries, or of a later retry."""
+    stored = document.get("retries")
+    # Documents hold the number only with `result_extended`; without it only a task that was never retried is certain.
+    return retries == 0 or (isinstance(stored, int) and stored >= retries)

@@ -1,11 +1,11 @@
-"""Dispatch: decides what becomes of a message that was just fetched.
+"""Dispatch: decides what to do with a message that was just fetched.
 
-1. Reads its head; what cannot be read is a dead letter. What runs here already is left to the task that runs; what
-   has succeeded already need not run (`Deduplication`).
-2. Unknown task: handed back for a while (`UnknownTasks`). Handed out too often: a dead letter.
+1. Reads its head; an unreadable message becomes a dead letter. A message whose task is running here (`Redelivery`) or
+   has succeeded (`Deduplication`) does not run again.
+2. Unknown task: handed back for a while (`UnknownTasks`). Delivered too often: a dead letter.
 3. Revoked or expired: settled as such, never run.
-4. `eta` far ahead: parked in the broker, where it can do that. Only a little: held until then. Everything else: an
-   `TaskRequest` that may run now.
+4. `eta` far ahead: parked in the broker, if it can park. `eta` near: held in memory. Any other message: a `TaskRequest`
+   that may run now.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class Dispatch:
-    """Turns deliveries into items."""
+    """Turns deliveries into task requests."""
 
     def __init__(
         self,
@@ -62,23 +62,23 @@ class Dispatch:
         self._revokes = revokes
         self._redelivery = redelivery
         self.unknown_tasks = unknown_tasks
-        self._orphans = redelivery.orphans
+        self._detached = redelivery.tasks
         self._deduplication = settle.deduplication
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
-        self._horizon = EtaPolicy(settings.worker)
+        self._eta_policy = EtaPolicy(settings.worker)
         self._parked = 0
         self._seq = itertools.count(1)
         self._on_received = hooks.bind("task_received")
         self._on_revoked = hooks.bind("task_revoked")
         self._on_rejected = hooks.bind("task_rejected")
         self._log_received = logger.isEnabledFor(logging.INFO)
-        #: Told of tasks while task events are wanted.
+        #: Set while task events are sent.
         self.events: TaskEvents | None = None
 
     def take(self, deliveries: Iterable[Delivery], ready: Callable[[TaskRequest], object]) -> int:
-        """Decide about `deliveries`; call `ready` with each item that may run now. Returns how many were parked."""
+        """Decide about `deliveries`; call `ready` with each request that may run now. Returns how many were parked."""
         self._parked = 0
         for delivery in deliveries:
             try:
@@ -86,18 +86,18 @@ class Dispatch:
                 if request is not None and self._may_run(request):
                     ready(request)
             except MessageError as error:
-                self._bury(delivery, error)
+                self._send_to_dead_letters(delivery, error)
             except ConnectionLost:
                 raise
-            except Exception as error:  # one message must not take the rest of its batch along
-                # A defect of ours, or a hook's. Whatever it is, the other messages of the batch must not go with it:
-                # nobody would know of them any more, while their leases went on being renewed.
-                logger.exception("Deciding about a message from %s failed", delivery.queue)
-                self._bury(delivery, MessageUndecodable(f"deciding about it failed: {error!r}"))
+            except Exception as error:  # one message must not fail its batch
+                # A defect here or in a hook: the other messages of the batch would stay unsettled for ever, because the
+                # worker renews their leases.
+                logger.exception("A message from %s could not be dispatched and becomes a dead letter", delivery.queue)
+                self._send_to_dead_letters(delivery, MessageUndecodable(f"dispatching it failed: {error!r}"))
         return self._parked
 
-    def learn(self, policies: Mapping[str, TaskPolicy]) -> None:
-        """Take up the policies of tasks that have come or changed, for messages that come from now on."""
+    def update_policies(self, policies: Mapping[str, TaskPolicy]) -> None:
+        """Use these policies of new or changed tasks for the next messages."""
         self._policies.update(policies)
 
     # ------------------------------------------------------------ reading
@@ -105,7 +105,7 @@ class Dispatch:
     def _read(self, delivery: Delivery) -> TaskRequest | None:
         payload = delivery.payload
         if self._max_size is not None:
-            # An envelope holds the body in base64, a third larger; `execute` measures the body itself.
+            # Base64 makes the body in an envelope a third larger; `execute` checks the exact size.
             size = len(payload) * 2 // 3 if isinstance(payload, bytes) else len(payload[4])
             if size > self._max_size:
                 raise _too_large(len(payload) if isinstance(payload, bytes) else size, self._max_size)
@@ -117,18 +117,18 @@ class Dispatch:
         task_id = head.headers.id or head.properties.correlation_id
         if not name or not task_id:
             raise MessageUndecodable("not a task message: it has no task name or no id")
-        if self._orphans and self._redelivery.recognises(delivery, head, task_id):
+        if self._detached and self._redelivery.recognises(delivery, head, task_id):
             return None
         policy = self._policies.get(name)
         if policy is None:
-            self._parked += self.unknown_tasks.meet(delivery, head, name, task_id)
+            self._parked += self.unknown_tasks.take(delivery, head, name, task_id)
             return None
         request = TaskRequest(next(self._seq), delivery, head, name, task_id, policy)
         if self._deduplication is not None and self._deduplication.skips(request):
             return None
         if policy.max_deliveries is not None and delivery.deliveries >= policy.max_deliveries:
             text = (
-                f"handed out {delivery.deliveries} times without an end, and max_deliveries is {policy.max_deliveries}"
+                f"delivered {delivery.deliveries} times without an end, and max_deliveries is {policy.max_deliveries}"
             )
             self._settle.give_up(request, "max-deliveries", text)
             return None
@@ -158,8 +158,8 @@ class Dispatch:
     # ------------------------------------------------------------ deciding
 
     def _park(self, request: TaskRequest, eta: str) -> bool:
-        """Leave `request` to the broker until its time, if that is far ahead and nothing else is to become of it."""
-        until = self._horizon.until(eta)
+        """Park `request` in the broker if its eta is far ahead, unless it has expired or is revoked; say if parked."""
+        until = self._eta_policy.until(eta)
         expires = request.head.headers.expires
         if (
             until is None
@@ -188,7 +188,7 @@ class Dispatch:
         return True
 
     def due(self, request: TaskRequest) -> bool:
-        """Decide again about an item whose eta has come; return whether it may run."""
+        """Decide again about a request that has waited; return whether it may run, else settle it."""
         if self._revokes and self.discards(request):
             return False
         expires = request.head.headers.expires
@@ -198,7 +198,7 @@ class Dispatch:
         return True
 
     def discards(self, request: TaskRequest) -> bool:
-        """Settle `request` if it is revoked; return whether it is."""
+        """Settle `request` if it is revoked; return whether it was."""
         revokes = self._revokes
         if request.task_id in revokes:
             self.discard(request, "revoked")
@@ -209,7 +209,7 @@ class Dispatch:
         return False
 
     def is_revoked(self, request: TaskRequest) -> bool:
-        """Say whether `request` must not run."""
+        """Return whether `request` is revoked."""
         return self._revokes.covers(request.task_id, lambda: _headers(request))
 
     def discard(self, request: TaskRequest, why: str, note: str = "") -> None:
@@ -223,11 +223,11 @@ class Dispatch:
             self.events.discarded(request, expired=why == "expired")
         self._settle.conclude(request, REVOKED, TaskRevokedError(why))
 
-    def _bury(self, delivery: Delivery, error: MessageError) -> None:
+    def _send_to_dead_letters(self, delivery: Delivery, error: MessageError) -> None:
         task, task_id = _identity(delivery.payload)
         if self._on_rejected is not None:
             self._on_rejected(task_id=task_id, reason=error.reason)
-        if self._dead_letters.bury(delivery, error.reason, str(error), task, task_id):
+        if self._dead_letters.send(delivery, error.reason, str(error), task, task_id):
             logger.error(
                 "Message %s from %s cannot become a task and was moved to %s: %s",
                 task_id or "without id",
@@ -240,7 +240,7 @@ class Dispatch:
 def job_of(request: TaskRequest, soft: float | None, hard: float | None, wants_result_repr: bool) -> Job:
     """Return the job that runs `request`; limits in the message win over the task's, which win over the worker's.
 
-    `wants_result_repr`: events are sent, and tell what tasks return.
+    `wants_result_repr`: events are sent, and show what tasks return.
     """
     limits = request.head.headers.timelimit
     policy = request.policy
@@ -258,7 +258,7 @@ def job_of(request: TaskRequest, soft: float | None, hard: float | None, wants_r
 
 
 def _headers(request: TaskRequest) -> Mapping[str, Any]:
-    """Return all headers of the item's message; none if its body cannot be read, which is found out where it runs."""
+    """Return all headers of the message; none if it cannot be read, which running it reports."""
     try:
         return read(request.delivery.payload).headers
     except MessageError:
@@ -266,7 +266,7 @@ def _headers(request: TaskRequest) -> Mapping[str, Any]:
 
 
 def _identity(payload: Payload) -> tuple[str | None, str | None]:
-    """Return the task name and id of a message that is not in order, as far as they can be read."""
+    """Return the task name and id of a malformed message, each None if it cannot be read."""
     try:
         head = read_head(payload)
         return head.headers.task, head.headers.id or head.properties.correlation_id

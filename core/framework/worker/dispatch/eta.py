@@ -1,4 +1,7 @@
-"""Times on the wire: `eta` and `expires` are ISO 8601; without a zone they are UTC."""
+"""ETA: reads the times `eta` and `expires` of a message, and decides which messages to park.
+
+The times are ISO 8601; without a zone they are UTC.
+"""
 
 from __future__ import annotations
 
@@ -23,21 +26,21 @@ def timestamp(value: str | float, name: str) -> float:
             moment = moment.replace(tzinfo=UTC)
         return moment.timestamp()
     except (ValueError, OverflowError) as error:
-        raise MessageUndecodable(f"the header {name!r} is no time: {value!r}") from error
+        raise MessageUndecodable(f"the header {name!r} is not an ISO 8601 time: {value!r}") from error
 
 
 class EtaPolicy:
-    """Says of a time whether it is so far ahead that a message is parked in the broker, and until when."""
+    """Decides whether an eta is far enough ahead to park the message in the broker, and until when."""
 
     def __init__(self, worker: WorkerSettings) -> None:
         self._near = worker.eta_park_after
-        # A revoke that cannot be looked up where the task is parked (by stamps; on brokers that find nothing there; in
-        # a worker that is not there just then) must meet it while it is remembered: a task comes by in half that time,
-        # and not all at once.
+        # Some revokes cannot recall a parked task (revokes by stamps; brokers without recall; a worker that was down).
+        # Each task therefore returns at least once while a revoke is remembered: after at most half that time, spread
+        # out so that not all return at once.
         self._longest = max(worker.eta_park_after, worker.revoke_expires / 2, 1.0)
 
     def until(self, eta: str) -> float | None:
-        """Return until when to park what is due at `eta` (s since the epoch); None: it is near, or over.
+        """Return until when to park a message due at `eta` (s since the epoch); None: `eta` is near or past.
 
         Raises `MessageUndecodable`.
         """

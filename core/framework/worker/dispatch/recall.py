@@ -1,11 +1,10 @@
-"""Recalls: what is parked in the broker and has been revoked comes back at once, rather than when it comes by.
+"""Recall: fetches revoked messages that are parked in the broker, so that they end now and not at their eta.
 
-1. Asks one consumer for the ids that are revoked, some hundred at a time, the loop turning in between.
-2. Is told all that are remembered with each new connection, and when more queues are consumed: what was revoked before
-   may be parked there.
+1. Asks one consumer for revoked ids, in batches, one per turn of the loop.
+2. Asks for all known ids with each new connection and each new queue: messages revoked before may be parked there.
 
-Every worker asks, whoever holds what; one of them gets the message. What one worker parks while another asks is found
-when that one hears of the revoke in turn.
+Every worker asks for every revoked id; one worker gets the message. A message that one worker parks while another asks
+is found when the first worker processes the revoke itself.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from framework.api.loop import Loop
 from framework.api.transport import Consumer, Delivery
 from framework.exceptions import TransportError
 
-#: Ids of one question: a millisecond or so for the broker, and for the loop.
+#: Ids in one request: it takes the broker and the loop about a millisecond.
 _BATCH: Final = 250
 
 
 class Recall:
-    """Asks `consumer`, in the loop, until it is closed."""
+    """Recalls revoked messages over one consumer until closed. Used in the loop only."""
 
     def __init__(
         self,
@@ -32,38 +31,38 @@ class Recall:
         take: Callable[[Sequence[Delivery]], object],
         lose: Callable[[TransportError], object],
     ) -> None:
-        """`take` is called with what comes, `lose` when the connection turns out to be lost."""
+        """`take` is called with recalled deliveries, `lose` with the error when the connection is lost."""
         self._loop = loop
         self._consumer: Consumer | None = consumer
         self._take = take
         self._lose = lose
-        #: The ids to ask for, in their order.
-        self._wanted: dict[str, None] = {}
-        self._asked = False
+        #: Ids to ask for, in order.
+        self._pending: dict[str, None] = {}
+        self._scheduled = False
 
-    def want(self, task_ids: Iterable[str]) -> None:
-        """Ask for `task_ids` soon."""
-        self._wanted.update(dict.fromkeys(task_ids))
+    def request(self, task_ids: Iterable[str]) -> None:
+        """Ask for `task_ids` in the next turns of the loop."""
+        self._pending.update(dict.fromkeys(task_ids))
         self._ask_soon()
 
     def close(self) -> None:
-        """Ask for nothing more."""
+        """Stop asking."""
         self._consumer = None
 
     def _ask_soon(self) -> None:
-        if self._wanted and not self._asked:
-            self._asked = True
+        if self._pending and not self._scheduled:
+            self._scheduled = True
             self._loop.call_soon(self._ask)
 
     def _ask(self) -> None:
-        self._asked = False
+        self._scheduled = False
         if self._consumer is None:
             return
-        batch = list(islice(self._wanted, _BATCH))
+        batch = list(islice(self._pending, _BATCH))
         for task_id in batch:
-            del self._wanted[task_id]
+            del self._pending[task_id]
         try:
-            # An id that cannot be encoded is no task's, and could not be sent.
+            # An id that cannot be encoded belongs to no task and could not be sent.
             found = self._consumer.recall([task_id for task_id in batch if _is_text(task_id)])
             if found:
                 self._take(found)

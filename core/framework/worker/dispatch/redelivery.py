@@ -1,11 +1,9 @@
-"""Adoption: tasks that run while the connection to the broker is lost keep their messages, and run once.
+"""Redelivery: tasks that run while the connection to the broker is lost keep their messages and run once.
 
-1. When a connection is lost it is kept, closed or not, until there is a new one: only its consumer knows what it had on
-   loan, and which settlements it could not send.
-2. The new consumer takes those loans over, before it consumes. Tasks that had not begun are given back.
-3. What no consumer can take over, because the broker took it back with the connection or gave it out when the lease
-   was over, is known again by its id when it is redelivered here: a running task gets the new delivery, and one that
-   has ended is settled as it ended. Neither runs again.
+1. Keeps a lost consumer until the next one connects: it holds the unacknowledged messages and the unsent settlements.
+2. The new consumer adopts the messages of running tasks before it consumes. Tasks that had not begun are requeued.
+3. Recognises, by task id, messages that could not be adopted because the broker requeued them: when such a message is
+   redelivered here, a running task gets the new delivery and a finished task acknowledges it. Neither runs again.
 """
 
 from __future__ import annotations
@@ -22,19 +20,19 @@ from framework.worker.task_request import TaskRequest
 
 logger = logging.getLogger(__name__)
 
-#: Tasks remembered by their id, the latest; and for how long (s) once they have ended.
-_MOST: Final = 10_000
-_LONGEST: Final = 3600.0
+#: The most tasks to remember, and how long (s) to remember one that has ended.
+_TASKS_MAX: Final = 10_000
+_FINISHED_MAX: Final = 3600.0
 
 
 class DetachedDelivery(Delivery):
-    """Stands for a delivery whose connection is lost: settles it where that helps, and tells how it was settled."""
+    """A delivery whose connection is lost: passes a settlement to the lost delivery and reports it."""
 
     __slots__ = ("lost", "on_settled", "task_id")
 
     def __init__(self, lost: Delivery, task_id: str, on_settled: Callable[[DetachedDelivery, bool], object]) -> None:
-        """`on_settled` is told whether the message is done with; else it was given back."""
-        #: None: it has been settled.
+        """`on_settled` is called with this delivery and True when it was acknowledged or dropped, False if requeued."""
+        #: None: settled.
         self.lost: Delivery | None = lost
         self.task_id = task_id
         self.payload = lost.payload
@@ -43,19 +41,19 @@ class DetachedDelivery(Delivery):
         self.on_settled = on_settled
 
     def ack(self) -> None:
-        """The message is done with."""
+        """Acknowledge the message."""
         self._settle(lambda lost: lost.ack(), done=True)
 
     def reject(self, *, requeue: bool) -> None:
-        """Give the message back, or drop it."""
+        """Requeue or drop the message."""
         self._settle(lambda lost: lost.reject(requeue=requeue), done=not requeue)
 
     def release(self) -> None:
-        """Give the message back as if it had never been fetched."""
+        """Requeue the message without counting the delivery."""
         self._settle(lambda lost: lost.release(), done=False)
 
     def _settle(self, how: Callable[[Delivery], object], *, done: bool) -> None:
-        # Some transports note it, though its connection is gone: how often it was tried, for one.
+        # Some transports record a settlement without a connection, for example to count deliveries.
         lost, self.lost = self.lost, None
         if lost is not None:
             how(lost)
@@ -63,57 +61,57 @@ class DetachedDelivery(Delivery):
 
 
 class FinishedTask(NamedTuple):
-    """What is left of a task that is done with: a few bytes, whatever it was given."""
+    """A finished task, kept to recognise its redelivery: a few bytes, whatever its message held."""
 
     retries: int
     since: float
 
 
 class Redelivery:
-    """Keeps what is on loan across the loss of a connection. Used in the loop only."""
+    """Keeps unacknowledged messages across the loss of a connection. Used in the loop only."""
 
     def __init__(self, unsettled: Callable[[], Iterable[TaskRequest]]) -> None:
-        """`unsettled`: every task that runs, or has ended and waits to be settled."""
+        """`unsettled` yields every task that runs, or has ended and waits to be settled."""
         self._unsettled = unsettled
         self._lost: list[Consumer] = []
         self._final = False
-        #: By task id: whose delivery is `DetachedDelivery`, and what is left of it once that is settled.
-        self.orphans: OrderedDict[str, TaskRequest | FinishedTask] = OrderedDict()
+        #: By task id: requests with a `DetachedDelivery`, and finished tasks once that is settled.
+        self.tasks: OrderedDict[str, TaskRequest | FinishedTask] = OrderedDict()
 
-    # ------------------------------------------------------------ the connection's going
+    # ------------------------------------------------------------ losing a connection
 
     def leave(self, consumer: Consumer) -> None:
-        """Part with `consumer`: until the next one, or for good after `end`."""
+        """Keep the lost `consumer` until the next one adopts its messages; after `end` close it."""
         if self._final:
             consumer.close(requeue=True)
             return
         self._lost.append(consumer)
-        over = time.monotonic() - _LONGEST
-        for task_id, orphan in list(self.orphans.items()):
-            if isinstance(orphan, FinishedTask) and orphan.since < over:
-                del self.orphans[task_id]
+        over = time.monotonic() - _FINISHED_MAX
+        for task_id, task in list(self.tasks.items()):
+            if isinstance(task, FinishedTask) and task.since < over:
+                del self.tasks[task_id]
         for request in self._unsettled():
             if not isinstance(request.delivery, DetachedDelivery):
                 request.delivery = DetachedDelivery(request.delivery, request.task_id, self._settled)
-                self.orphans[request.task_id] = request
-                self.orphans.move_to_end(request.task_id)
+                self.tasks[request.task_id] = request
+                self.tasks.move_to_end(request.task_id)
                 if request.acknowledged:
-                    # Whether the broker has heard of that is not known.
+                    # The broker may not have received the acknowledgement.
                     request.delivery.lost = None
                     self._settled(request.delivery, True)
-        while len(self.orphans) > _MOST:
-            self.orphans.popitem(last=False)
+        while len(self.tasks) > _TASKS_MAX:
+            self.tasks.popitem(last=False)
 
-    def _settled(self, remembered: DetachedDelivery, done: bool) -> None:
-        orphan = self.orphans.get(remembered.task_id)
-        if isinstance(orphan, TaskRequest) and orphan.delivery is remembered:
+    def _settled(self, detached: DetachedDelivery, done: bool) -> None:
+        task = self.tasks.get(detached.task_id)
+        if isinstance(task, TaskRequest) and task.delivery is detached:
             if done:
-                self.orphans[remembered.task_id] = past(orphan)
+                self.tasks[detached.task_id] = finished(task)
             else:
-                del self.orphans[remembered.task_id]
+                del self.tasks[detached.task_id]
 
     def end(self) -> None:
-        """There will be no other connection: give everything back that is on loan."""
+        """Requeue all unacknowledged messages: the worker will not reconnect."""
         self._final = True
         self._forget_lost(requeue=True)
 
@@ -122,10 +120,10 @@ class Redelivery:
         for consumer in lost:
             consumer.close(requeue=requeue)
 
-    # ------------------------------------------------------------ and its coming back
+    # ------------------------------------------------------------ reconnecting
 
-    def pass_on(self, consumer: Consumer) -> None:
-        """Have `consumer`, which is new and has no queues yet, take over what the lost ones had on loan."""
+    def adopt(self, consumer: Consumer) -> None:
+        """Have the new `consumer`, without queues yet, adopt the messages of tasks that run."""
         if not self._lost:
             return
         wanted: dict[Delivery, TaskRequest] = {}
@@ -137,43 +135,41 @@ class Redelivery:
             for delivery in consumer.adopt(lost, wanted.keys()):
                 request = wanted[delivery]
                 request.delivery = delivery
-                self.orphans.pop(request.task_id, None)
+                self.tasks.pop(request.task_id, None)
                 count += 1
         self._forget_lost(requeue=False)
         if count:
-            logger.info("Still on loan: the messages of %d tasks that ran on while the broker was away", count)
+            logger.info("Kept the messages of %d tasks across the reconnect", count)
 
     def recognises(self, delivery: Delivery, head: Head, task_id: str) -> bool:
-        """Settle `delivery`, or leave it to the task that runs for it, if it is an orphan's; return whether it is."""
-        orphan = self.orphans.get(task_id)
-        # A retry has the id of what it repeats, and is another message.
-        if orphan is None or not came_back(delivery, head) or (head.headers.retries or 0) != _retries(orphan):
+        """Return whether `delivery` is a remembered task's; if so, give it to the running task or acknowledge it."""
+        task = self.tasks.get(task_id)
+        # A retry is another message with the same id.
+        if task is None or not is_redelivered(delivery, head) or (head.headers.retries or 0) != _retries(task):
             return False
-        if isinstance(orphan, FinishedTask):
-            del self.orphans[task_id]
-            logger.info(
-                "Task %s[%s] came again and has run here already: it is acknowledged", head.headers.task, task_id
-            )
+        if isinstance(task, FinishedTask):
+            del self.tasks[task_id]
+            logger.info("Task %s[%s] was redelivered after it ended here: acknowledged", head.headers.task, task_id)
             delivery.ack()
-        elif isinstance(orphan.delivery, DetachedDelivery):
-            del self.orphans[task_id]
-            logger.info("Task %r came again while it runs here: it goes on", orphan)
-            orphan.delivery = delivery
+        elif isinstance(task.delivery, DetachedDelivery):
+            del self.tasks[task_id]
+            logger.info("Task %r was redelivered while it runs here: not run again", task)
+            task.delivery = delivery
         else:
             return False
         return True
 
 
-def _retries(orphan: TaskRequest | FinishedTask) -> int:
-    return orphan.retries if isinstance(orphan, FinishedTask) else orphan.head.headers.retries or 0
+def _retries(task: TaskRequest | FinishedTask) -> int:
+    return task.retries if isinstance(task, FinishedTask) else task.head.headers.retries or 0
 
 
-def past(request: TaskRequest) -> FinishedTask:
-    """Return what is to be remembered of `request`, which is over just now."""
+def finished(request: TaskRequest) -> FinishedTask:
+    """Return the record of `request`, which ends now."""
     return FinishedTask(_retries(request), time.monotonic())
 
 
-def came_back(delivery: Delivery, head: Head) -> bool:
-    """Say whether the broker has handed this message out before."""
+def is_redelivered(delivery: Delivery, head: Head) -> bool:
+    """Return whether the broker has delivered this message before."""
     information = head.properties.delivery_info
     return delivery.deliveries > 0 or bool(information is not None and information.redelivered)

@@ -1,11 +1,10 @@
-"""Revoked tasks: ids and stamps of tasks that must not run, whether their message is here already or still to come.
+"""Revoked tasks: ids and stamps of tasks that must not run.
 
-1. Remembers ids in the order in which they came, up to `maximum`, each for `expires` seconds of wall-clock time.
-2. Answers in constant time whether an id is among them: a million cost some 130 MB, and a look half a
-   microsecond.
+1. Remembers ids in the order of their revokes, up to `maximum`, each for `expires` seconds of wall-clock time.
+2. Looks up an id in constant time: half a microsecond; a million ids take some 130 MB.
 3. Remembers stamps (header and value) until the worker ends.
-4. Has a `StateFile` keep the ids, where there is one.
-5. Tells who asked for it which ids come in.
+4. Writes the ids to a `StateFile`, if given.
+5. Reports new ids through `on_added`.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 if TYPE_CHECKING:
     from framework.worker.dispatch.revoked_file import StateFile
 
-#: Part of all ids, and of their life, after which the oldest are dropped together: to look for the one that is oldest
-#: costs a walk over the places of those dropped before it.
+#: The oldest ids are dropped in batches of 1/64 of the maximum, every 1/64 of their life: finding the oldest id walks
+#: over the empty places of the dropped ones.
 _SHARE: Final = 64
 
 #: Values by header.
@@ -36,9 +35,9 @@ class Revokes:
         #: Values by header: tasks stamped with one of them must not run.
         self.stamps: dict[str, set[str]] = {}
         self._file = file
-        #: Called with ids that have come in.
+        #: Called with new ids.
         self.on_added: Callable[[list[str]], object] | None = None
-        #: The time put on ids of this second: one object for all of them.
+        #: Time of the ids added within this second: one shared object saves memory.
         self._stamp = 0.0
         self._purge_at = 0.0
         if file is not None:
@@ -46,7 +45,7 @@ class Revokes:
 
     def _load(self, file: StateFile) -> None:
         now = time.time()
-        # A clock that was set back must not keep them for ever.
+        # A time in the future, after the clock was set back, would never expire.
         self._since = {task_id: min(since, now) for task_id, since in file.load()}
         self._purge(now)
 
@@ -63,7 +62,7 @@ class Revokes:
     # ------------------------------------------------------------ ids
 
     def add(self, task_ids: Iterable[str]) -> None:
-        """Remember `task_ids`, anew where they are known, and drop what is too old or too much."""
+        """Remember `task_ids`, known ones from now on, and drop old ids and those beyond the maximum."""
         now = time.time()
         if now - self._stamp >= 1.0 or now < self._stamp:
             self._stamp = now
@@ -80,13 +79,13 @@ class Revokes:
             self.on_added(added)
 
     def merge(self, task_ids: Iterable[str]) -> None:
-        """Remember those of `task_ids` that are not known yet: what workers tell each other must not live for ever."""
+        """Remember the unknown ones of `task_ids`: if workers renewed known ids for each other, none would expire."""
         new = [task_id for task_id in task_ids if task_id not in self]
         if new:
             self.add(new)
 
     def remove(self, task_ids: Iterable[str]) -> Sequence[str]:
-        """Forget `task_ids`; return those that were known."""
+        """Forget `task_ids`; return the ones that were known."""
         known = [task_id for task_id in task_ids if self._since.pop(task_id, None) is not None]
         if known and self._file is not None:
             self._file.remove(known, self._since)
@@ -100,9 +99,9 @@ class Revokes:
             dropped = list(islice(since, count))
         if now >= self._purge_at:
             self._purge_at = now + self.expires / _SHARE
-            horizon = now - self.expires
+            oldest = now - self.expires
             for task_id in islice(since, len(dropped), None):
-                if since[task_id] > horizon:
+                if since[task_id] > oldest:
                     break
                 dropped.append(task_id)
         for task_id in dropped:
@@ -112,37 +111,37 @@ class Revokes:
 
     def list(self) -> list[str]:
         """Return the ids, oldest first."""
-        horizon = time.time() - self.expires
-        return [task_id for task_id, since in self._since.items() if since > horizon]
+        oldest = time.time() - self.expires
+        return [task_id for task_id, since in self._since.items() if since > oldest]
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the state file."""
         if self._file is not None:
             self._file.close(self._since)
 
     # ------------------------------------------------------------ stamps
 
     def add_stamps(self, stamps: Mapping[str, Any]) -> None:
-        """Remember that tasks stamped with one of these values under its header must not run."""
+        """Revoke the tasks stamped with one of these values under its header."""
         for header, values in stamps.items():
             self.stamps.setdefault(header, set()).update(texts(values))
 
     def covers(self, task_id: str, headers: Callable[[], Mapping[str, Any]]) -> bool:
-        """Whether the task must not run; `headers` gives its message's, which are read only if stamps are known."""
+        """Return whether the task is revoked; `headers`, called only if stamps are known, returns its headers."""
         return task_id in self or bool(self.stamps and self.revoked_stamps(headers()))
 
     def revoked_stamps(self, headers: Mapping[str, Any]) -> Stamps:
-        """Return the stamps for which a task with these message headers must not run."""
+        """Return the stamps by which a task with these message headers is revoked."""
         return matching_stamps(headers, self.stamps)
 
 
 def texts(values: Any) -> set[str]:
-    """Return a stamp's value or values as texts, as they are compared."""
+    """Return the value or values of a stamp as strings, the form in which stamps are compared."""
     return {str(value) for value in (values if isinstance(values, (list, tuple, set)) else (values,))}
 
 
 def matching_stamps(headers: Mapping[str, Any], wanted: Mapping[str, set[str]]) -> Stamps:
-    """Return which of the stamps of a message with these `headers` are among `wanted`."""
+    """Return the stamps of a message with these `headers` that are among `wanted`."""
     stamps = headers.get("stamps")
     if not isinstance(stamps, Mapping):
         return {}

@@ -1,10 +1,10 @@
 """The state file (``--statedb``): revoked ids that outlive the worker.
 
-1. A small SQLite database: what was written survives the death of the process at any moment.
-2. A file that cannot be written, a full disk above all, is told once; ids are then kept in memory, and all of them
-   written when that works again.
-3. A damaged file is set aside under another name, with a line in the log; a file of something else ends the start.
-   Nothing in it is ever run or unpickled.
+1. Stores the ids in a small SQLite database, which survives the death of the process at any moment.
+2. While the file cannot be written, for example on a full disk, logs that once, keeps the ids in memory, and writes all
+   of them later.
+3. Renames a damaged file and logs that; refuses to start with a file of another program. Nothing in the file is ever
+   executed or unpickled.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from framework.exceptions import ConfigError
 
 logger = logging.getLogger(__name__)
 
-#: Says whose database it is, at a fixed place of the file.
+#: SQLite application id in the file header; marks the file as this program's.
 APPLICATION: Final = 0x66_77_73_74
 _MAGIC: Final = b"SQLite format 3\0"
 _SCHEMA: Final = "CREATE TABLE revoked (id TEXT PRIMARY KEY, since REAL NOT NULL) STRICT"
-#: An id that is known becomes the youngest: rows are numbered as they are written.
+#: REPLACE gives a known id a new row number, which makes it the youngest.
 _ADD: Final = "INSERT OR REPLACE INTO revoked VALUES (?, ?)"
-#: Seconds to wait for another process that writes; the worker's loop waits as long.
+#: Seconds to wait for a lock of another process; the worker's loop waits as long.
 _BUSY: Final = 1.0
 #: Seconds between two attempts to write a file that could not be written.
 _RETRY: Final = 5.0
 
 
 class StateFileUnusable(ConfigError):
-    """The state file belongs to something else, or cannot be made."""
+    """The state file belongs to another program or cannot be created."""
 
     exit_code = exitcodes.CANT_CREATE
 
 
 class StateFile:
-    """Keeps ids and the time at which each was revoked. Opened by one thread, used by another."""
+    """A file of revoked ids with the time of each revoke. One thread opens it, another uses it."""
 
     def __init__(self, path: str) -> None:
-        """Open the file at `path`, or make it. Raises `StateFileUnusable`."""
+        """Open the file at `path`, or create it. Raises `StateFileUnusable`."""
         self.path = os.path.abspath(path)
-        #: It lacks something that is known: when to try again, on the monotonic clock. None: it lacks nothing.
-        self._behind: float | None = None
+        #: Time of the next attempt (monotonic) while the file lacks ids; None: the file is complete.
+        self._retry_at: float | None = None
         try:
             self._connection = self._open()
         except sqlite3.DatabaseError as error:
@@ -64,26 +64,26 @@ class StateFile:
                 if application or tables:
                     raise StateFileUnusable(_foreign(self.path))
                 self._create(connection)
-            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-            if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+            (check,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            if check != "ok":
+                raise sqlite3.DatabaseError(check)
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("PRAGMA synchronous = NORMAL")
-        except BaseException:  # undone and raised again
+        except BaseException:  # closed, then raised again
             connection.close()
             raise
         return connection
 
     @staticmethod
     def _create(connection: sqlite3.Connection) -> None:
-        # All at once, before anything is written beside the file: one that is there is whole, and known as ours.
+        # One transaction: an existing file always has both the application id and the table.
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(_SCHEMA)
         connection.execute("COMMIT")
 
     def _open_after(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
-        """Make sense of a file that cannot be opened: a foreign one is left alone, a damaged one makes way."""
+        """Handle a file that cannot be opened: refuse a foreign one, rename a damaged one and create a new one."""
         try:
             with open(self.path, "rb") as file:
                 start = file.read(len(_MAGIC))
@@ -99,7 +99,7 @@ class StateFile:
             with suppress(FileNotFoundError):
                 os.replace(self.path + suffix, aside + suffix)
         logger.error(
-            "The state file %s is damaged (%s): it was set aside as %s, and what was revoked before is forgotten",
+            "The state file %s is damaged (%s): renamed to %s, and earlier revokes are lost",
             self.path,
             error,
             aside,
@@ -109,24 +109,24 @@ class StateFile:
     # ------------------------------------------------------------ reading and writing
 
     def load(self) -> list[tuple[str, float]]:
-        """Return the ids with their times, oldest first."""
+        """Return the ids with the time of each revoke, oldest first."""
         return self._connection.execute("SELECT id, since FROM revoked ORDER BY rowid").fetchall()
 
     def add(self, task_ids: Iterable[str], since: float, known: Mapping[str, float]) -> None:
-        """Write that `task_ids` were revoked at `since`; `known`: everything that should be in the file by then."""
+        """Write `task_ids`, revoked at `since`; `known`: all ids the file must then hold, with their times."""
         self._write(lambda: self._connection.executemany(_ADD, ((task_id, since) for task_id in task_ids)), known)
 
     def remove(self, task_ids: Iterable[str], known: Mapping[str, float]) -> None:
-        """Write that `task_ids` are forgotten; `known` as in `add`."""
+        """Delete `task_ids`; `known` as in `add`."""
         rows = ((task_id,) for task_id in task_ids)
         self._write(lambda: self._connection.executemany("DELETE FROM revoked WHERE id = ?", rows), known)
 
     def _write(self, change: Callable[[], object], known: Mapping[str, float]) -> None:
-        if self._behind is not None and time.monotonic() < self._behind:
+        if self._retry_at is not None and time.monotonic() < self._retry_at:
             return
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            if self._behind is None:
+            if self._retry_at is None:
                 change()
             else:
                 self._connection.execute("DELETE FROM revoked")
@@ -135,22 +135,22 @@ class StateFile:
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 self._connection.rollback()
-            if self._behind is None:
+            if self._retry_at is None:
                 logger.error(
-                    "The state file %s cannot be written (%s): what is revoked is kept in memory until it can",
+                    "The state file %s cannot be written (%s): revoked ids are kept in memory until it can",
                     self.path,
                     error,
                 )
-            self._behind = time.monotonic() + _RETRY
+            self._retry_at = time.monotonic() + _RETRY
             return
-        if self._behind is not None:
-            self._behind = None
-            logger.info("The state file %s can be written again, and has everything that is revoked", self.path)
+        if self._retry_at is not None:
+            self._retry_at = None
+            logger.info("The state file %s can be written again and holds all revoked ids", self.path)
 
     def close(self, known: Mapping[str, float]) -> None:
-        """Write what the file lacks of `known`, if that can be, and let go of it."""
-        if self._behind is not None:
-            self._behind = 0.0
+        """Write the missing ids of `known` if possible, and close the file."""
+        if self._retry_at is not None:
+            self._retry_at = 0.0
             self._write(lambda: None, known)
         with suppress(sqlite3.Error), closing(self._connection):
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -158,6 +158,6 @@ class StateFile:
 
 def _foreign(path: str) -> str:
     return (
-        f"{path} is no state file of this program (Celery's cannot be taken over), and is left as it is: "
+        f"{path} is not a state file of this program (Celery's format is not supported) and is left unchanged: "
         "name another file with --statedb, or move this one away"
     )

@@ -1,9 +1,9 @@
-"""Unregistered: what becomes of messages whose task this worker does not have; a newer one may have it by now.
+"""Unknown tasks: hands back messages whose task this worker does not have, for a newer worker that has it.
 
-1. Hands them back: a copy that counts this in its header goes to the end of the queue, and the original is acknowledged
-   when the broker has the copy. Whoever has the task runs it at once.
-2. Who does not have it either lets the delay pass before handing it back again: the broker keeps the message until
-   then, or, where it cannot park, this worker does. Neither stands in the way of other messages.
+1. Publishes a copy, with a count in its header, to the end of the queue, and acknowledges the original when the broker
+   has the copy. A worker that has the task runs it at once.
+2. A worker that does not have it waits for the delay before it hands the message back again: parked in the broker, or
+   held here if the broker cannot park. Held messages do not block other tasks.
 3. Handed back often enough: a stored failure and a dead letter. Revoked or expired meanwhile: settled as such.
 """
 
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The delay varies by so much, lest all messages come back in one moment.
+#: The delay is multiplied by a random factor in this range, so that not all messages return at once.
 _SPREAD: Final = (0.5, 1.5)
-#: How far clocks may differ (s).
+#: Largest clock difference between machines (s).
 _SKEW_MAX: Final = 3600.0
 
 
 class UnknownTasks:
-    """Decides about messages without a task."""
+    """Decides about messages whose task is unknown here."""
 
     def __init__(
         self,
@@ -59,27 +59,27 @@ class UnknownTasks:
         self._revokes = revokes
         self._retries = settings.task.unknown_retries
         self._delay = settings.task.unknown_delay
-        self._horizon = EtaPolicy(settings.worker)
+        self._eta_policy = EtaPolicy(settings.worker)
         self._on_unknown = hooks.bind("task_unknown")
         self._on_revoked = hooks.bind("task_revoked")
-        #: Told of tasks while task events are wanted.
+        #: Set while task events are sent.
         self.events: TaskEvents | None = None
-        #: Decides anew about what was held here long enough.
+        #: Called with held deliveries whose delay is over, to decide about them again.
         self.release: Callable[[list[Delivery]], object] = lambda _: None
-        #: What waits here, on loan, until it is handed back.
+        #: Unacknowledged deliveries held here until they are handed back.
         self.held: Schedule[Delivery] = Schedule(loop, lambda due: self.release(due))
-        #: What goes back.
+        #: Deliveries being handed back.
         self.handbacks = HandBacks(loop, outbox, self._keep)
 
-    def meet(self, delivery: Delivery, head: Head, name: str, task_id: str) -> bool:
-        """Decide about `delivery`; return whether it goes back, or waits in the broker. Raises `MessageError`."""
+    def take(self, delivery: Delivery, head: Head, name: str, task_id: str) -> bool:
+        """Decide about `delivery`; return whether it was handed back or parked. Raises `MessageError`."""
         headers = read(delivery.payload).headers
         now = time.time()
         if self._drop(delivery, head, name, task_id, headers, now):
             return False
         times, until = _mark(headers)
         longest = self._delay * _SPREAD[1]
-        # Another machine wrote it, whose clock may be ahead; further ahead than any is, it would never end.
+        # The time comes from the clock of another machine: one further ahead than any clock is ignored.
         if now < until < now + longest + _SKEW_MAX:
             return self._wait(delivery, min(until, now + longest), task_id)
         if times and head.headers.eta is not None and self._is_for_later(delivery, head.headers.eta, task_id):
@@ -94,13 +94,13 @@ class UnknownTasks:
         return True
 
     def clear(self) -> list[Delivery]:
-        """Forget what is on loan here, and return it."""
+        """Forget and return the unacknowledged deliveries."""
         return [*self.handbacks.clear(), *self.held.clear()]
 
     # ------------------------------------------------------------ the cases
 
     def _keep(self, delivery: Delivery) -> None:
-        """Wait a little before trying again to hand it back."""
+        """Hold `delivery`, whose copy the broker refused, and try again later."""
         self.held.hold(time.time() + max(self._delay, 1.0), delivery)
 
     def _wait(self, delivery: Delivery, until: float, task_id: str) -> bool:
@@ -110,14 +110,14 @@ class UnknownTasks:
         return False
 
     def _is_for_later(self, delivery: Delivery, eta: str, task_id: str) -> bool:
-        """Leave to the broker what is due much later: who is to run it then need not be here now."""
-        until = self._horizon.until(eta)
+        """Park a message with an eta far ahead; return whether it was parked: a later worker may have its task."""
+        until = self._eta_policy.until(eta)
         return until is not None and delivery.park(until, task_id)
 
     def _announce(self, delivery: Delivery, name: str, task_id: str) -> None:
         if self._retries:
             logger.warning(
-                "Received unregistered task of type %r (id %s): it is handed back to %s, %d times at most, for a "
+                "Received unregistered task of type %r (id %s): handed back to %s, at most %d times, for a "
                 "worker that has it. Is the module that defines it imported (imports, include, -I)?",
                 name,
                 task_id,
@@ -129,7 +129,7 @@ class UnknownTasks:
 
     def _give_up(self, delivery: Delivery, head: Head, name: str, task_id: str, times: int) -> None:
         logger.error(
-            "Received unregistered task of type %r (id %s)%s: it is stored as a failure and kept in %s. "
+            "Received unregistered task of type %r (id %s)%s: stored as a failure and moved to %s. "
             "Is the module that defines it imported (imports, include, -I)?",
             name,
             task_id,
@@ -140,12 +140,12 @@ class UnknownTasks:
             self.events.failed(task_id, f"NotRegistered({name!r})")
         self._settle.record_unknown(task_id, head, FAILURE, NotRegistered(name), delivery)
         text = f"no task named {name!r}" + (f"; handed back {times} times" if times else "")
-        self._dead_letters.bury(delivery, "unregistered", text, name, task_id)
+        self._dead_letters.send(delivery, "unregistered", text, name, task_id)
 
     def _drop(
         self, delivery: Delivery, head: Head, name: str, task_id: str, headers: Mapping[str, Any], now: float
     ) -> bool:
-        """Settle what is revoked or has expired; return whether it is."""
+        """Settle the message if it is revoked or expired; return whether it was."""
         expires = head.headers.expires
         if self._revokes and self._revokes.covers(task_id, lambda: headers):
             why = "revoked"
@@ -165,7 +165,7 @@ class UnknownTasks:
 
 
 def _mark(headers: Mapping[str, Any]) -> tuple[int, float]:
-    """Return how often the message was handed back, and when it may be again (s since the epoch)."""
+    """Return how often the message was handed back, and when to do it again at the earliest (s since the epoch)."""
     mark = headers.get(HANDED_BACK)
     if not isinstance(mark, dict):
         return 0, 0.0
@@ -176,46 +176,46 @@ def _mark(headers: Mapping[str, Any]) -> tuple[int, float]:
     )
 
 
-# ---------------------------------------------------------------- copies on their way back
+# ---------------------------------------------------------------- publishing the copies
 
-#: Copies that are published in one turn.
+#: The most copies to publish in one turn of the loop.
 _BATCH: Final = 256
 
 
 class HandBacks:
-    """Used in the loop only."""
+    """Publishes copies of messages and acknowledges the originals, in batches. Used in the loop only."""
 
     def __init__(self, loop: Loop, outbox: Outbox, keep: Callable[[Delivery], object]) -> None:
-        """`keep` is called with each original whose copy the broker did not take."""
+        """`keep` is called with each original whose copy the broker refused."""
         self._loop = loop
         self._outbox = outbox
         self._keep = keep
         self._waiting: list[tuple[Delivery, Outgoing]] = []
-        self._asked = False
-        #: Called after each turn, when originals have been acknowledged.
+        self._scheduled = False
+        #: Called after each batch, when originals have been acknowledged.
         self.on_sent: Callable[[], object] = lambda: None
 
     def __len__(self) -> int:
-        """Return how many originals are on loan and wait for their copies."""
+        """Return how many originals wait for their copies."""
         return len(self._waiting)
 
     def add(self, delivery: Delivery, copy: Outgoing) -> None:
-        """Have `copy` published soon, and `delivery` acknowledged then."""
+        """Publish `copy` soon, then acknowledge `delivery`."""
         self._waiting.append((delivery, copy))
-        self._ask()
+        self._schedule()
 
     def clear(self) -> list[Delivery]:
-        """Forget those that wait, and return the originals."""
+        """Forget the waiting copies and return their originals."""
         waiting, self._waiting = self._waiting, []
         return [delivery for delivery, _ in waiting]
 
-    def _ask(self) -> None:
-        if self._waiting and not self._asked:
-            self._asked = True
+    def _schedule(self) -> None:
+        if self._waiting and not self._scheduled:
+            self._scheduled = True
             self._loop.call_soon(self._send)
 
     def _send(self) -> None:
-        self._asked = False
+        self._scheduled = False
         batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
         if not batch:
             return
@@ -226,20 +226,20 @@ class HandBacks:
             else:
                 delivery.ack()
         self.on_sent()
-        self._ask()
+        self._schedule()
 
     def _publish(self, batch: list[tuple[Delivery, Outgoing]]) -> frozenset[int]:
-        """Publish the copies; return the numbers of those that the broker does not have, or may not have."""
+        """Publish the copies; return the indexes of the ones that the broker has not confirmed."""
         everything = frozenset(range(len(batch)))
         try:
-            # The queues are there: the messages came from them.
+            # The queues exist: the messages came from them.
             self._outbox.publish(*(copy for _, copy in batch), declare=False)
         except TransportError as error:
             refused = error.refused if isinstance(error, PublishRefused) else None
             if refused is None:
                 refused = everything
             logger.error(
-                "%d messages could not be handed back to %s, yet: %s",
+                "%d messages could not be handed back to %s and are retried: %s",
                 len(refused),
                 ", ".join(sorted({batch[number][0].queue for number in refused})),
                 error,

@@ -1,1 +1,1 @@
-"""Execute: runs one task where it runs, from the encoded body to its outcome."""
+"""Execute: runs one task in its slot, from the encoded message to the outcome."""

@@ -1,8 +1,8 @@
-"""Execute: runs one task where it runs, from the encoded body to its outcome.
+"""Execute: runs one task in its slot, from the encoded message to the outcome.
 
-1. Decodes the message; what cannot become a call is INVALID, and becomes a dead letter.
-2. Calls the task with its request in place.
-3. Hands what it returned or raised to `framework.worker.execute.finish`.
+1. Decodes the message; a message that cannot become a call is INVALID and becomes a dead letter.
+2. Calls the task with its request as the current request.
+3. Passes the return value or the exception to `framework.worker.execute.finish`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The task-execution wall: what a task may raise. Of `BaseException`s only those that it may have come by innocently:
-#: the others are how a pool ends a job from outside.
+#: The task-execution wall: exceptions caught from a task. Of the `BaseException`s only those that a task itself may
+#: raise: pools use the others to end a job from outside.
 _RAISED: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
@@ -49,9 +49,9 @@ class TaskWorkload:
         own_process: bool,
         task_errors: tuple[type[BaseException], ...] = (),
     ) -> None:
-        """`set_up` sets up this process's log. `own_process`: it is not the worker's, and closes `app` when it ends.
+        """`set_up` sets up the log of this process. `own_process`: not the worker's process; `release` closes `app`.
 
-        `task_errors`: what else a task may raise, see `framework.api.pool.Pool.task_errors`.
+        `task_errors`: further exceptions that fail the task, see `framework.api.pool.Pool.task_errors`.
         """
         self._app = app
         self._set_up = set_up
@@ -62,23 +62,23 @@ class TaskWorkload:
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
-        self._look_who_listens()
+        self._bind_hooks()
 
-    def _look_who_listens(self) -> None:
+    def _bind_hooks(self) -> None:
         self._finish = Finish(self._app, self._settings, self._hostname)
         self._plans = TaskPlans(self._app, self._finish.listeners)
 
-    # ------------------------------------------------------------ a process's life
+    # ------------------------------------------------------------ start and end of a process
 
     def prepare(self) -> None:
-        """Get this process ready for its first job."""
+        """Prepare this process for its first job."""
         self._set_up()
-        self._look_who_listens()
+        self._bind_hooks()
         if (init := self._app.hooks.bind("worker_process_init")) is not None:
             init(app=self._app, hostname=self._hostname)
 
     def release(self) -> None:
-        """Let go of what this process opened."""
+        """Release the resources of this process."""
         if (shutdown := self._app.hooks.bind("worker_process_shutdown")) is not None:
             shutdown(hostname=self._hostname, pid=os.getpid())
         if (coroutines := sys.modules.get("framework.client.coroutines")) is not None:
@@ -86,7 +86,7 @@ class TaskWorkload:
         if self._own_process:
             self._app.close()
 
-    # ------------------------------------------------------------ a job's life
+    # ------------------------------------------------------------ running a job
 
     def run(self, job: Job) -> Outcome:
         """Run `job`."""
@@ -103,7 +103,7 @@ class TaskWorkload:
             retval = plan.call(*run.args, **run.kwargs)
             return self._finish.success(run, retval, monotonic() - began)
         except BaseException as error:
-            # What a task returned may also fail to be encoded, or its callbacks to be sent: the task has then failed.
+            # A task also fails if its return value cannot be encoded or its callbacks cannot be sent.
             if not (isinstance(error, self._raised) or _is_library_timeout(error)):
                 raise
             return self._finish.raised(run, error, monotonic() - began)
@@ -111,11 +111,11 @@ class TaskWorkload:
             pop_request(token)
 
     def runs_async(self, task: str) -> bool:
-        """Say whether `task` is a coroutine function."""
+        """Return whether `task` is a coroutine function."""
         return self._plans[task].acall is not None
 
     async def arun(self, job: Job, call: Call) -> Outcome:
-        """Run `job`, a coroutine, in this asyncio task."""
+        """Run `job`, whose task is a coroutine function, in this asyncio task."""
         began = monotonic()
         try:
             run = self._open(job)
@@ -133,7 +133,7 @@ class TaskWorkload:
                 await call.drive(self._finish.count_in_thread(run.later))
             return outcome
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the task-execution wall, as in `run`
-            # Not GeneratorExit: here it means that the coroutine is being closed.
+            # Not GeneratorExit: in a coroutine it means that the coroutine is being closed.
             run.later.clear()
             outcome = self._finish.raised(run, error, monotonic() - began)
             if run.later:
@@ -143,8 +143,8 @@ class TaskWorkload:
             pop_request(token)
 
     def _open(self, job: Job) -> Run:
-        """Make a call of `job`. Raises `MessageError`."""
-        seq, payload, name, _id, _soft, _hard, wants_result_repr = job  # faster than asking for each by name
+        """Decode the message of `job` into a call. Raises `MessageError`."""
+        seq, payload, name, _id, _soft, _hard, wants_result_repr = job  # faster than attribute access
         incoming = read(payload)
         args, kwargs, embed = decode_task(
             incoming, accept=self._accept, max_size=self._max_size, max_nesting=self._max_nesting
@@ -153,8 +153,8 @@ class TaskWorkload:
         return Run(seq, wants_result_repr, self._plans[name], request, embed, args, kwargs)
 
     def interrupt(self, thread: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
-        """Have `exception` end the coroutine that `thread` runs."""
-        # Not imported here: a process that runs no coroutine does not load asyncio.
+        """Raise `exception` in the coroutine that `thread` runs; return whether it ran one."""
+        # Not imported: a process that runs no coroutine does not load asyncio.
         coroutines = sys.modules.get("framework.client.coroutines")
         return coroutines is not None and bool(coroutines.interrupt(thread, exception, frame))
 
@@ -169,10 +169,7 @@ class TaskWorkload:
 
 
 def _is_library_timeout(error: BaseException) -> bool:
-    """Whether `error` is a library's time-out that is no `Exception`, as green libraries have one.
-
-    A task may use such a library in a pool that knows nothing of it.
-    """
+    """Whether `error` is a library's time-out that is no `Exception`; a task may use a green library in any pool."""
     return any(kind.__name__ == "Timeout" for kind in type(error).__mro__)
 
 

@@ -1,9 +1,9 @@
-"""Finish: sorts what a run of a task came to into one `Outcome`.
+"""Finish: turns the return value or exception of a task into one `Outcome`.
 
-1. Logs it, tells the task's handlers and the hooks.
-2. Sends what follows (callbacks, the rest of a chain, error callbacks) before the result is stored, as peers expect.
-3. Builds the result document. Writing it is the main process's work, in batches, except for a member of a chord: its
-   result is stored and counted here.
+1. Logs the end, and calls the task's handlers and the hooks.
+2. Sends callbacks, the rest of a chain and error callbacks before the result is stored, as Celery does.
+3. Builds the result document. The main process stores documents in batches, except for a member of a chord: its result
+   is stored and counted here.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: States that hooks are told and nothing stores: the task asked for no result, or its message is not done with.
+#: States passed to hooks and never stored: the task raised `Ignore`, or its message was rejected or requeued.
 IGNORED: Final = "IGNORED"
 REJECTED: Final = "REJECTED"
-#: Characters of an exception that logs and events show.
+#: The most characters of an exception in logs and events.
 _ERROR_MAX: Final = 64 * 1024
-#: Their frames say nothing about a task.
+#: Files whose frames are cut from the top of a traceback.
 _OWN_FILES: Final = tuple(
     os.path.join("framework", *parts)
-    for parts in (("worker", "execute.py"), ("_coroutines.py",), ("api", "coroutine.py"))
+    for parts in (("worker", "execute", "execute.py"), ("client", "coroutines.py"), ("api", "coroutine.py"))
 )
 
 #: Arguments of `framework.client.workflow.chord_counting.conclude`.
@@ -53,23 +53,23 @@ Counted = tuple[Member, str, Any, Record | None]
 
 
 class Run(msgspec.Struct, gc=False):
-    """One call of a task, from its message."""
+    """One call of a task, decoded from its message."""
 
     seq: int
-    #: Somebody wants to know what a success returned.
+    #: Whether the outcome of a success carries a repr of the return value, for events.
     wants_result_repr: bool
     plan: TaskPlan
     request: Context
-    #: What the message says about callbacks, chain and chord.
+    #: The embed of the message: callbacks, chain and chord.
     embed: Any
     args: Any
     kwargs: Any
-    #: Where a coroutine puts the results that are to be counted: that may take a while, and all would wait for it.
+    #: Chord results of a coroutine, counted later in a thread: counting here would block the other coroutines.
     later: list[Counted] | None = None
 
 
 class Finish:
-    """Ends the runs of a worker's tasks where they ran."""
+    """Builds the outcomes of a worker's tasks in the process that ran them."""
 
     def __init__(self, app: App, settings: Settings, hostname: str) -> None:
         self._app = app
@@ -80,7 +80,7 @@ class Finish:
     # ------------------------------------------------------------ the ends
 
     def success(self, run: Run, retval: Any, runtime: float) -> Outcome:
-        """End a run that returned `retval` after `runtime` seconds."""
+        """Return the outcome of a run that returned `retval` after `runtime` seconds."""
         plan, request = run.plan, run.request
         follows = run.embed and any(run.embed.values())
         if follows:
@@ -92,13 +92,13 @@ class Finish:
         if follows:
             document = self._count(SUCCESS, retval, run, document)
         if plan.ends:
-            self._tell_success(run, retval, runtime)
+            self._report_success(run, retval, runtime)
         if run.wants_result_repr:
             note = safe_repr(retval, plan.policy.resultrepr_maxsize)
             return Outcome(run.seq, outcomes.SUCCESS, runtime, document, note)
         return Outcome(run.seq, outcomes.SUCCESS, runtime, document)
 
-    def _tell_success(self, run: Run, retval: Any, runtime: float) -> None:
+    def _report_success(self, run: Run, retval: Any, runtime: float) -> None:
         plan, request, on = run.plan, run.request, self.listeners
         if plan.on_success is not None:
             plan.on_success(retval, request.id, request.args, request.kwargs)
@@ -106,15 +106,15 @@ class Finish:
             logger.info("Task %s[%s] succeeded in %ss: %s", _name(request), request.id, runtime, safe_repr(retval))
         if on.succeeded is not None:
             on.succeeded(task_id=request.id, task=plan.task, result=retval, runtime=runtime)
-        self._after(SUCCESS, retval, run, None)
+        self._call_after_return(SUCCESS, retval, run, None)
 
     def raised(self, run: Run, error: BaseException, runtime: float) -> Outcome:
-        """End a run that raised `error` after `runtime` seconds."""
+        """Return the outcome of a run that raised `error` after `runtime` seconds."""
         request, seq = run.request, run.seq
         if isinstance(error, Ignore):
             if self.listeners.log_info:
                 logger.info("Task %s[%s] ignored", _name(request), request.id)
-            self._tell_postrun(IGNORED, error, run)
+            self._call_postrun(IGNORED, error, run)
             return Outcome(seq, outcomes.IGNORED, runtime)
         if isinstance(error, Reject):
             return self._rejected(run, error, runtime)
@@ -124,8 +124,8 @@ class Finish:
         ends = run.plan.policy.ends
         action = ends.soft_timeout if soft else ends.failure
         if action is Action.REQUEUE:
-            logger.warning("Task %s[%s] is given back: %s", _name(request), request.id, _told(error))
-            self._tell_postrun(REJECTED, error, run)
+            logger.warning("Task %s[%s] failed and is requeued: %s", _name(request), request.id, _text(error))
+            self._call_postrun(REJECTED, error, run)
             return Outcome(seq, outcomes.REQUEUED, runtime, None, safe_repr(error, _ERROR_MAX))
         if action is Action.RETRY:
             last = _try_again(run.plan.task, error)
@@ -137,9 +137,9 @@ class Finish:
 
     def _rejected(self, run: Run, error: Reject, runtime: float) -> Outcome:
         request = run.request
-        logger.warning("Task %s[%s] %s", _name(request), request.id, _told(error))
+        logger.warning("Task %s[%s] %s", _name(request), request.id, _text(error))
         note = error.reason if isinstance(error.reason, str) else safe_repr(error.reason)
-        self._tell_postrun(REJECTED, error, run)
+        self._call_postrun(REJECTED, error, run)
         if error.requeue:
             return Outcome(run.seq, outcomes.REQUEUED, runtime, None, note)
         document = self._count(FAILURE, error, run, self._document(FAILURE, error, request))
@@ -149,13 +149,13 @@ class Finish:
         plan, request, on = run.plan, run.request, self.listeners
         reason = error.exc if error.exc is not None else error
         trace = _trace(error)
-        logger.info("Task %s[%s] retry: %s", _name(request), request.id, _told(error))
+        logger.info("Task %s[%s] retry: %s", _name(request), request.id, _text(error))
         if plan.on_retry is not None:
             einfo = ExceptionInfo.of(reason, trace)
-            _quietly(plan.on_retry, reason, request.id, request.args, request.kwargs, einfo)
+            _call_handler(plan.on_retry, reason, request.id, request.args, request.kwargs, einfo)
         if on.retried is not None:
             on.retried(task_id=request.id, task=plan.task, reason=reason)
-        self._tell_postrun(RETRY, reason, run)
+        self._call_postrun(RETRY, reason, run)
         ignored = plan.policy.ignores(request.ignore_result)
         document = None if ignored else self._document(RETRY, reason, request, trace)
         return document, safe_repr(reason, _ERROR_MAX), trace
@@ -163,8 +163,8 @@ class Finish:
     def _failure(self, run: Run, error: BaseException) -> tuple[bytes | None, str, str]:
         plan, request = run.plan, run.request
         trace = _trace(error)
-        told = safe_repr(error, _ERROR_MAX)
-        self._tell_failure(run, error, told, trace)
+        text = safe_repr(error, _ERROR_MAX)
+        self._report_failure(run, error, text, trace)
         document: bytes | None = None
         if not plan.policy.ignores(request.ignore_result) or plan.policy.store_errors_even_if_ignored:
             document = self._document(FAILURE, error, request, trace)
@@ -172,28 +172,30 @@ class Finish:
             document = self._count(FAILURE, error, run, document)
             if request.chain or request.errbacks:
                 self._fail_others(request, error, trace)
-        except Exception as failed:  # noqa: BLE001 - what follows comes from the message, and may be anything
-            logger.error("What follows the failure of %s[%s] was not done: %s", _name(request), request.id, failed)
-        return document, told, trace
+        except Exception as failed:  # noqa: BLE001 - errbacks come from the message and may raise anything
+            logger.error(
+                "Callbacks of the failed task %s[%s] could not be sent: %s", _name(request), request.id, failed
+            )
+        return document, text, trace
 
     def _fail_others(self, request: Context, error: BaseException, trace: str) -> None:
         with publish_until_accepted():
             insist(
                 lambda: chord_counting.fail_rest(self._app, request, error, trace),
-                f"The failure of what comes after {_name(request)}[{request.id}]",
+                f"The failure of the tasks after {_name(request)}[{request.id}] in its chain",
             )
             if request.errbacks:
                 call_errbacks(self._app, request, error, trace)
 
-    def _tell_failure(self, run: Run, error: BaseException, told: str, trace: str) -> None:
+    def _report_failure(self, run: Run, error: BaseException, text: str, trace: str) -> None:
         plan, request, on = run.plan, run.request, self.listeners
         if isinstance(error, plan.throws):
-            logger.info("Task %s[%s] raised expected: %s", _name(request), request.id, told)
+            logger.info("Task %s[%s] raised expected: %s", _name(request), request.id, text)
         else:
-            logger.error("Task %s[%s] raised unexpected: %s\n%s", _name(request), request.id, told, trace)
+            logger.error("Task %s[%s] raised unexpected: %s\n%s", _name(request), request.id, text, trace)
         if plan.on_failure is not None:
             einfo = ExceptionInfo.of(error, trace)
-            _quietly(plan.on_failure, error, request.id, request.args, request.kwargs, einfo)
+            _call_handler(plan.on_failure, error, request.id, request.args, request.kwargs, einfo)
         if on.failed is not None:
             on.failed(
                 task_id=request.id,
@@ -203,16 +205,16 @@ class Finish:
                 kwargs=request.kwargs,
                 traceback=trace,
             )
-        self._after(FAILURE, error, run, trace)
+        self._call_after_return(FAILURE, error, run, trace)
 
-    def _after(self, state: str, value: Any, run: Run, trace: str | None) -> None:
+    def _call_after_return(self, state: str, value: Any, run: Run, trace: str | None) -> None:
         if run.plan.after_return is not None:
             request = run.request
             einfo = None if trace is None else ExceptionInfo.of(value, trace)
-            _quietly(run.plan.after_return, state, value, request.id, request.args, request.kwargs, einfo)
-        self._tell_postrun(state, value, run)
+            _call_handler(run.plan.after_return, state, value, request.id, request.args, request.kwargs, einfo)
+        self._call_postrun(state, value, run)
 
-    def _tell_postrun(self, state: str, value: Any, run: Run) -> None:
+    def _call_postrun(self, state: str, value: Any, run: Run) -> None:
         postrun, request = self.listeners.postrun, run.request
         if postrun is not None:
             args, kwargs = request.args, request.kwargs
@@ -221,7 +223,7 @@ class Finish:
     # ------------------------------------------------------------ chords
 
     def _count(self, state: str, value: Any, run: Run, document: bytes | None) -> bytes | None:
-        """Store and count the result if the task belongs to a chord; return what is left to be stored."""
+        """Store and count the result of a chord member; return the document that the caller must still store."""
         request = run.request
         if not request.chord or (member := Member.of(request)) is None:
             return document
@@ -235,7 +237,7 @@ class Finish:
         return None
 
     async def count_in_thread(self, later: list[Counted]) -> None:
-        """Store and count what coroutines left in `Run.later`."""
+        """Store and count the chord results in `Run.later`."""
         import asyncio  # start-up time and memory: only a process that runs coroutines loads it
 
         for counted in later:
@@ -255,37 +257,37 @@ class Finish:
         )
 
 
-def _quietly(handler: Handler, *arguments: Any) -> None:
+def _call_handler(handler: Handler, *arguments: Any) -> None:
     try:
         handler(*arguments)
-    except Exception:  # the hook-call wall: the task has ended, its handler cannot change how
-        logger.exception("The handler %r failed", handler)
+    except Exception:  # the hook-call wall: a handler cannot change how its task ended
+        logger.exception("The handler %r raised an exception", handler)
 
 
 def _name(request: Context) -> str | None:
-    """Return the name that logs show."""
+    """Return the name to log."""
     return request.shadow or request.task
 
 
 def _try_again(task: Task[..., Any], error: BaseException) -> BaseException:
-    """Have the running call retried because of `error`; return how it ends: `Retry`, or `error` after too many."""
+    """Retry the running call because of `error`; return the exception that ends it: `Retry`, or `error` itself."""
     try:
         task.retry(exc=error)
-    except BaseException as end:  # noqa: BLE001 - it is how `retry` answers, with `error` too, whatever that is
+    except BaseException as end:  # noqa: BLE001 - `retry` always raises, and may raise `error`
         return end
     return error
 
 
-def _told(error: object) -> str:
-    """Return the text of an exception, whose own methods may fail."""
+def _text(error: object) -> str:
+    """Return the text of an exception, also if its `__str__` fails."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - a stranger's __str__ may raise anything
+    except Exception:  # noqa: BLE001 - __str__ of a user's class may raise anything
         return safe_repr(error, _ERROR_MAX)
 
 
 def _trace(error: BaseException) -> str:
-    """Return the traceback as text, without the frames of this module."""
+    """Return the traceback as text, from the first frame outside `_OWN_FILES`."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.endswith(_OWN_FILES):
         trace = trace.tb_next

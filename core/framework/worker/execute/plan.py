@@ -1,7 +1,6 @@
-"""Plans: what running a task takes, worked out once per task and process.
+"""Plans: everything to call for one task, computed once per task and process.
 
-What nobody asked for is None in a plan, and is not paid for: a hook without a listener, a handler that the base class
-has, a log line below the level.
+A field is None, and costs nothing, for a hook without implementation and a handler that the task does not override.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Handler = Callable[..., Any]
 
 
 class TaskPlan(msgspec.Struct, gc=False):
-    """What running one task takes; None is what nobody asked for."""
+    """The callables and settings that run one task; None: nothing to call."""
 
     task: Any
     call: Handler
@@ -35,27 +34,27 @@ class TaskPlan(msgspec.Struct, gc=False):
     on_failure: Handler | None
     on_retry: Handler | None
     after_return: Handler | None
-    #: Something is to be done before the task, or after it succeeded.
+    #: Whether there is work before the task, and after its success.
     begins: bool
     ends: bool
-    #: Makes the coroutine of an `async def` task; `call` then runs one to its end.
+    #: Returns the coroutine of an `async def` task; `call` then runs it to its end.
     acall: Handler | None
 
 
 class Listeners(msgspec.Struct):
-    """The hooks around a task, bound to those who listen in this process."""
+    """The hooks around a task, each bound to its implementations; None: no implementation."""
 
     prerun: Handler | None
     postrun: Handler | None
     succeeded: Handler | None
     failed: Handler | None
     retried: Handler | None
-    #: Ends of tasks are logged.
+    #: Whether ends of tasks are logged at INFO.
     log_info: bool
 
     @classmethod
     def bind(cls, app: App, logger: logging.Logger) -> Listeners:
-        """Look who listens now; `logger` is the one that tells the ends of tasks."""
+        """Bind the hooks of `app`; `logger` logs the ends of tasks."""
         bind = app.hooks.bind
         return cls(
             bind("task_prerun"),
@@ -68,10 +67,10 @@ class Listeners(msgspec.Struct):
 
 
 class TaskPlans(dict[str, TaskPlan]):
-    """The plans of an application's tasks by name; one that is missing is made."""
+    """The plans of an application's tasks by name, each made on first access."""
 
     def __init__(self, app: App, listeners: Listeners) -> None:
-        """`listeners`: those that the plans count with."""
+        """`listeners`: the hooks that the plans depend on."""
         self._app = app
         self._listeners = listeners
 
@@ -81,7 +80,7 @@ class TaskPlans(dict[str, TaskPlan]):
         kind = type(task)
 
         def own(handler: str) -> Handler | None:
-            """Return the task's own `handler`; the base class's does nothing and is not called."""
+            """Return the task's `handler`, or None if it is the base class's, which does nothing."""
             return getattr(task, handler) if getattr(kind, handler) is not getattr(Task, handler) else None
 
         call = task if kind.__call__ is not Task.__call__ else task.run
@@ -98,8 +97,8 @@ class TaskPlans(dict[str, TaskPlan]):
         on = self._listeners
         track_started = policy.track_started and not policy.ignore_result
         before_start, on_success, after_return = own("before_start"), own("on_success"), own("after_return")
-        asked_before = (on.prerun, before_start)
-        asked_after = (on.succeeded, on.postrun, on_success, after_return)
+        before = (on.prerun, before_start)
+        after = (on.succeeded, on.postrun, on_success, after_return)
         plan = self[name] = TaskPlan(
             task,
             call,
@@ -111,8 +110,8 @@ class TaskPlans(dict[str, TaskPlan]):
             own("on_failure"),
             own("on_retry"),
             after_return,
-            track_started or any(handler is not None for handler in asked_before),
-            on.log_info or any(handler is not None for handler in asked_after),
+            track_started or any(handler is not None for handler in before),
+            on.log_info or any(handler is not None for handler in after),
             acall,
         )
         return plan

@@ -1,1 +1,1 @@
-"""Intake: fetches messages as far as they fit, and feeds the pool."""
+"""Intake: fetches messages up to the prefetch limit and feeds the pool."""

@@ -1,10 +1,10 @@
-"""Prefetch: how many messages the worker holds at a time.
+"""Prefetch limit and free capacity: how many messages the worker holds at a time.
 
-1. A number as `worker_prefetch_multiplier` fixes it at slots x multiplier, as in Celery; 0 is unlimited.
-2. ``"auto"`` follows how long tasks take: the worker holds about `HORIZON` seconds of work a slot, at least one
-   message a slot, so that no short task waits here behind a long one while another worker is free.
-3. Messages held for their eta do not count, up to `worker_eta_task_limit`.
-4. `worker_disable_prefetch` is a multiplier of 1: a message is taken when a slot is free.
+1. A number in `worker_prefetch_multiplier` sets the limit to slots x multiplier, as in Celery; 0 means unlimited.
+2. ``"auto"`` follows run times: the worker holds about `WORK_PER_SLOT` seconds of work for each slot, at least one
+   message, so that no short task waits here behind a long one while another worker is free.
+3. Messages held for their eta come on top, up to `worker_eta_task_limit`.
+4. `worker_disable_prefetch` is a multiplier of 1: the worker fetches a message when a slot is free.
 """
 
 from __future__ import annotations
@@ -24,74 +24,74 @@ if TYPE_CHECKING:
 
 
 #: Seconds of work to hold for each slot. A round trip to a broker is a fraction of a millisecond, so this is plenty.
-HORIZON: Final = 0.05
+WORK_PER_SLOT: Final = 0.05
 #: The most to hold for each slot.
 DEPTH_MAX: Final = 256
-#: What a broker that pushes is told for "unlimited".
+#: The prefetch limit that means "unlimited" to a pushing broker: the largest that AMQP can express.
 UNLIMITED: Final = 65_535
 #: Weight of the newest batch in the moving average of run times.
 _WEIGHT: Final = 0.2
 
 
 class Prefetch:
-    """Says how many messages to hold."""
+    """The prefetch limit."""
 
     def __init__(self, multiplier: int | Literal["auto"], slots: int, eta_limit: int | None = None) -> None:
-        """`eta_limit`: so many messages at most are held for a later time on top of the others; None: all."""
+        """`eta_limit`: the most messages held for their eta on top of the others; None: no limit."""
         self.multiplier = multiplier
         self.slots = slots
         self.eta_limit = eta_limit
-        #: Messages held for a later time, on top.
+        #: Messages that wait for their eta, a rate limit or a known task; added to the limit.
         self.held = 0
         #: Added at run time by remote control.
         self.extra = 0
-        # Until a task has run nothing is known, and a long task is the case to be careful with.
-        self._average = HORIZON
+        # No run time is known yet: start at a depth of 1, which is safe for long tasks.
+        self._average = WORK_PER_SLOT
 
     @classmethod
     def of(cls, worker: WorkerSettings, slots: int) -> Prefetch:
-        """Return what `worker` asks for."""
+        """Return the prefetch limit that the settings ask for."""
         return cls(1 if worker.disable_prefetch else worker.prefetch_multiplier, slots, worker.eta_task_limit)
 
     def hold(self, later: int, others: int) -> None:
-        """Hold `later` messages for their eta, and `others` that wait for something else, on top."""
+        """Add to the limit `later` messages held for their eta, and `others` held for another reason."""
         self.held = (later if self.eta_limit is None else min(later, self.eta_limit)) + others
 
     def learn(self, runtime: float, count: int) -> None:
-        """Take in that `count` tasks took `runtime` seconds in all."""
+        """Update the average: `count` tasks took `runtime` seconds in all."""
         mean = runtime / count
-        # A task that takes long counts at once; it takes a while of short ones to forget it.
+        # A long run time counts at once and decays slowly.
         self._average = mean if mean > self._average else self._average + _WEIGHT * (mean - self._average)
 
     @property
     def runtime(self) -> float | None:
-        """Seconds that a task takes of late, the long ones first; None: none has ended yet."""
-        return None if self._average is HORIZON else self._average
+        """Average run time in seconds, quick to rise and slow to fall; None: no task has ended yet."""
+        return None if self._average is WORK_PER_SLOT else self._average
 
     @property
     def depth(self) -> int:
-        """Messages to hold for each slot; 0: any number. At 1 none is to wait here while another worker is free."""
+        """Messages to hold for each slot; 0: any number. At 1 no message waits here while another worker is free."""
         if self.multiplier == "auto":
-            return max(1, min(DEPTH_MAX, int(HORIZON / max(self._average, 1e-6))))
+            return max(1, min(DEPTH_MAX, int(WORK_PER_SLOT / max(self._average, 1e-6))))
         return self.multiplier
 
     @property
     def limit(self) -> int:
-        """The most messages to hold now, those held for later included."""
+        """The most messages to hold now, those held for their eta included."""
         depth = self.depth
         return min(UNLIMITED, max(1, self.slots) * depth + self.held + self.extra) if depth else UNLIMITED
 
 
-# ---------------------------------------------------------------- how many more fit
+# ---------------------------------------------------------------- free capacity
 
-#: Seconds between two steps of making room for what may be behind tasks that are limited.
-_PAUSE: Final = 0.02
-#: Most messages of unknown tasks that make room for others while they wait here. With more, the others wait as well.
+#: Seconds between two steps that exclude rate-limited requests from the limit.
+_EXCLUDE_PAUSE: Final = 0.02
+#: The most messages of unknown tasks excluded from the limit while they wait here; more of them hold up other tasks.
 _UNKNOWN_MAX: Final = 1000
 
 
 class Capacity:
-    """Counts what is here."""
+    """Counts free capacity: how many more messages the worker may hold."""
 
     def __init__(
         self,
@@ -104,23 +104,23 @@ class Capacity:
         unknown_tasks: UnknownTasks,
         on_more: Callable[[], object],
     ) -> None:
-        """`backlog`, `rates`, `schedule`, `unregistered`: where messages wait. `on_more` is called when more fit."""
+        """`on_more` is called when capacity has become free."""
         self._loop = loop
         self._prefetch = prefetch
         self._settle = settle
         self._backlog = backlog
         self._rates = rates
         self._schedule = schedule
-        #: What waits here for being handed back, as its task is not known, and what is being handed back.
+        #: Messages of unknown tasks: held until their delay is over, and on their way back to the queue.
         self._unknown = unknown_tasks.held
         self._handbacks = unknown_tasks.handbacks
         self._on_more = on_more
-        #: So many of those that wait for their turn take no room from others.
-        self._spared = 0
-        self._sparing = False
+        #: Number of requests under a rate limit that are excluded from the limit.
+        self._excluded = 0
+        self._excluding = False
 
-    def left(self) -> int:
-        """Return how many messages fit; less than none when the limit has fallen."""
+    def free(self) -> int:
+        """Return how many more messages fit; negative after the limit has fallen."""
         if self._settle.overfull:
             return 0
         held = len(self._schedule) + (len(self._rates) if self._rates.buckets else 0)
@@ -129,27 +129,27 @@ class Capacity:
 
     @property
     def changes(self) -> bool:
-        """Whether tasks wait for their turn, or did: then `count` is to be called now and then."""
-        return bool(self._rates.buckets or self._spared)
+        """Whether requests wait for a rate limit, or did: each tick must then call `count`."""
+        return bool(self._rates.buckets or self._excluded)
 
     def count(self) -> None:
-        """Let what waits for its time leave room for others."""
+        """Exclude the requests that wait for their eta or a rate limit from the limit."""
         waiting = len(self._rates) if self._rates.buckets else 0
-        self._spared = min(self._spared, waiting)
-        self._prefetch.hold(len(self._schedule), self._spared + min(len(self._unknown), _UNKNOWN_MAX))
-        if self._spared < min(waiting, HOLD_MAX) and not self._sparing:
-            self._sparing = True
-            self._loop.call_later(_PAUSE, self._spare)
+        self._excluded = min(self._excluded, waiting)
+        self._prefetch.hold(len(self._schedule), self._excluded + min(len(self._unknown), _UNKNOWN_MAX))
+        if self._excluded < min(waiting, HOLD_MAX) and not self._excluding:
+            self._excluding = True
+            self._loop.call_later(_EXCLUDE_PAUSE, self._exclude)
 
-    def _spare(self) -> None:
-        self._sparing = False
+    def _exclude(self) -> None:
+        self._excluding = False
         waiting = len(self._rates)
         if waiting:
-            self._spared = min(waiting, HOLD_MAX)
+            self._excluded = min(waiting, HOLD_MAX)
             self._on_more()
 
     def forget_held(self) -> list[TaskRequest]:
-        """Forget what waits for its time or its turn, and return it."""
+        """Forget and return the requests that wait for their eta or a rate limit."""
         held = [*self._rates.clear(), *self._schedule.clear()]
         self._prefetch.hold(0, 0)
         return held

@@ -1,9 +1,9 @@
-"""Consumption: keeps the consumer graph up while there is a broker.
+"""Consumption: keeps the worker connected to the broker and consuming.
 
-1. Starts the consumer's blueprint in the loop: connection, adoption, subscriptions, feeding, recalls, leases.
-2. When the connection is lost it tears that down and builds it anew, with back-off; running tasks go on, and the new
-   connection takes over what they have on loan.
-3. Says each reason of an outage once, however often it tries, and that it is ready when it consumes for the first time.
+1. Starts the consumer graph in the loop: connection, adopt, subscriptions, fetching, recalls, leases.
+2. When the connection is lost it stops the graph and starts a new one, with back-off; tasks keep running, and the new
+   connection takes over their unacknowledged messages.
+3. Logs each reason of an outage once, and logs that the worker is ready when it consumes for the first time.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: A connection that lasted so long (s) was good: its loss is news, and the first attempt after it follows at once.
-_GOOD: Final = 5.0
-#: So many in a row that were not are told; the next ones only if they have another reason.
-_TOLD_MAX: Final = 2
+#: Seconds after which a connection counts as stable: its loss is logged, and the first reconnect follows at once.
+_STABLE: Final = 5.0
+#: Log at most this many unstable connections in a row; later ones only for another reason.
+_LOGGED_MAX: Final = 2
 
 
 class Consumption:
-    """The consumer graph's keeper. Everything but the constructor runs in the loop."""
+    """Starts and restarts the consumer graph. Everything but the constructor runs in the loop."""
 
     def __init__(
         self,
@@ -49,11 +49,12 @@ class Consumption:
         settings: Settings,
         hostname: str,
         steps: Callable[[], list[Step]],
-        on_fatal: Callable[[FrameworkError | None], object],
+        on_ready: Callable[[], object],
+        on_fatal: Callable[[FrameworkError], object],
     ) -> None:
-        """`steps` makes the built-in steps of the consumer's graph.
+        """`steps` makes the built-in steps of the consumer graph.
 
-        `on_fatal` hears None once the worker consumes, or the error that makes it give up before that.
+        `on_ready` is called once, when the worker first consumes; `on_fatal` with the error that ends it before that.
         """
         self._loop = loop
         self._transport = transport
@@ -64,23 +65,23 @@ class Consumption:
         self._settings = settings
         self._hostname = hostname
         self._steps = steps
-        self._verdict = on_fatal
+        self._on_ready = on_ready
+        self._on_fatal = on_fatal
         self._backoff = Backoff(maximum=PAUSE_MAX)
         self._blueprint: Blueprint | None = None
         self._closed = False
         self._was_ready = False
         #: The loop's time at which the latest connection began to consume.
         self._since = 0.0
-        #: Connections in a row that did not last.
+        #: Number of unstable connections in a row.
         self._short = 0
-        #: The reason that was told last.
-        self._told = ""
-        self.on_ready: Callable[[], object] | None = None
-        #: Called when a connection is lost, while there is none.
+        #: The reason logged last.
+        self._reason_logged = ""
+        #: Called when a connection is lost, before the next attempt.
         self.on_loss: Callable[[], object] | None = None
 
     def start(self) -> None:
-        """Connect and consume, now or as soon as the broker lets us."""
+        """Connect and consume; on failure try again with back-off."""
         if self._closed or self._blueprint is not None:
             return
         given: dict[str, Any] = {
@@ -99,24 +100,22 @@ class Consumption:
             self._try_again(error)
             return
         except FrameworkError as error:
-            # The broker answered and said no: trying again changes nothing before somebody does something.
+            # The broker refused: at start an operator must act, so the worker ends instead of trying again.
             if not self._was_ready:
                 logger.error("consumer: %s", error)
             if self._was_ready:
                 self._try_again(error)
             else:
-                self._verdict(error)
+                self._on_fatal(error)
             return
         self._blueprint = graph
         self._since = self._loop.time()
         logger.log(
-            logging.DEBUG if self._short > _TOLD_MAX else logging.INFO, "Connected to %s", self._transport.display_url
+            logging.DEBUG if self._short > _LOGGED_MAX else logging.INFO, "Connected to %s", self._transport.display_url
         )
         if not self._was_ready:
             self._was_ready = True
-            if self.on_ready is not None:
-                self.on_ready()
-            self._verdict(None)
+            self._on_ready()
             logger.info("%s ready.", self._hostname)
 
     def _try_again(self, error: FrameworkError) -> None:
@@ -125,17 +124,17 @@ class Consumption:
         retry = broker.connection_retry if self._was_ready else broker.connection_retry_on_startup
         if retry is None:
             retry = broker.connection_retry
-        # The worker never gives up a broker that it once had; at start it says so and ends.
+        # Attempts are limited at start only: a worker that has been connected reconnects for ever.
         if not self._was_ready and (not retry or (maximum is not None and self._backoff.attempts >= maximum)):
-            self._verdict(error)
+            self._on_fatal(error)
             return
         delay = self._backoff.next()
-        # Trying goes on, telling does not: a reason is told once, until another comes or the broker is back.
+        # Each attempt is made, but a reason is logged once, until another reason comes or the broker is back.
         logger.log(
             self._level(error, logging.ERROR),
             "consumer: Cannot connect to %s: %s. Trying again in %.2f seconds... (%s/%s)",
             self._transport.display_url,
-            # Transports name the URL too, for those who hear nothing but the error.
+            # The text of the transport names the URL, too, for callers that show the error alone.
             str(error).removeprefix(f"{self._transport.display_url} cannot be reached: "),
             delay,
             self._backoff.attempts,
@@ -145,21 +144,21 @@ class Consumption:
 
     def _level(self, error: FrameworkError, level: int) -> int:
         reason = str(error)
-        if reason == self._told:
+        if reason == self._reason_logged:
             return logging.DEBUG
-        self._told = reason
+        self._reason_logged = reason
         return level
 
     def _lost(self, error: TransportError) -> None:
         if self._blueprint is None:
             return
-        if self._loop.time() - self._since >= _GOOD:
+        if self._loop.time() - self._since >= _STABLE:
             self._backoff.reset()
             self._short = 0
         else:
             self._short += 1
-        if self._short <= _TOLD_MAX:
-            self._told = ""
+        if self._short <= _LOGGED_MAX:
+            self._reason_logged = ""
         logger.log(
             self._level(error, logging.WARNING),
             "consumer: Connection to broker lost. Trying to re-establish the connection... (%s)",
@@ -171,7 +170,7 @@ class Consumption:
         if self._short <= 1:
             self.start()
         else:
-            # Lost as soon as it was there, again: what is wrong is not over yet.
+            # The second unstable connection in a row: the cause persists, so back off.
             self._loop.call_later(self._backoff.next(), self.start)
 
     def _take_down(self) -> None:
@@ -180,7 +179,7 @@ class Consumption:
             graph.stop(time.monotonic())
 
     def close(self) -> None:
-        """Stop consuming for good: everything still on loan goes back to the broker."""
+        """Stop consuming for good; unacknowledged messages return to the broker."""
         self._closed = True
         self._redelivery.end()
         self._take_down()

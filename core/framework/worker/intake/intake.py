@@ -1,10 +1,10 @@
-"""Intake: moves messages from the consumer to the pool, as many as fit and no more.
+"""Intake: moves messages from the consumer to the pool, up to the prefetch limit.
 
-1. Fetches up to the prefetch limit; what may run waits in `backlog` until the pool has room.
-2. Everything that changes how much fits (an end, a new slot, a wake-up of the broker) only asks for a `tick`; however
-   many ask, one tick follows. A tick stores results, sends acks with the next fetch, and feeds the pool.
-3. `quiet` stops fetching and gives back what has not started, in order; `resume` starts again.
-4. A connection that is lost, or refuses to serve, is reported once, through `on_lost`.
+1. Fetches up to the prefetch limit; requests that may run wait in `backlog` until the pool has a free slot.
+2. Ticks: a task's end, a new slot or a readable connection calls `ask`, and any number of calls give one tick. A tick
+   stores results, sends acks with the next fetch, and feeds the pool.
+3. `quiet` stops fetching and requeues the messages that have not started, in order; `resume` starts again.
+4. Reports a connection that is lost or refused once, through `on_lost`.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks whether a broker that is not read from, for want of room, is still there.
-_LOOK: Final = 1.0
-#: Most messages fetched at a time for being parked.
-_REACH_MAX: Final = 256
-#: Seconds after the time of a parked message at which it is asked for: a timer may be a hair early.
-_AFTER: Final = 0.001
+#: Seconds between two checks for a hang-up while the worker is full and does not read the connection.
+_HANGUP_CHECK: Final = 1.0
+#: The most messages to fetch at a time past the free capacity, while the broker delivers messages that get parked.
+_PARKED_BATCH_MAX: Final = 256
+#: Seconds added to the due time of a parked message, because a timer may fire slightly early.
+_DUE_MARGIN: Final = 0.001
 
 
 class Intake:
@@ -64,58 +64,58 @@ class Intake:
         self._soft, self._hard = limits
         self._schedule: Schedule[TaskRequest] = Schedule(loop, self._due)
         self._unknown_tasks = unknown_tasks
-        unknown_tasks.release = self.take_aside
+        unknown_tasks.release = self.take_extra
         unknown_tasks.handbacks.on_sent = self.ask
         self._dispatch: Dispatch | None = None
         self._consumer: Consumer | None = None
-        #: Its descriptor; a consumer whose connection is lost does not tell it any more.
+        #: The consumer's descriptor, kept because a consumer that lost its connection no longer returns it.
         self._fd = -1
         self._on_lost: Callable[[TransportError], object] | None = None
-        self._told = 0
-        self._asked = False
+        self._limit = 0
+        self._tick_requested = False
         self._paused = False
-        self._looking = False
-        #: When the consumer wants to be asked for what has been parked, and the timer for that.
+        self._checking = False
+        #: When the next parked message comes due, by the consumer's account, and the timer for it.
         self._due_at: float | None = None
         self._due_timer: Timer | None = None
-        #: So many are fetched, whatever fits: the last ones were all parked, and the next ones may be too.
-        self._reach = 0
-        #: Read, decided, and waiting for a slot.
+        #: Fetch this many although full: the last batch was all parked, and the next may be too. 0: off.
+        self._parked_batch = 0
+        #: Requests that may run and wait for a slot.
         self.backlog: deque[TaskRequest] = deque()
-        #: What waits for its turn under a rate limit.
+        #: Requests that wait for their start under a rate limit.
         self.rates = RateLimits(loop, self.backlog, self.ask)
-        self._room = Capacity(
+        self._capacity = Capacity(
             loop, prefetch, settle, self.backlog, self.rates, self._schedule, unknown_tasks, on_more=self.ask
         )
         self.fetching = True
-        #: Connections over which it has fetched so far.
+        #: Number of connections attached so far.
         self.connections = 0
-        #: Called after every tick on which nothing is left to do; set while the worker drains.
+        #: Called after each tick that leaves nothing running or waiting; set while the worker drains.
         self.on_idle: Callable[[], object] | None = None
-        #: Called after every tick; set while the pool is scaled by what waits.
+        #: Called after each tick; set by the autoscaler.
         self.on_feed: Callable[[], object] | None = None
 
     @property
     def draining(self) -> bool:
-        """The worker is stopping: it will never fetch again."""
+        """Whether the worker is stopping and will never fetch again."""
         return self.on_idle is not None
 
     @property
     def connected(self) -> bool:
-        """There is a connection to the broker to fetch from."""
+        """Whether a consumer is attached."""
         return self._consumer is not None
 
     @property
     def schedule(self) -> Schedule[TaskRequest]:
-        """What is held for its eta."""
+        """The requests held in memory for their eta."""
         return self._schedule
 
     def bind(self, dispatch: Dispatch) -> None:
-        """Use `dispatch` to decide; it needs the schedule, which is ours."""
+        """Set the dispatch; its constructor needs `schedule`, so it is made after the intake."""
         self._dispatch = dispatch
         self.rates.may_run = dispatch.due
 
-    # ------------------------------------------------------------ the consumer's coming and going
+    # ------------------------------------------------------------ attaching and detaching a consumer
 
     def attach(self, consumer: Consumer, on_lost: Callable[[TransportError], object]) -> None:
         """Fetch from `consumer` from now on."""
@@ -128,22 +128,23 @@ class Intake:
         self._settle.hurry()
         self.ask()
 
-    def tell(self, consumer: Consumer) -> None:
-        """Tell `consumer` how many messages may be on loan."""
-        self._told = self._on_loan(consumer)
-        consumer.prefetch(self._told)
+    def set_prefetch(self, consumer: Consumer) -> None:
+        """Set the prefetch limit of `consumer`."""
+        self._limit = self._consumer_limit(consumer)
+        consumer.prefetch(self._limit)
 
     def _flush(self, consumer: Consumer) -> None:
-        """Send settlements while there is no room."""
+        """Send settlements without fetching."""
         if consumer.pushes and self._prefetch.depth == 1:
             consumer.pause_delivery(sum(not request.acknowledged for request in self._settle.running.values()))
         else:
             consumer.flush()
 
-    def _on_loan(self, consumer: Consumer) -> int:
-        """Return how many messages may be on loan.
+    def _consumer_limit(self, consumer: Consumer) -> int:
+        """Return the prefetch limit for the broker.
 
-        What was acknowledged as it began is not, and yet has a slot: were as many on loan, some would wait here.
+        An early-acked running task has a slot but no unacknowledged message. At a depth of 1 it lowers the limit, so
+        that no message waits here for its slot.
         """
         limit = self._prefetch.limit
         if consumer.pushes and self._prefetch.depth == 1:
@@ -151,83 +152,83 @@ class Intake:
         return max(1, limit)
 
     def detach(self) -> None:
-        """Forget the consumer, and with it what it had on loan and has not started: the broker gives that out again.
+        """Drop the consumer and its requests that have not started: the broker redelivers them.
 
-        What runs goes on; see `Redelivery` for its messages.
+        Running tasks continue; `Redelivery` keeps their messages.
         """
         if self._consumer is None:
             return
         self._loop.remove_reader(self._fd)
         self._consumer = None
         self._await_due(None)
-        self._reach = 0
+        self._parked_batch = 0
         self.backlog.clear()
         self._unknown_tasks.clear()
-        self._room.forget_held()
-        # What waits inside the pool has not started either. Left there it would run beside its second copy.
+        self._capacity.forget_held()
+        # A job queued inside the pool has not started either: left there, it would run beside its redelivered copy.
         for seq in self._pool.quiesce():
             self._settle.running.pop(seq, None)
 
     # ------------------------------------------------------------ ticking
 
     def _readable(self) -> None:
-        if self._left() > 0:
+        if self._free() > 0:
             self.ask()
-        elif self._consumer is not None and not self._attend(self._consumer):
-            # There may be messages and there is no room for them: until there is, do not wake up for them again.
+        elif self._consumer is not None and not self._poll_while_full(self._consumer):
+            # This consumer is not read while full: its readable descriptor would wake the loop again and again.
             self._loop.remove_reader(self._fd)
             self._paused = True
-            if not self._looking:
-                self._looking = True
-                self._loop.call_later(_LOOK, self._look)
+            if not self._checking:
+                self._checking = True
+                self._loop.call_later(_HANGUP_CHECK, self._check_connection)
 
-    def _attend(self, consumer: Consumer) -> bool:
-        """Hear what the broker says while there is no room; return whether the consumer can do that.
+    def _poll_while_full(self, consumer: Consumer) -> bool:
+        """Read broker frames while full; return whether the consumer supports that.
 
-        What runs here and was taken from us comes again; whatever else does has been pushed, so it waits for its turn.
+        Takes in the messages that arrived: redeliveries of running tasks, and messages that the broker pushed.
         """
         try:
             self._flush(consumer)
-            again = consumer.poll_while_full()
+            deliveries = consumer.poll_while_full()
         except TransportError as error:
-            self._lose(error)
+            self._report_loss(error)
             return True
-        if again:
-            self.take_aside(again)
-        return again is not None
+        if deliveries:
+            self.take_extra(deliveries)
+        return deliveries is not None
 
-    def _look(self) -> None:
-        """Find out that the connection is lost while nothing is read from it."""
-        self._looking = False
+    def _check_connection(self) -> None:
+        """Report a lost connection while nothing is read from it."""
+        self._checking = False
         if not self._paused or self._consumer is None:
             return
         if hung_up(self._fd):
-            self._lose(ConnectionLost("the broker closed the connection"))
+            self._report_loss(ConnectionLost("the broker closed the connection"))
         else:
-            self._looking = True
-            self._loop.call_later(_LOOK, self._look)
+            self._checking = True
+            self._loop.call_later(_HANGUP_CHECK, self._check_connection)
 
-    def _left(self) -> int:
-        """Return how many messages are to be fetched."""
-        return self._room.left() if self.fetching else 0
+    def _free(self) -> int:
+        """Return how many messages to fetch."""
+        return self._capacity.free() if self.fetching else 0
 
     def ask(self) -> None:
-        """Have a tick follow soon."""
-        if not self._asked:
-            self._asked = True
+        """Request a tick; one tick serves any number of requests."""
+        if not self._tick_requested:
+            self._tick_requested = True
             self._loop.call_soon(self._tick)
 
     def _tick(self) -> None:
-        self._asked = False
+        self._tick_requested = False
         self._settle.flush()
-        if self._room.changes:
-            self._room.count()
+        if self._capacity.changes:
+            self._capacity.count()
         consumer = self._consumer
         if consumer is not None:
             try:
                 self._exchange(consumer)
             except TransportError as error:
-                self._lose(error)
+                self._report_loss(error)
         self._feed()
         if self.on_feed is not None:
             self.on_feed()
@@ -235,14 +236,14 @@ class Intake:
             self.on_idle()
 
     def _exchange(self, consumer: Consumer) -> None:
-        """Send settlements and fetch what fits."""
-        # With every task that waits no longer the limit falls by one: a broker that pushes would take back a message
-        # each time, and count that as a delivery.
-        limit = self._on_loan(consumer)
-        if limit != self._told and (limit > self._told or limit * 2 <= self._told or not self._prefetch.held):
-            self.tell(consumer)
-        room = self._left()
-        if room <= 0:
+        """Send settlements and fetch up to the free capacity."""
+        # The limit falls by one with each held message that comes due. A small decrease waits: a pushing broker would
+        # requeue a message each time, and count that as a delivery.
+        limit = self._consumer_limit(consumer)
+        if limit != self._limit and (limit > self._limit or limit * 2 <= self._limit or not self._prefetch.held):
+            self.set_prefetch(consumer)
+        free = self._free()
+        if free <= 0:
             self._flush(consumer)
             if consumer.due_at != self._due_at:
                 self._await_due(consumer.due_at)
@@ -250,69 +251,70 @@ class Intake:
         if self._paused:
             self._paused = False
             self._loop.add_reader(self._fd, self._readable)
-        asked = max(room, self._reach)
+        asked = max(free, self._parked_batch)
         deliveries = consumer.fetch(asked)
         if consumer.due_at != self._due_at:
             self._await_due(consumer.due_at)
         if not deliveries:
             return
         parked = self._take(deliveries)
-        if parked or self._reach:
-            self._look_beyond(asked, parked, len(deliveries))
-        if parked or len(deliveries) == asked or self._told < limit:
+        if parked or self._parked_batch:
+            self._fetch_past_parked(asked, parked, len(deliveries))
+        if parked or len(deliveries) == asked or self._limit < limit:
             self.ask()
 
     def _take(self, deliveries: Sequence[Delivery]) -> int:
         assert self._dispatch is not None
         parked = self._dispatch.take(deliveries, self.rates.accept if self.rates.buckets else self.backlog.append)
-        self._room.count()
+        self._capacity.count()
         return parked
 
-    def take_aside(self, deliveries: Sequence[Delivery]) -> None:
-        """Decide about messages that were not fetched just now, whether or not others fit.
+    def take_extra(self, deliveries: Sequence[Delivery]) -> None:
+        """Decide about extra messages, regardless of free capacity.
 
-        They are revoked, of tasks that were not known when they came, or run here already.
+        They were recalled as revoked, held for an unknown task, or read while full.
         """
         self._take(deliveries)
         self.ask()
 
-    def _look_beyond(self, asked: int, parked: int, found: int) -> None:
-        """Have more fetched while all that comes is parked, lest what may run waits behind it; give back what is over.
+    def _fetch_past_parked(self, asked: int, parked: int, found: int) -> None:
+        """Fetch bigger batches while whole batches get parked; requeue the requests beyond the capacity.
 
-        A worker whose tasks are long asks for one message at a time, and many thousands may have been sent for later.
+        A worker with long tasks fetches one message at a time: without this, tasks that may run would wait behind
+        thousands that get parked.
         """
-        self._reach = min(2 * asked, _REACH_MAX) if parked == found == asked else 0
-        # The last one first keeps their order.
-        for _ in range(min(-self._left(), len(self.backlog))):
+        self._parked_batch = min(2 * asked, _PARKED_BATCH_MAX) if parked == found == asked else 0
+        # Requeueing the last one first keeps their order.
+        for _ in range(min(-self._free(), len(self.backlog))):
             request = self.backlog.pop()
             request.acknowledged = True
             request.delivery.release()
 
     def _await_due(self, due_at: float | None) -> None:
-        """Have a tick follow when a message that is parked in the broker comes due."""
+        """Tick when the next message parked in the broker comes due."""
         if self._due_timer is not None:
             self._due_timer.cancel()
             self._due_timer = None
         self._due_at = due_at
         if due_at is not None:
-            self._due_timer = self._loop.call_later(max(0.0, due_at - monotonic()) + _AFTER, self.ask)
+            self._due_timer = self._loop.call_later(max(0.0, due_at - monotonic()) + _DUE_MARGIN, self.ask)
 
     def _feed(self) -> None:
         backlog = self.backlog
         if not backlog:
             return
-        room = min(self._pool.capacity(), len(backlog))
-        if room <= 0:
+        free = min(self._pool.capacity(), len(backlog))
+        if free <= 0:
             return
         running = self._settle.running
         dispatch = self._dispatch
         assert dispatch is not None
         wants_result_repr = self._settle.events is not None
         jobs = []
-        taken = [backlog.popleft() for _ in range(room)]
+        taken = [backlog.popleft() for _ in range(free)]
         for request in taken:
             if request.head.headers.expires is not None and not dispatch.due(request):
-                continue  # while it waited here
+                continue  # expired in the backlog
             running[request.seq] = request
             jobs.append(job_of(request, self._soft, self._hard, wants_result_repr))
         if jobs:
@@ -325,11 +327,11 @@ class Intake:
         for request in requests:
             if self._dispatch.due(request):
                 self.rates.accept(request)
-        self._room.count()
+        self._capacity.count()
         self.ask()
 
     def recheck(self) -> None:
-        """Settle what has been revoked since it was taken in: what waits for its time, its turn, the pool, or in it."""
+        """Settle the requests that were revoked since they were taken in, unless they have started."""
         dispatch = self._dispatch
         assert dispatch is not None
         self._schedule.discard(dispatch.discards)
@@ -343,31 +345,31 @@ class Intake:
         self.backlog.extend(request for request in waiting if request.seq not in gone)
         if self.rates.released:
             self.rates.submitted(list(gone))
-        self._room.count()
+        self._capacity.count()
         self.ask()
 
-    def take_back(self) -> None:
-        """Have what waits inside the pool wait here, until the next tick."""
+    def reclaim(self) -> None:
+        """Move jobs that have not started from the pool to the backlog, until the next tick."""
         running = self._settle.running
         self.backlog.extendleft([running.pop(seq) for seq in reversed(self._pool.quiesce()) if seq in running])
         self.ask()
 
     def waiting(self) -> Iterator[TaskRequest]:
-        """Yield what was taken in and waits for its time, for its turn, or for the pool."""
+        """Yield the requests that wait for their eta, for a rate limit, or for the pool."""
         yield from self.backlog
         yield from self.rates
         yield from (request for _when, request in self._schedule)
 
-    def learn(self, policies: Mapping[str, TaskPolicy]) -> None:
-        """Take up the policies of tasks that have come or changed; also for what has been taken in and not started."""
+    def update_policies(self, policies: Mapping[str, TaskPolicy]) -> None:
+        """Use these policies of new or changed tasks, also for requests that have not started."""
         assert self._dispatch is not None
-        self._dispatch.learn(policies)
+        self._dispatch.update_policies(policies)
         if any(not request.started and request.name in policies for request in self._settle.running.values()):
-            self.take_back()
+            self.reclaim()
         for request in self.waiting():
             request.policy = policies.get(request.name, request.policy)
 
-    def _lose(self, error: TransportError) -> None:
+    def _report_loss(self, error: TransportError) -> None:
         on_lost, self._on_lost = self._on_lost, None
         if on_lost is not None:
             on_lost(error)
@@ -375,31 +377,31 @@ class Intake:
     # ------------------------------------------------------------ quiet and resume
 
     def quiet(self) -> None:
-        """Stop fetching, and give back everything that has not started."""
+        """Stop fetching and requeue every message that has not started."""
         self.fetching = False
         waiting = [self._settle.running.pop(seq) for seq in self._pool.quiesce() if seq in self._settle.running]
-        unstarted = [*waiting, *self.backlog, *self._room.forget_held()]
+        unstarted = [*waiting, *self.backlog, *self._capacity.forget_held()]
         unknown = self._unknown_tasks.clear()
         self.backlog.clear()
-        given_back = 0
+        requeued = 0
         try:
-            # First: what goes back would come again.
+            # Cancelled first, or the broker would deliver the requeued messages to this worker again.
             self._queues.pause()
-            # Each goes to the front of its queue: the last one first keeps their order.
+            # Each goes to the front of its queue: requeueing the last one first keeps their order.
             for request in sorted(unstarted, key=_seq, reverse=True):
                 if not request.acknowledged:
                     request.acknowledged = True
                     request.delivery.release()
-                    given_back += 1
+                    requeued += 1
             for delivery in unknown:
                 delivery.release()
-            given_back += len(unknown)
+            requeued += len(unknown)
             if self._consumer is not None:
                 self._consumer.flush()
         except TransportError as error:
-            self._lose(error)
-        if given_back:
-            logger.info("Gave back %d messages that had not started", given_back)
+            self._report_loss(error)
+        if requeued:
+            logger.info("Requeued %d messages that had not started", requeued)
         self.ask()
 
     def resume(self) -> None:
@@ -408,7 +410,7 @@ class Intake:
         try:
             self._queues.resume()
         except TransportError as error:
-            self._lose(error)
+            self._report_loss(error)
         self.ask()
 
 

@@ -1,11 +1,11 @@
 """Rate limits: how many tasks of a name may start in a second, minute or hour.
 
-1. Holds tasks of a limited name, first come, first served, until their start is due; all others pass by.
-2. Starts are evenly spaced: a token bucket that holds one token. A start that a busy pool delays is not made up for.
-3. A change takes hold of what waits already.
-4. A limit of the whole cluster takes the times of its starts from a `SharedRateLimit` that all workers share.
+1. Holds tasks of a limited name, first come, first served, until their start is due; other tasks pass.
+2. Spaces starts evenly: a token bucket that holds one token. A start that a busy pool delays is not made up for.
+3. Applies a changed limit to waiting tasks, too.
+4. Takes the start times of a cluster-wide limit from a `SharedRateLimit` that all workers share.
 
-Where no task is limited, `buckets` is empty and nobody asks any further.
+Without limits `buckets` is empty, and callers check nothing else.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from framework.worker.task_request import TaskRequest
 if TYPE_CHECKING:
     from framework.client.task_policy import TaskPolicy
 
-#: Most tasks that may wait for their turn without taking room from others in the prefetch.
+#: The most waiting tasks that are excluded from the prefetch limit.
 HOLD_MAX: Final = 1_000
-#: Seconds by which a start may make up for the loop's being late.
+#: Seconds by which a start may make up for a late loop.
 _CARRY: Final = 0.01
-#: Seconds of starts to ask of a turnstile at a time: rates of thousands must not cost as many round trips.
+#: Seconds of starts to reserve in one round trip to the shared limit: one each would be too slow for high rates.
 _BLOCK: Final = 0.1
-#: Seconds after which the time of a start that was given to us is over.
+#: Seconds after which a reserved start expires.
 _STALE: Final = 0.25
 
 
 class StartTimes(Protocol):
-    """Where the starts of a whole cluster are given out, see `framework.worker.intake.shared_rate_limits`."""
+    """Source of start times for cluster-wide limits, see `framework.worker.intake.shared_rate_limits`."""
 
     def ask(self, name: str, interval: float, count: int, deliver: Callable[[float], object]) -> None:
-        """Ask for the next `count` starts of `name`; `deliver` is told in the loop in how many seconds they begin."""
+        """Reserve the next `count` starts of `name`; call `deliver` in the loop with the seconds until the first."""
 
 
 class _Bucket:
@@ -45,17 +45,17 @@ class _Bucket:
         self.name = name
         #: Seconds between two starts.
         self.interval = 1.0 / rate
-        #: The limit is the cluster's.
+        #: Whether the limit is cluster-wide.
         self.shared = shared
         self.waiting: deque[TaskRequest] = deque()
-        #: Let go, and not yet with the pool.
-        self.out = 0
+        #: Number of tasks released to the backlog and not yet submitted to the pool.
+        self.unsubmitted = 0
         #: The time of the last start, on the loop's clock.
         self.last = float("-inf")
-        #: Starts that a turnstile has given us, on the loop's clock.
-        self.given: deque[float] = deque()
-        #: What was asked of the turnstile; None: nothing is.
-        self.asked: object | None = None
+        #: Starts reserved from the shared limit, on the loop's clock.
+        self.reserved: deque[float] = deque()
+        #: Identifies the pending reservation; None: none is pending.
+        self.pending: object | None = None
         self.timer: Timer | None = None
 
     def disarm(self) -> None:
@@ -68,42 +68,42 @@ class RateLimits:
     """Buckets by task name. Used in the loop only."""
 
     def __init__(self, loop: Loop, backlog: deque[TaskRequest], ask: Callable[[], object]) -> None:
-        """What may start is put at the end of `backlog`, and `ask` called."""
+        """A task that may start is appended to `backlog`, and `ask` is called."""
         self._loop = loop
         self._backlog = backlog
         self._ask = ask
-        #: Empty: nothing is limited.
+        #: Empty: no task is limited.
         self.buckets: dict[str, _Bucket] = {}
-        #: By item: let go, and still in the backlog.
+        #: Buckets of the tasks released and still in the backlog, by `TaskRequest.seq`.
         self.released: dict[int, _Bucket] = {}
-        #: Says whether an item whose turn has come may still run, and settles it if not.
+        #: Returns whether a task whose start is due may still run; settles it if not.
         self.may_run: Callable[[TaskRequest], bool] = lambda request: True
-        #: Where limits of the cluster are counted; None: there is no such place.
+        #: Source of start times for cluster-wide limits; None: no store can count them.
         self.starts: StartTimes | None = None
-        #: Limits are ignored altogether, unless the step that sets them is there.
+        #: Limits are ignored until the step that sets them starts.
         self.disabled = True
 
     def __len__(self) -> int:
-        """Return how many tasks wait for their turn."""
+        """Return how many tasks wait for their start."""
         return sum(len(bucket.waiting) for bucket in self.buckets.values())
 
     def __iter__(self) -> Iterator[TaskRequest]:
-        """Yield the tasks that wait for their turn."""
+        """Yield the tasks that wait for their start."""
         return (request for bucket in self.buckets.values() for request in bucket.waiting)
 
     # ------------------------------------------------------------ limits
 
     def set(self, name: str, rate: float, *, shared: bool = False) -> None:
-        """Let `rate` tasks called `name` start in a second, from now on; 0: as many as there are.
+        """Limit the tasks called `name` to `rate` starts a second from now on; 0: no limit.
 
-        `shared`: that many in the whole cluster. Raises `ConfigError` when there is nothing to count those with.
+        `shared`: the limit is cluster-wide. Raises `ConfigError` when no store can count that.
         """
         if self.disabled:
             return
         if shared and rate and self.starts is None:
             raise ConfigError(
-                f"the rate limit of task {name} is the cluster's, and there is nothing to count it with: the broker "
-                "and the result store are neither Redis nor SQLite; set rate_limit_store under [task] to the URL of one"
+                f"task {name} has a cluster-wide rate limit, which neither the broker nor the result store can count: "
+                "set rate_limit_store under [task] to the URL of a Redis server or an SQLite file"
             )
         bucket = self.buckets.get(name)
         if not rate:
@@ -116,15 +116,15 @@ class RateLimits:
             return
         if bucket is None:
             bucket = self.buckets[name] = _Bucket(name, rate, shared)
-            self._draw_in(bucket)
+            self._collect(bucket)
         else:
             bucket.interval = 1.0 / rate
-            bucket.given.clear()
-            bucket.asked = None
-        self._turn(bucket)
+            bucket.reserved.clear()
+            bucket.pending = None
+        self._release_due(bucket)
 
-    def _draw_in(self, bucket: _Bucket) -> None:
-        """Have tasks that wait for the pool wait for their turn as well."""
+    def _collect(self, bucket: _Bucket) -> None:
+        """Move the backlog's tasks of this name into the bucket."""
         kept: list[TaskRequest] = []
         for request in self._backlog:
             if request.name == bucket.name:
@@ -137,25 +137,25 @@ class RateLimits:
     # ------------------------------------------------------------ tasks
 
     def accept(self, request: TaskRequest) -> None:
-        """Take in `request`, which may run: now, if its name is not limited, else when its turn has come."""
+        """Take `request`, which may run: at once if its name is not limited, else when its start is due."""
         bucket = self.buckets.get(request.name)
         if bucket is None:
             self._backlog.append(request)
             return
         bucket.waiting.append(request)
         if len(bucket.waiting) == 1:
-            self._turn(bucket)
+            self._release_due(bucket)
 
     def submitted(self, seqs: Sequence[int]) -> None:
-        """Hear that these have gone to the pool."""
+        """Count these tasks as started: the pool has them, or they were discarded."""
         now = self._loop.time()
         for seq in seqs:
             bucket = self.released.pop(seq, None)
             if bucket is not None:
-                bucket.out -= 1
-                # It starts now, however long ago it was let go.
+                bucket.unsubmitted -= 1
+                # The start counts from now: the task may have waited in the backlog since its release.
                 bucket.last = max(bucket.last, now - _CARRY)
-                self._turn(bucket)
+                self._release_due(bucket)
 
     def discard(self, unwanted: Callable[[TaskRequest], bool]) -> None:
         """Forget the waiting tasks that are `unwanted`."""
@@ -163,76 +163,76 @@ class RateLimits:
             bucket.waiting = deque([request for request in bucket.waiting if not unwanted(request)])
 
     def clear(self) -> list[TaskRequest]:
-        """Forget all tasks, those let go as well, and return those that waited."""
+        """Forget all tasks, also the released ones; return the waiting ones."""
         requests = list(self)
         for bucket in self.buckets.values():
             bucket.waiting.clear()
-            bucket.out = 0
+            bucket.unsubmitted = 0
             bucket.disarm()
         self.released.clear()
         return requests
 
-    # ------------------------------------------------------------ turns
+    # ------------------------------------------------------------ starts
 
-    def _turn(self, bucket: _Bucket) -> None:
-        """Let go what is due, and have the next turn come."""
+    def _release_due(self, bucket: _Bucket) -> None:
+        """Release the tasks whose start is due, and arm the timer for the next."""
         bucket.disarm()
         now = self._loop.time()
         waiting = bucket.waiting
-        # What was let go and finds no room in the pool holds back the rest, or they would start all at once.
-        room = max(1, int(_CARRY / bucket.interval))
-        let_go = False
-        while waiting and bucket.out < room:
+        # Released tasks that the pool has no slot for hold back the rest: all would start at once when it has.
+        allowed = max(1, int(_CARRY / bucket.interval))
+        released = False
+        while waiting and bucket.unsubmitted < allowed:
             due = self._due(bucket, now)
             if due is None:
                 break
             if due > now:
-                bucket.timer = self._loop.call_later(due - now, self._turn, bucket)
+                bucket.timer = self._loop.call_later(due - now, self._release_due, bucket)
                 break
             request = waiting.popleft()
             if not self.may_run(request):
                 continue
             if bucket.shared:
-                bucket.given.popleft()
+                bucket.reserved.popleft()
             bucket.last = max(bucket.last + bucket.interval, now - _CARRY)
-            bucket.out += 1
+            bucket.unsubmitted += 1
             self.released[request.seq] = bucket
             self._backlog.append(request)
-            let_go = True
-        if let_go:
+            released = True
+        if released:
             self._ask()
 
     def _due(self, bucket: _Bucket, now: float) -> float | None:
-        """Return when the next one may start; None: we do not know yet."""
+        """Return the loop time of the next start; None: it is being reserved."""
         if not bucket.shared:
             return bucket.last + bucket.interval
-        given = bucket.given
-        while given and given[0] < now - max(_STALE, bucket.interval):
-            given.popleft()
-        if given:
-            return given[0]
-        if bucket.asked is None and self.starts is not None:
-            self._ask_for_starts(bucket, self.starts)
+        reserved = bucket.reserved
+        while reserved and reserved[0] < now - max(_STALE, bucket.interval):
+            reserved.popleft()
+        if reserved:
+            return reserved[0]
+        if bucket.pending is None and self.starts is not None:
+            self._reserve(bucket, self.starts)
         return None
 
-    def _ask_for_starts(self, bucket: _Bucket, starts: StartTimes) -> None:
+    def _reserve(self, bucket: _Bucket, starts: StartTimes) -> None:
         interval = bucket.interval
         count = max(1, min(len(bucket.waiting), int(_BLOCK / interval)))
-        asked = bucket.asked = object()
+        pending = bucket.pending = object()
 
         def deliver(wait: float) -> None:
-            if bucket.asked is asked:  # else the limit has changed meanwhile
-                bucket.asked = None
+            if bucket.pending is pending:  # else the limit changed during the reservation
+                bucket.pending = None
                 first = self._loop.time() + wait
-                bucket.given.extend(first + number * interval for number in range(count))
-                self._turn(bucket)
+                bucket.reserved.extend(first + number * interval for number in range(count))
+                self._release_due(bucket)
 
-        # Workers that were told another rate count by themselves.
+        # The rate is part of the key: workers that use another rate count separately.
         starts.ask(f"{bucket.name}@{interval:.9g}", interval, count, deliver)
 
 
 def limits_of(policies: Mapping[str, TaskPolicy]) -> Iterator[tuple[str, float, bool]]:
-    """Yield name, rate (a second) and whether it is the cluster's, for each task of `policies` that is limited."""
+    """Yield ``(name, rate a second, cluster-wide)`` for each limited task of `policies`."""
     for name, policy in policies.items():
         if policy.rate_limit:
             yield name, policy.rate_limit, policy.rate_limit_scope == "cluster"

@@ -1,9 +1,8 @@
 """Subscriptions: the queues that a worker consumes from, and their changes while it runs.
 
-1. Holds what was selected at start, and what was added and cancelled since; every new connection is given that.
-2. `add` and `cancel` act on the connection there is before they return.
-3. While the worker is quiet nothing is consumed, so that the broker has other workers do what it would hand to this
-   one.
+1. Keeps the queues selected at start and the later changes, for each new connection.
+2. `add` and `cancel` act on the current connection before they return.
+3. Cancels its consumers while the worker is quiet, so that the broker delivers to other workers.
 """
 
 from __future__ import annotations
@@ -20,16 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 class Subscriptions:
-    """The queues, by name, in the order in which they were chosen. Used in the loop only, but for the selection."""
+    """The queues by name, in the order of their selection. After the constructor used in the loop only."""
 
     def __init__(self, selected: Iterable[Queue], defined: Queues) -> None:
-        """`selected`: what to begin with; `defined`: what the settings define, and how they make up what is missing."""
+        """`selected`: the queues at start; `defined`: the queues of the settings, which also make missing ones."""
         self._queues = {queue.name: queue for queue in selected}
         self._defined = defined
-        #: None: there is no connection.
+        #: None: not connected.
         self._consumer: Consumer | None = None
         self._paused = False
-        #: Called when the connection has come to consume more queues.
+        #: Called when the current connection consumes more queues than before.
         self.on_more: Callable[[], object] | None = None
 
     def __iter__(self) -> Iterator[Queue]:
@@ -38,7 +37,7 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._queues)
 
-    # ------------------------------------------------------------ the connection's coming and going
+    # ------------------------------------------------------------ connecting and disconnecting
 
     def attach(self, consumer: Consumer) -> None:
         """Consume over `consumer` from now on."""
@@ -48,7 +47,7 @@ class Subscriptions:
         self._consumer = consumer
 
     def detach(self) -> None:
-        """Forget the connection."""
+        """Drop the connection."""
         self._consumer = None
 
     # ------------------------------------------------------------ changes
@@ -63,8 +62,8 @@ class Subscriptions:
     ) -> bool:
         """Consume from the queue `name` too; return False if the worker did already.
 
-        What the settings define under that name wins over the other arguments. Raises `ConfigError` for options that
-        are none, `ConnectionLost` when there is no connection, `TransportError` when the broker refuses.
+        A definition of that name in the settings wins over the other arguments. Raises `ConfigError` for unknown
+        options, `ConnectionLost` without a connection, `TransportError` when the broker refuses.
         """
         if name in self._queues:
             return False
@@ -72,17 +71,19 @@ class Subscriptions:
             name, exchange, exchange_type, routing_key, options or {}
         )
         if self._consumer is None:
-            raise ConnectionLost(f"there is no connection to the broker just now: add {name!r} when it is back")
+            raise ConnectionLost(
+                f"cannot add queue {name!r} without a connection to the broker: try again when it is back"
+            )
         if not self._paused or _is_own(queue):
             self._consumer.add_queue(queue)
-            self._tell()
-        # Only now: what the broker refuses must not keep the worker from consuming when it connects again.
+            self._notify()
+        # Kept only now: a queue that the broker refuses would make each reconnect fail.
         self._queues[name] = queue
         logger.info("Started consuming from %s", name)
         return True
 
     def cancel(self, name: str) -> bool:
-        """Stop consuming from the queue `name`, what was received still runs; return False if it was not consumed."""
+        """Stop consuming from the queue `name`; return False if it was not consumed. Received tasks still run."""
         if self._queues.pop(name, None) is None:
             return False
         logger.info("Canceling queue %s", name)
@@ -90,14 +91,14 @@ class Subscriptions:
             try:
                 self._consumer.cancel_queue(name)
             except ConnectionLost as error:
-                # It is cancelled all the same: the next connection will not hear of it.
-                logger.debug("The connection went while queue %s was cancelled: %s", name, error)
+                # The queue is cancelled all the same: the next connection does not consume it.
+                logger.debug("The connection was lost while queue %s was cancelled: %s", name, error)
         return True
 
     # ------------------------------------------------------------ quiet and resume
 
     def pause(self) -> None:
-        """Consume from nothing, but go on knowing what from. Raises `TransportError`."""
+        """Stop consuming, but keep the queues for `resume`. Raises `TransportError`."""
         if not self._paused:
             self._paused = True
             if self._consumer is not None:
@@ -112,13 +113,13 @@ class Subscriptions:
             if self._consumer is not None:
                 for queue in self:
                     self._consumer.add_queue(queue)
-                self._tell()
+                self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         if self.on_more is not None:
             self.on_more()
 
 
 def _is_own(queue: Queue) -> bool:
-    """Say whether no other worker could take over, and what is sent meanwhile might be lost with the queue."""
+    """Return whether only this worker consumes `queue`: messages might be lost with it if it stopped consuming."""
     return queue.exclusive or queue.auto_delete or queue.exchange.type == "fanout"

@@ -1,1 +1,1 @@
-"""Settle: decides what becomes of a message when its task has ended."""
+"""Settle: decides what to do with a message when its task has ended."""

@@ -1,6 +1,7 @@
-"""Verdicts: outcomes of tasks that could not tell their end themselves.
+"""Abnormal ends: outcomes and callbacks of tasks that did not end by themselves.
 
-The process that ran the task is gone, or was stopped at a limit: the main process builds what it would have stored.
+1. `AbnormalEnds` builds the outcome of a task whose process died or was killed at a time limit or by a signal.
+2. `FailurePropagation` finds the callbacks of a task that ended without a run or abnormally: chord, chain, errbacks.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 
 class AbnormalEnds:
-    """Builds those outcomes."""
+    """Builds the outcomes of tasks that the pool ended, in the main process."""
 
     def __init__(self, settle: Settle, app: App, settings: Settings) -> None:
         self._settle = settle
@@ -63,10 +64,9 @@ class AbnormalEnds:
             error = WorkerLostError(text)
         else:
             error = TaskRevokedError("terminated")
-        if code == outcomes.TERMINATED and (self._settle.cold or job.seq in self._settle.torn):
-            return Outcome(
-                job.seq, code, runtime
-            )  # it goes back to its queue, or is lost as early acks are; no verdict
+        if code == outcomes.TERMINATED and (self._settle.cold or job.seq in self._settle.terminated):
+            # The task is requeued, or lost after an early ack: no result to store.
+            return Outcome(job.seq, code, runtime)
         state = REVOKED if code == outcomes.TERMINATED else FAILURE
         if code == outcomes.TERMINATED and self._on_revoked is not None:
             signum = getattr(signal, text, None)
@@ -87,10 +87,10 @@ class AbnormalEnds:
             else:
                 document = self._documents.build_for(state, error, request, self._settle.hostname)
         if state == FAILURE:
-            # What will run again has no failure to tell; not so after a time limit, as with Celery.
+            # A task that runs again has not failed yet; after a time limit it counts as failed, as in Celery.
             runs_again = action is Action.REQUEUE and code == outcomes.WORKER_LOST
             if not runs_again and request is not None:
-                self._tell(job, error, request)
+                self._report_failure(job, error, request)
         if action not in (Action.REQUEUE, Action.RETRY) and (
             follow := self._failure_propagation(job.payload, state, error, errbacks=False)
         ):
@@ -101,7 +101,7 @@ class AbnormalEnds:
     def _keeps(policy: TaskPolicy, wish: bool | None, state: str) -> bool:
         return not policy.ignores(wish) or (state == FAILURE and policy.store_errors_even_if_ignored)
 
-    def _tell(self, job: Job, error: Exception, request: Context) -> None:
+    def _report_failure(self, job: Job, error: Exception, request: Context) -> None:
         if self._on_failure is not None:
             self._on_failure(
                 task_id=job.id,
@@ -113,15 +113,15 @@ class AbnormalEnds:
             )
         try:
             call_errbacks(self._app, request, error, None)
-        except Exception as failed:  # noqa: BLE001 - they come from the message, and may be anything
+        except Exception as failed:  # noqa: BLE001 - errbacks come from the message and may raise anything
             logger.error("The error callbacks of task %s[%s] could not be sent: %s", job.task, job.id, failed)
 
 
-# ---------------------------------------------------------------- what follows
+# ---------------------------------------------------------------- callbacks
 
 
 class FailurePropagation:
-    """Finds them out."""
+    """Finds the callbacks of a task that did not end by itself."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -129,9 +129,9 @@ class FailurePropagation:
     def __call__(
         self, payload: Payload, state: str, error: BaseException, *, errbacks: bool = True
     ) -> Callable[[], None] | None:
-        """Return what to do once the result of the task in `payload` is stored, None for nothing.
+        """Return a function to call once the result of the task in `payload` is stored; None: no callbacks.
 
-        `errbacks`: call the error callbacks of one that has failed.
+        `errbacks`: include the error callbacks of a failed task.
         """
         try:
             request = Context.from_incoming(read(payload), self._app)
@@ -141,7 +141,7 @@ class FailurePropagation:
         return partial(self._follow, request, state, error, errbacks) if follows else None
 
     def _follow(self, request: Context, state: str, error: BaseException, errbacks: bool) -> None:
-        """Raises `ConnectionLost`; to be called again then."""
+        """Count the chord member, fail the rest of the chain, call the errbacks. Call again after `ConnectionLost`."""
         if request.chord and (member := Member.of(request)) is not None:
             chord_counting.count(self._app, member, state, error, new_id().replace("-", ""))
         chord_counting.fail_rest(self._app, request, error)
@@ -149,5 +149,5 @@ class FailurePropagation:
             try:
                 call_errbacks(self._app, request, error, None)
             except ConnectionLost as lost:
-                # Some were called already: none is to be called twice.
+                # Not raised: some errbacks have been called, and none may be called twice.
                 logger.error("The error callbacks of task %s were not sent: %s", request.id, lost)

@@ -1,7 +1,7 @@
-"""Dead letters: where messages go that can never become a task.
+"""Dead letters: moves messages to the dead-letter queue.
 
-1. Wraps the message as it came, with the reason, the queue and the time, and publishes that to the dead-letter queue.
-2. Only when the broker has the copy is the original acknowledged: at no moment is it in neither place.
+1. Wraps the unchanged message with the reason, the queue and the time, and publishes it to the dead-letter queue.
+2. Acknowledges the original only when the broker has the copy, so that no message is lost.
 """
 
 from __future__ import annotations
@@ -18,23 +18,20 @@ logger = logging.getLogger(__name__)
 
 
 class DeadLetters:
-    """Buries messages."""
+    """Publishes dead letters and counts them."""
 
     def __init__(self, outbox: Outbox, template: str | None) -> None:
-        """`outbox` publishes the letters.
-
-        `template` names the queue, e.g. ``{queue}.dlq``; None: what should be buried is dropped, with a log line.
-        """
+        """`template`: name of the dead-letter queue, e.g. ``{queue}.dlq``; None: messages are dropped."""
         self._outbox = outbox
         self._template = template
-        #: Letters written, by reason.
-        self.buried: Counter[str] = Counter()
+        #: Number of dead letters published, by reason.
+        self.sent: Counter[str] = Counter()
 
     def queue_for(self, queue: str) -> str:
-        """Return the name of the dead-letter queue of `queue`, or in words that there is none."""
+        """Return the name of the dead-letter queue of `queue`, or a text for the log if none is set."""
         return self._template.format(queue=queue) if self._template else "no dead-letter queue (dropped)"
 
-    def bury(
+    def send(
         self,
         delivery: Delivery,
         reason: str,
@@ -46,20 +43,20 @@ class DeadLetters:
     ) -> bool:
         """Move `delivery` to the dead-letter queue; return whether that worked.
 
-        When the broker does not take it the message is given back instead, and the failure is logged.
-        With `acknowledged` the broker has forgotten the original already, and there is only the copy.
+        If the broker refuses the dead letter, the message is requeued and the failure logged. `acknowledged`: the
+        original is acknowledged already.
         """
         if not self._template:
             if not acknowledged:
                 delivery.ack()
             return True
         name = self.queue_for(delivery.queue)
-        letter = enclose(delivery, name, reason, text, task, task_id)
+        dead_letter = enclose(delivery, name, reason, text, task, task_id)
         try:
-            self._outbox.publish(letter, declare=True)
+            self._outbox.publish(dead_letter, declare=True)
         except TransportError as error:
             if acknowledged:
-                logger.critical("Message %s is lost, it could not be put into %s: %s", task_id, name, error)
+                logger.critical("Message %s is lost, it could not be moved to %s: %s", task_id, name, error)
                 return False
             logger.error(
                 "Message %s could not be moved to %s and stays in %s: %s",
@@ -70,7 +67,7 @@ class DeadLetters:
             )
             delivery.reject(requeue=True)
             return False
-        self.buried[reason] += 1
+        self.sent[reason] += 1
         if not acknowledged:
             delivery.ack()
         return True

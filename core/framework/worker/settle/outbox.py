@@ -1,6 +1,6 @@
-"""The outbox: what the worker itself publishes to queues, dead letters and retries, over one connection.
+"""Outbox: publishes the worker's own messages (dead letters, retries, hand-backs) over one connection.
 
-It connects when the first message goes out, and again after a failure.
+It connects with the first message, and again after a failure.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from framework.worker.task_request import TaskRequest
 
 
 class Outbox:
-    """Publishes, and knows which queues it has declared."""
+    """Publishes messages; declares each queue once for a connection."""
 
     def __init__(self, producer: Callable[[], Producer]) -> None:
-        """`producer` makes the producer when it is wanted."""
+        """`producer` makes the producer; called for each connection."""
         self._make_producer = producer
         self._producer: Producer | None = None
         self._declared: set[str] = set()
 
     def publish(self, *messages: Outgoing, declare: bool) -> None:
-        """Publish `messages` to their queues, which are declared first if `declare`.
+        """Publish `messages` to their queues; `declare`: declare the queues first.
 
-        Raises `TransportError`; the connection is then closed.
+        Raises `TransportError` after closing the connection.
         """
         try:
             producer = self._producer = self._producer or self._make_producer()
@@ -38,16 +38,16 @@ class Outbox:
             self.close()
             raise
 
-    def retry(self, item: TaskRequest) -> None:
-        """Send the message of `item` again to the queue that it came from, its retries counted up, after the delay.
+    def retry(self, request: TaskRequest) -> None:
+        """Publish the message of `request` to its queue again, with one more retry and the policy's delay as eta.
 
-        Raises `TransportError`, and `MessageError` for a message that cannot be taken apart.
+        Raises `TransportError`, and `MessageError` for an unreadable message.
         """
-        due = datetime.now(UTC) + timedelta(seconds=item.policy.retry_delay)
-        retries = (item.head.headers.retries or 0) + 1
-        changes = {"retries": retries, "eta": due.isoformat() if item.policy.retry_delay else None}
-        # The queue is there: the message came from it.
-        self.publish(again(item.delivery.payload, item.delivery.queue, changes), declare=False)
+        due = datetime.now(UTC) + timedelta(seconds=request.policy.retry_delay)
+        retries = (request.head.headers.retries or 0) + 1
+        changes = {"retries": retries, "eta": due.isoformat() if request.policy.retry_delay else None}
+        # The queue exists: the message came from it.
+        self.publish(again(request.delivery.payload, request.delivery.queue, changes), declare=False)
 
     def close(self) -> None:
         """Disconnect; the next message connects again."""

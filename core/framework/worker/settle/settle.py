@@ -1,9 +1,9 @@
-"""Settle: the one place that decides what becomes of a message after its task.
+"""Settle: the one place that decides what to do with a message when its task has ended.
 
-1. Told by the pool that a task began: an early-ack message is acknowledged now, not before.
-2. Told that it ended: the outcome and the task's policy give one `Action` (`decide`), carried out after the result is
-   stored.
-3. Results of a burst are stored in one go. While the result store is away they are kept, and late acks wait for them.
+1. When the pool reports a start, acknowledges an early-ack message, not before.
+2. When the pool reports an end, derives one `Action` from the outcome and the task's policy (`decide`), and carries it
+   out after the result is stored.
+3. Stores the results of a burst in one batch. While the result store is away it keeps them, and late acks wait.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ BACKLOG_MAX: Final = 10_000
 _RETRY_FIRST: Final = 0.5
 _RETRY_MAX: Final = 10.0
 
-#: States by outcome code, for records whose document the process that ran the task has built.
+#: Result states by outcome code.
 STATES: Final = {
     outcomes.SUCCESS: SUCCESS,
     outcomes.FAILURE: FAILURE,
@@ -58,7 +58,7 @@ STATES: Final = {
     outcomes.SOFT_TIMED_OUT: FAILURE,
 }
 
-#: Words for the letter of a message that is buried after its end, by outcome code.
+#: Dead-letter reasons by outcome code, for messages whose task ran.
 _REASONS: Final = {
     outcomes.REJECTED: "rejected",
     outcomes.TIMED_OUT: "timed-out",
@@ -89,24 +89,24 @@ class Settle:
         self._outbox = outbox
         self._prefetch = prefetch
         self._on_change = on_change
-        #: Everything handed to the pool and not yet ended.
+        #: Requests submitted to the pool and not yet ended, by `TaskRequest.seq`.
         self.running: dict[int, TaskRequest] = {}
-        #: Tasks begun since the worker started, by name.
+        #: Number of tasks ended since the worker started, by name.
         self.total: dict[str, int] = {}
-        #: Set by a cold stop: what ends now was torn from its process and goes back to the broker.
+        #: Set by a cold stop: a task that ends as TERMINATED is requeued.
         self.cold = False
-        #: Torn from their processes too, because the connection to the broker is lost: what the pool ends of these.
-        self.torn: set[int] = set()
-        #: Told of tasks while task events are wanted.
+        #: Sequence numbers of the tasks terminated because the connection is lost: they are requeued.
+        self.terminated: set[int] = set()
+        #: Set while task events are sent.
         self.events: TaskEvents | None = None
-        #: Counts tasks where there is a health endpoint.
+        #: Task counters of the health endpoint, if it is on.
         self.counters: Counters | None = None
-        #: Remembers what has ended well where what comes again need not run.
+        #: Remembers succeeded tasks, with the setting `deduplicate_successful_tasks`.
         self.deduplication: Deduplication | None = None
-        #: Makes a request of a message, for what its result's document tells besides the result.
+        #: Makes the context of a message, for the fields of its result document beside the result.
         self.request_of: Callable[[Payload], Context] | None = None
         self.hostname: str | None = None
-        #: Says what else is to be done once the result of a task that did not end by itself is stored.
+        #: Returns the callbacks of a task that did not end by itself, to call once its result is stored.
         self.failure_propagation: Propagate | None = None
         self._follow_ups: list[Callable[[], object]] = []
         self._records: list[Record] = []
@@ -114,7 +114,7 @@ class Settle:
         self._backoff = Backoff(_RETRY_FIRST, _RETRY_MAX, jitter=0.0)
         self._retry_timer: Timer | None = None
 
-    # ------------------------------------------------------------ what the pool tells
+    # ------------------------------------------------------------ reports of the pool
 
     def started(self, seqs: Sequence[int], pid: int) -> None:
         """Acknowledge early-ack messages whose task began."""
@@ -136,7 +136,7 @@ class Settle:
         self._on_change()
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
-        """Settle what has ended."""
+        """Settle the messages of tasks that have ended."""
         running = self.running
         total = self.total
         events = self.events
@@ -157,19 +157,20 @@ class Settle:
             action = Action.ACK
             state = SUCCESS
             if code != _SUCCESS:
-                if code == _TERMINATED and seq in self.torn:
-                    self._give_back(request, took)
+                if code == _TERMINATED and seq in self.terminated:
+                    self._requeue_uncounted(request, took)
                     continue
                 action = self.follows(request, code)
-                if self._stays_on_loan(request, code, action):
+                if self._stays_unacknowledged(request, code, action):
                     continue
                 state = STATES.get(code, SUCCESS)
-                if action is Action.DEAD_LETTER and code != _INVALID:  # that one brings its reason along
+                # The note of INVALID begins with a reason already.
+                if action is Action.DEAD_LETTER and code != _INVALID:
                     note = f"{_REASONS.get(code, 'failed')}: {note or 'the worker stopped before its end'}"
                 elif action is Action.RETRY:
                     state = RETRY
                 elif action is Action.REQUEUE and code == _WORKER_LOST:
-                    document = None  # it will run again: no failure to tell
+                    document = None  # the task runs again: no failure to store
             elif deduplication is not None and request.policy.acks_late:
                 self.afterwards(partial(deduplication.add, request))
             if events is not None:
@@ -195,17 +196,17 @@ class Settle:
         self._on_change()
 
     def follows(self, request: TaskRequest, code: int) -> Action:
-        """Return what becomes of the message of `request`, whose task has ended with `code`."""
+        """Return the action for the message of `request`, whose task has ended with `code`."""
         policy = request.policy
         if code == _TERMINATED and self.cold:
             action = policy.ends.shutdown
         else:
             action = decide(code, policy.ends, request.head.headers.retries or 0, policy.max_retries)
-        # Early ack means at most once, also when its beginning was not reported before its end.
+        # Early ack means at most once, also when the pool reports the end of a task without its start.
         return Action.ACK if action is Action.REQUEUE and (request.acknowledged or not policy.acks_late) else action
 
-    def _stays_on_loan(self, request: TaskRequest, code: int, action: Action) -> bool:
-        """Say whether a cold stop leaves the message of `request` to go back when the worker leaves."""
+    def _stays_unacknowledged(self, request: TaskRequest, code: int, action: Action) -> bool:
+        """Return whether a cold stop leaves the message of `request` to be requeued when the worker disconnects."""
         if code != _TERMINATED or not self.cold or request.acknowledged:
             return False
         if action is Action.REQUEUE or not request.policy.acks_late:
@@ -214,9 +215,9 @@ class Settle:
             return True
         return False
 
-    def _give_back(self, request: TaskRequest, took: float) -> None:
-        """Have `request`, which was torn off, run again: uncounted, as it is not the task's fault."""
-        self.torn.discard(request.seq)
+    def _requeue_uncounted(self, request: TaskRequest, took: float) -> None:
+        """Requeue a task terminated because the connection is lost, without counting the delivery."""
+        self.terminated.discard(request.seq)
         if self.events is not None:
             self.events.cancelled(request)
         if self.counters is not None:
@@ -226,13 +227,13 @@ class Settle:
             request.delivery.release()
 
     def vacancy(self) -> None:
-        """The pool can take more."""
+        """The pool has a free slot."""
         self._on_change()
 
     # ------------------------------------------------------------ ends without a run
 
     def conclude(self, request: TaskRequest, state: str, result: BaseException) -> None:
-        """End `request` without running it: store `result` as `state`, acknowledge."""
+        """End `request` without running it: store `result` as `state`, then acknowledge."""
         if self.counters is not None:
             self.counters.discarded(request)
         self._record(
@@ -249,22 +250,20 @@ class Settle:
         self._on_change()
 
     def record_unknown(self, task_id: str, head: Head, state: str, result: BaseException, delivery: Delivery) -> None:
-        """Store `result` for a message that has no task here."""
+        """Store `result` for a message of an unknown task."""
         self._record(task_id, head, delivery.payload, state, result, ignore=bool(head.headers.ignore_result))
         self._follow(delivery, state, result)
         self._on_change()
 
     def give_up(self, request: TaskRequest, reason: str, text: str) -> None:
-        """Move `request` to the dead-letter queue and store a failure."""
-        logger.error(
-            "Task %r was %s: it is kept in %s", request, text, self._dead_letters.queue_for(request.delivery.queue)
-        )
+        """Store a failure and move `request` to the dead-letter queue."""
+        logger.error("Task %r was %s: moved to %s", request, text, self._dead_letters.queue_for(request.delivery.queue))
         error = WorkerLostError(text)
         if self.events is not None:
             self.events.failed(request.task_id, repr(error))
         self._record(request.task_id, request.head, request.delivery.payload, FAILURE, error, ignore=False)
         self._follow(request.delivery, FAILURE, error)
-        request.acknowledged = self._dead_letters.bury(request.delivery, reason, text, request.name, request.task_id)
+        request.acknowledged = self._dead_letters.send(request.delivery, reason, text, request.name, request.task_id)
         self._on_change()
 
     def _follow(self, delivery: Delivery, state: str, result: BaseException) -> None:
@@ -274,7 +273,7 @@ class Settle:
             self._follow_ups.append(follow)
 
     def afterwards(self, follow: Callable[[], object]) -> None:
-        """Have `follow` called once the results of this burst are stored; it may raise `ConnectionLost`."""
+        """Call `follow` once the results of this burst are stored; after a `ConnectionLost` it is retried."""
         self._follow_ups.append(follow)
 
     def _record(
@@ -292,29 +291,29 @@ class Settle:
             try:
                 return self._documents.build_for(state, result, self.request_of(payload), self.hostname)
             except MessageError:
-                pass  # what cannot be read has no group and no arguments to tell
+                pass  # an unreadable message has no group or arguments to store
         return self._documents.build(state, result, task_id)
 
     # ------------------------------------------------------------ carrying out
 
     def unsettled(self) -> Iterator[TaskRequest]:
-        """Yield what runs, and what has ended and is not settled yet."""
+        """Yield the requests that run, and those that have ended and are not settled."""
         yield from self.running.values()
         yield from (request for request, _action, _note in self._afterwards)
 
     @property
     def idle(self) -> bool:
-        """Nothing runs and nothing waits to be stored."""
+        """Whether no task runs and no result or callback waits."""
         return not (self.running or self._records or self._afterwards or self._follow_ups)
 
     @property
     def unstored(self) -> int:
-        """How many results wait to be stored."""
+        """Number of results that wait to be stored."""
         return len(self._records)
 
     @property
     def overfull(self) -> bool:
-        """The result store has been away for too long to take more messages."""
+        """Whether so many results wait for the store that the worker must not fetch."""
         return len(self._records) > BACKLOG_MAX
 
     def flush(self) -> None:
@@ -325,39 +324,39 @@ class Settle:
             try:
                 self._store.store(self._records)
             except ConnectionLost as error:
-                self._store_is_away(error)
+                self._retry_later(error)
                 return
-            except Exception as error:  # noqa: BLE001 - a store's defect must not keep messages from being settled
+            except Exception as error:  # noqa: BLE001 - messages are settled in spite of a defect in a store
                 if not self._store_one_by_one(error):
                     return
             self._records = []
-        if self._follow_ups and not self._carry_on():
+        if self._follow_ups and not self._run_follow_ups():
             return
         if self._afterwards:
             afterwards, self._afterwards = self._afterwards, []
             for request, action, note in afterwards:
                 self._act(request, action, note)
 
-    def _carry_on(self) -> bool:
-        """Do what follows the results that are stored now; return False, and keep the rest, if that has to wait."""
+    def _run_follow_ups(self) -> bool:
+        """Call the callbacks of stored results; return False and keep the rest if the store or broker is away."""
         while self._follow_ups:
             try:
                 self._follow_ups[0]()
             except ConnectionLost as error:
-                self._store_is_away(error)
+                self._retry_later(error)
                 return False
-            except Exception as error:  # noqa: BLE001 - it comes from a message, and may be anything
-                logger.error("What follows a task that did not end by itself was not done: %s", error)
+            except Exception as error:  # noqa: BLE001 - callbacks come from a message and may raise anything
+                logger.error("Callbacks of a task that did not end by itself failed: %s", error)
             del self._follow_ups[0]
         return True
 
-    def _store_is_away(self, error: ConnectionLost) -> None:
+    def _retry_later(self, error: ConnectionLost) -> None:
         if not self._backoff.attempts:
             logger.error("Results cannot be stored and are kept until they can: %s", error)
         self._retry_timer = self._loop.call_later(self._backoff.next(), self._retry)
 
     def hurry(self) -> None:
-        """Try at once to store what could not be stored: the broker is back, and the store may be the same server."""
+        """Retry storing at once: the broker is back, and the result store may be the same server."""
         if self._retry_timer is not None:
             self._retry_timer.cancel()
             self._retry()
@@ -368,7 +367,7 @@ class Settle:
             if self._records:
                 self._store.store(self._records)
         except ConnectionLost as error:
-            self._store_is_away(error)
+            self._retry_later(error)
             return
         except Exception as error:  # noqa: BLE001 - see `flush`
             if not self._store_one_by_one(error):
@@ -380,16 +379,16 @@ class Settle:
         self._on_change()
 
     def _store_one_by_one(self, error: Exception) -> bool:
-        """Find the record that the store refuses: the others of its burst must not be lost with it.
+        """Store the records one by one after the store refused the batch; log each refused record.
 
-        Return False if the store went away meanwhile: what it does not have yet is kept.
+        Return False if the store is lost meanwhile: the records that it does not have are kept.
         """
         for number, record in enumerate(self._records):
             try:
                 self._store.store([record])
             except ConnectionLost as lost:
                 self._records = self._records[number:]
-                self._store_is_away(lost)
+                self._retry_later(lost)
                 return False
             except Exception as refused:  # noqa: BLE001 - see `flush`
                 logger.error(
@@ -403,14 +402,14 @@ class Settle:
         if action is Action.DEAD_LETTER:
             acknowledged, request.acknowledged = request.acknowledged, True
             reason, _, text = note.partition(": ")
-            buried = self._dead_letters.bury(
+            moved = self._dead_letters.send(
                 request.delivery, reason, text, request.name, request.task_id, acknowledged=acknowledged
             )
-            if buried:
+            if moved:
                 place = self._dead_letters.queue_for(request.delivery.queue)
                 logger.error("Task %r was moved to %s: %s", request, place, text)
         elif action is Action.RETRY:
-            self._send_again(request)
+            self._publish_retry(request)
         elif request.acknowledged:
             return
         elif action is Action.ACK:
@@ -419,7 +418,7 @@ class Settle:
             request.acknowledged = True
             request.delivery.reject(requeue=True)
 
-    def _send_again(self, request: TaskRequest) -> None:
+    def _publish_retry(self, request: TaskRequest) -> None:
         try:
             self._outbox.retry(request)
         except (TransportError, MessageError) as error:

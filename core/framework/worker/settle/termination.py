@@ -1,9 +1,8 @@
-"""Ending tasks from outside, while they run.
+"""Termination: ends tasks from outside.
 
-1. `signal_named` reads the signal that a request names.
-2. `end_tasks` ends the tasks with given ids, and no others: what has not started is discarded as revoked, what runs is
-   terminated by the pool.
-3. `tear_off` ends what runs with late ack when the broker is lost: it is to run again, as if its process had died.
+1. `signal_named` returns the signal of a name or number.
+2. `end_tasks` ends the tasks with given ids: waiting tasks are discarded as revoked, the pool terminates running ones.
+3. `terminate_for_reconnect` terminates running late-ack tasks when the connection is lost; they run again.
 """
 
 from __future__ import annotations
@@ -24,14 +23,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds until a task is tried again that is on its way into its slot, or out of it.
-_AGAIN: Final = 0.01
+#: Seconds before another attempt to terminate a task that is just entering or leaving its slot.
+_RETRY: Final = 0.01
 
 
 def signal_named(name: str | int | None) -> signal.Signals:
-    """Return the signal called `name` (with or without SIG), or numbered so; None: the usual one, TERM.
+    """Return the signal with this name (with or without SIG) or number; None: the default, TERM.
 
-    With REMAP_SIGTERM=SIGQUIT in the environment the usual one is QUIT. Raises `FrameworkError`.
+    With REMAP_SIGTERM=SIGQUIT in the environment the default is QUIT. Raises `FrameworkError`.
     """
     if name is None:
         return signal.SIGQUIT if os.environ.get("REMAP_SIGTERM") == "SIGQUIT" else signal.SIGTERM
@@ -46,13 +45,13 @@ def signal_named(name: str | int | None) -> signal.Signals:
             return signal.Signals(name)
         except ValueError:
             pass
-    raise FrameworkError(f"there is no signal {name!r:.80}; wanted one such as TERM, SIGKILL or SIGUSR2")
+    raise FrameworkError(f"unknown signal {name!r:.80}: wanted a signal such as TERM, SIGKILL or SIGUSR2")
 
 
 def end_tasks(state: ControlState, ids: Collection[str], signum: signal.Signals) -> list[str]:
-    """End the tasks with these ids, which are revoked already; return the ids of those that are here.
+    """End the tasks with these revoked ids; return the ids that this worker has.
 
-    Raises `FrameworkError` where the pool cannot end a task.
+    Raises `FrameworkError` if the pool cannot end a task.
     """
     if not state.pool.traits.terminate:
         raise FrameworkError(f"the pool {state.settings.worker.pool!r} cannot end a running task")
@@ -63,18 +62,18 @@ def end_tasks(state: ControlState, ids: Collection[str], signum: signal.Signals)
     for request in running:
         if request.seq in state.settle.running:
             logger.info("Terminating %s (%d)", request.task_id, signum)
-            _end(state.settle, state.pool, request, signum)
+            _terminate(state.settle, state.pool, request, signum)
     here = {request.task_id for request in (*running, *waiting)}
     return [task_id for task_id in dict.fromkeys(ids) if task_id in here]
 
 
-def tear_off(settle: Settle, pool: Pool) -> None:
-    """End every running task with late ack, as its message is not acknowledged: they run again.
+def terminate_for_reconnect(settle: Settle, pool: Pool) -> None:
+    """Terminate the running late-ack tasks whose message is unacknowledged; they are requeued.
 
-    One that ends by itself before it can be ended has ended, and is settled as ever.
+    A task that ends before the pool terminates it is settled as usual.
     """
     requests = [request for request in settle.running.values() if request.policy.acks_late and not request.acknowledged]
-    settle.torn = {request.seq for request in requests}
+    settle.terminated = {request.seq for request in requests}
     if not requests:
         return
     logger.warning(
@@ -84,9 +83,9 @@ def tear_off(settle: Settle, pool: Pool) -> None:
     )
     signum = signal_named(None)
     for request in requests:
-        _end(settle, pool, request, signum)
+        _terminate(settle, pool, request, signum)
 
 
-def _end(settle: Settle, pool: Pool, request: TaskRequest, signum: signal.Signals) -> None:
+def _terminate(settle: Settle, pool: Pool, request: TaskRequest, signum: signal.Signals) -> None:
     if request.seq in settle.running and not pool.terminate(request.seq, signum):
-        pool.context.loop.call_later(_AGAIN, _end, settle, pool, request, signum)
+        pool.context.loop.call_later(_RETRY, _terminate, settle, pool, request, signum)

@@ -45,7 +45,7 @@ class AdoptStep(Step):
 
     def start(self, board: Board) -> None:
         redelivery: Redelivery = board.get("redelivery")
-        redelivery.pass_on(board.get("connection"))
+        redelivery.adopt(board.get("connection"))
         board.put("adopt", True)
 
 
@@ -59,7 +59,7 @@ class SubscriptionsStep(Step):
     def start(self, board: Board) -> None:
         intake: Intake = board.get("intake")
         # A broker that pushes would else send what does not fit, and messages that go back lose their place.
-        intake.tell(board.get("connection"))
+        intake.set_prefetch(board.get("connection"))
         self._queues: Subscriptions = board.get("queues")
         self._queues.attach(board.get("connection"))
         board.put("subscriptions", True)
@@ -129,9 +129,9 @@ class RecallsStep(Step):
         if transport.traits.recalls:
             self._revokes: Revokes = board.get("revokes")
             intake: Intake = board.get("intake")
-            self._recalls = Recall(board.get("loop"), board.get("connection"), intake.take_aside, board.get("lost"))
+            self._recalls = Recall(board.get("loop"), board.get("connection"), intake.take_extra, board.get("lost"))
             self._queues: Subscriptions = board.get("queues")
-            self._revokes.on_added = self._recalls.want
+            self._revokes.on_added = self._recalls.request
             self._queues.on_more = self._ask_for_all
             self._ask_for_all()
         board.put("recalls", True)
@@ -143,7 +143,7 @@ class RecallsStep(Step):
 
     def _ask_for_all(self) -> None:
         assert self._recalls is not None
-        self._recalls.want(self._revokes.list())
+        self._recalls.request(self._revokes.list())
 
 
 def consumer_steps() -> list[Step]:

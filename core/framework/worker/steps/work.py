@@ -35,7 +35,7 @@ from framework.worker.settle.abnormal_ends import FailurePropagation
 from framework.worker.settle.dead_letters import DeadLetters
 from framework.worker.settle.outbox import Outbox
 from framework.worker.settle.settle import Settle
-from framework.worker.settle.termination import tear_off
+from framework.worker.settle.termination import terminate_for_reconnect
 from framework.worker.steps.consumer import consumer_steps
 
 if TYPE_CHECKING:
@@ -257,6 +257,14 @@ class ConsumptionStep(Step):
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
         self._loop = loop = cast("EventLoop", board.get("loop"))
+        hooks: Hooks = board.get("hooks")
+        ready = hooks.bind("worker_ready")
+
+        def on_ready() -> None:
+            if ready is not None:
+                ready(app=run.app, hostname=run.hostname)
+            run.ready(None)
+
         self._consumption = Consumption(
             loop,
             board.get("transport"),
@@ -267,13 +275,11 @@ class ConsumptionStep(Step):
             run.settings,
             run.hostname,
             consumer_steps,
+            on_ready,
             run.ready,
         )
         if run.settings.worker.cancel_long_running_tasks_on_connection_loss:
-            self._consumption.on_loss = partial(tear_off, board.get("settle"), board.get("pool"))
-        hooks: Hooks = board.get("hooks")
-        if (ready := hooks.bind("worker_ready")) is not None:
-            self._consumption.on_ready = lambda: ready(app=run.app, hostname=run.hostname)
+            self._consumption.on_loss = partial(terminate_for_reconnect, board.get("settle"), board.get("pool"))
         # On the board before it starts: the loop is in another thread, and may end the run from there at once.
         board.put("consumption", self._consumption)
         loop.call_soon_threadsafe(self._consumption.start)

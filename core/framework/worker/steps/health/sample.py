@@ -134,7 +134,7 @@ class HealthSampler:
             scheduled=len(self._intake.schedule),
             prefetch=self._prefetch.limit,
             unstored=self._settle.unstored,
-            dead_letters=dict(self._dead_letters.buried),
+            dead_letters=dict(self._dead_letters.sent),
             progress=self._progress,
         )
 

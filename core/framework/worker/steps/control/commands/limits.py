@@ -35,7 +35,7 @@ def time_limit(
         if value is not None and not able:
             raise FrameworkError(f"the pool {state.settings.worker.pool!r} cannot enforce a {kind} time limit")
     task.policy = msgspec.structs.replace(task.policy, soft_time_limit=soft, time_limit=hard)
-    state.intake.learn({task_name: task.policy})
+    state.intake.update_policies({task_name: task.policy})
     logger.info("New time limits for tasks of type %s: soft=%s hard=%s", task_name, soft, hard)
     return {"ok": "time limits set successfully"}
 
