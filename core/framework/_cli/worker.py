@@ -131,7 +131,7 @@ def _run(session: CommandSession, assignments: tuple[str, ...], detach: bool) ->
         signals.restore()
         raise
     except BaseException:  # it is on its way out, which no signal is to change
-        signals.leave(exitcodes.INTERRUPTED)
+        signals.fix_exit_code(exitcodes.INTERRUPTED)
         raise
     from framework.worker.process.run import run_worker
     from framework.worker.steps.builtin import worker_steps
