@@ -343,7 +343,7 @@ def test_restart_with_a_reloader(once):
     assert reply == {"ok": "reload started"}
     assert "renewed:late_three" in fleet.book.read_text()
     reply = fleet.tell("pool_restart", modules=["late_three"], reload=True, reloader="late_tools.nothing")
-    assert "there is no function late_tools.nothing" in reply["error"]
+    assert "the reloader late_tools.nothing is no function" in reply["error"]
 
 
 @pytest.mark.acceptance(186)

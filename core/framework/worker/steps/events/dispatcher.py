@@ -124,9 +124,9 @@ class EventDispatcher:
             self.flush()
         elif not self._flush_scheduled:
             self._flush_scheduled = True
-            self._loop.call_later(_GATHER, self._flush_scheduled_events)
+            self._loop.call_later(_GATHER, self._on_flush_timer)
 
-    def _flush_scheduled_events(self) -> None:
+    def _on_flush_timer(self) -> None:
         self._flush_scheduled = False
         self.flush()
 
@@ -138,7 +138,7 @@ class EventDispatcher:
             if not self._connection.ready or not self._post(events):
                 if not self._flush_scheduled:
                     self._flush_scheduled = True
-                    self._loop.call_later(_PAUSE, self._flush_scheduled_events)
+                    self._loop.call_later(_PAUSE, self._on_flush_timer)
                 self._blocked = True
                 return
             for _ in events:

@@ -181,7 +181,7 @@ class TaskEvents:
             self.revoked(request.task_id, expired=expired)
 
     def revoked(self, task_id: str, *, expired: bool) -> None:
-        """Report the same of a task that is not registered here."""
+        """Report that a task that is not registered here was revoked, or had expired."""
         self._dispatcher.add(Revoked(*self._common(task_id), False, None, expired))
 
     def failed(self, task_id: str, exception: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from framework.api.command import control_command
 from framework.exceptions import FrameworkError
-from framework.worker.autoreload.reloading import Reloading, policies_of, take_up
+from framework.worker.autoreload.reloading import Reloading, apply_policies, policies_of
 
 if TYPE_CHECKING:
     from framework.worker.steps.control.state import ControlState
@@ -68,10 +68,10 @@ def pool_restart(
         raise FrameworkError(f"the pool {worker.pool!r} cannot be restarted")
     reloading = Reloading(state.app, state.pool.context.recipe["app"], worker.pool_restart_modules)
     before = policies_of(state.app)
-    reloading.bring(reloading.task_modules() if modules is None else modules, reload, reloader)
-    take_up(state.app, state.intake, before)
+    reloading.load(reloading.task_modules() if modules is None else modules, reload, reloader)
+    apply_policies(state.app, state.intake, before)
     if state.autoreloader is not None:
-        state.autoreloader.renew()
+        state.autoreloader.watch_modules()
     state.pool.restart(modules or (), fresh=reload)
     logger.info("The pool is restarted by remote%s", f"; modules: {', '.join(modules)}" if modules else "")
     return {"ok": "reload started"}
