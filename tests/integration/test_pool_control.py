@@ -355,7 +355,7 @@ def test_restart_with_a_module_that_fails(once):
         assert "cannot import late_broken: SystemExit('not today')" in reply["error"]
         assert "late_broken.py, line 1" in reply["error"]
     assert "may not be imported" in fleet.tell("pool_restart", modules=["os"])["error"]
-    assert "no name of a module" in fleet.tell("pool_restart", modules=["late_/x"])["error"]
+    assert "no module name" in fleet.tell("pool_restart", modules=["late_/x"])["error"]
     assert "modules is 'late_one'" in fleet.tell("pool_restart", modules="late_one")["error"]
     assert fleet.app.tasks["proj.add"].delay(1, 2).get(timeout=30) == 3
 

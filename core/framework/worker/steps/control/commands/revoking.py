@@ -32,7 +32,7 @@ def revoked(state: ControlState) -> list[str]:
 def revoke(
     state: ControlState, task_id: str | Sequence[str], terminate: bool = False, signal: str | int | None = None
 ) -> dict[str, str]:
-    """Skip the tasks with these ids. Running tasks finish, unless terminate=true ends them, by signal=TERM."""
+    """Skip the tasks with these ids. Running tasks finish; terminate=true ends them, by signal=NAME (TERM)."""
     ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id]
     signum = signal_named(signal) if terminate else None
     state.revokes.add(ids)
