@@ -102,7 +102,7 @@ def test_memory_decides_by_what_is_available(observation, size):
 
 
 def test_the_machine_is_looked_at():
-    found = system_load.look()
+    found = system_load.measure()
     assert found.load >= 0
     assert 0 < found.memory_free <= found.memory_total
 
@@ -114,13 +114,13 @@ def test_a_containers_limit_counts(tmp_path):
     (tmp_path / "memory.max").write_text(f"{1024 * mib}\n")
     (tmp_path / "memory.current").write_text(f"{600 * mib}\n")
     (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {100 * mib}\n")
-    found = system_load.look(meminfo, tmp_path)
+    found = system_load.measure(meminfo, tmp_path)
     assert (found.memory_free, found.memory_total) == (524, 1024)
     (tmp_path / "memory.max").write_text("max\n")
-    found = system_load.look(meminfo, tmp_path)
+    found = system_load.measure(meminfo, tmp_path)
     assert (found.memory_free, found.memory_total) == (4096, 8192)
     # Elsewhere than on Linux nothing says what is free.
-    found = system_load.look(tmp_path / "nothing", tmp_path / "nothing")
+    found = system_load.measure(tmp_path / "nothing", tmp_path / "nothing")
     assert found.memory_free == found.memory_total > 0
 
 

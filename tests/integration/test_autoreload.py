@@ -201,10 +201,10 @@ def test_two_saves_within_a_second_of_the_same_length_are_two(chosen):
 def test_code_that_cannot_be_loaded_leaves_the_old_one(chosen, broken, message):
     chosen.tasks.write_text(TASKS.format(value="sound"))
     chosen.runs("sound")
-    count = len(chosen.worker.lines("The old code goes on"))
+    count = len(chosen.worker.lines("The new code cannot be loaded"))
     chosen.tasks.write_text(TASKS.format(value="broken") + broken)
-    chosen.worker.wait_line("The old code goes on.*" + message, count=1)
-    assert len(chosen.worker.lines("The old code goes on")) == count + 1
+    chosen.worker.wait_line("The new code cannot be loaded.*" + message, count=1)
+    assert len(chosen.worker.lines("The new code cannot be loaded")) == count + 1
     assert [chosen.value()[0] for _ in range(4)] == ["sound"] * 4
     chosen.tasks.write_text(TASKS.format(value="mended"))
     chosen.runs("mended")

@@ -145,7 +145,7 @@ def test_log_files_keep_to_the_largest_size(scaled, tmp_path):
 
 
 CUSTOM = """
-from framework.worker.autoscaler.driver import Autoscaler
+from framework.worker.autoscaler import Autoscaler
 from framework.api.autoscaler import Autoscaler as Decider
 
 class Stubborn(Autoscaler):

@@ -60,8 +60,8 @@ def test_hup_restarts_a_detached_worker_in_its_process(place, redis_url):
         (["--executable=/no/python"], exitcodes.CONFIG, "the worker cannot be run with /no/python"),
         (["-f", "no/such/w.log"], exitcodes.CONFIG, "the log file no/such/w.log cannot be opened: No such file"),
         (["--pidfile=no/w.pid"], exitcodes.CANT_CREATE, "the pidfile no/w.pid cannot be written: No such file"),
-        (["--uid=nobdy"], exitcodes.CONFIG, "there is no user nobdy on this machine (--uid); did you mean nobody?"),
-        (["--umask=999"], exitcodes.CONFIG, "the umask '999' is no mask"),
+        (["--uid=nobdy"], exitcodes.CONFIG, "the user nobdy (--uid) does not exist; did you mean nobody?"),
+        (["--umask=999"], exitcodes.CONFIG, "the umask (--umask) is '999'"),
     ],
 )
 def test_a_start_that_fails_is_told_at_once(options, code, text, place, sqlite_url):
@@ -78,7 +78,7 @@ def test_a_worker_that_is_killed_as_it_starts_is_told_of(place, sqlite_url):
     (here.path / "tasks.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     done = here.run("worker", "--detach")
     assert done.returncode == exitcodes.SOFTWARE
-    assert done.stderr == "framework: error: the worker was killed by SIGKILL before it had begun\n"
+    assert done.stderr == "framework: error: the worker was killed by SIGKILL before it had started\n"
 
 
 @pytest.mark.acceptance(51)

@@ -30,7 +30,7 @@ def test_a_worker_is_well_unless_its_loop_is_frozen(pool, redis_url, start_worke
         sender.send_task("frozen.hog", (str(thaw), "hog"))
     else:
         sender.control.broadcast("freeze", {"gate": str(thaw)})
-    probe.wait(live=False, ready=False, why="the loop has not turned")
+    probe.wait(live=False, ready=False, why="the loop has not run")
     assert probe.metrics()[("framework_worker_live",)] == 0
     thaw.touch()
     probe.wait(live=True, ready=True)

@@ -32,7 +32,7 @@ def worker(request, tmp_path_factory) -> Iterator[Steered]:
 def test_a_pool_grows_and_shrinks_while_its_tasks_run(worker):
     if worker.pool == "solo":
         for command in ("pool_grow", "pool_shrink"):
-            assert "the pool 'solo' always has the same size" in worker.tell(command, 1)["error"]
+            assert "the pool 'solo' has a fixed size" in worker.tell(command, 1)["error"]
         assert worker.info()["max-concurrency"] == 1
         return
     with worker.holding(2) as first:

@@ -195,7 +195,7 @@ def test_a_quiet_worker_takes_in_nothing_and_answers(fleet):
     for entry in sent:
         fleet.ran(entry)
     assert control.resume(reply=True, limit=2, timeout=20).nodes == {ONE, TWO}
-    assert control.resume([ONE], reply=True, timeout=20) == [{ONE: {"ok": "already taking in tasks"}}]
+    assert control.resume([ONE], reply=True, timeout=20) == [{ONE: {"ok": "already receiving tasks"}}]
     assert all(ledger.read(fleet.book)[entry] == 1 for entry in sent)
 
 

@@ -97,4 +97,4 @@ def test_a_manager_that_is_not_there_fails_nothing(tmp_path, redis_url, start_wo
 
 def test_without_one_the_graph_says_why_it_stays_out():
     done = workers.run_command("graph", "-A", "proj", "--explain")
-    assert "no service manager listens (NOTIFY_SOCKET)" in done.stdout
+    assert "no service manager: NOTIFY_SOCKET is not set" in done.stdout

@@ -162,7 +162,7 @@ def test_it_goes_on_when_there_are_no_descriptors_left(server, clients):
             while True:
                 stack.callback(os.close, os.dup(client.fileno()))
         client.connect((host, int(port)))
-        wait_for(lambda: server.endpoint._deaf, 20, "the endpoint to run out of descriptors")
+        wait_for(lambda: server.endpoint._paused_until, 20, "the endpoint to run out of descriptors")
     assert get(server.address, "/").status == 200
 
 

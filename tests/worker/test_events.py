@@ -212,7 +212,7 @@ def test_without_a_connection_the_newest_are_kept_and_the_loss_is_told_once(benc
     found = [event["uuid"] for event in all_events(bench.listen())]
     assert found == [f"t{number}" for number in range(more, dispatcher.KEPT + more)]
     assert [line for line in caplog.messages if "dropped" in line] == [
-        f"{more} task events were dropped, because the broker was away or did not take them"
+        f"{more} task events were dropped, because the broker was unreachable or did not accept them"
     ]
 
 

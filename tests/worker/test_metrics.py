@@ -57,7 +57,7 @@ class Worker:
 
     def put(self, *items):
         self.running.update({each.seq: each for each in items})
-        self.vitals.look()
+        self.vitals.update()
 
     def metrics(self):
         text = exposition(MetricsSource("a@b", "threads", time.monotonic(), self.vitals, self.meter, dict))
@@ -110,7 +110,7 @@ def test_the_exposition_is_read_by_prometheus_and_keeps_every_name():
     ugly = 'a"b\\c\nd\u2028é'
     worker.meter.finished(item(ugly), outcomes.SUCCESS, 0.5, Action.ACK)
     worker.letters["unregistered"] = 2
-    worker.vitals.look()
+    worker.vitals.update()
     text, families = worker.metrics()
     samples = {(s.name, *sorted(s.labels.items())): s.value for family in families for s in family.samples}
     assert samples["framework_tasks_total", ("outcome", "succeeded"), ("task", ugly)] == 1
@@ -148,43 +148,43 @@ def test_a_long_task_is_no_illness(clock):
     worker = Worker()
     worker.put(item(started=1.0), item(seq=2))
     clock.now += 100_000
-    worker.vitals.look()
-    assert worker.vitals.dead() == []
+    worker.vitals.update()
+    assert worker.vitals.not_live() == []
 
 
 def test_a_task_past_its_limit_that_nobody_ends_is_one(clock):
     worker = Worker(slots=2)
     worker.put(item(seq=1, started=1.0, limit=60), item(seq=2, started=1.0, limit=60))
     clock.now += 69
-    worker.vitals.look()
-    assert worker.vitals.dead() == []
+    worker.vitals.update()
+    assert worker.vitals.not_live() == []
     clock.now += 2
-    worker.vitals.look()
-    assert "all 2 slots are stuck" in worker.vitals.dead()[0]
+    worker.vitals.update()
+    assert "all 2 slots are stuck" in worker.vitals.not_live()[0]
     # Where one ends, the other is not the whole pool.
     del worker.running[1]
-    worker.vitals.look()
-    assert worker.vitals.dead() == []
+    worker.vitals.update()
+    assert worker.vitals.not_live() == []
 
 
 def test_what_waits_where_nothing_runs_has_to_begin(clock):
     worker = Worker()
     worker.backlog.append(item())
     clock.now += 19
-    worker.vitals.look()
-    assert worker.vitals.dead() == []
+    worker.vitals.update()
+    assert worker.vitals.not_live() == []
     clock.now += 2
-    worker.vitals.look()
-    assert worker.vitals.dead() == ["1 tasks wait, and none has begun for 21 s"]
+    worker.vitals.update()
+    assert worker.vitals.not_live() == ["1 tasks wait, and none has started for 21 s"]
     worker.meter.starts += 1
-    worker.vitals.look()
-    assert worker.vitals.dead() == []
+    worker.vitals.update()
+    assert worker.vitals.not_live() == []
 
 
 def test_a_sample_that_is_old_says_that_the_loop_is_frozen(clock):
     worker = Worker()
     clock.now += 11
-    assert worker.vitals.dead() == ["the loop has not turned for 11 s"]
+    assert worker.vitals.not_live() == ["the loop has not run for 11 s"]
 
 
 def test_a_process_that_is_not_there_is_not_stopped():

@@ -41,7 +41,7 @@ SHARED = "from framework import shared_task\n@shared_task\ndef f():\n    return 
 
 
 def bring(app, *names, reload=False, target="no_such:app"):
-    Reloading(app, target, ["*"]).bring(names, reload)
+    Reloading(app, target, ["*"]).load(names, reload)
 
 
 def test_shared_tasks_are_registered_and_replaced(home, app):

@@ -243,5 +243,5 @@ def _fail(session: CommandSession, text: str, code: int) -> int:
         traceback.print_exc()
     click.echo(f"framework: error: {text}", err=True)
     if session.background is not None:
-        session.background.failed(text)
+        session.background.report_failed(text)
     return code

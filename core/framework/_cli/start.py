@@ -38,7 +38,7 @@ def start(session: CommandSession, detach: bool) -> int:
         signals.restore()
         raise
     except BaseException:  # it is on its way out, which no signal is to change
-        signals.leave(exitcodes.INTERRUPTED)
+        signals.fix_exit_code(exitcodes.INTERRUPTED)
         raise
     # After the patching: nothing that uses threads or sockets may be imported in an interpreter still to be patched.
     from framework.worker.process.run import run_worker

@@ -1,4 +1,4 @@
-"""Autoreload: `driver` watches the code, `reloading` imports it anew; a subclass of `Autoreloader` may replace it."""
+"""Autoreload: `driver` watches the source files, `reloading` reloads them. Users may subclass `Autoreloader`."""
 
 from __future__ import annotations
 

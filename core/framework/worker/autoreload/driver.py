@@ -1,14 +1,13 @@
-"""Autoreload: runs new code when a source file of the tasks has changed. For development.
+"""Autoreload: reloads the code when a source file of the tasks has changed. For development.
 
-1. Watches the files of the modules that tasks come from, and of those in `imports` and `include` (`fsnotify` tells).
-2. Waits until a burst of saves is over, and looks at the contents: a file that was only touched has not changed. The
-   pool gets ready meanwhile.
-3. Reloads the modules that changed and those of the watched ones that import them, each after what it imports, in the
-   worker's process; then has the pool replace its slots, each after its task. prefork starts a server that imports all
-   code anew.
-4. If a module cannot be reloaded, says where, and everything is as it was: the old code goes on.
+1. Watches the files of the modules that define tasks, and of those in `imports` and `include`, through `fsnotify`.
+2. Waits until a burst of saves is over, and compares the contents: a touched file has not changed. The pool prepares
+   its restart meanwhile.
+3. Reloads, in the worker's process, the changed modules and the watched modules that import them, imported ones first.
+   The pool then replaces each slot after its task; prefork starts a new server, which imports all code.
+4. If a module cannot be reloaded, logs where, and restores everything: tasks still run the old code.
 
-Everything happens in the loop.
+Everything runs in the loop.
 """
 
 from __future__ import annotations
@@ -30,35 +29,35 @@ from framework.api.loop import Loop, Timer
 from framework.api.pool import Pool
 from framework.client.app import App
 from framework.exceptions import FrameworkError
-from framework.worker.autoreload.reloading import Reloading, imports_of, policies_of, take_up
+from framework.worker.autoreload.reloading import Reloading, apply_policies, imports_of, policies_of
 from framework.worker.intake.intake import Intake
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without news after which a burst of saves is over.
-_QUIET: Final = 0.1
-#: Seconds from the first news after which the burst is taken for over.
-_PATIENCE: Final = 1.0
+#: Seconds without a further change after which a burst of saves is over.
+_BURST_PAUSE: Final = 0.1
+#: The most seconds of a burst, from its first change.
+_BURST_MAX: Final = 1.0
 
 
 class AutoreloadContext(msgspec.Struct, kw_only=True):
-    """What autoreload needs of the worker."""
+    """The parts of the worker that autoreload uses."""
 
     app: App
-    #: Where the application is found, ``module:attribute``.
+    #: The application's path, ``module:attribute``.
     target: str
     loop: Loop
     watcher: Watcher
-    #: What the watcher is called.
+    #: The watcher's name, for the log.
     watcher_name: str
     pool: Pool
     intake: Intake
-    #: Lets the pool begin with what needs none of the new code.
+    #: Prepares the restart of the pool, as far as it needs no new code.
     prepare: Callable[[], object]
 
 
 class Autoreloader:
-    """Keeps the worker's code as it is on the disk."""
+    """Reloads changed source files into the worker and its pool."""
 
     def __init__(self, worker: AutoreloadContext) -> None:
         self.worker = worker
@@ -66,19 +65,19 @@ class Autoreloader:
         self._loop = worker.loop
         self._watcher = worker.watcher
         self._reloading = Reloading(worker.app, worker.target, ["*"])
-        #: Modules by file, and what each file contained when it was last looked at.
+        #: Module names by file, and the digest of each file's contents when it was last read.
         self._modules: dict[str, str] = {}
         self._digests: dict[str, bytes] = {}
-        self._told: set[str] = set()
-        self._first_told = 0.0
+        self._reported: set[str] = set()
+        self._first_reported = 0.0
         self._timer: Timer | None = None
         self._poll_timer: Timer | None = None
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ start and stop
 
     def start(self) -> None:
-        """Begin to watch. Raises `OSError` when the system refuses."""
-        self.renew()
+        """Start watching. Raises `OSError` when the system refuses."""
+        self.watch_modules()
         if (fd := self._watcher.fileno()) is not None:
             self._loop.add_reader(fd, self._read)
         else:
@@ -86,7 +85,7 @@ class Autoreloader:
         logger.info("Autoreload watches %d modules by %s", len(self._modules), self.worker.watcher_name)
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         if (fd := self._watcher.fileno()) is not None:
             self._loop.remove_reader(fd)
         for timer in (self._timer, self._poll_timer):
@@ -94,8 +93,8 @@ class Autoreloader:
                 timer.cancel()
         self._watcher.close()
 
-    def renew(self) -> None:
-        """Watch the modules that have come as well."""
+    def watch_modules(self) -> None:
+        """Watch also the modules that were imported since the last call."""
         for name in self._reloading.task_modules():
             path = _source(sys.modules[name])
             if name != "__main__" and path is not None and path not in self._modules:
@@ -103,65 +102,65 @@ class Autoreloader:
                 self._digests[path] = _digest(path) or b""
         self._watcher.watch(self._modules)
 
-    # ------------------------------------------------------------ news
+    # ------------------------------------------------------------ changes
 
     def _poll(self) -> None:
         self._poll_timer = self._loop.call_later(self._watcher.interval, self._poll)
         self._read()
 
     def _read(self) -> None:
-        news = self._watcher.read()
-        if not news:
+        changed = self._watcher.read()
+        if not changed:
             return
         now = self._loop.time()
-        if not self._told:
-            self._first_told = now
+        if not self._reported:
+            self._first_reported = now
             self.worker.prepare()
-        self._told |= news
+        self._reported |= changed
         if self._timer is not None:
             self._timer.cancel()
-        delay = max(0.0, min(_QUIET, self._first_told + _PATIENCE - now))
-        self._timer = self._loop.call_later(delay, self._settled)
+        delay = max(0.0, min(_BURST_PAUSE, self._first_reported + _BURST_MAX - now))
+        self._timer = self._loop.call_later(delay, self._on_burst_over)
 
-    def _settled(self) -> None:
+    def _on_burst_over(self) -> None:
         self._timer = None
-        told, self._told = self._told, set()
+        reported, self._reported = self._reported, set()
         changed = []
-        for path in sorted(told & self._modules.keys()):
+        for path in sorted(reported & self._modules.keys()):
             digest = _digest(path)
-            # One that is gone runs on until there is another in its place.
+            # The code of a removed file stays loaded until the file exists again.
             if digest is not None and digest != self._digests[path]:
                 self._digests[path] = digest
                 changed.append(path)
         if changed and not self.worker.intake.draining:
-            self._changed([self._modules[path] for path in changed])
+            self._reload_changed([self._modules[path] for path in changed])
 
     # ------------------------------------------------------------ reloading
 
-    def _changed(self, names: list[str]) -> None:
+    def _reload_changed(self, names: list[str]) -> None:
         logger.info("Detected modified modules: %r", names)
         try:
             self.reload(names)
         except FrameworkError as error:
-            logger.error("The old code goes on, because the new one cannot be loaded: %s", error)
+            logger.error("The new code cannot be loaded, tasks still run the old code: %s", error)
 
     def reload(self, names: list[str]) -> None:
-        """Bring the new code of the modules `names` into the worker and its pool.
+        """Reload the modules `names` in the worker and restart its pool.
 
-        Raises `FrameworkError` when that cannot be done; then nothing has changed.
+        Raises `FrameworkError` when a module cannot be reloaded; then nothing has changed.
         """
         before = policies_of(self._app)
         modules = [sys.modules[name] for name in _with_importers(names, self._modules.values())]
         for module in modules:
             _check(module)
-        self._reloading.bring([module.__name__ for module in modules], reload=True)
-        take_up(self._app, self.worker.intake, before)
+        self._reloading.load([module.__name__ for module in modules], reload=True)
+        apply_policies(self._app, self.worker.intake, before)
         self.worker.pool.restart((), fresh=True)
-        self.renew()
+        self.watch_modules()
 
 
 def _with_importers(names: Iterable[str], watched: Iterable[str]) -> list[str]:
-    """Return `names` and those of the `watched` modules that import one of them, directly or not."""
+    """Return `names` and the `watched` modules that import one of them, directly or indirectly."""
     importers = {name: set(imports_of(sys.modules[name])) for name in watched}
     found = dict.fromkeys(names)
     while more := [name for name, imports in importers.items() if name not in found and imports & found.keys()]:
@@ -170,7 +169,7 @@ def _with_importers(names: Iterable[str], watched: Iterable[str]) -> list[str]:
 
 
 def _check(module: ModuleType) -> None:
-    """Raise `FrameworkError` if the file of `module` is no Python."""
+    """Raise `FrameworkError` if the file of `module` cannot be read or compiled."""
     path = _source(module)
     if path is None:
         return
@@ -185,7 +184,7 @@ def _check(module: ModuleType) -> None:
 
 
 def _source(module: ModuleType) -> str | None:
-    """Return the file that `module` was made from; None: it was made from no Python source."""
+    """Return the source file of `module`; None: it has no Python source."""
     try:
         path = inspect.getsourcefile(module)
     except TypeError:

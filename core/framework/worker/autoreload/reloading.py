@@ -1,10 +1,10 @@
-"""Bringing changed code into the worker's own process.
+"""Reloads code in the worker's main process.
 
-1. `Reloading` imports modules that are not there, and reloads those that are: what others import comes first.
-2. Modules are named from outside, so a list of patterns says which may be.
-3. An application that was made anew by that hands its tasks to the one that the worker runs, which takes its place.
-4. All or nothing: when one module fails, modules and tasks are what they were.
-5. `take_up` lets the worker know of the tasks that have come or changed.
+1. `Reloading` imports new modules and reloads imported ones, each after the modules that it imports.
+2. A list of patterns limits the modules: their names come from outside.
+3. If a module creates a new application, its tasks move to the worker's application, which replaces it in the module.
+4. All or nothing: when one module fails, modules and tasks are restored.
+5. `apply_policies` passes the policies of new and changed tasks to the worker.
 """
 
 from __future__ import annotations
@@ -35,53 +35,53 @@ logger = logging.getLogger(__name__)
 
 
 class Reloading:
-    """Imports and reloads for one application."""
+    """Imports and reloads the modules of one application."""
 
     def __init__(self, app: App, target: str, allowed: Sequence[str]) -> None:
-        """`target`: where the application is found, as ``module:attribute``; `allowed`: patterns of module names."""
+        """`target`: the application's path, ``module:attribute``; `allowed`: patterns of module names."""
         self._app = app
         self._target = target
         self._allowed = allowed
 
     def task_modules(self) -> list[str]:
-        """Return the modules that the tasks of the application come from, and those that the settings import."""
+        """Return the modules that define the application's tasks, and those that the settings import."""
         settings = self._app.conf.settings
         defined = [task.__module__ for task in self._app.tasks.values()]
         own = [name for name in defined if name.partition(".")[0] != __name__.partition(".")[0]]
         return [name for name in dict.fromkeys((*settings.imports, *settings.include, *own)) if name in sys.modules]
 
-    def bring(self, names: Iterable[str], reload: bool, reloader: str | None = None) -> None:
-        """Import the modules `names`; with `reload`, those that are there already anew, by the function `reloader`.
+    def load(self, names: Iterable[str], reload: bool, reloader: str | None = None) -> None:
+        """Import the modules `names`; with `reload`, reload the imported ones, by the function at `reloader` if set.
 
-        Raises `FrameworkError` when one of them may not be imported, or cannot be.
+        Raises `FrameworkError` when a module is not allowed, or its import fails.
         """
         wanted = list(dict.fromkeys(names))
         for name in (*wanted, *((reloader.rpartition(".")[0],) if reloader else ())):
             self._check(name)
-        again = self._function(reloader) if reloader else importlib.reload
+        reload_module = self._function(reloader) if reloader else importlib.reload
         importlib.invalidate_caches()
-        there = in_order([name for name in wanted if name in sys.modules]) if reload else []
+        imported = in_order([name for name in wanted if name in sys.modules]) if reload else []
         new = [name for name in wanted if name not in sys.modules]
-        with self._all_or_nothing([sys.modules[name] for name in there], new):
-            for name in there:
+        with self._all_or_nothing([sys.modules[name] for name in imported], new):
+            for name in imported:
                 _forget_compiled(sys.modules[name])
-                self._guarded(f"reload {name}", again, sys.modules[name])
+                self._call(f"reload {name}", reload_module, sys.modules[name])
                 self._adopt()
             for name in new:
-                self._guarded(f"import {name}", importlib.import_module, name)
+                self._call(f"import {name}", importlib.import_module, name)
                 self._adopt()
-            # Now and not at the next look: their names may be taken.
-            self._guarded("register the shared tasks", self._app.tasks.share, self._app)
+            # Registered here, so that a name that is already in use fails the reload.
+            self._call("register the shared tasks", self._app.tasks.share, self._app)
 
     @contextlib.contextmanager
-    def _all_or_nothing(self, there: Sequence[ModuleType], new: Sequence[str]) -> Iterator[None]:
+    def _all_or_nothing(self, imported: Sequence[ModuleType], new: Sequence[str]) -> Iterator[None]:
         tasks = self._app.tasks.copy()
         shared = len(current.shared)
-        contents = [(module, dict(vars(module))) for module in there]
+        contents = [(module, dict(vars(module))) for module in imported]
         try:
             yield
         except FrameworkError:
-            # First: to look the tasks up registers those that are shared.
+            # Removed first: reading the tasks would register the shared ones.
             del current.shared[shared:]
             self._app.tasks.restore(tasks)
             for module, content in contents:
@@ -92,7 +92,7 @@ class Reloading:
 
     def _check(self, name: str) -> None:
         if not all(part.isidentifier() for part in name.split(".")):
-            raise FrameworkError(f"{name!r:.80} is no name of a module")
+            raise FrameworkError(f"{name!r:.80} is no module name")
         if not any(fnmatchcase(name, pattern) for pattern in self._allowed):
             patterns = ", ".join(self._allowed) or "none"
             raise FrameworkError(
@@ -102,13 +102,13 @@ class Reloading:
 
     def _function(self, path: str) -> Callable[[ModuleType], object]:
         module, _, attribute = path.rpartition(".")
-        found = getattr(self._guarded(f"import {module}", importlib.import_module, module), attribute, None)
+        found = getattr(self._call(f"import {module}", importlib.import_module, module), attribute, None)
         if not callable(found):
-            raise FrameworkError(f"there is no function {path}: the reloader is a dotted path such as proj.tools.renew")
+            raise FrameworkError(f"the reloader {path} is no function: wanted a dotted path such as proj.tools.renew")
         return found  # type: ignore[no-any-return]
 
     @staticmethod
-    def _guarded(what: str, function: Callable[..., Any], argument: Any) -> Any:
+    def _call(what: str, function: Callable[..., Any], argument: Any) -> Any:
         try:
             return function(argument)
         except (Exception, SystemExit) as error:  # a user's module may raise anything, and must not end the worker
@@ -116,7 +116,7 @@ class Reloading:
             raise FrameworkError(f"cannot {what}: {error!r}{_place(error)}") from error
 
     def _adopt(self) -> None:
-        """Take the tasks of an application that was made in the place of ours, and the place."""
+        """Take over the tasks of an application that replaced ours at `target`, and put ours back."""
         module, _, attribute = self._target.partition(":")
         *way, last = attribute.split(".")
         holder: Any = sys.modules.get(module)
@@ -126,12 +126,12 @@ class Reloading:
         if isinstance(found, type(self._app)) and found is not self._app:
             self._app.tasks.adopt(self._app, found.tasks)
             setattr(holder, last, self._app)
-            # Or what is sent without naming an application would go out by one that nobody closes.
+            # Else messages sent without an explicit application would use the new one, which is never closed.
             current.forget(found)
 
 
 def _put_back(module: ModuleType, content: dict[str, Any]) -> None:
-    # Never without the names that it had: tasks may be running in it.
+    # Updated before names are removed: running tasks may use the module.
     now = vars(module)
     now.update(content)
     for name in now.keys() - content.keys():
@@ -139,7 +139,7 @@ def _put_back(module: ModuleType, content: dict[str, Any]) -> None:
 
 
 def _forget_compiled(module: ModuleType) -> None:
-    """Have the source compiled anew: what is compiled may be older than it and not look so, within one second."""
+    """Remove the cached bytecode: after two changes in one second it may be stale without looking so."""
     cached = getattr(module, "__cached__", None)
     if cached is not None:
         with contextlib.suppress(OSError):
@@ -147,12 +147,12 @@ def _forget_compiled(module: ModuleType) -> None:
 
 
 def policies_of(app: App) -> dict[str, TaskPolicy]:
-    """Return what the worker goes by of every task."""
+    """Return the policies of all tasks, by task name."""
     return {name: task.policy for name, task in app.tasks.items()}
 
 
-def take_up(app: App, intake: Intake, before: Mapping[str, TaskPolicy]) -> None:
-    """Let the worker know of the tasks that have come or changed since they were as `before`."""
+def apply_policies(app: App, intake: Intake, before: Mapping[str, TaskPolicy]) -> None:
+    """Pass the policies that differ from `before` to the worker's intake and its rate limits."""
     changed = {name: policy for name, policy in policies_of(app).items() if before.get(name) != policy}
     intake.update_policies(changed)
     for name, policy in changed.items():
@@ -161,7 +161,7 @@ def take_up(app: App, intake: Intake, before: Mapping[str, TaskPolicy]) -> None:
 
 
 def in_order(names: Sequence[str]) -> list[str]:
-    """Return the imported modules `names`, each after those of them that it imports."""
+    """Return the modules `names`, each after the others that it imports."""
     ordered: dict[str, None] = {}
     seen: set[str] = set()
 
@@ -180,7 +180,7 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 
 def imports_of(module: ModuleType) -> list[str]:
-    """Return what the source of `module` imports, as far as it can be read."""
+    """Return the names that the source of `module` imports; empty without readable source."""
     try:
         tree = ast.parse(inspect.getsource(module))
     except (OSError, TypeError, SyntaxError):

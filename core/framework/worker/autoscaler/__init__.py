@@ -1,6 +1,6 @@
-"""The autoscaler: `driver` scales the pool as the chosen policy says.
+"""The autoscaler: `driver` scales the pool by the decisions of a plugin.
 
-A subclass of `Autoscaler` may replace it: that is the name by which users of Celery know `AutoscalerDriver`.
+Users may subclass `Autoscaler`, Celery's name of `AutoscalerDriver`.
 """
 
 from __future__ import annotations

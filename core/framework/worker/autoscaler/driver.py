@@ -1,12 +1,13 @@
-"""The autoscaler's driver: keeps the pool at the size that an autoscaler plugin decides on, between two bounds.
+"""The autoscaler's driver: keeps the pool at the size that an autoscaler plugin returns, between two bounds.
 
-1. Asks the plugin (`framework.api.autoscaler`) once a second, and soon after more was received than the pool has slots.
-2. Grows at once; shrinks after the keep-alive time. Says in the log by how much, once a change.
-3. Keeps the prefetch limit in step: who goes by what waits must see what waits.
-4. May be subclassed, as the Workers Guide has it: `_maybe_scale` then decides, with `qty`, `processes`, the bounds,
+1. Calls the plugin (`framework.api.autoscaler`) once a second, and soon after more tasks were received than the pool
+   has slots.
+2. Grows at once; shrinks after the keep-alive time. Logs each change.
+3. Adjusts the prefetch limit to the size: a plugin that counts waiting tasks needs tasks that wait.
+4. May be subclassed, as in the Workers Guide: `_maybe_scale` then decides, using `qty`, `processes`, the bounds,
    `scale_up` and `scale_down`.
 
-Everything happens in the loop.
+Everything runs in the loop.
 """
 
 from __future__ import annotations
@@ -33,21 +34,21 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks when nothing happens, at the most.
+#: The most seconds between two checks.
 PERIOD: Final = 1.0
-#: Seconds from a sign that something waits to the look: a burst that is still coming in is one change.
+#: Seconds from the arrival of waiting tasks to the check, so that a burst causes one change.
 SOON: Final = 0.02
-#: Seconds between two looks that such signs bring about: a slot that was added needs time to take work.
+#: The fewest seconds between two checks: a new slot needs time until it takes a task.
 APART: Final = 0.25
 
 
 def period(keepalive: float) -> float:
-    """Return the seconds between two looks: few enough to see a short keep-alive time pass."""
+    """Return the seconds between two checks: half the keep-alive time, within `APART` and `PERIOD`."""
     return min(PERIOD, max(APART, keepalive / 2))
 
 
 class AutoscaleContext(msgspec.Struct, kw_only=True):
-    """What the driver needs of the worker."""
+    """The parts of the worker that the driver uses."""
 
     loop: Loop
     intake: Intake
@@ -57,7 +58,7 @@ class AutoscaleContext(msgspec.Struct, kw_only=True):
 
 
 class AutoscalerDriver:
-    """Scales one pool."""
+    """Scales the pool."""
 
     def __init__(
         self,
@@ -68,87 +69,85 @@ class AutoscalerDriver:
         keepalive: float = 30.0,
         mutex: object = None,
     ) -> None:
-        """`keepalive` is in seconds. Nothing here needs a `mutex`; subclasses may pass one on."""
+        """`keepalive` is in seconds. `mutex` is unused; subclasses written for Celery may pass one."""
         assert worker is not None
         self.pool = pool
         self.max_concurrency = max_concurrency
         self.min_concurrency = min_concurrency
         self.worker = worker
         self.mutex = mutex
-        #: Slots of the pool; it was started with the smallest number.
+        #: Slots of the pool, which starts with the lower bound.
         self.processes = max(1, min_concurrency)
         self._keepalive = ShrinkDelay(keepalive)
         self._period = period(keepalive)
         self._loop = worker.loop
         self._running = worker.settle.running
         self._backlog = worker.intake.backlog
-        #: Since when something waits, and the pool has not grown; None: nothing does.
+        #: Since when tasks wait and the pool has not grown; None: no task waits.
         self._waiting_since: float | None = None
-        self._last_look = 0.0
+        self._last_check = 0.0
         self._failure = ""
-        self._soon: Timer | None = None
+        self._soon_timer: Timer | None = None
         self._timer: Timer | None = None
         self._adjust_prefetch()
 
-    # ------------------------------------------------------------ life
+    # ------------------------------------------------------------ start and stop
 
     def start(self) -> None:
-        """Begin to look."""
-        self._timer = self._loop.call_later(self._period, self._look)
+        """Start the checks."""
+        self._timer = self._loop.call_later(self._period, self._check)
         if self.worker.decider.basis == "queue":
-            self.worker.intake.on_feed = self._fed
+            self.worker.intake.on_feed = self._on_feed
 
     def stop(self) -> None:
-        """Look no longer; the pool stays as it is."""
+        """Stop the checks; the pool keeps its size."""
         self.worker.intake.on_feed = None
-        for timer in (self._timer, self._soon):
+        for timer in (self._timer, self._soon_timer):
             if timer is not None:
                 timer.cancel()
 
-    def _fed(self) -> None:
-        """Hear that the pool was given what it takes."""
-        if len(self._running) + len(self._backlog) <= self.processes or self._soon is not None:
+    def _on_feed(self) -> None:
+        """Check soon if more tasks were received than the pool has slots."""
+        if len(self._running) + len(self._backlog) <= self.processes or self._soon_timer is not None:
             return
         if self.processes < self.max_concurrency:
-            delay = max(SOON, self._last_look + APART - self._loop.time())
-            self._soon = self._loop.call_later(delay, self._look_again)
+            delay = max(SOON, self._last_check + APART - self._loop.time())
+            self._soon_timer = self._loop.call_later(delay, self._check_soon)
 
-    def _look(self) -> None:
-        self._timer = self._loop.call_later(self._period, self._look)
-        self._guarded()
+    def _check(self) -> None:
+        self._timer = self._loop.call_later(self._period, self._check)
+        self._scale()
 
-    def _look_again(self) -> None:
-        self._soon = None
-        self._guarded()
+    def _check_soon(self) -> None:
+        self._soon_timer = None
+        self._scale()
 
-    def _guarded(self) -> None:
+    def _scale(self) -> None:
         if self.worker.intake.draining:
             return
-        self._last_look = self._loop.time()
+        self._last_check = self._loop.time()
         try:
             self.maybe_scale()
             self._failure = ""
-        except (
-            Exception
-        ) as error:  # the hook-call wall: an autoscaler may be a stranger's, and the pool can stay as it is
-            # Once, and not at every look.
+        except Exception as error:  # the plugin may raise anything, and the pool can keep its size
+            # Logged once, not at every check.
             if repr(error) != self._failure:
                 logger.exception("The autoscaler failed; the pool stays at %d slots", self.processes)
             self._failure = repr(error)
 
-    # ------------------------------------------------------------ what a subclass sees and may change
+    # ------------------------------------------------------------ for subclasses
 
     @property
     def qty(self) -> int:
-        """Tasks that the worker has received and could run, those that run included."""
+        """Number of received tasks that run or could run."""
         return len(self._running) + len(self._backlog)
 
     def maybe_scale(self, req: TaskRequest | None = None) -> None:
-        """Scale if it is time to."""
+        """Scale if needed."""
         self._maybe_scale(req)
 
     def _maybe_scale(self, req: TaskRequest | None = None) -> bool | None:
-        """Decide and scale; return whether anything changed. Made to be overridden."""
+        """Decide and scale; return whether the size changed. Subclasses may override it."""
         seen = self.observe()
         wanted = self._within(self.worker.decider.decide(seen))
         return self._resize(self._keepalive.allow(self._loop.time(), self.processes, wanted))
@@ -159,7 +158,7 @@ class AutoscalerDriver:
 
     def scale_down(self, n: int) -> bool:
         """Remove `n` slots, as far as the lower bound allows and slots are idle."""
-        idle = max(0, self.processes - self._begun()[0])
+        idle = max(0, self.processes - self._running_age()[0])
         return self._resize(self._within(self.processes - min(n, idle)))
 
     def update(self, max: int | None = None, min: int | None = None) -> tuple[int, int]:  # noqa: A002 - the guide's names
@@ -174,7 +173,7 @@ class AutoscalerDriver:
         return self.max_concurrency, self.min_concurrency
 
     def info(self) -> dict[str, int]:
-        """Return what `inspect stats` shows."""
+        """Return the bounds, size and number of tasks, for `inspect stats`."""
         return {
             "max": self.max_concurrency,
             "min": self.min_concurrency,
@@ -182,12 +181,12 @@ class AutoscalerDriver:
             "qty": self.qty,
         }
 
-    # ------------------------------------------------------------ looking
+    # ------------------------------------------------------------ observing
 
     def observe(self) -> Observation:
-        """Return what the plugin is shown."""
+        """Return the observation for the plugin."""
         now = self._loop.time()
-        running, age = self._begun()
+        running, age = self._running_age()
         waiting = self.qty - running
         if not waiting:
             self._waiting_since = None
@@ -202,18 +201,18 @@ class AutoscalerDriver:
             waiting=waiting,
             runtime=None if learned is None else max(learned, age),
             backed_up=0.0 if self._waiting_since is None else now - self._waiting_since,
-            machine=system_load.look() if self.worker.decider.basis == "machine" else None,
+            machine=system_load.measure() if self.worker.decider.basis == "machine" else None,
         )
 
-    def _begun(self) -> tuple[int, float]:
-        """Return how many tasks run, and for how many seconds on average they have."""
+    def _running_age(self) -> tuple[int, float]:
+        """Return the number of running tasks, and the average seconds since their starts."""
         begun = [item.started for item in self._running.values() if item.started]
         return len(begun), max(0.0, time.time() - sum(begun) / len(begun)) if begun else 0.0
 
     # ------------------------------------------------------------ changing
 
     def _within(self, size: int) -> int:
-        # No pool goes below one slot.
+        # A pool has at least one slot.
         return max(1, self.min_concurrency, min(self.max_concurrency, size))
 
     def _resize(self, size: int) -> bool:

@@ -1,19 +1,19 @@
-"""Keep-alive: lets a size grow at once, and shrink only when it has been too large for a while."""
+"""Delays shrinking by the keep-alive time; growing is not delayed."""
 
 from __future__ import annotations
 
 
 class ShrinkDelay:
-    """What an autoscaler wants, made steady. It knows no clock: whoever asks says what time it is."""
+    """Delays the shrinking of a pool. Pure: the caller passes the time."""
 
     def __init__(self, seconds: float) -> None:
-        """`seconds`: for so long every wish must have been smaller than the size before it shrinks."""
+        """`seconds`: time for which every wanted size must be smaller than the size before it shrinks."""
         self.seconds = seconds
         self._since: float | None = None
         self._largest = 0
 
     def allow(self, now: float, size: int, wanted: int) -> int:
-        """Return the size to have at `now` (seconds), when it is `size` and `wanted` would do."""
+        """Return the size for the time `now` (s): `wanted`, or `size` while shrinking is delayed."""
         if wanted >= size:
             self._since = None
             return wanted

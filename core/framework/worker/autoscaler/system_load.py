@@ -1,4 +1,4 @@
-"""What the machine has left, for autoscalers: load and memory, of the container where there is one."""
+"""Measures the machine for autoscalers: CPU load and memory, within the limits of a container."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from framework.api.autoscaler import Machine
 
 _MIB: Final = 1024 * 1024
 _MEMINFO: Final = Path("/proc/meminfo")
-#: The control group of a container, as it sees itself.
+#: The control group of this process, as a container mounts it.
 _CGROUP: Final = Path("/sys/fs/cgroup")
 
 
-def look(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> Machine:
-    """Return what there is now."""
+def measure(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> Machine:
+    """Return the current load and memory."""
     free, total = _memory(meminfo)
     with contextlib.suppress(OSError, ValueError):
-        # "max" is no number, and stands for no limit.
+        # "max", for no limit, raises ValueError.
         limit = int((cgroup / "memory.max").read_text())
         used = int((cgroup / "memory.current").read_text()) - _reclaimable(cgroup)
         total = min(total, limit)
@@ -37,13 +37,13 @@ def _memory(meminfo: Path) -> tuple[int, int]:
         fields = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         return int(fields["MemAvailable"].split()[0]) * 1024, int(fields["MemTotal"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        # Not Linux: what is free is not told, what there is is.
+        # Not Linux: only the total memory is known, and counts as free.
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return total, total
 
 
 def _reclaimable(cgroup: Path) -> int:
-    """Return the bytes of the page cache that the group's usage counts and gives back when they are needed."""
+    """Return the bytes of page cache in the group's usage that the kernel can reclaim."""
     for line in (cgroup / "memory.stat").read_text().splitlines():
         name, _, value = line.partition(" ")
         if name == "inactive_file":

@@ -1,1 +1,1 @@
-"""The process of a worker: its life, signals, log, pidfile, stop."""
+"""The process of a worker: its run, signals, log, pidfile and shutdown."""

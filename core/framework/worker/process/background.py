@@ -1,9 +1,9 @@
 """A worker in the background.
 
-1. `start`, in the process that the user started, runs the same command line once more: in a session of its own, away
-   from the terminal. It waits until that process has begun or ended, and passes on what it said until then.
-2. `Background` is the new process's side: `leave` gives up the parent's streams, `begun` and `failed` tell it the end.
-3. HUP replaces the program and keeps the process: `join` knows it again by its id, and it does not detach twice.
+1. `start` runs the command line of the user's process again, in a new session without a terminal. It waits until that
+   process has started or ended, and copies the output until then to standard error.
+2. `Background` is the new process's side: `detach` leaves the parent's streams, the other methods report to the parent.
+3. HUP replaces the program and keeps the process: `join` recognises the process id, so that it does not detach twice.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from framework.exceptions import ConfigError
 if TYPE_CHECKING:
     import subprocess
 
-#: Names the descriptor on which the parent waits.
+#: Environment variable with the descriptor that the parent reads.
 _DESCRIPTOR: Final = "FRAMEWORK_BACKGROUND_FD"
-#: Names the process that runs in the background already.
+#: Environment variable with the id of the process that already runs in the background.
 _PROCESS: Final = "FRAMEWORK_BACKGROUND_PID"
-#: Seconds between two looks whether the new process has ended without a word.
-_GLANCE: Final = 0.05
+#: Seconds between two checks whether the new process has ended without a report.
+_POLL_INTERVAL: Final = 0.05
 
 
 def redirect(path: str | None) -> None:
-    """Have descriptors 1 and 2 of this process write to the file `path`; None: nowhere. Raises `ConfigError`."""
+    """Redirect descriptors 1 and 2 to the file `path`; None: to the null device. Raises `ConfigError`."""
     try:
         fd = os.open(path or os.devnull, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
@@ -47,30 +47,30 @@ def redirect(path: str | None) -> None:
 
 
 class Background:
-    """The side of the process that has been started in the background."""
+    """The background process's side: reports to the parent whether the worker has started."""
 
     def __init__(self, fd: int = -1) -> None:
-        """`fd`: where a parent waits; -1: nobody does."""
+        """`fd`: the pipe to the parent; -1: no parent waits."""
         self._fd = fd
-        self._left = False
+        self._detached = False
 
-    def leave(self, logfile: str | None) -> None:
-        """Write to `logfile` from now on, or nowhere; what went wrong before is the parent's to show."""
+    def detach(self, logfile: str | None) -> None:
+        """Write to `logfile` from now on, or to the null device; the parent shows the output before that."""
         redirect(logfile)
-        self._left = True
+        self._detached = True
 
-    def begun(self, node: str, logfile: str | None) -> None:
-        """Tell the parent that the worker has begun: it ends."""
-        self._tell({"node": node, "logfile": logfile})
+    def report_started(self, node: str, logfile: str | None) -> None:
+        """Report to the parent that the worker has started; the parent then exits."""
+        self._report({"node": node, "logfile": logfile})
 
-    def failed(self, text: str) -> None:
-        """Tell the parent why the worker will not begin; before `leave` it has read so already."""
-        if self._left:
-            self._tell({"error": text})
+    def report_failed(self, text: str) -> None:
+        """Report to the parent why the worker did not start; before `detach` the output has shown it."""
+        if self._detached:
+            self._report({"error": text})
 
-    def _tell(self, message: Mapping[str, Any]) -> None:
+    def _report(self, message: Mapping[str, Any]) -> None:
         if self._fd >= 0:
-            # Whoever waited may have been interrupted.
+            # The parent may have been interrupted.
             with contextlib.suppress(OSError):
                 os.write(self._fd, msgspec.json.encode(message))
             os.close(self._fd)
@@ -78,7 +78,7 @@ class Background:
 
 
 def join() -> Background | None:
-    """Return this process's side if it has been started in the background, else None."""
+    """Return the `Background` of this process; None if it was not started in the background."""
     descriptor = os.environ.pop(_DESCRIPTOR, None)
     if descriptor is None:
         return Background() if os.environ.get(_PROCESS) == str(os.getpid()) else None
@@ -89,24 +89,24 @@ def join() -> Background | None:
 
 
 def start(argv: Sequence[str], directory: str | None, quiet: bool) -> int:
-    """Run `argv` in the background, in `directory`, and wait until it has begun.
+    """Run `argv` in the background, in `directory`, and wait until the worker has started.
 
-    Returns 0 then, else its exit code. Raises `ConfigError` when there is no such program.
+    Returns 0 if it has, else its exit code. Raises `ConfigError` when the program cannot be run.
     """
-    # Before the interpreter is patched a worker imports this module too: a green pool is to find these unloaded.
+    # Imported here: a worker imports this module too, before a green pool has patched these two.
     import subprocess
     import tempfile
 
-    # A session of its own is what a second fork is for, but for a terminal opened later: no worker opens one. With one
-    # fork the new process stays our child until it has begun, and how it ended can be told.
+    # A second fork would only keep a terminal that is opened later from controlling the process; no worker opens one.
+    # With one fork the new process stays our child until it has started, so its exit status can be reported.
     read, write = os.pipe()
-    with tempfile.TemporaryFile() as said, open(read, "rb", buffering=0) as news:
+    with tempfile.TemporaryFile() as output, open(read, "rb", buffering=0) as reports:
         try:
             child = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 pass_fds=(write,),
                 start_new_session=True,
                 cwd=directory,
@@ -117,31 +117,31 @@ def start(argv: Sequence[str], directory: str | None, quiet: bool) -> int:
         finally:
             os.close(write)
         try:
-            message = _wait(news, child)
+            message = _wait(reports, child)
         except KeyboardInterrupt:
             child.terminate()
             raise
-        _pass_on(said)
+        _copy_output(output)
     if "node" not in message:
-        return _explain(message, child.wait())
+        return _report_failure(message, child.wait())
     if not quiet:
         log = message["logfile"]
-        where = f"its log is {log}" if log else "its log goes nowhere (--logfile names a file)"
+        where = f"its log is {log}" if log else "its log is discarded (--logfile names a file)"
         sys.stdout.write(f"{message['node']} runs in the background as process {child.pid}; {where}\n")
-    # It outlives us, as it should.
+    # Keeps Popen from warning that the child still runs: it is meant to outlive this process.
     child.returncode = 0
     return exitcodes.OK
 
 
-def _wait(news: IO[bytes], child: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """Return what the child has to say; nothing when it ends without a word."""
+def _wait(reports: IO[bytes], child: subprocess.Popen[bytes]) -> dict[str, Any]:
+    """Return the child's report; empty if the child ends without one."""
     ended = False
     while not ended:
-        # Looked at first: what it said before it ended is then there to be read. The pipe alone would not do: children
-        # of a worker that was killed may hold its other end for a moment.
+        # Checked before the pipe, so that a report sent just before the end is still read. The pipe's end alone is no
+        # sign of the end: children of a killed worker may hold it open for a moment.
         ended = child.poll() is not None
-        readable, _, _ = select.select([news], [], [], 0 if ended else _GLANCE)
-        if readable and (text := news.read(65536)):
+        readable, _, _ = select.select([reports], [], [], 0 if ended else _POLL_INTERVAL)
+        if readable and (text := reports.read(65536)):
             message: dict[str, Any] = msgspec.json.decode(text)
             return message
         if readable:
@@ -149,18 +149,18 @@ def _wait(news: IO[bytes], child: subprocess.Popen[bytes]) -> dict[str, Any]:
     return {}
 
 
-def _pass_on(said: IO[bytes]) -> None:
-    said.seek(0)
-    if text := said.read().decode(errors="replace"):
+def _copy_output(output: IO[bytes]) -> None:
+    output.seek(0)
+    if text := output.read().decode(errors="replace"):
         sys.stderr.write(text)
         sys.stderr.flush()
 
 
-def _explain(message: Mapping[str, Any], code: int) -> int:
-    """Say why the worker did not begin; return the exit code."""
+def _report_failure(message: Mapping[str, Any], code: int) -> int:
+    """Print why the worker did not start; return the exit code."""
     if "error" in message:
         sys.stderr.write(f"framework: error: {message['error']}\n")
     elif code < 0:
         name = signal.Signals(-code).name
-        sys.stderr.write(f"framework: error: the worker was killed by {name} before it had begun\n")
+        sys.stderr.write(f"framework: error: the worker was killed by {name} before it had started\n")
     return code if code > 0 else exitcodes.SOFTWARE

@@ -1,4 +1,4 @@
-"""The banner: what a worker says about itself before it starts."""
+"""The banner: the worker's settings and queues, printed before it starts."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Makes the workload of a process that runs tasks: of the worker's own, and of one that a pool starts.
+"""Creates the workload of a process that runs tasks: the worker's own process, or one that a pool starts.
 
-1. `make` is for the worker's own process.
-2. `from_recipe` is for a process that starts from nothing: it imports the application.
-3. Either process sets its log up before its first job.
+1. `make` creates the workload of the worker's own process.
+2. `from_recipe` creates the workload of a fresh process: it imports the application.
+3. Both processes set up their log before their first job.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 def make(
     app: App, settings: Settings, hostname: str, task_errors: tuple[type[BaseException], ...] = ()
 ) -> TaskWorkload:
-    """Make the workload of the worker's own process. `task_errors` are the pool's."""
+    """Create the workload of the worker's own process. `task_errors` are the pool's."""
     return TaskWorkload(
         app, settings, hostname, lambda: _redirect(settings), own_process=False, task_errors=task_errors
     )
 
 
 def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:
-    """Make the workload of a process that starts from nothing: import the application that `recipe` names."""
+    """Create the workload of a fresh process: import the application that `recipe` names."""
     app = load_app(recipe["app"], recipe["path"], recipe["sources"])
-    # Here, once, and not in each child: looking for installed hooks reads the metadata of every distribution.
+    # Done once, before children are forked: finding the installed hooks reads the metadata of every distribution.
     app.hooks.load_installed()
     settings: Settings = app.conf.settings
     hostname: str = recipe["hostname"]
 
     def set_up() -> None:
-        # A pool of processes numbers them, for %i and %I in the name of the log file.
+        # A pool of processes numbers its children; %i and %I in the name of the log file are replaced by the number.
         index = int(os.environ.get("FRAMEWORK_PROCESS_INDEX", "0"))
         setup_logging(settings.worker, hostname, app.hooks, index)
         _redirect(settings)

@@ -1,9 +1,9 @@
 """The worker's log: set up once in the main process, and again in each process that runs tasks.
 
-1. The format, levels and line texts are those that users of the guide grep for.
-2. A hook `setup_logging` replaces all of it.
-3. A line is text, coloured on a terminal, or JSON; with the task that wrote it.
-4. A log file is watched: a rotated one is opened anew, by the worker and by each of its children.
+1. The formats and levels are those of the Workers Guide.
+2. A hook `setup_logging` replaces the whole setup.
+3. A line is text, coloured on a terminal, or JSON; it names the task that wrote it.
+4. The worker and each of its children reopen a log file that was rotated.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 
 class LogFile(logging.handlers.WatchedFileHandler):
-    """A log file that is opened anew once it has been moved or removed, in this process and for its descriptors.
+    """A log file that is reopened after it was moved or removed, also for this process's descriptors 1 and 2.
 
-    Where standard output and error go into the file too, as in a worker in the background, they follow: what a crash or
-    a library writes there is found beside the rest.
+    A worker in the background writes standard output and error into the same file, so that the output of a crash or of
+    a library stays next to the log lines.
     """
 
     def reopenIfNeeded(self) -> None:  # noqa: N802 - the standard library's name
-        """Open the file anew if another one, or none, has its name."""
+        """Reopen the file if its name belongs to another file, or to none."""
         before = self.dev, self.ino
         super().reopenIfNeeded()
         if (self.dev, self.ino) == before or self.stream is None:
@@ -50,9 +50,9 @@ class LogFile(logging.handlers.WatchedFileHandler):
 
 
 def setup_logging(worker: Any, hostname: str, hooks: Hooks, index: int = 0) -> None:
-    """Set up the root logger as the ``[worker]`` table asks, or have the hook `setup_logging` do it.
+    """Set up the root logger by the ``[worker]`` table, or call the hook `setup_logging` instead.
 
-    `index` is the process index for ``%i`` in the file's name (0: the main process).
+    `index` replaces ``%i`` in the file's name (0: the main process).
     Raises `ConfigError` when the log file cannot be opened.
     """
     level = logging.getLevelName(worker.loglevel)
@@ -75,7 +75,7 @@ def setup_logging(worker: Any, hostname: str, hooks: Hooks, index: int = 0) -> N
             root.removeHandler(other)
     root.addHandler(handler)
     root.setLevel(level)
-    # Chatty libraries speak at DEBUG about every frame; that is never what -l debug is for.
+    # These libraries log every frame at DEBUG, which would hide the worker's own debug lines.
     for name in ("amqp", "kombu", "stevedore", "asyncio"):
         logging.getLogger(name).setLevel(max(level, logging.INFO))
     if (after := hooks.bind("after_setup_logger")) is not None:
@@ -83,7 +83,7 @@ def setup_logging(worker: Any, hostname: str, hooks: Hooks, index: int = 0) -> N
 
 
 class LogStream:
-    """A text stream whose lines go to a logger: what tasks print is found in the log, with their name and id."""
+    """A text stream that logs its lines: the output of tasks is in the log, with the task's name and id."""
 
     encoding = "utf-8"
 
@@ -93,7 +93,7 @@ class LogStream:
         self._local = threading.local()
 
     def write(self, text: str) -> int:
-        """Log every line of `text` that is not blank. What a log handler itself prints is dropped, not logged again."""
+        """Log every line of `text` unless all are blank. Output of a log handler is dropped, not logged again."""
         if text.strip() and not getattr(self._local, "writing", False):
             self._local.writing = True
             try:
@@ -112,47 +112,47 @@ class LogStream:
         """Do nothing: lines are logged as they are written."""
 
     def isatty(self) -> bool:
-        """Say no."""
+        """Return False: a logger is no terminal."""
         return False
 
     def fileno(self) -> int:
-        """Return the descriptor of the real standard error: libraries that want one write there."""
+        """Return the descriptor of the real standard error, for libraries that write to a descriptor."""
         return sys.__stderr__.fileno() if sys.__stderr__ is not None else 2
 
 
 def redirect_stdouts(level: str) -> None:
-    """Have `print` and tracebacks of this process go to the log at `level`."""
+    """Redirect `sys.stdout` and `sys.stderr` of this process to the log, at `level`."""
     stream = LogStream(logging.getLogger("framework.task.output"), logging.getLevelName(level))
     sys.stdout = sys.stderr = stream
 
 
-# ---------------------------------------------------------------- what a line looks like
+# ---------------------------------------------------------------- formatting
 
-#: The value of ``log_format`` that asks for one JSON object a line.
+#: The value of ``log_format`` that selects one JSON object a line.
 JSON: Final = "json"
 _COLORS: Final = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "35", logging.DEBUG: "34"}
 _TASK_LOGGER: Final = "framework.task"
 
 
 def make_formatter(worker: Any, logfile: str | None) -> logging.Formatter:
-    """Return the formatter that the ``[worker]`` table asks for."""
+    """Return the formatter that the ``[worker]`` table selects."""
     if worker.log_format == JSON:
         return JsonFormatter()
     plain = logging.Formatter(worker.log_format, worker.log_datefmt)
     task = logging.Formatter(worker.task_log_format, worker.task_log_datefmt or worker.log_datefmt)
-    return TextFormatter(plain, task, color=_wants_color(worker, logfile))
+    return TextFormatter(plain, task, color=_use_color(worker, logfile))
 
 
-def _wants_color(worker: Any, logfile: str | None) -> bool:
+def _use_color(worker: Any, logfile: str | None) -> bool:
     if worker.log_color is not None:
         return bool(worker.log_color)
-    # Of the real stream: tasks that print write into the log, which is no terminal.
+    # The real stream: `sys.stderr` may be redirected to the log, which is no terminal.
     stream = sys.__stderr__
     return not logfile and not os.environ.get("NO_COLOR") and stream is not None and stream.isatty()
 
 
 def _task_of(record: logging.LogRecord) -> Context | None:
-    """Return the request of the task that wrote `record` by a logger of tasks, else None."""
+    """Return the request of the task that wrote `record` with a `framework.task` logger; None: no task did."""
     if not record.name.startswith(_TASK_LOGGER):
         return None
     request = current_request()
@@ -163,7 +163,7 @@ class TextFormatter(logging.Formatter):
     """Adds the name and id of the task to records of `framework.task` loggers."""
 
     def __init__(self, plain: logging.Formatter, task: logging.Formatter, *, color: bool) -> None:
-        """`plain` and `task` format records from outside and from inside of tasks."""
+        """`plain` formats records from outside of tasks, `task` those from inside."""
         super().__init__()
         self._plain = plain
         self._task = task
@@ -183,7 +183,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time (UTC), level, logger, process, pid, message; of a task also its name and id."""
+    """Formats one JSON object a line: time (UTC), level, logger, process, pid, message, and the task's name and id."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return `record` as one line of JSON."""
@@ -205,7 +205,7 @@ class JsonFormatter(logging.Formatter):
             line["stack"] = record.stack_info
         try:
             return msgspec.json.encode(line).decode()
-        except UnicodeEncodeError:  # lone surrogates, as in a file name that is not UTF-8
+        except UnicodeEncodeError:  # a lone surrogate, for example from a file name that is not UTF-8
             line = {
                 key: value.encode(errors="replace").decode() if isinstance(value, str) else value
                 for key, value in line.items()

@@ -1,7 +1,7 @@
-"""The pidfile: one worker per file, created exclusively, stale ones taken over.
+"""The pidfile: created exclusively, one worker a file; a stale file is replaced.
 
-A file is stale when its process has ended, and also when its number has gone to a process of another program that began
-after the file was written: after a restart of the machine, or in a container, the same few numbers are given out again.
+A file is stale when its process has ended. It is also stale when another program, started after the file was written,
+has the same pid: after a reboot, and in containers, the system assigns the same low pids again.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from framework.exceptions import FrameworkError
 
 logger = logging.getLogger(__name__)
 
-#: Which of the fields of `_stat` is the time at which the process began.
+#: Index of the process's start time in the fields of `_stat`.
 _START_TIME: Final = 19
-#: Seconds by which the kernel's idea of when a process began may be off.
+#: Seconds by which the start time computed from /proc may be wrong.
 _CLOCK_SLACK: Final = 2.0
 
 
 class PidfileTaken(FrameworkError):
-    """Another process, which is alive, has the pidfile."""
+    """Another live process has the pidfile, or it cannot be written."""
 
     exit_code = exitcodes.CANT_CREATE
 
 
 class Pidfile:
-    """A file that holds our pid while we run."""
+    """A file that contains this process's pid while the worker runs."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._taken = False
 
     def take(self) -> None:
-        """Write our pid. Raises `PidfileTaken` when another live process has the file, or it cannot be written."""
+        """Create the file. Raises `PidfileTaken` when another live process has it, or it cannot be written."""
         for _attempt in range(2):
             try:
                 fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
@@ -50,7 +50,7 @@ class Pidfile:
                 file.write(f"{os.getpid()}\n")
             self._taken = True
             return
-        raise PidfileTaken(f"the pidfile {self.path} is being taken by another process at this moment")
+        raise PidfileTaken(f"the pidfile {self.path} was just created by another process: try again")
 
     def _remove_stale(self) -> None:
         pid = holder(self.path)
@@ -63,24 +63,24 @@ class Pidfile:
         self.path.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Remove the file, if it is still ours."""
+        """Remove the file, if it still contains this process's pid."""
         if self._taken and _read(self.path) == os.getpid():
             self.path.unlink(missing_ok=True)
         self._taken = False
 
 
 def holder(path: str | os.PathLike[str]) -> int | None:
-    """Return the living process that has the pidfile `path`, None when there is none or no file."""
+    """Return the pid of the live process that has the pidfile `path`; None: no process has it."""
     pid = _read(Path(path))
-    if pid is None or pid <= 0 or not _is_alive(pid) or _is_stranger(pid, Path(path)):
+    if pid is None or pid <= 0 or not _is_alive(pid) or _is_other_program(pid, Path(path)):
         return None
     return pid
 
 
 def watch(pid: int) -> Callable[[], bool]:
-    """Return what says whether the process that is `pid` now is still there.
+    """Return a function that returns whether the current process `pid` still runs.
 
-    The pidfile goes a moment before its process, and the number may be given to another one.
+    A worker removes its pidfile a moment before it ends, and the system may assign its pid to another process.
     """
     since = _stat(pid)[_START_TIME:][:1]
     return lambda: _is_alive(pid) and _stat(pid)[_START_TIME:][:1] == since
@@ -100,20 +100,20 @@ def _is_alive(pid: int) -> bool:
         return True
     except (ProcessLookupError, OverflowError):
         return False
-    # One that has ended, whose parent has not noticed, can still be signalled.
+    # A zombie, which has ended but was not reaped, can still be signalled.
     return _stat(pid)[:1] != ["Z"]
 
 
 def _stat(pid: int) -> list[str]:
-    """Return the fields of /proc/<pid>/stat from the state on; nothing where there is no such file."""
+    """Return the fields of /proc/<pid>/stat from the state on; empty without such a file."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
 
 
-def _is_stranger(pid: int, path: Path) -> bool:
-    """Say whether `pid` certainly is not what wrote `path`: another program, and younger than the file."""
+def _is_other_program(pid: int, path: Path) -> bool:
+    """Return whether `pid` cannot have written `path`: it is another program, started after the file was written."""
     fields = _stat(pid)
     try:
         written = path.stat().st_mtime
@@ -124,5 +124,5 @@ def _is_stranger(pid: int, path: Path) -> bool:
         began = booted + int(fields[_START_TIME]) / os.sysconf("SC_CLK_TCK")
     except (OSError, IndexError, StopIteration):
         return False
-    # Both: the clock may have been set since, and a worker may have been given another title.
+    # Both conditions: the clock may have been set meanwhile, and a worker may have changed its process title.
     return b"framework" not in command and began > written + _CLOCK_SLACK

@@ -1,10 +1,10 @@
-"""A worker's life, seen from its main thread.
+"""Runs a worker, from its main thread.
 
-1. Resolves what the settings leave open (node name, concurrency, paths) and builds the worker's graph.
-2. Starts it, takes the signals (see `framework.worker.process.signals`), and runs tasks where the pool wants the main
-   thread.
-3. Stops it when the loop says that everything has been handed back, and returns a named exit code.
-4. After HUP, starts the program anew in the same process.
+1. Resolves defaults that depend on the machine (node name, concurrency, paths) and builds the worker's graph.
+2. Starts the graph, takes the signals (see `framework.worker.process.signals`), and runs tasks if the pool runs them in
+   the main thread.
+3. Stops the graph when the loop has ended the stop, and returns a named exit code.
+4. After HUP, runs the program again in the same process.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for the last phase of a stop, when nothing runs any more.
-_WIND_DOWN = 10.0
-#: Seconds between two looks of the main thread at nothing: USR1 or USR2 that comes just before it falls asleep does not
-#: wake it, and only this thread can run the handler.
-_NAP = 1.0
+#: Seconds for stopping the steps, after the tasks have ended.
+_STEPS_TIMEOUT = 10.0
+#: Seconds after which the main thread wakes although nothing happened: USR1 or USR2 that arrives just before it sleeps
+#: does not wake it, and only the main thread can run the handler.
+_WAKE_INTERVAL = 1.0
 
 
 class WorkerRun:
-    """One run of a worker; the steps find what they need of it here."""
+    """One run of a worker; steps read its settings and names here."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class WorkerRun:
         background: Background | None = None,
         directory: str | None = None,
     ) -> None:
-        """`steps`: the built-in ones. `quiet`: print no banner. `directory`: where it was started; None: here."""
+        """`steps`: the built-in ones. `quiet`: print no banner. `directory`: where it was started; default: current."""
         self.quiet = quiet
         self._background = background
         self.app: App = located.app
@@ -90,28 +90,28 @@ class WorkerRun:
         self._error: FrameworkError | None = None
         self._done = threading.Event()
         self._stopper: Stopper | None = None
-        #: The service manager's ear, if one listens.
+        #: Notifies the service manager; None: no service manager listens.
         self.notifier: Notifier | None = None
-        #: Where the program was started, for starting it again.
+        #: The working directory for a restart.
         self._directory = directory or os.getcwd()
 
     @property
     def stopper(self) -> Stopper:
-        """What carries the stop through."""
+        """The stopper; only after the start."""
         assert self._stopper is not None
         return self._stopper
 
     # ------------------------------------------------------------ the main thread
 
     def run(self, signals: Signals) -> int:
-        """Start, work until told to stop, stop; return the exit code. Raises `FrameworkError` when the start fails."""
+        """Start, work, and stop on request; return the exit code. Raises `FrameworkError` when the start fails."""
         if self._background is not None:
-            self._background.leave(self.logfile)
+            self._background.detach(self.logfile)
         signals.install(self._on_signal, {signal.SIGUSR1: self._show_stacks, signal.SIGUSR2: self._debug})
         try:
             self.graph.start()
             if self._background is not None:
-                self._background.begun(self.hostname, self.logfile)
+                self._background.report_started(self.hostname, self.logfile)
             pool: Pool = self.graph.get("pool")
             self._stopper = Stopper(
                 self.graph.get("loop"),
@@ -126,21 +126,21 @@ class WorkerRun:
             loop.call_soon_threadsafe(signals.attach, loop)
             if pool.traits.main_thread:
                 pool.run_main()
-            while not self._done.wait(_NAP):
+            while not self._done.wait(_WAKE_INTERVAL):
                 pass
         finally:
-            self.graph.stop(time.monotonic() + _WIND_DOWN)
+            self.graph.stop(time.monotonic() + _STEPS_TIMEOUT)
         if self._error is not None:
             raise self._error
         return self.exit_code
 
-    # ------------------------------------------------------------ signals and the loop's word
+    # ------------------------------------------------------------ signals, and callbacks in the loop
 
     def _on_signal(self, signum: int) -> None:
         self.stopper.handle(signum)
 
     def _show_stacks(self, _frame: FrameType | None) -> None:
-        # Straight to the descriptor: this may have interrupted whoever holds the log's or the stream's lock.
+        # Written to the descriptor: the interrupted code may hold the lock of the log or of the stream.
         os.write(2, stacks().encode(errors="replace"))
 
     def _debug(self, frame: FrameType | None) -> None:
@@ -150,7 +150,7 @@ class WorkerRun:
             rdb.set_trace(frame)
 
     def restart(self) -> NoReturn:
-        """Start the program that this process runs again, in this process, with the same arguments."""
+        """Replace this process's program by a new run of it, with the same arguments."""
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):
@@ -158,13 +158,15 @@ class WorkerRun:
         os.chdir(self._directory)
         os.execv(sys.executable, sys.orig_argv)
 
-    def ready(self, error: FrameworkError | None) -> None:
-        """Hear, in the loop, that the worker consumes (None), or why it never will."""
-        if error is not None:
-            self._error = error
-            self._end_stop(error.exit_code)
-        elif self.notifier is not None:
+    def ready(self) -> None:
+        """Notify the service manager that the worker consumes. Called in the loop."""
+        if self.notifier is not None:
             self.notifier.ready()
+
+    def fail(self, error: FrameworkError) -> None:
+        """End the worker, which could not begin to consume, with `error`. Called in the loop."""
+        self._error = error
+        self._end_stop(error.exit_code)
 
     def _begin_stop(self, how: str, exit_code: int) -> None:
         if self.notifier is not None:
@@ -175,33 +177,33 @@ class WorkerRun:
     def _end_stop(self, exit_code: int) -> None:
         self.exit_code = exit_code
         settle: Settle = self.graph.get("settle")
-        # From the graph: a start that fails at once is heard here before the main thread has come to know them.
+        # Read from the graph: a start may fail before `run` has returned from starting it.
         pool: Pool = self.graph.get("pool")
         try:
             settle.flush()
             if settle.unstored:
                 logger.error(
-                    "%d results are lost: the result store is away, and the worker ends; "
-                    "messages acknowledged late go back to their queues",
+                    "%d results are lost because the worker ends while the result store is unreachable; "
+                    "messages acknowledged late are requeued",
                     settle.unstored,
                 )
-            # In the loop, as the consumer wants it, and before anything else goes.
+            # In the loop, because the consumer is not thread-safe, and before the transport and the pool close.
             self.graph.get("consumption").close()
         finally:
-            # Whatever went wrong before: a main thread that is not told waits for ever.
+            # Also after an error: the main thread would wait forever.
             if pool.traits.main_thread:
                 pool.stop(time.monotonic())
             self._done.set()
 
 
-#: Slots of a pool with an event loop, when nobody says: its tasks wait more than they compute.
+#: Default number of slots of a pool with an event loop: its tasks wait more than they compute.
 ASYNC_CONCURRENCY: Final = 100
 
 
 def _concurrency(settings: Settings) -> int:
-    """Return the number of slots: what was asked for, else the CPUs.
+    """Return the number of slots: the setting, by default the number of CPUs.
 
-    One where a pool runs tasks in the main thread, the smallest where it is scaled.
+    1 if the pool runs tasks in the main thread, the lower bound if it is scaled.
     """
     traits = loader.load("pool", settings.worker.pool).traits
     if traits.main_thread:
@@ -225,9 +227,9 @@ def run_worker(
     background: Background | None = None,
     directory: str | None = None,
 ) -> int:
-    """Run a worker until it is told to stop; return its exit code. Raises `FrameworkError` when it cannot start.
+    """Run a worker until it stops; return its exit code. Raises `FrameworkError` when it cannot start.
 
-    On HUP it does not return: the process goes on as a new run of the program. `signals` are held already.
+    Does not return after HUP: the process runs the program again. `signals` are held already.
     """
     run = WorkerRun(located, config, steps, quiet, background, directory)
     code = exitcodes.SOFTWARE
@@ -240,7 +242,7 @@ def run_worker(
         raise
     finally:
         if not restarts:
-            signals.leave(code)
+            signals.fix_exit_code(code)
     if restarts:
         run.restart()
     return code

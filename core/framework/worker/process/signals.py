@@ -1,12 +1,12 @@
-"""Signals of the worker's main process, from the first line of the program to the last.
+"""Handles the signals of the worker's main process, from program start to exit.
 
-1. While the program gets ready to run, those that must not end it are held: HUP waits for the loop, USR1 and USR2 do
-   nothing yet. One that stops the worker may end a program that has not begun: it has nothing to give back.
-2. The ones that stop or restart the worker reach the loop through the interpreter's wake-up descriptor: the moment they
-   arrive, whatever the main thread is doing, and also those that came before the loop turned.
-3. USR1 and USR2 are for people who look into a worker that may be stuck: the main thread deals with them itself.
-4. Code that takes the wake-up descriptor for itself (an asyncio program in a task) loses nothing: the handler notices.
-5. When all is done the exit code is certain: no late signal replaces it, or ends the program that HUP starts.
+1. Before the worker starts, `hold` keeps HUP for the loop and ignores USR1 and USR2. TERM, INT and QUIT end the
+   program: it has received no messages yet.
+2. A signal that stops or restarts the worker reaches the loop through the interpreter's wake-up descriptor, whatever
+   the main thread is doing. Signals that arrive before the loop runs are kept.
+3. USR1 and USR2 debug a worker that may be stuck: the main thread handles them itself.
+4. Code in a task may take the wake-up descriptor (as asyncio does): the handler then forwards the signal itself.
+5. After the stop the exit code is fixed: no late signal changes it, or ends the program that HUP starts.
 """
 
 from __future__ import annotations
@@ -26,145 +26,145 @@ from framework.api.loop import Loop
 
 logger = logging.getLogger(__name__)
 
-#: Signals that the loop gets.
+#: Signals that the loop handles.
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
-#: Those of them that ask for an end.
+#: The signals that end the worker.
 _ENDING: Final = STOPPING[:3]
-#: Signals for looking into the worker.
-_LOOKING: Final = (signal.SIGUSR1, signal.SIGUSR2)
+#: Signals that debug the worker.
+_DEBUGGING: Final = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Signals:
-    """The handlers. Everything but `attach` belongs into the main thread."""
+    """The signal handlers. Call everything but `attach` in the main thread."""
 
     def __init__(self) -> None:
         self._on_stop: Callable[[int], object] | None = None
         self._in_main: dict[signal.Signals, Callable[[FrameType | None], object]] = {}
-        # Not a pipe: once eventlet has patched it, `os.read` waits for what is not there.
+        # Not a pipe: `os.read` on an empty pipe would block once eventlet has patched it.
         self._read, self._write = socket.socketpair()
         for end in (self._read, self._write):
             end.setblocking(False)
         self._previous: dict[int, Any] = {}
         self._previous_fd = -1
-        self._looks = False
+        self._debugging = False
 
-    # ------------------------------------------------------------ beginning
+    # ------------------------------------------------------------ start
 
     def hold(self) -> None:
-        """Keep what comes from now on from ending a program that is about to be a worker."""
+        """Keep signals for the worker that is about to start, instead of letting them end the program."""
         self._previous_fd = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        atexit.register(self._last)  # before anything of the application: it is called after all that
-        # A terminal that closes ends a program that has not begun.
+        atexit.register(self._ignore_all)  # registered before the application's functions, so it is called after them
+        # With a terminal HUP keeps its default: a terminal that closes ends a program that has not started.
         if sys.__stdout__ is None or not sys.__stdout__.isatty():
-            self._take(signal.SIGHUP, self._stopping)
-        for signum in _LOOKING:
-            self._take(signum, signal.SIG_IGN)
-        # Ends the program, like TERM and QUIT. An exception could be swallowed by whatever is being imported, or leave
-        # that half done; and what gevent has patched by half need not let the interpreter end.
+            self._set_handler(signal.SIGHUP, self._on_stop_signal)
+        for signum in _DEBUGGING:
+            self._set_handler(signum, signal.SIG_IGN)
+        # INT ends the program, like TERM and QUIT. A KeyboardInterrupt could be swallowed by a module that is being
+        # imported, and a half-patched gevent may keep the interpreter from exiting.
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-            self._take(signal.SIGINT, signal.SIG_DFL)
+            self._set_handler(signal.SIGINT, signal.SIG_DFL)
 
-    def _take(self, signum: signal.Signals, handler: Any) -> None:
+    def _set_handler(self, signum: signal.Signals, handler: Any) -> None:
         previous = signal.signal(signum, handler)
         self._previous.setdefault(signum, previous)
 
     def restore(self) -> None:
-        """Put back what was there before: there will be no worker."""
+        """Restore the previous handlers: the worker will not start."""
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
-        self._let_go()
-        atexit.unregister(self._last)
+        self._close()
+        atexit.unregister(self._ignore_all)
 
-    def _let_go(self) -> None:
+    def _close(self) -> None:
         signal.set_wakeup_fd(self._previous_fd)
         self._read.close()
         self._write.close()
 
-    # ------------------------------------------------------------ working
+    # ------------------------------------------------------------ handling
 
     def install(
         self, on_stop: Callable[[int], object], in_main: dict[signal.Signals, Callable[[FrameType | None], object]]
     ) -> None:
-        """Take all signals.
+        """Install the handlers of all signals.
 
-        `on_stop` is called in the loop with the number of a stopping signal. `in_main`: what the main thread does about
-        USR1 and USR2, with the frame that was interrupted.
+        `on_stop` is called in the loop with the number of a stopping signal. `in_main`: the main thread's handlers of
+        USR1 and USR2, called with the interrupted frame.
         """
         self._on_stop = on_stop
         self._in_main = in_main
         for signum in STOPPING:
-            self._take(signum, self._stopping)
-        for signum in _LOOKING:
-            self._take(signum, self._looking)
+            self._set_handler(signum, self._on_stop_signal)
+        for signum in _DEBUGGING:
+            self._set_handler(signum, self._on_debug_signal)
 
     def attach(self, loop: Loop) -> None:
-        """Hand what has come, and what will come, to `loop`; called in the loop."""
-        loop.add_reader(self._read.fileno(), self._arrived)
+        """Deliver past and future stopping signals to `loop`; called in the loop."""
+        loop.add_reader(self._read.fileno(), self._on_readable)
 
-    def _arrived(self) -> None:
+    def _on_readable(self) -> None:
         assert self._on_stop is not None
-        for number in self._waiting():
+        for number in self._pending():
             if number in STOPPING:
                 self._on_stop(number)
 
-    def _waiting(self) -> bytes:
-        """Return the numbers of the signals that nobody has been told of."""
+    def _pending(self) -> bytes:
+        """Return the numbers of the signals that were not handled yet."""
         try:
             return self._read.recv(4096)
         except BlockingIOError:
             return b""
 
-    def _stopping(self, signum: int, _frame: FrameType | None) -> None:
-        # The descriptor has told the loop already, unless somebody else had taken it.
+    def _on_stop_signal(self, signum: int, _frame: FrameType | None) -> None:
+        # The interpreter has written to the descriptor already, unless other code had replaced it.
         if signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False) != self._write.fileno():
-            with contextlib.suppress(BlockingIOError):  # thousands of signals wait already
+            with contextlib.suppress(BlockingIOError):  # the buffer is full of signals
                 self._write.send(bytes([signum]))
 
-    def _looking(self, signum: int, frame: FrameType | None) -> None:
-        if self._looks:
-            return  # it has interrupted the one before it, which may be about to import what it needs
-        self._looks = True
+    def _on_debug_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self._debugging:
+            return  # it interrupted the handler of an earlier signal, which may be inside an import
+        self._debugging = True
         try:
             self._in_main[signal.Signals(signum)](frame)
-        except Exception:  # looking must do no harm to what it interrupts: a task, or the wait for the end
-            logger.exception("What %s asked for has failed", signal.Signals(signum).name)
+        except Exception:  # debugging must not harm the interrupted code: a task, or the wait for the end
+            logger.exception("The handler of %s failed", signal.Signals(signum).name)
         finally:
-            self._looks = False
+            self._debugging = False
 
-    # ------------------------------------------------------------ ending
+    # ------------------------------------------------------------ end
 
     def may_restart(self) -> bool:
-        """Prepare for another program in this process; False: somebody has asked for an end after all.
+        """Prepare the signals for a restart in this process; return False if a signal has ended the worker meanwhile.
 
-        That program has HUP, USR1 and USR2 ignored until it holds them itself.
+        The new program ignores HUP, USR1 and USR2 until it holds them itself.
         """
-        for signum in (signal.SIGHUP, *_LOOKING):
+        for signum in (signal.SIGHUP, *_DEBUGGING):
             signal.signal(signum, signal.SIG_IGN)
         for signum in _ENDING:
-            # Nothing is left to do: one that comes from now on ends the process, whichever program is in it.
+            # The stop is complete: from now on these signals end the process, before or after the restart.
             signal.signal(signum, signal.SIG_DFL)
-        return not set(self._waiting()).intersection(_ENDING)
+        return not set(self._pending()).intersection(_ENDING)
 
-    def leave(self, code: int) -> None:
-        """Let nothing but KILL change that the process ends with `code`.
+    def fix_exit_code(self, code: int) -> None:
+        """Make sure that the process exits with `code`, unless KILL ends it.
 
-        What asks for an end ends it at once: something of the application's may keep it from ending by itself.
+        TERM, INT and QUIT exit at once: a thread of the application may keep the process from exiting.
         """
 
         def now(_signum: int, _frame: FrameType | None) -> NoReturn:
             for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(OSError, ValueError, RuntimeError):  # a pipe's end; closed; in use just now
+                with contextlib.suppress(OSError, ValueError, RuntimeError):  # a broken pipe; closed; in use
                     stream.flush()
             os._exit(code)
 
-        for signum in (signal.SIGHUP, *_LOOKING):
+        for signum in (signal.SIGHUP, *_DEBUGGING):
             signal.signal(signum, signal.SIG_IGN)
         for signum in _ENDING:
             signal.signal(signum, now)
-        self._let_go()
+        self._close()
 
     @staticmethod
-    def _last() -> None:
-        # The interpreter is about to take away all handlers, and would die of what comes while it clears up.
-        for signum in (*STOPPING, *_LOOKING):
+    def _ignore_all() -> None:
+        # The interpreter is about to remove all handlers; a signal during its cleanup would end the process.
+        for signum in (*STOPPING, *_DEBUGGING):
             signal.signal(signum, signal.SIG_IGN)

@@ -1,6 +1,6 @@
-"""What every thread, greenlet and asyncio task of this process is doing, as text; for USR1.
+"""The stacks of all threads, greenlets and asyncio tasks of this process, as text; for USR1.
 
-Source of the layout: the guide's: the name, a line of ``=``, the stack, and the local variables of its innermost frame.
+Source of the layout: the guide: a name, a line of ``=``, the stack, and the local variables of its innermost frame.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Final
 
 _WIDTH: Final = 49
-#: How much of one variable is shown.
+#: Characters of a variable's repr that are shown.
 _SHOWN: Final = 300
 
 
@@ -24,7 +24,7 @@ def stacks() -> str:
     threads = {thread.ident: thread.name for thread in threading.enumerate()}
     here = sys._getframe()
     for ident, frame in sys._current_frames().items():
-        # Green libraries give threads numbers of their own, but who asks is the main thread.
+        # Green libraries change the thread idents, but the calling thread is always the main thread.
         name = "MainThread" if frame is here else threads.get(ident, f"Thread {ident}")
         parts += _section(name, [found for found, _line in traceback.walk_stack(frame)][::-1])
     for name, frames in (*_greenlets(), *_tasks()):
@@ -33,7 +33,7 @@ def stacks() -> str:
 
 
 def _section(name: str, frames: Sequence[FrameType]) -> Iterator[str]:
-    """Yield the lines about one stack; `frames` has the innermost last."""
+    """Yield the lines of one stack; `frames` ends with the innermost."""
     yield name
     yield "=" * _WIDTH
     summary = traceback.StackSummary.extract((frame, frame.f_lineno) for frame in frames)
@@ -49,13 +49,13 @@ def _section(name: str, frames: Sequence[FrameType]) -> Iterator[str]:
 def _show(value: Any) -> str:
     try:
         text = repr(value)
-    except Exception as error:  # noqa: BLE001 - a repr may fail in any way, and this is for looking at broken programs
+    except Exception as error:  # noqa: BLE001 - a repr may fail in any way, and the program may be broken
         text = f"<{type(value).__qualname__}, whose repr raises {type(error).__qualname__}>"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… ({len(text)} characters)"
 
 
 def _greenlets() -> Iterator[tuple[str, list[FrameType]]]:
-    """Yield the greenlets that wait; the one that runs is its thread's stack."""
+    """Yield the suspended greenlets; a running one is in its thread's stack."""
     library = sys.modules.get("greenlet")
     if library is None:
         return
@@ -78,9 +78,9 @@ def _tasks() -> Iterator[tuple[str, list[FrameType]]]:
 
 
 def _awaited(coroutine: Any) -> Iterator[FrameType]:
-    """Yield the frames from a coroutine to what it waits for in the end."""
+    """Yield the frames from a coroutine to the innermost coroutine that it awaits."""
     while (frame := getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)) is not None:
         yield frame
         awaited = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
-        # `framework.api.coroutine.Call` steps a task's coroutine by hand: it is a variable there.
+        # `framework.api.coroutine.Call` drives a task's coroutine itself and keeps it in a variable.
         coroutine = awaited if awaited is not None else frame.f_locals.get("coroutine")

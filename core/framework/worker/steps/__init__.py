@@ -1,1 +1,1 @@
-"""Steps: each starts one part of the worker and says what it needs. `builtin` lists them."""
+"""The built-in steps: each starts one part of the worker and declares its requirements. `builtin` lists them."""

@@ -1,4 +1,4 @@
-"""The steps that bring changed code in: what watches the files, and what reloads."""
+"""The steps of autoreload: the file watcher, and the reloading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from framework.api.loop import Loop
     from framework.worker.process.run import WorkerRun
 
-#: What older configurations name stands for the default.
+#: Class paths in Celery configurations that select the default.
 _OLD: Final = ("celery.worker.autoreload:Autoreloader", "celery.worker.autoreload.Autoreloader")
 
 
@@ -28,7 +28,7 @@ def _enabled(settings: Settings) -> str | None:
 
 
 class FsnotifyStep(Step):
-    """Loads the file watcher: the one that is named, else the best that is available."""
+    """Loads the file watcher that the settings name, by default the best available one."""
 
     name = "fsnotify"
     requires = ("run",)
@@ -60,7 +60,7 @@ class AutoreloadStep(Step):
         pool: Pool = board.get("pool")
         if not pool.traits.restart:
             raise ConfigError(
-                f"the pool {run.settings.worker.pool!r} cannot be restarted, so there is no --autoreload with it: "
+                f"the pool {run.settings.worker.pool!r} cannot be restarted, which --autoreload requires: "
                 f"choose another with --pool"
             )
         watcher: Watcher = board.get("fsnotify")
@@ -77,7 +77,7 @@ class AutoreloadStep(Step):
                 prepare=partial(prepare, type(pool), run.settings.worker.pool_start_method),
             )
         )
-        # The loop does not turn yet: see what `turning` comes after.
+        # Called directly: the loop does not run yet, because `loop-thread` starts after this step.
         self._autoreloader.start()
         board.put("autoreload", self._autoreloader)
 

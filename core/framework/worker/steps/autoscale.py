@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What decides where a class of the user drives.
+#: The autoscaler plugin for a driver class of the user.
 DEFAULT: Final = "queue"
-#: What older configurations name stands for the default.
-_OLD: Final = ("celery.worker.autoscale:Autoscaler", "framework.worker.autoscaler.driver:Autoscaler")
+#: Class paths in older configurations that select the default.
+_OLD: Final = ("celery.worker.autoscale:Autoscaler", "framework.worker.autoscaler:Autoscaler")
 
 
 class AutoscalerStep(Step):
-    """Loads the autoscaler, and keeps the pool at the size that it decides on."""
+    """Loads the autoscaler, and keeps the pool at the size that it returns."""
 
     name = "autoscaler"
     requires = ("run", "loop", "pool", "intake", "settle", "prefetch")
@@ -59,7 +59,7 @@ class AutoscalerStep(Step):
             ),
             keepalive=worker.autoscale_keepalive,
         )
-        # The loop does not turn yet: see what `turning` comes after.
+        # Called directly: the loop does not run yet, because `loop-thread` starts after this step.
         self._autoscaler.start()
         self._loop: Loop = board.get("loop")
         board.put("autoscaler", self._autoscaler)
@@ -70,9 +70,9 @@ class AutoscalerStep(Step):
 
 
 def choose(settings: Settings) -> tuple[type[AutoscalerDriver], Decider]:
-    """Return the driver and what decides, as the settings name them.
+    """Return the driver's class and the autoscaler that the settings name.
 
-    A class path may name a subclass of either. Raises `ConfigError`, or what loading a plugin raises.
+    A class path may name a subclass of either. Raises `ConfigError`, or the errors of loading a plugin.
     """
     name = settings.worker.autoscaler
     if ":" not in name and "." not in name:

@@ -1,6 +1,6 @@
-"""The built-in steps: which there are.
+"""The list of the built-in steps.
 
-Order comes from `requires` alone; what a step leaves on the board is named after the step.
+`requires` and `after` determine the order; a step puts its object on the board under its own name.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def worker_steps(settings: Settings) -> list[Step]:
 
 
 def graphs(settings: Settings) -> tuple[GraphSource, GraphSource]:
-    """Return what the worker's and the consumer's graph are made of."""
+    """Return the sources of the worker's and of the consumer's graph."""
     given = ("loop", "transport", "intake", "redelivery", "queues", "revokes", "lost")
     return (
         GraphSource("worker", worker_steps(settings), ("run",)),

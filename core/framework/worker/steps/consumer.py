@@ -1,9 +1,8 @@
-"""The steps of the consumer's graph: what there is while there is a connection to the broker."""
+"""The steps of the consumer's graph, which lives as long as a connection to the broker."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from framework.api.loop import Loop, Timer
 from framework.api.step import Board, Step
@@ -14,9 +13,6 @@ from framework.worker.dispatch.redelivery import Redelivery
 from framework.worker.dispatch.revoked import Revokes
 from framework.worker.intake.intake import Intake
 from framework.worker.intake.subscriptions import Subscriptions
-
-if TYPE_CHECKING:
-    pass
 
 
 class ConnectionStep(Step):
@@ -37,7 +33,7 @@ class ConnectionStep(Step):
 
 
 class AdoptStep(Step):
-    """Takes over what the lost connection had on loan."""
+    """Takes over the deliveries that were unacknowledged when the last connection was lost."""
 
     name = "adopt"
     graph = "consumer"
@@ -58,7 +54,7 @@ class SubscriptionsStep(Step):
 
     def start(self, board: Board) -> None:
         intake: Intake = board.get("intake")
-        # A broker that pushes would else send what does not fit, and messages that go back lose their place.
+        # Before subscribing: a broker that pushes would exceed the capacity, and requeued messages lose their position.
         intake.set_prefetch(board.get("connection"))
         self._queues: Subscriptions = board.get("queues")
         self._queues.attach(board.get("connection"))
@@ -85,7 +81,7 @@ class FetchingStep(Step):
 
 
 class LeasesStep(Step):
-    """Renews leases and answers heartbeats, whatever tasks do."""
+    """Renews leases and sends heartbeats, independent of running tasks."""
 
     name = "leases"
     graph = "consumer"
@@ -96,20 +92,20 @@ class LeasesStep(Step):
         self._loop: Loop = board.get("loop")
         self._lost: Callable[[TransportError], object] = board.get("lost")
         self._timer: Timer | None = None
-        self._arm()
+        self._schedule()
         board.put("leases", True)
 
-    def _arm(self) -> None:
+    def _schedule(self) -> None:
         interval = self._consumer.heartbeat_interval
-        self._timer = self._loop.call_later(interval, self._beat) if interval else None
+        self._timer = self._loop.call_later(interval, self._heartbeat) if interval else None
 
-    def _beat(self) -> None:
+    def _heartbeat(self) -> None:
         try:
             self._consumer.heartbeat()
         except TransportError as error:
             self._lost(error)
             return
-        self._arm()
+        self._schedule()
 
     def stop(self, deadline: float) -> None:
         if self._timer is not None:
@@ -117,7 +113,7 @@ class LeasesStep(Step):
 
 
 class RecallsStep(Step):
-    """Has what is revoked come back from where it is parked, on transports that find it there."""
+    """Recalls the parked messages of revoked tasks, on transports that can find them."""
 
     name = "recalls"
     graph = "consumer"
@@ -132,8 +128,8 @@ class RecallsStep(Step):
             self._recalls = Recall(board.get("loop"), board.get("connection"), intake.take_extra, board.get("lost"))
             self._queues: Subscriptions = board.get("queues")
             self._revokes.on_added = self._recalls.request
-            self._queues.on_more = self._ask_for_all
-            self._ask_for_all()
+            self._queues.on_more = self._recall_all
+            self._recall_all()
         board.put("recalls", True)
 
     def stop(self, deadline: float) -> None:
@@ -141,7 +137,7 @@ class RecallsStep(Step):
             self._recalls.close()
             self._revokes.on_added = self._queues.on_more = None
 
-    def _ask_for_all(self) -> None:
+    def _recall_all(self) -> None:
         assert self._recalls is not None
         self._recalls.request(self._revokes.list())
 

@@ -1,4 +1,4 @@
-"""Steps that load a plugin and start it: the transport, the result store, the pool."""
+"""The steps that load and start a plugin: the transport, the result store, the pool."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ logger = logging.getLogger(__name__)
 
 
 def origin_of(family: str, name: str) -> str:
-    """Return which distribution brings the plugin `name`, for error texts and drawings."""
+    """Return the plugin `name` and its distribution, for error texts and drawings."""
     found = catalog.find(family, name)
     return f"{family} {name} of {found[0].distribution} {found[0].version}" if found else f"{family} {name}"
 
 
 def class_at(path: str, setting: str) -> Any:
-    """Return what ``module:Class`` names, a value of the worker's `setting`. Raises `ConfigError`."""
+    """Return the object at ``module:Class``, the value of the worker's `setting`. Raises `ConfigError`."""
     module, _, attribute = path.rpartition(":" if ":" in path else ".")
     try:
         return getattr(import_module(module), attribute)
@@ -41,10 +41,10 @@ def class_at(path: str, setting: str) -> Any:
 
 
 def without_fanout(settings: Settings) -> str | None:
-    """Return, in words, why the transport can have neither remote control nor events; None: it can."""
+    """Return why the transport supports neither remote control nor events; None: it supports them."""
     name, plugin = loader.load_transport(settings)
     if not plugin.traits.fanout:
-        return f"the transport {name!r} has no fan-out, so there are no remote control and no events"
+        return f"the transport {name!r} has no fan-out, which remote control and events require"
     return None
 
 
@@ -62,7 +62,7 @@ class TransportStep(Step):
         self._transport = loader.make_transport(run.settings)
         if run.settings.worker.send_task_events and not self._transport.traits.fanout:
             logger.warning(
-                "The broker %s has no fan-out: no task events are sent, whatever -E says", self._transport.display_url
+                "The broker %s has no fan-out: no task events are sent, -E is ignored", self._transport.display_url
             )
         if run.settings.worker.enable_remote_control and (reason := without_fanout(run.settings)):
             logger.warning("This worker works without remote control: %s", reason)
@@ -91,14 +91,14 @@ class ResultsStep(Step):
 
 
 class PoolStep(Step):
-    """Loads the pool, holds its traits against what was asked for, and starts it."""
+    """Loads the pool, checks its traits against the settings, and starts it."""
 
     name = "pool"
     requires = ("run", "loop", "settle", "hooks")
 
     def __init__(self, settings: Settings) -> None:
         self.origin = origin_of("pool", settings.worker.pool)
-        #: None: it was refused before it was made.
+        #: None until the pool was created.
         self._pool: Pool | None = None
 
     def start(self, board: Board) -> None:
@@ -136,7 +136,7 @@ class PoolStep(Step):
 
 
 def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
-    """Refuse, in words, what the pool cannot do. Raises `ConfigError`."""
+    """Check the settings and tasks against the traits of the pool. Raises `ConfigError`."""
     name, traits, task = settings.worker.pool, plugin.traits, settings.task
     wanted = (
         (task.soft_time_limit, traits.soft_limit, "a soft time limit (--soft-time-limit)"),
@@ -148,8 +148,8 @@ def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
                 f"the pool {name!r} cannot enforce {what}: choose another with --pool, or leave the limit out"
             )
     if traits.green and (names := [each.name for each in app.tasks.values() if inspect.iscoroutinefunction(each.run)]):
-        # Greenlets share one thread, and asyncio allows one running loop a thread. A warning: the queues of this worker
-        # may bring none of these.
+        # Greenlets share one thread, and asyncio allows one running loop a thread. Only a warning: these tasks may be
+        # routed to queues of other workers.
         logger.warning(
             "The pool %r cannot run two tasks at a time that are async functions (%s): "
             "have a worker with asyncio, prefork, threads or solo consume them",
@@ -158,7 +158,7 @@ def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
         )
     if not plugin.patched():
         raise ConfigError(
-            f"the pool {name!r} was chosen in code, when it was too late to patch the standard library for it: "
+            f"the pool {name!r} was chosen in code, too late to patch the standard library for it: "
             f"choose it with --pool, with FRAMEWORK_WORKER_POOL or in framework.toml"
         )
     if not traits.recycles and (settings.worker.max_tasks_per_child or settings.worker.max_memory_per_child):

@@ -1,4 +1,4 @@
-"""Steps for what is around a worker: hooks, the log, the pidfile, the loop, the banner, the service manager's ear."""
+"""The steps of the process: hooks, the log, the pidfile, the loop, the banner, the service manager."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class PidfileStep(Step):
 
 
 class LoopStep(Step):
-    """Makes the event loop; `turning` turns it."""
+    """Creates the event loop; `loop-thread` runs it."""
 
     name = "loop"
     requires = ("logging",)
@@ -89,7 +89,7 @@ class LoopStep(Step):
 
 
 class BannerStep(Step):
-    """Prints what the worker is about to do: the application, the broker, the queues, the tasks."""
+    """Prints the banner: the application, the broker, the queues and the tasks."""
 
     name = "banner"
     requires = ("run", "transport", "results", "queues")
@@ -111,19 +111,19 @@ class BannerStep(Step):
 
 
 class NotifyStep(Step):
-    """Tells the service manager when the worker is ready, stops or starts again, and answers its watchdog."""
+    """Notifies the service manager when the worker is ready, stops or restarts, and answers its watchdog."""
 
     name = "notify"
     policy = "degrade"
     requires = ("run", "loop", "loop-thread")
 
     def enabled(self, settings: Settings) -> str | None:
-        return None if os.environ.get("NOTIFY_SOCKET") else "no service manager listens (NOTIFY_SOCKET)"
+        return None if os.environ.get("NOTIFY_SOCKET") else "no service manager: NOTIFY_SOCKET is not set"
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
         self._loop: EventLoop = board.get("loop")
-        #: None: nobody listens.
+        #: None: the connection to the service manager failed.
         self._notifier: Notifier | None = None
         self._notifier = run.notifier = Notifier(os.environ["NOTIFY_SOCKET"], self._loop, os.environ)
         self._loop.call_soon_threadsafe(self._notifier.begin)

@@ -1,4 +1,4 @@
-"""Steps that take a task from the broker to its end: settle, intake, the queues, the loop that turns, consumption."""
+"""The steps of task processing: settle, revokes, intake, queues, rate limits, the loop's thread, consumption."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 class SettleStep(Step):
-    """Makes what decides about messages when their tasks end, and what it writes to."""
+    """Creates `Settle`, which settles messages when their tasks end, and its outputs."""
 
     name = "settle"
     requires = ("run", "loop", "transport", "results")
@@ -79,18 +79,18 @@ class SettleStep(Step):
 
 
 class Ticker:
-    """Lets `settle`, which comes before the pool, ask for a tick of `intake`, which comes after it."""
+    """Lets `settle`, which starts before the pool, request a tick of `intake`, which starts after the pool."""
 
     def __init__(self) -> None:
         self.ask: Callable[[], object] = lambda: None
 
     def __call__(self) -> None:
-        """Ask for a tick."""
+        """Request a tick."""
         self.ask()
 
 
 class RevokesStep(Step):
-    """Remembers which tasks must not run, also across restarts where there is a state file."""
+    """Keeps the ids and stamps of revoked tasks; with a state file the ids survive restarts."""
 
     name = "revokes"
     requires = ("run", "logging")
@@ -98,7 +98,7 @@ class RevokesStep(Step):
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
         worker = run.settings.worker
-        #: None: the file was refused.
+        #: None: the state file could not be used.
         self._revokes: Revokes | None = None
         file = StateFile(run.statedb) if run.statedb else None
         self._revokes = Revokes(worker.revokes_max, worker.revoke_expires, file)
@@ -110,7 +110,7 @@ class RevokesStep(Step):
 
 
 class IntakeStep(Step):
-    """Joins fetching, deciding and feeding the pool."""
+    """Connects the fetching of messages, the dispatch and the pool."""
 
     name = "intake"
     requires = (
@@ -165,7 +165,7 @@ class IntakeStep(Step):
 
 
 class QueuesStep(Step):
-    """Selects the queues to consume from, and keeps their changes."""
+    """Selects the queues to consume from; remote control may change them later."""
 
     name = "queues"
     requires = ("run",)
@@ -182,7 +182,7 @@ class QueuesStep(Step):
 
 
 class RatesStep(Step):
-    """Sets the rate limits of tasks, and keeps what counts those of the whole cluster."""
+    """Sets the rate limits of tasks, and connects to the store that counts shared limits."""
 
     name = "rates"
     requires = ("run", "loop", "transport", "intake")
@@ -211,9 +211,9 @@ class RatesStep(Step):
 
 
 class LoopThreadStep(Step):
-    """Turns the loop in a thread of its own.
+    """Runs the loop in its own thread.
 
-    The main thread keeps the signals, and runs tasks where a pool wants that.
+    The main thread handles the signals, and runs tasks if the pool runs them in the main thread.
     """
 
     name = "loop-thread"
@@ -232,7 +232,7 @@ class LoopThreadStep(Step):
 
 
 class ConsumptionStep(Step):
-    """Consumes: keeps the consumer graph up while there is a broker."""
+    """Consumes from the broker: starts the consumer's graph, again after each loss of the connection."""
 
     name = "consumption"
     requires = (
@@ -250,8 +250,8 @@ class ConsumptionStep(Step):
             "pool",
         ),
     )
-    #: No task must run before its events would be told; who reads that the worker is ready may steer it; and the others
-    #: have been asked by then what must not run. The service manager hears that the worker is ready.
+    #: Task events must be on before the first task runs. A worker that logs ready must answer remote control,
+    #: have asked other workers for revoked ids, and be able to notify the service manager.
     after = ("events", "control", "mingle", "control-connect", "notify")
 
     def start(self, board: Board) -> None:
@@ -263,7 +263,7 @@ class ConsumptionStep(Step):
         def on_ready() -> None:
             if ready is not None:
                 ready(app=run.app, hostname=run.hostname)
-            run.ready(None)
+            run.ready()
 
         self._consumption = Consumption(
             loop,
@@ -276,14 +276,14 @@ class ConsumptionStep(Step):
             run.hostname,
             consumer_steps,
             on_ready,
-            run.ready,
+            run.fail,
         )
         if run.settings.worker.cancel_long_running_tasks_on_connection_loss:
             self._consumption.on_loss = partial(terminate_for_reconnect, board.get("settle"), board.get("pool"))
-        # On the board before it starts: the loop is in another thread, and may end the run from there at once.
+        # On the board before it starts: the loop's thread may end the run at once, and needs it there.
         board.put("consumption", self._consumption)
         loop.call_soon_threadsafe(self._consumption.start)
 
     def stop(self, deadline: float) -> None:
-        # The drain has closed it already, unless the start failed half-way. It is the loop's, so the loop closes it.
+        # The end of a stop has closed it already, unless the start failed. Only the loop's thread may close it.
         self._loop.call_soon_threadsafe(self._consumption.close)

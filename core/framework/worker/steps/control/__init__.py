@@ -1,1 +1,1 @@
-"""Remote control: answers commands, and knows the other workers."""
+"""Remote control: answers commands, and tracks the other workers."""

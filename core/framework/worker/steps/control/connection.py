@@ -1,9 +1,9 @@
-"""The line: the worker's one connection for what it is told and what it tells, remote control and events alike.
+"""The worker's connection for remote control and events.
 
-1. Connects when it starts, and again, with back-off, when the connection is lost; each outage is told once.
-2. `listen` subscribes a queue, on every connection anew, and hands what arrives to a handler.
-3. `post` sends without waiting for the broker. Without a connection, or while the broker takes nothing, it says so and
-   sends nothing: what becomes of the messages is their sender's affair.
+1. Connects at start, and again with back-off when the connection is lost; logs each outage once.
+2. `listen` subscribes a queue, again on every new connection, and passes its messages to a handler.
+3. `post` sends without waiting for the broker. It returns False and sends nothing without a connection, or while the
+   broker accepts no data: the caller keeps or drops the messages.
 """
 
 from __future__ import annotations
@@ -20,54 +20,54 @@ from framework.wire.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-#: Gets a message, returns the reply to send, if any.
+#: Handles a message; returns the reply to send, or None.
 Handler = Callable[[Payload], Outgoing | None]
 
 
 class ControlConnection:
-    """Everything but the constructor runs in the loop."""
+    """Keeps one mailbox of the transport open. Everything but the constructor runs in the loop."""
 
     def __init__(self, loop: Loop, transport: Transport) -> None:
         self._loop = loop
         self._transport = transport
-        #: What is sent here is stamped with it, and what comes in moves it on.
+        #: The logical clock: stamps sent messages, and advances with received ones.
         self.clock = Clock()
-        #: The queues to subscribe, and handlers by the name of their exchange.
+        #: The subscribed queues, and the handlers by exchange name.
         self._queues: list[Queue] = []
         self._handlers: dict[str, Handler] = {}
         self._mailbox: Mailbox | None = None
-        #: Its descriptor; a mailbox whose connection is lost does not tell it any more.
+        #: The mailbox's descriptor; a mailbox that lost its connection no longer returns it.
         self._fd = -1
         self._backoff = Backoff(maximum=PAUSE_MAX)
         self._closed = False
-        self._connected: list[Callable[[], object]] = []
+        self._on_connect: list[Callable[[], object]] = []
 
     @property
     def events_exchange_type(self) -> str:
-        """The type of exchange that events travel through on this broker."""
+        """The type of the exchange of events on this broker."""
         return self._transport.traits.events_exchange
 
     def listen(self, queue: Queue, handler: Handler) -> None:
-        """Subscribe `queue` and call `handler` with what its exchange brings."""
+        """Subscribe `queue` and call `handler` with the messages of its exchange."""
         self._queues.append(queue)
         self._handlers[queue.exchange.name] = handler
         if self._mailbox is not None:
             try:
                 self._mailbox.subscribe(queue)
             except TransportError as error:
-                self._lose(error)
+                self._reconnect(error)
                 return
-            # What arrived before the first look must not wait for the next message.
+            # Messages that arrived already must not wait until the descriptor is readable again.
             self._loop.call_soon(self._read)
 
     def notify(self, callback: Callable[[], object]) -> None:
-        """Call `callback` whenever there is a connection that was not there before; at once if there is one."""
-        self._connected.append(callback)
+        """Call `callback` on every new connection, and at once if connected."""
+        self._on_connect.append(callback)
         if self._mailbox is not None:
             callback()
 
     def start(self) -> None:
-        """Connect, now or as soon as the broker lets us."""
+        """Connect, now or as soon as the broker can be reached."""
         self._connect()
 
     @property
@@ -76,14 +76,14 @@ class ControlConnection:
         return self._mailbox is not None and not self._mailbox.congested
 
     def post(self, messages: Sequence[Outgoing]) -> bool:
-        """Send `messages`; return whether they were handed to the broker."""
+        """Send `messages`; return whether they were sent."""
         mailbox = self._mailbox
         if mailbox is None or mailbox.congested:
             return False
         try:
             mailbox.send(messages)
         except TransportError as error:
-            self._lose(error)
+            self._reconnect(error)
             return False
         return True
 
@@ -101,19 +101,19 @@ class ControlConnection:
                 mailbox.close()
                 raise
         except TransportError as error:
-            # Once per outage: the consumer, which has the same broker, tells of every attempt.
+            # Warn once per outage: the consumer of the same broker logs every attempt.
             level = logging.DEBUG if self._backoff.attempts else logging.WARNING
-            logger.log(level, "Remote control and events are away until the broker is back: %s", error)
+            logger.log(level, "Remote control and events are unavailable until the broker can be reached: %s", error)
             self._loop.call_later(self._backoff.next(), self._connect)
             return
         if self._backoff.attempts:
-            logger.info("Remote control and events are back")
+            logger.info("Remote control and events are available again")
         self._backoff.reset()
         self._mailbox = mailbox
         self._fd = mailbox.fileno()
         self._loop.add_reader(self._fd, self._read)
         self._loop.call_soon(self._read)
-        for callback in self._connected:
+        for callback in self._on_connect:
             callback()
 
     def _read(self) -> None:
@@ -127,22 +127,22 @@ class ControlConnection:
                 if reply is not None:
                     mailbox.send([reply])
         except TransportError as error:
-            # A handler may have posted, and found out before us.
+            # A handler that called `post` may have noticed the loss already.
             if self._mailbox is mailbox:
-                self._lose(error)
+                self._reconnect(error)
 
-    def _lose(self, error: TransportError) -> None:
-        logger.warning("Remote control and events lost their connection: %s", error)
-        self._drop()
+    def _reconnect(self, error: TransportError) -> None:
+        logger.warning("Remote control and events lost their connection, reconnecting: %s", error)
+        self._disconnect()
         self._loop.call_soon(self._connect)
 
-    def _drop(self) -> None:
+    def _disconnect(self) -> None:
         if self._mailbox is not None:
             self._loop.remove_reader(self._fd)
             self._mailbox.close()
             self._mailbox = None
 
     def close(self) -> None:
-        """Disconnect for good."""
+        """Disconnect; no new connection follows."""
         self._closed = True
-        self._drop()
+        self._disconnect()

@@ -1,9 +1,9 @@
-"""The roster: which other workers there are, as far as their events tell.
+"""Gossip: tracks the other workers by their events.
 
-1. Hears every worker's ``worker-online``, ``-heartbeat`` and ``-offline``, Celery's workers' included.
-2. Says once when a worker has missed its heartbeats, and forgets it a while later.
-3. `ages` goes along with replies to clients: they know then for whom to wait, and whom to miss. For the first seconds
-   of a connection there is none, for a worker that is not on it would not be waited for.
+1. Receives ``worker-online``, ``-heartbeat`` and ``-offline`` of every worker, Celery's workers included.
+2. Logs once when a worker has missed its heartbeats, and removes it later.
+3. `ages` is sent with replies to clients, which then wait for these workers and report the missing ones. It is None in
+   the first seconds of a connection: clients would not wait for workers that have sent no event yet.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from framework.worker.steps.control.connection import ControlConnection
 
 logger = logging.getLogger(__name__)
 
-#: Seconds from a connection on until everybody has been heard: two of Celery's heartbeats, and some more.
-_LISTENING: Final = 5.0
+#: Seconds of a new connection in which every worker sends an event: more than two of Celery's heartbeats.
+_WARMUP: Final = 5.0
 #: Heartbeats that a worker may miss.
 _MISSED: Final = 3
-#: Seconds that a silent worker is remembered for, so that somebody who asks hears that it is missing.
-_REMEMBERED: Final = 60.0
-#: Seconds between two looks for silent workers.
-_LOOK: Final = 5.0
-#: Heartbeat interval of a worker that does not tell it.
+#: Seconds that a silent worker is kept for, so that clients can report it as missing.
+_KEPT: Final = 60.0
+#: Seconds between two checks for silent workers.
+_CHECK_INTERVAL: Final = 5.0
+#: Heartbeat interval (s) of a worker whose events have none.
 _INTERVAL: Final = 2.0
-#: Workers remembered at most: node names come from outside.
+#: The most workers that are kept: node names come from outside.
 _NODES_MAX: Final = 5_000
 
 
 class _Node:
-    __slots__ = ("heard", "interval", "silent")
+    __slots__ = ("interval", "last_seen", "silent")
 
     def __init__(self) -> None:
-        self.heard = 0.0
+        self.last_seen = 0.0
         self.interval = _INTERVAL
         self.silent = False
 
 
 class Gossip:
-    """Everything but the constructor runs in the loop."""
+    """The other workers, by node name. Everything but the constructor runs in the loop."""
 
     def __init__(
         self, loop: Loop, connection: ControlConnection, hostname: str, exchange: str, accept: list[str]
@@ -71,16 +71,16 @@ class Gossip:
         self._since = time.monotonic()
 
     def start(self) -> None:
-        """Listen."""
-        self._connection.listen(self._queue, self.hear)
+        """Subscribe to the events of workers."""
+        self._connection.listen(self._queue, self.handle)
         self._connection.notify(self._connected)
-        self._loop.call_later(_LOOK, self._look)
+        self._loop.call_later(_CHECK_INTERVAL, self._check)
 
     def _connected(self) -> None:
         self._since = time.monotonic()
 
-    def hear(self, payload: Payload) -> None:
-        """Take in one event; what cannot be read is no worker's."""
+    def handle(self, payload: Payload) -> None:
+        """Handle one message with an event or a list of events; an unreadable one is dropped."""
         try:
             event = decode_message(read(payload), accept=self._accept)
         except MessageError as error:
@@ -88,9 +88,9 @@ class Gossip:
             return
         for each in event if isinstance(event, list) else [event]:
             if isinstance(each, dict):
-                self._take(each)
+                self._record(each)
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _record(self, event: dict[str, Any]) -> None:
         name, kind, interval = event.get("hostname"), event.get("type"), event.get("freq")
         if not isinstance(name, str) or not isinstance(kind, str) or not kind.startswith("worker-"):
             return
@@ -105,25 +105,25 @@ class Gossip:
             if len(self._nodes) >= _NODES_MAX:
                 return
             node = self._nodes[name] = _Node()
-        node.heard = time.monotonic()
+        node.last_seen = time.monotonic()
         node.silent = False
         if isinstance(interval, (int, float)) and interval > 0:
             node.interval = float(interval)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = time.monotonic()
         for name, node in list(self._nodes.items()):
-            silence = now - node.heard
-            if silence > max(_REMEMBERED, _MISSED * node.interval):
+            silence = now - node.last_seen
+            if silence > max(_KEPT, _MISSED * node.interval):
                 del self._nodes[name]
             elif silence > _MISSED * node.interval and not node.silent:
                 node.silent = True
                 logger.info("missed heartbeat from %s", name)
-        self._loop.call_later(_LOOK, self._look)
+        self._loop.call_later(_CHECK_INTERVAL, self._check)
 
     def ages(self) -> dict[str, float] | None:
-        """Return for each worker how many seconds ago it was heard; None: it is too early to tell."""
+        """Return the seconds since the last event of each worker; None: the connection is too new."""
         now = time.monotonic()
-        if now - self._since < _LISTENING:
+        if now - self._since < _WARMUP:
             return None
-        return {name: round(now - node.heard, 1) for name, node in self._nodes.items()}
+        return {name: round(now - node.last_seen, 1) for name, node in self._nodes.items()}

@@ -1,9 +1,9 @@
-"""The mailroom: takes remote-control requests from the broker's fan-out and sends the replies.
+"""Receives remote-control requests from the broker's fan-out and sends the replies.
 
 1. Subscribes the node's control queue to ``<control_exchange>.pidbox``, on the worker's `ControlConnection`.
-2. Reads requests: decodes, skips those meant for others, has the panel answer, replies where a reply is wanted.
-3. What comes from outside is bounded: a request that cannot be read is a log line; a pattern is matched as a glob, or
-   as a regular expression that is short.
+2. Decodes requests, skips those for other nodes, runs the command, and sends a reply if the request has an address.
+3. Limits the effect of bad requests: an unreadable request is logged and dropped; a pattern is a glob, or a short
+   regular expression.
 
 Source: the request and reply shapes of kombu's pidbox.
 """
@@ -37,7 +37,7 @@ class ControlRequest(msgspec.Struct):
     matcher: str | None = None
     ticket: str | None = None
     reply_to: dict[str, Any] | None = None
-    #: The client wants to know of whom this worker has heard.
+    #: Whether the reply includes the other workers that this worker has heard.
     roster: bool = False
 
 
@@ -53,7 +53,7 @@ class ControlMailbox:
         accept: list[str],
         roster: Callable[[], dict[str, float] | None],
     ) -> None:
-        """`control` is the ``[control]`` table of the settings; `roster`: who else is there, see `Gossip.ages`."""
+        """`control` is the ``[control]`` table of the settings; `roster`: see `Gossip.ages`."""
         self._connection = connection
         self._roster = roster
         self._panel = panel
@@ -74,16 +74,15 @@ class ControlMailbox:
         self.state: Any = None
 
     def start(self, state: Any) -> None:
-        """Answer requests from now on; commands get `state`. Called in the loop."""
+        """Start to answer requests; commands are called with `state`. Called in the loop."""
         self.state = state
         self._connection.listen(self._queue, self.answer)
 
     def answer(self, payload: Payload) -> Outgoing | None:
-        """Do what the request `payload` asks for; return the reply, if one is wanted."""
+        """Run the command of the request `payload`; return the reply, or None if the request has no reply address."""
         try:
             return self._answer(payload)
-        except Exception:  # one request must not take the others along
-            # The other requests of the batch are not to blame.
+        except Exception:  # the other requests of the batch must be answered
             logger.exception("A control request cannot be answered and is dropped")
             return None
 
@@ -96,7 +95,7 @@ class ControlMailbox:
         except (MessageError, msgspec.ValidationError) as error:
             logger.error("A control request cannot be read and is dropped: %s", error)
             return None
-        if not self._is_for_me(request):
+        if not self._is_addressed(request):
             return None
         logger.debug("Control request %s %s", request.method, request.arguments)
         reply = self._panel.answer(self.state, request.method, request.arguments)
@@ -106,7 +105,7 @@ class ControlMailbox:
             return None
         return self._reply(request, reply)
 
-    def _is_for_me(self, request: ControlRequest) -> bool:
+    def _is_addressed(self, request: ControlRequest) -> bool:
         if request.destination:
             return self._hostname in request.destination
         if not (request.pattern and request.matcher):
@@ -120,8 +119,8 @@ class ControlMailbox:
     def _reply(self, request: ControlRequest, reply: Any) -> Outgoing | None:
         reply_to = request.reply_to or {}
         exchange, routing_key = reply_to.get("exchange"), reply_to.get("routing_key")
-        if not (isinstance(routing_key, str) and self._takes_replies(exchange, routing_key)):
-            logger.error("A control request wants its reply at %r, which is no reply queue; it is dropped", reply_to)
+        if not (isinstance(routing_key, str) and self._is_reply_queue(exchange, routing_key)):
+            logger.error("The reply to a control request is dropped: its address %r is no reply queue", reply_to)
             return None
         try:
             content_type, content_encoding, body, _mime = encode({self._hostname: reply})
@@ -143,7 +142,7 @@ class ControlMailbox:
             delivery_mode=1,
         )
 
-    def _takes_replies(self, exchange: object, routing_key: str) -> bool:
-        """Say whether that is an address for replies: a task queue, or a stranger's, must not get them."""
+    def _is_reply_queue(self, exchange: object, routing_key: str) -> bool:
+        """Return whether the address is a reply queue: replies must not go to task queues or other exchanges."""
         replies = f"reply.{self._exchange}"
         return exchange == replies or (exchange == "" and routing_key.endswith(f".{replies}"))

@@ -1,8 +1,8 @@
-"""Mingling: a worker that starts, or is back, learns what the others know, and tells them what it knows.
+"""Mingle: exchanges revoked ids with the other workers at start and after a reconnect.
 
-1. Sends `hello` with its revoked ids to everybody, whenever remote control has a connection that was not there before.
-2. Takes in each answer as it comes; the worker consumes meanwhile, and what it has taken in is looked at again.
-3. Has a thread and a connection of its own for the second or less that this takes: a start waits for nothing.
+1. Broadcasts `hello` with its revoked ids on every new connection of remote control.
+2. Merges each reply when it arrives. The worker consumes meanwhile, and then checks its received tasks again.
+3. Uses its own thread and connection for the second or less that this takes, so that the start does not wait.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from framework.worker.dispatch.revoked import Revokes
 
 logger = logging.getLogger(__name__)
 
-#: Seconds without another answer after which nobody else is waited for, where the broker cannot tell who listens.
+#: Seconds without a reply after which it stops waiting, on brokers that do not count the receivers.
 _PATIENCE: Final = 1.0
 
 
 class Mingle:
-    """Says hello. Everything but the thread's own part runs in the loop."""
+    """Broadcasts `hello` and merges the replies. Everything but `_ask` runs in the loop."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Mingle:
         control: Any,
         accept: Sequence[str],
     ) -> None:
-        """`on_revoked` is called when ids have come in; `control` is the ``[control]`` table of the settings."""
+        """`on_revoked` is called when ids were merged; `control` is the ``[control]`` table of the settings."""
         self._loop = loop
         self._transport = transport
         self._hostname = hostname
@@ -52,7 +52,7 @@ class Mingle:
         self._asking = False
 
     def begin(self) -> None:
-        """Say hello, unless that is being done."""
+        """Broadcast `hello`, unless a broadcast is under way."""
         if self._asking or self._closed:
             return
         self._asking = True
@@ -61,20 +61,20 @@ class Mingle:
         threading.Thread(target=self._ask, args=(arguments,), name="framework-mingle", daemon=True).start()
 
     def close(self) -> None:
-        """Take in nothing more."""
+        """Ignore further replies."""
         self._closed = True
 
     def _ask(self, arguments: dict[str, Any]) -> None:
         request = Broadcast("hello", arguments, exchange=f"{self._control.exchange}.pidbox")
-        met = 0
+        replies = 0
         error: TransportError | None = None
 
         def take(reply: dict[str, Any]) -> None:
-            nonlocal met
+            nonlocal replies
             for node, answer in reply.items():
                 if node != self._hostname and isinstance(answer, dict):
-                    met += 1
-                    self._tell(self._take, answer)
+                    replies += 1
+                    self._call_in_loop(self._merge, answer)
 
         try:
             mailbox = self._transport.mailbox()
@@ -86,27 +86,27 @@ class Mingle:
                 mailbox.close()
         except TransportError as lost:
             error = lost
-        self._tell(self._end, met, error)
+        self._call_in_loop(self._finish, replies, error)
 
-    def _tell(self, callback: Callable[..., object], *args: Any) -> None:
+    def _call_in_loop(self, callback: Callable[..., object], *args: Any) -> None:
         if not self._closed:
             self._loop.call_soon_threadsafe(callback, *args)
 
-    def _take(self, answer: dict[str, Any]) -> None:
+    def _merge(self, answer: dict[str, Any]) -> None:
         self._clock.adjust(answer.get("clock"))
         revoked = answer.get("revoked")
         if isinstance(revoked, (list, dict)) and revoked and not self._closed:
-            # A list since Celery 5.7, a mapping of ids before.
+            # A list since Celery 5.7, before that a mapping by id.
             self._revokes.merge(str(task_id) for task_id in revoked)
             self._on_revoked()
 
-    def _end(self, met: int, error: TransportError | None) -> None:
+    def _finish(self, replies: int, error: TransportError | None) -> None:
         self._asking = False
         if error is not None:
-            # The next connection of remote control tries again.
-            logger.warning("mingle: the others could not be asked: %s", error)
-        elif met:
-            logger.info("mingle: sync with %d nodes", met)
+            # The next connection of remote control repeats the broadcast.
+            logger.warning("mingle: revoked ids could not be exchanged until the next connection: %s", error)
+        elif replies:
+            logger.info("mingle: sync with %d nodes", replies)
             logger.info("mingle: sync complete")
         else:
             logger.info("mingle: all alone")

@@ -1,4 +1,4 @@
-"""What a remote-control command gets: the `ControlState`, what a worker lets be seen and changed from outside."""
+"""`ControlState`: the parts of the worker that a remote-control command can read and change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Qos:
-    """The prefetch limit, as commands change it."""
+    """The prefetch limit, with the methods that commands use."""
 
     def __init__(self, prefetch: Prefetch, intake: Intake) -> None:
         self._prefetch = prefetch
@@ -36,28 +36,28 @@ class Qos:
         return self._prefetch.limit
 
     def increment_eventually(self, n: int = 1) -> None:
-        """Hold `n` messages more, from the next fetch on."""
+        """Raise the limit by `n`, from the next fetch on."""
         self._prefetch.extra += n
         self._intake.ask()
 
     def decrement_eventually(self, n: int = 1) -> None:
-        """Hold `n` messages fewer; what is held stays."""
+        """Lower the limit by `n`; messages that are already held stay."""
         self._prefetch.extra -= n
         self._intake.ask()
 
 
 class ConsumerView(msgspec.Struct, kw_only=True):
-    """`state.consumer`: the consumer as commands see it."""
+    """`state.consumer`: the consumer, with the attributes that commands use."""
 
     qos: Qos
     pool: Pool
     hostname: str
-    #: Sends events: ``state.consumer.event_dispatcher.send("my-event", key=value)``. None where the broker has none.
+    #: Sends events: ``state.consumer.event_dispatcher.send("my-event", key=value)``. None: no events.
     event_dispatcher: EventDispatcher | None = None
 
 
 class ControlState(msgspec.Struct, kw_only=True):
-    """What a command can see and change."""
+    """The argument `state` of a command."""
 
     app: App
     hostname: str
@@ -71,10 +71,10 @@ class ControlState(msgspec.Struct, kw_only=True):
     revokes: Revokes
     clock: Clock
     queues: Subscriptions
-    #: Asks the worker to stop warmly.
+    #: Starts a warm stop of the worker.
     stop: Callable[[], object]
     started: float
-    #: Scales the pool; None: nothing does.
+    #: None without --autoscale.
     autoscaler: AutoscalerDriver | None = None
-    #: Watches the code; None: nothing does.
+    #: None without --autoreload.
     autoreloader: Autoreloader | None = None

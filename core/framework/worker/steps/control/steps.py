@@ -1,4 +1,4 @@
-"""Steps for what is said and asked from outside: the line to the broker, and remote control."""
+"""The steps of remote control: its connection, gossip, commands, mingle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class ControlConnectionStep(Step):
-    """Makes the line: the connection that remote control and events share."""
+    """Creates the connection that remote control and events share."""
 
     name = "control_connection"
     policy = "degrade"
@@ -44,7 +44,7 @@ class ControlConnectionStep(Step):
 
 
 class GossipStep(Step):
-    """Listens to the other workers' events, to know who is there."""
+    """Tracks the other workers by their events."""
 
     name = "gossip"
     policy = "degrade"
@@ -68,7 +68,7 @@ class GossipStep(Step):
 
 
 class ControlStep(Step):
-    """Answers remote-control commands. A worker without remote control still works."""
+    """Answers remote-control commands. A worker without remote control still runs tasks."""
 
     name = "control"
     policy = "degrade"
@@ -162,7 +162,7 @@ class MingleStep(Step):
             run.settings.control,
             run.settings.accept_content,
         )
-        # After `control`, whose queue is subscribed by then: who starts at the same time hears one of us say hello.
+        # After `control` has subscribed its queue: of two workers that start together, one receives the other's hello.
         loop.call_soon_threadsafe(connection.notify, self._mingle.begin)
         board.put("mingle", self._mingle)
 
@@ -171,12 +171,12 @@ class MingleStep(Step):
 
 
 class ControlConnectStep(Step):
-    """Connects the line, once everybody who listens on it has said so."""
+    """Opens the connection of remote control and events, after all its listeners are registered."""
 
     name = "control-connect"
     policy = "degrade"
     requires = ("loop", "control_connection")
-    #: What subscribes comes before what sends: a broker short of memory answers no question on a connection that sends.
+    #: Subscriptions come before sends: RabbitMQ short of memory blocks a connection that has published.
     after = ("events", "gossip", "control", "mingle")
 
     def enabled(self, settings: Settings) -> str | None:

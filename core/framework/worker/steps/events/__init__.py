@@ -1,1 +1,1 @@
-"""Events: tells monitors what the worker and its tasks do."""
+"""Events: reports the worker's and its tasks' state changes to monitors."""

@@ -1,4 +1,4 @@
-"""Commands about events: switch those of tasks on and off, ask for a sign of life."""
+"""Commands about events: switch task events on and off, send a heartbeat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: What a heartbeat says that was asked for: monitors take the worker for alive for twice as many seconds.
+#: The interval (s) in a requested heartbeat: monitors show the worker as alive for twice as long.
 _FREQ = 5
 
 
@@ -28,7 +28,7 @@ def _dispatcher(state: ControlState) -> EventDispatcher:
 
 @control_command()
 def enable_events(state: ControlState) -> dict[str, str]:
-    """Have the worker send task events."""
+    """Send task events."""
     if not _dispatcher(state).enable():
         return {"ok": "task events already enabled"}
     logger.info("Task events are sent from now on")
@@ -37,7 +37,7 @@ def enable_events(state: ControlState) -> dict[str, str]:
 
 @control_command()
 def disable_events(state: ControlState) -> dict[str, str]:
-    """Have the worker send no task events."""
+    """Stop sending task events."""
     if not _dispatcher(state).disable():
         return {"ok": "task events already disabled"}
     logger.info("Task events are no longer sent")
@@ -46,11 +46,11 @@ def disable_events(state: ControlState) -> dict[str, str]:
 
 @control_command()
 def heartbeat(state: ControlState) -> None:
-    """Have the worker send a heartbeat event now."""
+    """Send a heartbeat event now."""
     _dispatcher(state).send("worker-heartbeat", freq=_FREQ, **SOFTWARE)
 
 
 @control_command(visible=False)
-def election(state: ControlState, id: str, topic: str, action: Any = None) -> None:  # noqa: A002 - as it comes in
-    """Take note of an election; our workers hold none."""
-    logger.info("An election about %r was asked for; workers of this kind hold none", topic)
+def election(state: ControlState, id: str, topic: str, action: Any = None) -> None:  # noqa: A002 - its name on the wire
+    """Log a request for an election, and ignore it: elections are not supported."""
+    logger.info("Ignored a request for an election about %r: elections are not supported", topic)

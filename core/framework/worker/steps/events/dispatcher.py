@@ -1,9 +1,9 @@
-"""Events: what the worker tells monitors about itself and its tasks.
+"""Sends events about the worker and its tasks to monitors.
 
-1. `EventDispatcher.send` tells one event at once; task events are collected and sent together, many in one message.
-2. `enable` hands `TaskEvents` to those who know of tasks, `disable` takes it away from them: off, they cost nothing.
-3. Without a connection the newest events are kept, up to a limit, and sent when there is one; what had to be dropped
-   is counted and told once.
+1. `EventDispatcher.send` sends one event at once; `add` collects task events and sends many in one message.
+2. `enable` sets `TaskEvents` on the event sources, `disable` removes it: task events cost nothing while disabled.
+3. Keeps the newest task events, up to a limit, until there is a connection; counts dropped events and logs their number
+   once.
 
 Source: the events of Celery 5; section 8 of the wire protocol.
 """
@@ -31,14 +31,14 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that the first event of a message waits for others.
 _GATHER: Final = 0.01
-#: Events kept while there is no connection.
+#: The most events that are kept while the broker accepts none.
 KEPT: Final = 10_000
-#: Seconds until the next try when the broker takes nothing.
+#: Seconds until the next attempt when the broker accepts nothing.
 _PAUSE: Final = 0.1
 
 
 class EventSource(Protocol):
-    """Whoever knows of tasks: it tells `events` about them unless that is None."""
+    """An object that reports task events to `events` unless that is None."""
 
     events: TaskEvents | None
 
@@ -64,9 +64,9 @@ class EventDispatcher:
         self._listeners = listeners
         self._tasks = TaskEvents(self)
         self._waiting: deque[TaskEvent] = deque()
-        self._armed = False
-        #: The line takes nothing: what comes is kept.
-        self._held = False
+        self._flush_scheduled = False
+        #: The broker accepts nothing: new events are kept.
+        self._blocked = False
         self._dropped = 0
 
     # ------------------------------------------------------------ switching
@@ -77,14 +77,14 @@ class EventDispatcher:
         return any(listener.events is not None for listener in self._listeners)
 
     def enable(self) -> bool:
-        """Send task events from now on; return False if they were sent already."""
+        """Enable task events; return False if they were enabled already."""
         changed = not self.task_events
         for listener in self._listeners:
             listener.events = self._tasks
         return changed
 
     def disable(self) -> bool:
-        """Send task events no longer; return False if none were sent."""
+        """Disable task events; return False if they were disabled already."""
         changed = self.task_events
         for listener in self._listeners:
             listener.events = None
@@ -92,10 +92,10 @@ class EventDispatcher:
 
     # ------------------------------------------------------------ sending
 
-    def send(self, type: str, **fields: Any) -> None:  # noqa: A002 - the name that custom commands know
-        """Send one event now, after those that wait. `fields` must be what the serializer takes, JSON by default.
+    def send(self, type: str, **fields: Any) -> None:  # noqa: A002 - the name that custom commands use
+        """Send one event now, after the waiting ones. `fields`: values that the serializer supports, by default JSON.
 
-        Raises `TypeError` or `ValueError` for others. Without a connection the event is dropped.
+        Raises `TypeError` or `ValueError` for other values. Without a connection the event is dropped.
         """
         self.flush()
         self.utcoffset = event_message.utc_offset()
@@ -115,38 +115,38 @@ class EventDispatcher:
         """Send a task's event soon, together with others."""
         waiting = self._waiting
         waiting.append(event)
-        if self._held:
+        if self._blocked:
             if len(waiting) > KEPT:
-                # The newest are kept: an old event is worth less than the memory of a worker.
+                # The oldest is dropped: monitors need the newest state, and memory is limited.
                 waiting.popleft()
                 self._dropped += 1
         elif len(waiting) >= event_message.BATCH:
             self.flush()
-        elif not self._armed:
-            self._armed = True
-            self._loop.call_later(_GATHER, self._due)
+        elif not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_later(_GATHER, self._on_flush_timer)
 
-    def _due(self) -> None:
-        self._armed = False
+    def _on_flush_timer(self) -> None:
+        self._flush_scheduled = False
         self.flush()
 
     def flush(self) -> None:
-        """Send what waits, as far as the broker takes it."""
+        """Send the waiting events, as far as the broker accepts them."""
         waiting = self._waiting
         while waiting:
             events = list(islice(waiting, event_message.BATCH))
             if not self._connection.ready or not self._post(events):
-                if not self._armed:
-                    self._armed = True
-                    self._loop.call_later(_PAUSE, self._due)
-                self._held = True
+                if not self._flush_scheduled:
+                    self._flush_scheduled = True
+                    self._loop.call_later(_PAUSE, self._on_flush_timer)
+                self._blocked = True
                 return
             for _ in events:
                 waiting.popleft()
-        self._held = False
+        self._blocked = False
         if self._dropped:
             logger.warning(
-                "%d task events were dropped, because the broker was away or did not take them", self._dropped
+                "%d task events were dropped, because the broker was unreachable or did not accept them", self._dropped
             )
             self._dropped = 0
 
@@ -158,11 +158,11 @@ class EventDispatcher:
         try:
             return self._message(events, "task.multi")
         except (TypeError, ValueError):
-            # One of them cannot be told; the others can.
-            good = [event for event in events if self._can_be_told(event)]
+            # One event cannot be encoded; the others are sent.
+            good = [event for event in events if self._is_encodable(event)]
             return self._message(good, "task.multi") if good else None
 
-    def _can_be_told(self, event: TaskEvent) -> bool:
+    def _is_encodable(self, event: TaskEvent) -> bool:
         try:
             self._message(event, "")
         except (TypeError, ValueError) as error:

@@ -1,6 +1,6 @@
-"""The heart: tells monitors that this worker lives, and how busy it is.
+"""Sends the worker's heartbeat events: that it is alive, and its load.
 
-1. ``worker-online`` whenever there is a connection that was not there before.
+1. ``worker-online`` on every new connection.
 2. ``worker-heartbeat`` every `interval` seconds.
 3. ``worker-offline`` when the worker stops.
 """
@@ -16,12 +16,12 @@ from framework.api.loop import Loop, Timer
 from framework.worker.settle.settle import Settle
 from framework.worker.steps.events.dispatcher import EventDispatcher
 
-#: What the worker runs on, as every event of a worker says.
+#: The software and platform, in every event of a worker.
 SOFTWARE: Final = {"sw_ident": "framework", "sw_ver": __version__, "sw_sys": platform.system()}
 
 
 class Heartbeat:
-    """Beats. Everything but the constructor runs in the loop."""
+    """Sends heartbeats. Everything but the constructor runs in the loop."""
 
     def __init__(self, loop: Loop, dispatcher: EventDispatcher, settle: Settle, interval: float) -> None:
         """`interval` is in seconds."""
@@ -33,31 +33,31 @@ class Heartbeat:
         self._stopped = False
 
     def online(self) -> None:
-        """Say that the worker is there, and go on beating."""
+        """Send ``worker-online``, and heartbeats from now on."""
         if self._stopped:
             return
-        self._tell("worker-online")
-        self._arm()
+        self._send("worker-online")
+        self._schedule()
 
-    def _arm(self) -> None:
+    def _schedule(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(self._interval, self._beat)
 
     def _beat(self) -> None:
-        self._tell("worker-heartbeat")
-        self._arm()
+        self._send("worker-heartbeat")
+        self._schedule()
 
     def stop(self) -> None:
-        """Say goodbye; harmless when repeated."""
+        """Send ``worker-offline``; harmless when repeated."""
         if self._stopped:
             return
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
-            self._tell("worker-offline")
+            self._send("worker-offline")
 
-    def _tell(self, event: str) -> None:
+    def _send(self, event: str) -> None:
         settle = self._settle
         facts: dict[str, Any] = {
             "freq": self._interval,

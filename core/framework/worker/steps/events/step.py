@@ -1,4 +1,4 @@
-"""The step that tells monitors what the worker and its tasks do."""
+"""The step that sends events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class EventsStep(Step):
-    """Tells monitors about the worker and, when asked to, about its tasks. A worker without monitors still works."""
+    """Sends events about the worker and, if enabled, its tasks. A worker without events still runs tasks."""
 
     name = "events"
     policy = "degrade"
@@ -39,7 +39,7 @@ class EventsStep(Step):
         self._dispatcher = EventDispatcher(loop, connection, run.hostname, run.settings.event, listeners)
         self._heartbeat: Heartbeat | None = None
         if worker.send_task_events:
-            # Before anything is consumed: no task must go untold.
+            # Before the worker consumes: the first task must have its events, too.
             self._dispatcher.enable()
         loop.call_soon_threadsafe(connection.notify, self._dispatcher.flush)
         if worker.heartbeat:

@@ -1,8 +1,7 @@
-"""Task events: what happens to tasks, told to monitors.
+"""Task events: the types, and their creation from the worker's task requests.
 
-1. One type for each event, encoded many at a time.
-2. `TaskEvents` turns a task's steps into events. It exists for the rest of the worker only while task events are
-   wanted.
+1. Has one struct for each event type; many are encoded in one message.
+2. `TaskEvents` creates the events. The rest of the worker calls it only while task events are enabled.
 
 Source: the events of Celery 5; section 8 of the wire protocol.
 """
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
     from framework.worker.steps.events.dispatcher import EventDispatcher
 
 
-#: Characters of an exception or a traceback that are told; many events share a message.
+#: The most characters of an exception or a traceback; many events share a message.
 _TEXT_MAX: Final = 16_384
 
 
 class TaskEvent(msgspec.Struct, gc=False, tag_field="type"):
-    """What every event has. Positional: made by the thousand."""
+    """The fields of every task event. Created with positional arguments, for speed."""
 
     hostname: str
     utcoffset: float
@@ -40,7 +39,7 @@ class TaskEvent(msgspec.Struct, gc=False, tag_field="type"):
 
 
 class Received(TaskEvent, gc=False, tag="task-received"):
-    """The worker has taken it in."""
+    """The worker has received the task."""
 
     name: str
     args: str
@@ -53,32 +52,32 @@ class Received(TaskEvent, gc=False, tag="task-received"):
 
 
 class Started(TaskEvent, gc=False, tag="task-started"):
-    """It begins to run."""
+    """The task has started."""
 
 
 class Succeeded(TaskEvent, gc=False, tag="task-succeeded"):
-    """It has returned."""
+    """The task has returned a value."""
 
     result: str
     runtime: float
 
 
 class Failed(TaskEvent, gc=False, tag="task-failed"):
-    """It has failed."""
+    """The task has failed."""
 
     exception: str
     traceback: str
 
 
 class Retried(TaskEvent, gc=False, tag="task-retried"):
-    """It will be run again, as it wished."""
+    """The task will be retried."""
 
     exception: str
     traceback: str
 
 
 class Revoked(TaskEvent, gc=False, tag="task-revoked"):
-    """It was terminated, or does not run at all."""
+    """The task was terminated, or was revoked or expired before its start."""
 
     terminated: bool
     signum: str | int | None
@@ -86,17 +85,17 @@ class Revoked(TaskEvent, gc=False, tag="task-revoked"):
 
 
 class Rejected(TaskEvent, gc=False, tag="task-rejected"):
-    """Its message was given back or dropped."""
+    """The task's message was requeued or rejected."""
 
     requeue: bool
 
 
 class Cancelled(TaskEvent, gc=False, tag="task-cancelled"):
-    """The worker stopped, or lost its broker, before its end."""
+    """A cold stop, or the loss of the connection, ended the task."""
 
 
-class _Told(msgspec.Struct, gc=False):
-    """The headers that only `Received` needs."""
+class _ReceivedHeaders(msgspec.Struct, gc=False):
+    """The headers that only `Received` uses."""
 
     argsrepr: str | None = None
     kwargsrepr: str | None = None
@@ -105,14 +104,14 @@ class _Told(msgspec.Struct, gc=False):
 
 
 class _EventHeader(msgspec.Struct, gc=False):
-    headers: _Told
+    headers: _ReceivedHeaders
 
 
 _read = msgspec.json.Decoder(_EventHeader).decode
 
 
 class TaskEvents:
-    """What happens to tasks, as events."""
+    """Creates the events of tasks and passes them to the dispatcher."""
 
     def __init__(self, dispatcher: EventDispatcher) -> None:
         self._dispatcher = dispatcher
@@ -124,19 +123,19 @@ class TaskEvents:
         return (sender.hostname, sender.utcoffset, sender.pid, clock.value, when or time.time(), uuid)
 
     def received(self, request: TaskRequest) -> None:
-        """The worker has taken `request` in."""
+        """Report that the worker has received `request`."""
         if not request.policy.send_events:
             return
-        told = _headers(request.delivery.payload)
+        shown = _received_headers(request.delivery.payload)
         headers = request.head.headers
         self._dispatcher.add(
             Received(
                 *self._common(request.task_id),
                 headers.shadow or request.name,
-                told.argsrepr or "",
-                told.kwargsrepr or "",
-                told.root_id,
-                told.parent_id,
+                shown.argsrepr or "",
+                shown.kwargsrepr or "",
+                shown.root_id,
+                shown.parent_id,
                 headers.retries or 0,
                 headers.eta,
                 headers.expires,
@@ -144,12 +143,12 @@ class TaskEvents:
         )
 
     def started(self, request: TaskRequest) -> None:
-        """It begins to run; `request.started` says since when."""
+        """Report that `request` has started, at `request.started`."""
         if request.policy.send_events:
             self._dispatcher.add(Started(*self._common(request.task_id, request.started)))
 
     def finished(self, request: TaskRequest, outcome: Outcome, action: Action) -> None:
-        """It has ended, and `action` follows."""
+        """Report that `request` has ended, and that `action` follows."""
         if not request.policy.send_events:
             return
         common = self._common(request.task_id)
@@ -160,7 +159,7 @@ class TaskEvents:
         elif action is Action.REQUEUE or code in _REJECTED:
             event = Rejected(*common, action is Action.REQUEUE)
         elif code == outcomes.RETRY or action is Action.RETRY:
-            event = Retried(*common, *_told(outcome))
+            event = Retried(*common, *_shortened(outcome))
         elif code == outcomes.TERMINATED:
             event = Revoked(*common, True, outcome.traceback or None, False)
         elif code == outcomes.REVOKED:
@@ -168,33 +167,33 @@ class TaskEvents:
         elif code == outcomes.IGNORED:
             return
         else:
-            event = Failed(*common, *_told(outcome))
+            event = Failed(*common, *_shortened(outcome))
         self._dispatcher.add(event)
 
     def cancelled(self, request: TaskRequest) -> None:
-        """A cold stop, or the loss of the broker, ended it, and its message goes back to its queue."""
+        """Report that a cold stop or a lost connection ended `request`, and that its message is requeued."""
         if request.policy.send_events:
             self._dispatcher.add(Cancelled(*self._common(request.task_id)))
 
     def discarded(self, request: TaskRequest, *, expired: bool) -> None:
-        """It was revoked, or had expired, before it could run."""
+        """Report that `request` was revoked, or had expired, before it started."""
         if request.policy.send_events:
             self.revoked(request.task_id, expired=expired)
 
     def revoked(self, task_id: str, *, expired: bool) -> None:
-        """The same, of a task that is not known here."""
+        """Report that a task that is not registered here was revoked, or had expired."""
         self._dispatcher.add(Revoked(*self._common(task_id), False, None, expired))
 
     def failed(self, task_id: str, exception: str) -> None:
-        """It cannot run at all; `exception` is the repr of what is stored."""
+        """Report that a task cannot run; `exception` is the repr of the stored exception."""
         self._dispatcher.add(Failed(*self._common(task_id), exception, ""))
 
 
 _REJECTED: Final = frozenset({outcomes.REJECTED, outcomes.REQUEUED, outcomes.INVALID})
 
 
-def _told(outcome: Outcome) -> tuple[str, str]:
-    """Return the exception, and the traceback, whose end says most."""
+def _shortened(outcome: Outcome) -> tuple[str, str]:
+    """Return the exception and the traceback, shortened: the exception's start, the traceback's end."""
     note, trace = outcome.note, outcome.traceback
     if len(note) > _TEXT_MAX:
         note = f"{note[:_TEXT_MAX]}..."
@@ -203,10 +202,10 @@ def _told(outcome: Outcome) -> tuple[str, str]:
     return note, trace
 
 
-def _headers(payload: Payload) -> _Told:
+def _received_headers(payload: Payload) -> _ReceivedHeaders:
     try:
         if type(payload) is bytes:
             return _read(payload).headers
-        return msgspec.convert(payload[0], _Told)
+        return msgspec.convert(payload[0], _ReceivedHeaders)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError):
-        return _Told()  # other clients may send other types; the task can be told without them
+        return _ReceivedHeaders()  # other clients may send other types; these fields may be empty

@@ -1,1 +1,1 @@
-"""Health: answers probes and scrapes, in a thread of its own."""
+"""Health: answers probes and Prometheus scrapes in its own thread."""

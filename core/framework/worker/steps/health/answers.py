@@ -1,9 +1,9 @@
-"""The health endpoint: what is answered over it, and where it listens.
+"""The health endpoint's responses and its socket.
 
-1. ``/livez``: 200 while the loop turns and tasks can start; ``/readyz``: 200 while the worker consumes; else 503. The
-   body is a JSON object that says why not.
+1. ``/livez``: 200 while the loop runs and tasks can start; ``/readyz``: 200 while the worker consumes; else 503. The
+   body is a JSON object with the reasons.
 2. ``/metrics``: the metrics, for Prometheus.
-3. `listen` opens the port or the unix socket, and takes over a socket whose worker was killed.
+3. `HealthSocket` opens the port or the unix socket, and replaces the unix socket of a killed worker.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from framework.worker.steps.health.endpoint import Answer
 from framework.worker.steps.health.prometheus import KIND, MetricsSource, exposition
 
 _BACKLOG: Final = 64
-_OTHER: Final = "give this one another --health, or one for each worker with a path such as /run/app/%n.sock"
+_REMEDY: Final = "give this one another --health, or one for each worker with a path such as /run/app/%n.sock"
 
 
 class CannotListen(FrameworkError):
-    """The health endpoint's address is taken, or cannot be had."""
+    """The health endpoint's address is in use, or cannot be bound."""
 
     exit_code = exitcodes.CANT_CREATE
 
 
 class HealthAnswers:
-    """Answers. Everything but the constructor happens in the endpoint's thread."""
+    """Answers requests by path. Everything but the constructor runs in the endpoint's thread."""
 
     def __init__(self, source: MetricsSource) -> None:
         self._source = source
 
     def answer(self, path: str) -> Answer:
-        """Answer a request for `path`."""
+        """Return the response to a request for `path`."""
         if path == "/metrics":
             return Answer(200, exposition(self._source), KIND)
         if path not in ("/livez", "/readyz"):
-            return Answer(404, "there are /livez, /readyz and /metrics\n")
+            return Answer(404, "unknown path: use /livez, /readyz or /metrics\n")
         source = self._source
-        dead, idle = source.sampler.dead(), source.sampler.idle()
-        told: dict[str, Any] = {
+        dead, idle = source.sampler.not_live(), source.sampler.not_ready()
+        body: dict[str, Any] = {
             "node": source.hostname,
             "pid": os.getpid(),
             "live": not dead,
@@ -54,8 +54,8 @@ class HealthAnswers:
             "reasons": dead if path == "/livez" else idle,
             "missing_steps": dict(source.missing()),
         }
-        well = told["live"] if path == "/livez" else told["ready"]
-        return Answer(200 if well else 503, msgspec.json.encode(told).decode() + "\n", "application/json")
+        healthy = body["live"] if path == "/livez" else body["ready"]
+        return Answer(200 if healthy else 503, msgspec.json.encode(body).decode() + "\n", "application/json")
 
 
 class HealthSocket:
@@ -69,10 +69,10 @@ class HealthSocket:
             self.socket = self._on_path(address.path) if address.path else _on_port(address)
         except OSError as error:
             raise CannotListen(
-                f"the health endpoint cannot listen on {address}: {(error.strerror or str(error)).lower()}; {_OTHER}"
+                f"the health endpoint cannot listen on {address}: {(error.strerror or str(error)).lower()}; {_REMEDY}"
             ) from error
         host, port = address.host, address.port
-        #: Where it listens; with port 0 the system has chosen one.
+        #: The bound address: port 0 is replaced by the port that the system chose.
         self.address = address if address.path else HealthAddress(host, port or self.socket.getsockname()[1])
 
     def _on_path(self, path: str) -> _socket.socket:
@@ -88,7 +88,7 @@ class HealthSocket:
         return found
 
     def close(self) -> None:
-        """Remove the unix socket, unless it is another worker's by now."""
+        """Close the socket, and remove a unix socket unless another worker has replaced it."""
         self.socket.close()
         with suppress(OSError):
             if self._path and os.stat(self._path).st_ino == self._inode:
@@ -100,7 +100,7 @@ def _on_port(address: HealthAddress) -> _socket.socket:
     family, kind, proto, _name, where = infos[0]
     found = _socket.socket(family, kind, proto)
     try:
-        # A worker that starts again must not wait until the connections of its last run are forgotten.
+        # A restart must not fail while connections of the last run are in TIME_WAIT.
         found.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         found.bind(where)
         found.listen(_BACKLOG)
@@ -111,15 +111,15 @@ def _on_port(address: HealthAddress) -> _socket.socket:
 
 
 def _clear(path: str) -> None:
-    """Remove a unix socket that nobody listens on any more. Raises `CannotListen` when it is something else."""
+    """Remove a unix socket without a listener. Raises `CannotListen` for another file, or a socket in use."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise CannotListen(f"the health endpoint cannot listen on {path}: that is a file of another kind; {_OTHER}")
+        raise CannotListen(f"the health endpoint cannot listen on {path}: the path is no socket; {_REMEDY}")
     with closing(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)) as client:
-        # Not for ever: whoever listens may be frozen, with a queue that is full.
+        # With a timeout: the listener may be frozen, with a full queue.
         client.settimeout(1.0)
         try:
             client.connect(path)
@@ -128,4 +128,4 @@ def _clear(path: str) -> None:
             return
         except OSError:
             pass
-    raise CannotListen(f"the health endpoint cannot listen on {path}: a worker that runs has it; {_OTHER}")
+    raise CannotListen(f"the health endpoint cannot listen on {path}: a running worker listens there; {_REMEDY}")

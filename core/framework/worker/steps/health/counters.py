@@ -1,4 +1,4 @@
-"""Counts what becomes of tasks, for the metrics. There is one only where there is a health endpoint."""
+"""Counts the tasks by outcome, for the metrics; only with a health endpoint."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ ENDS: Final = {
     outcomes.TERMINATED: "terminated",
     outcomes.SOFT_TIMED_OUT: "soft_timed_out",
 }
-#: Ends of what never ran.
+#: Outcomes of tasks that never ran.
 _UNRUN: Final = (outcomes.REVOKED, outcomes.INVALID)
-#: So many tasks are counted by name; those that come later, together.
+#: The most task names that are counted separately; later names are counted as `OTHERS`.
 NAMES_MAX: Final = 500
 OTHERS: Final = "(others)"
 
@@ -33,31 +33,31 @@ _SUCCESS: Final = outcomes.SUCCESS
 
 
 class Counter:
-    """What became of the runs of one task."""
+    """The outcomes and the run time of one task."""
 
     __slots__ = ("ends", "seconds")
 
     def __init__(self) -> None:
-        #: By outcome code.
+        #: Number of tasks by outcome code.
         self.ends = [0] * (max(ENDS) + 1)
-        #: Run time in all.
+        #: Total run time (s).
         self.seconds = 0.0
 
     @property
     def runs(self) -> int:
-        """How many there were."""
+        """Number of runs."""
         return sum(self.ends) - sum(self.ends[code] for code in _UNRUN)
 
 
 class Counters:
-    """Written in the loop. Other threads may read it at any time: they find counts that are a moment old."""
+    """The counters of all tasks. The loop writes them; other threads may read them at any time."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, Counter] = {}
-        #: Tasks that have begun, and that have ended.
+        #: Numbers of tasks that have started, and that have ended.
         self.starts = 0
         self.ends = 0
-        #: Tasks that have ended and had been handed out before.
+        #: Number of tasks that have ended and had been redelivered.
         self.redelivered = 0
 
     def finished(self, request: TaskRequest, code: int, took: float, action: Action) -> None:

@@ -1,9 +1,9 @@
-"""A small HTTP server, for probes, in a thread of its own.
+"""A small HTTP server for probes, in its own thread.
 
-1. It answers while the worker's loop, or the one thread of a green pool, is frozen: the thread is the system's also
-   where a green library has patched threads, and it touches nothing that such a library replaces, locks included.
-2. It waits for nobody: every connection has some seconds and some bytes; when there are too many, the oldest goes.
-3. GET and HEAD, one request a connection.
+1. Answers while the worker's loop, or the one thread of a green pool, is frozen: it runs in a real thread also after a
+   green library has patched threads, and uses nothing that such a library replaces, locks included.
+2. Limits the seconds and bytes of every connection; when too many are open, it closes the oldest.
+3. Supports GET and HEAD, one request a connection.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Final, NamedTuple
 
 from framework.api.originals import original
 
-#: Connections at a time, bytes of a request, seconds from the connection's coming to its end.
+#: The most connections at a time, bytes of a request, and seconds of a connection.
 CONNECTIONS_MAX: Final = 64
 REQUEST_MAX: Final = 8192
 SECONDS: Final = 5.0
-#: Seconds without a new connection when the process has no descriptors left.
-_BREATH: Final = 0.5
+#: Seconds in which it accepts no connection after the process ran out of descriptors.
+_ACCEPT_PAUSE: Final = 0.5
 
-#: As the kernel has them: a green library's `select` has lost the names.
+#: The kernel's values of POLLIN and POLLOUT: a `select` patched by a green library lacks the names.
 _IN: Final = 0x001
 _OUT: Final = 0x004
 
@@ -39,7 +39,7 @@ _PHRASES: Final = {
 
 
 class Answer(NamedTuple):
-    """What is said about a path."""
+    """An HTTP response."""
 
     status: int
     body: str
@@ -47,7 +47,7 @@ class Answer(NamedTuple):
 
 
 class _Connection:
-    """One client."""
+    """The connection of one client."""
 
     __slots__ = ("answered", "deadline", "received", "sending", "socket")
 
@@ -61,7 +61,7 @@ class _Connection:
 
 
 class Endpoint:
-    """Answers over `listener` from `start` to `close`."""
+    """Answers requests on `listener` from `start` to `close`."""
 
     def __init__(
         self,
@@ -69,39 +69,39 @@ class Endpoint:
         answer: Callable[[str], Answer],
         on_error: Callable[[BaseException], object],
     ) -> None:
-        """`answer` gets the path; it and `on_error`, which hears of defects, are called in the server's thread."""
+        """`answer` is called with the path, `on_error` with an unexpected error; both in the server's thread."""
         self._listener = listener
         listener.setblocking(False)
         self._answer = answer
         self._on_error = on_error
-        self._begin = original("_thread").start_new_thread
+        self._start_thread = original("_thread").start_new_thread
         self._poll = original("select").poll()
         self._connections: dict[int, _Connection] = {}
         self._stopping = False
         self._started = False
-        #: Until when the listener is left alone; 0.0: it is not.
-        self._deaf = 0.0
-        #: A byte for the thread ends its sleep; the end of its side says that it has ended.
-        self._ours, self._theirs = _socket.socketpair()
+        #: Until when no connection is accepted; 0.0: accepting.
+        self._paused_until = 0.0
+        #: A byte sent by `close` wakes the thread; the thread closes its end when it has ended.
+        self._wake_end, self._thread_end = _socket.socketpair()
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the thread."""
         self._poll.register(self._listener.fileno(), _IN)
-        self._poll.register(self._theirs.fileno(), _IN)
+        self._poll.register(self._thread_end.fileno(), _IN)
         self._started = True
-        self._begin(self._run, ())
+        self._start_thread(self._run, ())
 
     def close(self) -> None:
-        """Answer no more, and let go of all connections; harmless when repeated."""
+        """Stop the thread and close all connections; harmless when repeated."""
         if self._started:
             self._started = False
             self._stopping = True
             with suppress(OSError):
-                self._ours.send(b"\0")
-                self._ours.settimeout(SECONDS)
-                self._ours.recv(1)
+                self._wake_end.send(b"\0")
+                self._wake_end.settimeout(SECONDS)
+                self._wake_end.recv(1)
         self._listener.close()
-        self._ours.close()
+        self._wake_end.close()
 
     # ------------------------------------------------------------ the thread
 
@@ -109,21 +109,21 @@ class Endpoint:
         try:
             while not self._stopping:
                 try:
-                    self._turn()
-                except Exception as error:  # noqa: BLE001 - probes must go on being answered, whatever went wrong
+                    self._poll_once()
+                except Exception as error:  # noqa: BLE001 - the server must answer further probes after any error
                     self._on_error(error)
                     self._drop_all()
         finally:
             self._drop_all()
-            self._theirs.close()
+            self._thread_end.close()
 
-    def _turn(self) -> None:
+    def _poll_once(self) -> None:
         now = monotonic()
-        moments = [connection.deadline for connection in self._connections.values()]
-        if self._deaf:
-            moments.append(self._deaf)
-        # Milliseconds, and one more: the moment is over then.
-        timeout = max(0.0, min(moments) - now) * 1000 + 1 if moments else None
+        deadlines = [connection.deadline for connection in self._connections.values()]
+        if self._paused_until:
+            deadlines.append(self._paused_until)
+        # In milliseconds, plus one, so that the deadline has passed.
+        timeout = max(0.0, min(deadlines) - now) * 1000 + 1 if deadlines else None
         for fd, mask in self._poll.poll(timeout):
             if fd == self._listener.fileno():
                 self._accept()
@@ -132,8 +132,8 @@ class Endpoint:
         now = monotonic()
         for fd in [fd for fd, connection in self._connections.items() if connection.deadline <= now]:
             self._drop(fd)
-        if self._deaf and self._deaf <= now:
-            self._deaf = 0.0
+        if self._paused_until and self._paused_until <= now:
+            self._paused_until = 0.0
             self._poll.register(self._listener.fileno(), _IN)
 
     def _accept(self) -> None:
@@ -142,9 +142,9 @@ class Endpoint:
         except (BlockingIOError, ConnectionError):
             return
         except OSError:
-            # No descriptors are left, and it would be readable again at once.
+            # No descriptors are left: the listener would be readable again at once.
             self._poll.unregister(self._listener.fileno())
-            self._deaf = monotonic() + _BREATH
+            self._paused_until = monotonic() + _ACCEPT_PAUSE
             return
         if len(self._connections) >= CONNECTIONS_MAX:
             self._drop(next(iter(self._connections)))
@@ -172,20 +172,20 @@ class Endpoint:
             self._drop(fd)
 
     def _receive(self, fd: int, connection: _Connection) -> bool:
-        """Read; return False when there is no more to come."""
+        """Read from the client; return False at the end of the connection."""
         data = connection.socket.recv(REQUEST_MAX)
         if not data:
             return False
         if connection.answered:
-            return True  # read on, so that the answer is not lost with a connection that is reset
+            return True  # read on: closing with unread data would reset the connection and lose the response
         connection.received += data
         head, end, _rest = connection.received.replace(b"\r\n", b"\n").partition(b"\n\n")
         if len(connection.received) > REQUEST_MAX and (not end or len(head) > REQUEST_MAX):
-            answer, brief = Answer(431, "the request is too long\n"), False
+            answer, head_only = Answer(431, "the request is too long\n"), False
         elif not end:
             return True
         else:
-            answer, brief = self._respond(head)
+            answer, head_only = self._respond(head)
         body = answer.body.encode(errors="replace")
         text = (
             f"HTTP/1.1 {answer.status} {_PHRASES[answer.status]}\r\n"
@@ -196,14 +196,14 @@ class Endpoint:
             "X-Content-Type-Options: nosniff\r\n"
             "Connection: close\r\n\r\n"
         )
-        connection.sending = text.encode() + (b"" if brief else body)
+        connection.sending = text.encode() + (b"" if head_only else body)
         connection.answered = True
         connection.received = b""
         self._send(fd, connection)
         return True
 
     def _respond(self, head: bytes) -> tuple[Answer, bool]:
-        """Return the answer, and whether its body is left out."""
+        """Return the response, and whether only its headers are sent."""
         words = head.partition(b"\n")[0].split(b" ")
         if len(words) != 3 or not words[2].startswith(b"HTTP/1.") or not words[1].startswith(b"/"):
             return Answer(400, "this is no HTTP request\n"), False
@@ -214,7 +214,7 @@ class Endpoint:
             return self._answer(path), words[0] == b"HEAD"
         except Exception as error:  # noqa: BLE001 - as above
             self._on_error(error)
-            return Answer(500, "a defect: see the worker's log\n"), False
+            return Answer(500, "internal error: see the worker's log\n"), False
 
     def _send(self, fd: int, connection: _Connection) -> None:
         try:

@@ -1,7 +1,7 @@
 """The metrics of a worker, in Prometheus' text format.
 
-1. `FAMILIES` is the list: name, type, labels, help, and where the values come from. The manual's table is made of it.
-2. `exposition` writes them. It is called in the endpoint's thread and reads nothing but samples and counts.
+1. `FAMILIES` lists them: name, type, labels, help, and a function for the values. The manual's table comes from it.
+2. `exposition` formats them. It runs in the endpoint's thread and reads only samples and counters.
 
 Source: the text exposition format 0.0.4 and the naming rules of Prometheus.
 """
@@ -18,20 +18,20 @@ from framework.worker.steps.health.counters import ENDS, Counter, Counters
 from framework.worker.steps.health.sample import HealthSampler
 
 KIND: Final = "text/plain; version=0.0.4; charset=utf-8"
-#: The values of the labels, and the number.
+#: The label values, and the number.
 Value: TypeAlias = tuple[tuple[str, ...], float]
 
 
 class MetricsSource(NamedTuple):
-    """What there is to tell of a worker."""
+    """The inputs of the exposition."""
 
     hostname: str
     pool: str
-    #: `time.monotonic` seconds.
+    #: Start of the worker, `time.monotonic` seconds.
     began: float
     sampler: HealthSampler
     counters: Counters
-    #: Steps that should run and do not, with the reason.
+    #: Returns the steps that could not be started, with the reason.
     missing: Callable[[], Mapping[str, str]]
 
 
@@ -46,7 +46,7 @@ class MetricFamily(NamedTuple):
 
 
 def _one(value: Callable[[MetricsSource], float | None]) -> Callable[[MetricsSource], Iterable[Value]]:
-    """Return what gives the one value of a family without labels; None: there is none."""
+    """Return the `values` of a family without labels; if `value` returns None, the family has no value."""
 
     def values(source: MetricsSource) -> Iterable[Value]:
         found = value(source)
@@ -66,7 +66,7 @@ def _by_task(value: Callable[[Counter], float]) -> Callable[[MetricsSource], Ite
     return lambda source: [((name,), value(count)) for name, count in sorted(source.counters.tasks.copy().items())]
 
 
-def _letters(source: MetricsSource) -> Iterator[Value]:
+def _dead_letters(source: MetricsSource) -> Iterator[Value]:
     for reason, number in sorted(source.sampler.sample.dead_letters.items()):
         yield (reason,), number
 
@@ -89,7 +89,7 @@ def _children_memory(source: MetricsSource) -> float | None:
         try:
             total += _resident(pid)
         except OSError:
-            continue  # it has just ended
+            continue  # the process has just ended
     return total or None
 
 
@@ -104,79 +104,84 @@ FAMILIES: Final = (
     MetricFamily(
         "framework_worker_info",
         "gauge",
-        "Always 1; the labels say which worker this is.",
+        "Always 1; the labels identify the worker.",
         lambda source: [((source.hostname, source.pool, __version__), 1)],
         ("node", "pool", "version"),
     ),
     MetricFamily(
-        "framework_worker_live", "gauge", "1: the loop turns and tasks can start.", _one(lambda s: not s.sampler.dead())
+        "framework_worker_live",
+        "gauge",
+        "1: the loop runs and tasks can start.",
+        _one(lambda s: not s.sampler.not_live()),
     ),
-    MetricFamily("framework_worker_ready", "gauge", "1: the worker consumes.", _one(lambda s: not s.sampler.idle())),
+    MetricFamily(
+        "framework_worker_ready", "gauge", "1: the worker consumes.", _one(lambda s: not s.sampler.not_ready())
+    ),
     MetricFamily(
         "framework_worker_uptime_seconds",
         "gauge",
-        "Seconds since the worker began.",
+        "Seconds since the worker started.",
         _one(lambda s: time.monotonic() - s.began),
     ),
     MetricFamily(
         "framework_worker_loop_age_seconds",
         "gauge",
-        "Seconds since the loop last showed that it turns; it does so every second.",
+        "Seconds since the last sample; the loop takes one every second.",
         _one(lambda s: time.monotonic() - s.sampler.sample.when),
     ),
     MetricFamily(
         "framework_worker_steps_missing",
         "gauge",
-        "Steps that should run and could not be started.",
+        "Enabled steps that could not be started.",
         _one(lambda s: len(s.missing())),
     ),
     MetricFamily(
         "framework_tasks_total",
         "counter",
-        "Tasks that have ended, by task and how. With more than 500 tasks the rest is (others).",
+        "Tasks that have ended, by task and outcome. After 500 task names, further ones are (others).",
         _tasks,
         ("task", "outcome"),
     ),
     MetricFamily(
-        "framework_tasks_started_total", "counter", "Tasks that have begun to run.", _one(lambda s: s.counters.starts)
+        "framework_tasks_started_total", "counter", "Tasks that have started.", _one(lambda s: s.counters.starts)
     ),
     MetricFamily(
         "framework_tasks_redelivered_total",
         "counter",
-        "Tasks that have ended here and had been handed out before.",
+        "Tasks that have ended here and had been redelivered.",
         _one(lambda s: s.counters.redelivered),
     ),
     MetricFamily(
         "framework_task_runtime_seconds_total",
         "counter",
-        "Seconds for which tasks have run, by task.",
+        "Total run time of tasks, by task.",
         _by_task(lambda count: count.seconds),
         ("task",),
     ),
     MetricFamily(
         "framework_task_runs_total",
         "counter",
-        "Runs of tasks that these seconds were spent in, by task.",
+        "Number of runs in this run time, by task.",
         _by_task(lambda count: count.runs),
         ("task",),
     ),
-    MetricFamily("framework_tasks_active", "gauge", "Tasks that run now.", _one(lambda s: s.sampler.sample.active)),
+    MetricFamily("framework_tasks_active", "gauge", "Running tasks.", _one(lambda s: s.sampler.sample.active)),
     MetricFamily(
         "framework_tasks_reserved",
         "gauge",
-        "Tasks that were taken in and wait for a slot.",
+        "Received tasks that wait for a slot.",
         _one(lambda s: s.sampler.sample.reserved + s.sampler.sample.backlog),
     ),
     MetricFamily(
         "framework_tasks_limited",
         "gauge",
-        "Tasks that wait for their turn under a rate limit.",
+        "Tasks that wait for a rate limit.",
         _one(lambda s: s.sampler.sample.limited),
     ),
     MetricFamily(
         "framework_tasks_scheduled",
         "gauge",
-        "Tasks that are held for their eta.",
+        "Tasks that the worker holds until their eta.",
         _one(lambda s: s.sampler.sample.scheduled),
     ),
     MetricFamily("framework_pool_slots", "gauge", "Slots of the pool.", _one(lambda s: s.sampler.sample.slots)),
@@ -189,7 +194,7 @@ FAMILIES: Final = (
     MetricFamily(
         "framework_pool_processes",
         "gauge",
-        "Processes of the pool; absent where it has none.",
+        "Processes of the pool; absent for pools without processes.",
         _one(lambda s: len(s.sampler.sample.pids) or None),
     ),
     MetricFamily(
@@ -201,32 +206,32 @@ FAMILIES: Final = (
     MetricFamily(
         "framework_prefetch_limit",
         "gauge",
-        "Messages that the worker would hold at a time; 65535 is no limit.",
+        "The most messages that the worker holds at a time; 65535 means unlimited.",
         _one(lambda s: s.sampler.sample.prefetch),
     ),
     MetricFamily(
         "framework_broker_connected",
         "gauge",
-        "1: there is a connection to the broker.",
+        "1: the worker is connected to the broker.",
         _one(lambda s: s.sampler.connected),
     ),
     MetricFamily(
         "framework_broker_connections_total",
         "counter",
-        "Connections to the broker over which the worker has consumed; the first is no reconnection.",
+        "Connections to the broker so far, the first one included.",
         _one(lambda s: s.sampler.connections),
     ),
     MetricFamily(
         "framework_dead_letters_total",
         "counter",
         "Messages moved to a dead-letter queue, by reason.",
-        _letters,
+        _dead_letters,
         ("reason",),
     ),
     MetricFamily(
         "framework_results_unstored",
         "gauge",
-        "Results that wait for a result store that is away.",
+        "Results that wait because the result store is unreachable.",
         _one(lambda s: s.sampler.sample.unstored),
     ),
     MetricFamily(
@@ -238,7 +243,7 @@ FAMILIES: Final = (
     MetricFamily(
         "process_start_time_seconds",
         "gauge",
-        "When the worker began, as Unix time.",
+        "Start of the worker, as Unix time.",
         _one(lambda s: time.time() - (time.monotonic() - s.began)),
     ),
     MetricFamily("process_open_fds", "gauge", "Open file descriptors of the main process.", _one(_descriptors)),
@@ -246,11 +251,11 @@ FAMILIES: Final = (
 
 
 def exposition(source: MetricsSource) -> str:
-    """Return all metrics as text."""
-    return "".join(_written(family, source) for family in FAMILIES)
+    """Return all metrics in the text format."""
+    return "".join(_format_family(family, source) for family in FAMILIES)
 
 
-def _written(family: MetricFamily, source: MetricsSource) -> str:
+def _format_family(family: MetricFamily, source: MetricsSource) -> str:
     lines = [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.type}"]
     for labels, number in family.values(source):
         pairs = ",".join(f'{name}="{_escaped(value)}"' for name, value in zip(family.labels, labels, strict=True))

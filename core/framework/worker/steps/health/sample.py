@@ -1,10 +1,10 @@
-"""Vitals: whether this worker lives, and whether it consumes.
+"""Samples the worker's health: whether it is live, and whether it is ready.
 
-1. In the loop, `HealthSampler.look` takes a `HealthSample` of the worker at every beat.
-2. In any other thread, `dead` judges the latest sample, and one that is old says that the loop has frozen; `idle` says
-   whether it consumes.
-3. Long tasks are no illness: a slot is stuck only when its process is stopped, or its task is past a time limit that
-   the pool should have enforced. Without either, a worker is ill when tasks wait, none runs, and none begins.
+1. In the loop, `HealthSampler.update` takes a `HealthSample` every `INTERVAL` seconds.
+2. In any thread, `not_live` checks the latest sample; an old sample means that the loop is frozen. `not_ready` also
+   checks that the worker consumes.
+3. A long task is no problem: a slot is stuck only when its process is stopped, or its task has exceeded a time limit
+   that the pool should have enforced. Without stuck slots a worker is not live if tasks wait and none runs or starts.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ class HealthSample(NamedTuple):
     when: float
     slots: int
     pids: tuple[int, ...]
-    #: Processes that somebody has stopped (SIGSTOP).
+    #: Processes that were stopped (SIGSTOP).
     stopped: frozenset[int]
     active: int
-    #: Processes, or where slots are none of their own the numbers of jobs, whose task is past its hard limit.
+    #: Processes whose task is past its hard limit; job numbers in pools without processes.
     overdue: frozenset[int]
-    #: Handed to the pool, and not begun.
+    #: Tasks passed to the pool that have not started.
     reserved: int
-    #: Taken in, and waiting for a slot.
+    #: Received tasks that wait for a slot.
     backlog: int
-    #: Waiting for their turn under a rate limit.
+    #: Tasks that wait for a rate limit.
     limited: int
-    #: Waiting for their eta.
+    #: Tasks that wait for their eta.
     scheduled: int
     prefetch: int
     unstored: int
     dead_letters: Mapping[str, int]
-    #: `time.monotonic` seconds at which a task last began or ended, or none waited for a slot.
+    #: `time.monotonic` seconds at which a task last started or ended, or no task waited for a slot.
     progress: float
 
     def stuck(self) -> frozenset[int]:
-        """Return what cannot be used: stopped processes, also idle ones, and what runs a task past its time limit."""
+        """Return the unusable slots: stopped processes, also idle ones, and slots with a task past its limit."""
         return self.stopped | self.overdue | frozenset(pid for pid in self.pids if is_stopped(pid))
 
 
 def is_stopped(pid: int) -> bool:
-    """Say whether somebody has stopped process `pid`, as far as the system tells. One under a debugger is not."""
+    """Return whether process `pid` is stopped (SIGSTOP), not traced by a debugger; False without /proc."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b") ")[2][:1] == b"T"
@@ -70,7 +70,7 @@ def is_stopped(pid: int) -> bool:
 
 
 class HealthSampler:
-    """Looks at the worker and judges it."""
+    """Samples the worker and checks the samples."""
 
     def __init__(
         self,
@@ -92,17 +92,17 @@ class HealthSampler:
         self._counters = counters
         self._hard = settings.task.time_limit
         self.patience = settings.worker.health_patience
-        #: A pool that replaces its children takes so long before it begins a task.
-        self._standstill = self.patience + settings.worker.proc_alive_timeout
+        #: Seconds without a start after which waiting tasks are a problem: a pool may replace its children meanwhile.
+        self._stall_limit = self.patience + settings.worker.proc_alive_timeout
         self._counted = (0, 0)
         self._progress = monotonic()
-        #: When each running task that has a hard limit was first seen to run.
-        self._seen: dict[int, float] = {}
+        #: When each running task with a hard limit was first sampled, by job number.
+        self._first_seen: dict[int, float] = {}
         self.sample = self._take()
 
     # ------------------------------------------------------------ in the loop
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Take a new sample."""
         self.sample = self._take()
 
@@ -116,9 +116,9 @@ class HealthSampler:
         overdue = self._overdue(begun, now, processes=bool(pids))
         reserved = len(running) - len(begun)
         backlog = len(self._intake.backlog)
-        well = sum(1 for request in begun if not {request.seq, request.pid} & (stopped | overdue))
+        healthy = sum(1 for request in begun if not {request.seq, request.pid} & (stopped | overdue))
         counted = (self._counters.starts, self._counters.ends)
-        if counted != self._counted or well or not reserved + backlog:
+        if counted != self._counted or healthy or not reserved + backlog:
             self._counted = counted
             self._progress = now
         return HealthSample(
@@ -139,17 +139,17 @@ class HealthSampler:
         )
 
     def _overdue(self, begun: list[TaskRequest], now: float, *, processes: bool) -> frozenset[int]:
-        """Return who runs tasks that should have been ended by now."""
+        """Return the processes, or job numbers, whose tasks the pool should have ended."""
         seen: dict[int, float] = {}
         found = []
         for request in begun:
             limit = self._limit(request)
             if limit is not None:
-                # Not by the wall clock, in which it was begun: that may be set.
-                since = seen[request.seq] = self._seen.get(request.seq, now)
+                # Not by `request.started`, which is wall-clock time: the clock may be set.
+                since = seen[request.seq] = self._first_seen.get(request.seq, now)
                 if now - since > limit + self.patience:
                     found.append(request.pid if processes else request.seq)
-        self._seen = seen
+        self._first_seen = seen
         return frozenset(found)
 
     def _limit(self, request: TaskRequest) -> float | None:
@@ -160,12 +160,12 @@ class HealthSampler:
 
     # ------------------------------------------------------------ in any thread
 
-    def dead(self) -> list[str]:
-        """Return, in words, why this worker does not live; nothing: it does."""
+    def not_live(self) -> list[str]:
+        """Return the reasons why the worker is not live; empty: it is."""
         sample = self.sample
         now = monotonic()
         if (age := now - sample.when) > self.patience:
-            return [f"the loop has not turned for {age:.0f} s"]
+            return [f"the loop has not run for {age:.0f} s"]
         reasons = []
         stuck = sample.stuck()
         if sample.slots and len(stuck) >= sample.slots:
@@ -174,29 +174,29 @@ class HealthSampler:
                 f"all {sample.slots} slots are stuck: {len(stuck) - late} processes are stopped, "
                 f"{late} tasks are past their time limit"
             )
-        if (age := now - sample.progress) > self._standstill:
-            reasons.append(f"{sample.reserved + sample.backlog} tasks wait, and none has begun for {age:.0f} s")
+        if (age := now - sample.progress) > self._stall_limit:
+            reasons.append(f"{sample.reserved + sample.backlog} tasks wait, and none has started for {age:.0f} s")
         return reasons
 
     @property
     def connected(self) -> bool:
-        """There is a connection to the broker."""
+        """Whether the worker is connected to the broker."""
         return self._intake.connected
 
     @property
     def connections(self) -> int:
-        """Connections over which it has fetched so far."""
+        """Number of connections to the broker so far."""
         return self._intake.connections
 
-    def idle(self) -> list[str]:
-        """Return, in words, why this worker consumes nothing; nothing: it does."""
-        # Not from the sample: who has just read that the worker is ready need not wait a second to find it so. Each of
-        # these is one look at one value.
+    def not_ready(self) -> list[str]:
+        """Return the reasons why the worker is not ready; empty: it is."""
+        # Not from the sample, which may be a second old: a probe right after the log line "ready" must succeed. Each
+        # check reads a single value, which is safe in any thread.
         fetching = self._intake.fetching
         checks = (
-            (not fetching, "the worker stops, or has been told to be quiet"),
-            (fetching and not self.connected, "there is no connection to the broker"),
-            (not len(self._queues), "it was told to consume from no queue"),
-            (self._settle.overfull, "the result store is away, and too many results wait for it"),
+            (not fetching, "the worker stops or is quiet"),
+            (fetching and not self.connected, "no connection to the broker"),
+            (not len(self._queues), "the worker consumes from no queue"),
+            (self._settle.overfull, "the result store is unreachable, and too many results wait for it"),
         )
-        return [*self.dead(), *(text for wrong, text in checks if wrong)]
+        return [*self.not_live(), *(text for wrong, text in checks if wrong)]

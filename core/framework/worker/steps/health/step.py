@@ -1,4 +1,4 @@
-"""The step that answers probes."""
+"""The step of the health endpoint."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 class HealthStep(Step):
-    """Answers /livez, /readyz and /metrics, in a thread of its own."""
+    """Answers /livez, /readyz and /metrics, in its own thread."""
 
     name = "health"
     requires = ("run", "loop", "pool", "intake", "settle", "prefetch", "dead_letters", "queues")
-    #: The loop does not turn yet, so this is the one time at which another thread may look at its things.
+    #: Starts before `loop-thread`: the first sample is taken in the main thread, which must not run beside the loop.
     after = ("rates",)
 
     def __init__(self) -> None:
@@ -31,12 +31,12 @@ class HealthStep(Step):
     def enabled(self, settings: Settings) -> str | None:
         if settings.worker.health is None:
             return "no --health"
-        # A bad one is refused before anything has begun.
+        # Checked here, so that a bad address is refused before any step starts.
         health_address(settings.worker.health, settings.worker.hostname or "")
         return None
 
     def start(self, board: Board) -> None:
-        # Start-up time and memory: a worker without an endpoint does not import them.
+        # Imported here: a worker without a health endpoint does not need them.
         from framework.worker.steps.health import answers, counters, endpoint, prometheus, sample
 
         run: WorkerRun = board.get("run")
@@ -63,12 +63,12 @@ class HealthStep(Step):
         )
 
         def report(error: BaseException) -> None:
-            # The log's locks are not for the endpoint's thread: under a green pool they are greenlets'.
+            # Logged in the loop: under a green pool the log's locks must not be used in the endpoint's real thread.
             loop.call_soon_threadsafe(logger.error, "Defect in the health endpoint: %r", error)
 
         server = endpoint.Endpoint(listener.socket, health.answer, report)
         self._closers.append(server)
-        loop.call_every(sample.INTERVAL, sampler.look)
+        loop.call_every(sample.INTERVAL, sampler.update)
         server.start()
         logger.info("Health endpoint on %s", listener.address)
         board.put("health", server)

@@ -1,6 +1,6 @@
 """The built-in remote-control commands; importing this package registers them.
 
-One module for each subject. A command is a function ``f(state, **arguments)`` whose `state` is the `ControlState`.
+Each module is for one subject. A command is a function ``f(state, **arguments)``; `state` is the `ControlState`.
 """
 
 from __future__ import annotations
@@ -11,5 +11,5 @@ from framework.worker.steps.events import commands as events
 
 __all__ = ["PANEL", "consuming", "events", "inspecting", "limits", "memory", "pool", "revoking"]
 
-#: The panel of this process, with the built-in commands on it.
+#: The panel of this process, with the built-in commands.
 PANEL = COMMANDS

@@ -1,4 +1,4 @@
-"""The shapes in which commands show tasks and queues; source: what Celery 5 replies."""
+"""The formats of tasks and queues in replies. Source: the replies of Celery 5."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def task_info(state: ControlState, request: TaskRequest, safe: bool = False) -> 
         if not safe:
             args, kwargs, _embed = decode_task(incoming, accept=state.settings.accept_content)
     except MessageError:
-        safe = True  # shown all the same, as what the sender said of it
+        safe = True  # an unreadable message is still shown, with the sender's reprs
     if safe:
         args, kwargs = headers.get("argsrepr"), headers.get("kwargsrepr")
     info = properties.get("delivery_info") or {}

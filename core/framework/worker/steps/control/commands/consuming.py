@@ -1,4 +1,4 @@
-"""Commands that change what a worker takes in: its queues, and whether it takes in anything at all."""
+"""Commands that change consumption: the queues, quiet and resume."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def add_consumer(
     routing_key: str | None = None,
     **options: Any,
 ) -> dict[str, str]:
-    """Have the worker consume from one more queue."""
+    """Consume from one more queue."""
     if not queue:
-        raise FrameworkError("the queue to consume from has no name")
+        raise FrameworkError("the name of the queue is empty")
     try:
         added = state.queues.add(queue, exchange, exchange_type, routing_key, options)
     finally:
-        # What fills the queue already rings no bell; and a connection that was lost over it is noticed by this.
+        # Messages that wait in the queue send no notification; and a fetch notices a lost connection.
         state.intake.ask()
     return {"ok": f"started consuming from {queue!r}" if added else f"already consuming from {queue!r}"}
 
 
 @control_command(signature="QUEUE")
 def cancel_consumer(state: ControlState, queue: str) -> dict[str, str]:
-    """Have the worker consume from a queue no longer; what it has received still runs."""
+    """Stop consuming from a queue; received tasks still run."""
     if not state.queues.cancel(queue):
         names = ", ".join(sorted(one.name for one in state.queues)) or "no queue"
         raise FrameworkError(f"not consuming from {queue!r}; this worker consumes from {names}")
@@ -46,21 +46,21 @@ def cancel_consumer(state: ControlState, queue: str) -> dict[str, str]:
 
 @control_command()
 def quiet(state: ControlState) -> dict[str, str]:
-    """Have the worker take in no more tasks; what runs goes on, and what waits goes back to its queue."""
+    """Stop receiving tasks; running tasks continue, waiting ones are requeued."""
     if not state.intake.fetching:
         return {"ok": "already quiet"}
     state.intake.quiet()
-    logger.warning("Quiet by remote: no more tasks are taken in")
+    logger.warning("Quiet by remote: no more tasks are received")
     return {"ok": "quiet"}
 
 
 @control_command()
 def resume(state: ControlState) -> dict[str, str]:
-    """Have a quiet worker take in tasks again."""
+    """Receive tasks again after quiet."""
     if state.intake.draining:
-        raise FrameworkError("the worker is stopping, and cannot take in tasks again")
+        raise FrameworkError("the worker is stopping and cannot receive tasks again")
     if state.intake.fetching:
-        return {"ok": "already taking in tasks"}
+        return {"ok": "already receiving tasks"}
     state.intake.resume()
-    logger.warning("Resumed by remote: tasks are taken in again")
+    logger.warning("Resumed by remote: tasks are received again")
     return {"ok": "resumed"}

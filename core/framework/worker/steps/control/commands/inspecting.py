@@ -1,4 +1,4 @@
-"""Commands that only tell what a worker has and is."""
+"""Commands that only read the worker's state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RUSAGE: Final = (
 
 @inspect_command(alias="dump_active")
 def active(state: ControlState, safe: bool = False) -> list[dict[str, Any]]:
-    """List the tasks that run now; `safe`: what their senders say of the arguments, not the arguments."""
+    """List the running tasks; safe=true: with the arguments' reprs by the sender, not the decoded arguments."""
     return [task_info(state, request, safe) for request in state.settle.running.values() if request.started]
 
 
@@ -36,7 +36,7 @@ def reserved(state: ControlState) -> list[dict[str, Any]]:
 
 @inspect_command(alias="dump_schedule")
 def scheduled(state: ControlState) -> list[dict[str, Any]]:
-    """List the tasks that this worker holds for their eta; what is parked in the broker is shown by `queues`."""
+    """List the tasks that this worker holds until their eta; `queues` shows tasks parked in the broker."""
     return [
         {"eta": request.head.headers.eta, "priority": 6, "request": task_info(state, request)}
         for _when, request in sorted(state.intake.schedule, key=lambda entry: entry[0])
@@ -45,7 +45,7 @@ def scheduled(state: ControlState) -> list[dict[str, Any]]:
 
 @inspect_command(alias="dump_tasks", signature="[ATTRIBUTE ...]", variadic="taskinfoitems")
 def registered(state: ControlState, taskinfoitems: Sequence[str] | None = None, builtins: bool = False) -> list[str]:
-    """List the names of the tasks that the worker knows."""
+    """List the names of the registered tasks."""
     wanted = list(taskinfoitems or ("exchange", "routing_key", "rate_limit"))
     lines = []
     for name, task in sorted(state.app.tasks.items()):
@@ -59,7 +59,7 @@ def registered(state: ControlState, taskinfoitems: Sequence[str] | None = None, 
 
 @inspect_command(signature="ID ...", variadic="ids")
 def query_task(state: ControlState, ids: str | Sequence[str]) -> dict[str, Any]:
-    """Tell what this worker has of the tasks with these ids."""
+    """Show the tasks with these ids that this worker holds."""
     wanted = {ids} if isinstance(ids, str) else set(ids)
     running = state.settle.running.values()
     found: dict[str, Any] = {}
@@ -82,19 +82,19 @@ def active_queues(state: ControlState) -> list[dict[str, Any]]:
 
 @inspect_command(alias="dump_conf")
 def conf(state: ControlState, with_defaults: bool = False) -> dict[str, Any]:
-    """Tell the settings, secrets masked."""
+    """Show the settings, secrets masked."""
     return masked(state.app.conf, with_defaults)
 
 
 @inspect_command()
 def report(state: ControlState) -> dict[str, str]:
-    """Tell what a bug report should say: versions, platform, settings."""
+    """Show the facts for a bug report: versions, platform, settings."""
     return {"ok": written(state.app)}
 
 
 @inspect_command()
 def stats(state: ControlState) -> dict[str, Any]:
-    """Tell what the worker has done and is made of."""
+    """Show statistics of the worker: task counts, pool, broker, resource usage."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     scaling = {} if state.autoscaler is None else {"autoscaler": state.autoscaler.info()}
     return {
@@ -112,13 +112,13 @@ def stats(state: ControlState) -> dict[str, Any]:
 
 @inspect_command(default_timeout=0.2)
 def ping(state: ControlState) -> dict[str, str]:
-    """Answer."""
+    """Answer pong."""
     return {"ok": "pong"}
 
 
 @inspect_command()
 def clock(state: ControlState) -> dict[str, int]:
-    """Tell the logical clock."""
+    """Show the logical clock."""
     return {"clock": state.clock.value}
 
 
@@ -130,7 +130,7 @@ def hello(
     if from_node == state.hostname:
         return None
     if revoked:
-        # A list since Celery 5.7, a mapping of ids before.
+        # A list since Celery 5.7, before that a mapping by id.
         state.revokes.merge(revoked)
         state.intake.recheck()
     return {"revoked": state.revokes.list(), "clock": state.clock.forward()}

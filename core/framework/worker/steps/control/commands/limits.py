@@ -29,7 +29,7 @@ def time_limit(
         raise FrameworkError("unknown task")
     traits = state.pool.traits
     for value, able, kind in ((soft, traits.soft_limit, "soft"), (hard, traits.hard_limit, "hard")):
-        # Written so that a value that is no number (nan) is refused as well.
+        # Written so that nan is refused, too.
         if value is not None and not value > 0:
             raise FrameworkError(f"the {kind} time limit is {value:g}; wanted seconds above 0, or nothing for no limit")
         if value is not None and not able:
@@ -42,7 +42,7 @@ def time_limit(
 
 @control_command(signature="TASK RATE")
 def rate_limit(state: ControlState, task_name: str, rate_limit: str | int | float | None) -> dict[str, str]:
-    """Limit how often tasks of this name start: 10/s, 200/m, 1000/h; 0: no limit. What waits already is limited too."""
+    """Limit how often tasks of this name start: 10/s, 200/m, 1000/h; 0: no limit. Applies to waiting tasks, too."""
     task = state.app.tasks.get(task_name)
     if task is None:
         logger.error("Rate limit attempt for unknown task %s", task_name)

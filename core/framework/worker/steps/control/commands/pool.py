@@ -1,4 +1,4 @@
-"""Commands that change the pool (its size, its slots, the code that they run), its autoscaler, or end the worker."""
+"""Commands that change the pool (size, code) and its autoscaler, or stop the worker."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from framework.api.command import control_command
 from framework.exceptions import FrameworkError
-from framework.worker.autoreload.reloading import Reloading, policies_of, take_up
+from framework.worker.autoreload.reloading import Reloading, apply_policies, policies_of
 
 if TYPE_CHECKING:
     from framework.worker.steps.control.state import ControlState
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Most slots to add by one request: a slip of the finger must not start a million processes.
+#: The most slots that one request adds: a typing error must not start a million processes.
 _GROWTH_MAX: Final = 1_000
 
 
 @control_command(signature="[N]")
 def pool_grow(state: ControlState, n: int = 1) -> dict[str, str]:
-    """Have the pool run N more tasks at a time."""
+    """Add N slots to the pool."""
     _check_size(state, "pool_grow", n)
     if n > _GROWTH_MAX:
         raise FrameworkError(f"the pool grows by at most {_GROWTH_MAX} slots at a time, not by {n}")
@@ -32,10 +32,10 @@ def pool_grow(state: ControlState, n: int = 1) -> dict[str, str]:
 
 @control_command(signature="[N]")
 def pool_shrink(state: ControlState, n: int = 1) -> dict[str, str]:
-    """Have the pool run N fewer tasks at a time; tasks that run go on to their end."""
+    """Remove N slots from the pool; running tasks finish."""
     _check_size(state, "pool_shrink", n)
     if n >= state.prefetch.slots:
-        raise FrameworkError(f"the pool has {state.prefetch.slots} slots, and without {n} of them it would have none")
+        raise FrameworkError(f"cannot remove {n} of {state.prefetch.slots} slots: the pool needs at least one")
     state.pool.shrink(n)
     _resized(state, -n)
     return {"ok": "pool will shrink"}
@@ -45,7 +45,7 @@ def _check_size(state: ControlState, command: str, n: int) -> None:
     if state.autoscaler is not None:
         raise FrameworkError(f"{command} is not supported with autoscale. Adjust autoscale range instead.")
     if not state.pool.traits.resize:
-        raise FrameworkError(f"the pool {state.settings.worker.pool!r} always has the same size")
+        raise FrameworkError(f"the pool {state.settings.worker.pool!r} has a fixed size")
     if n < 1:
         raise FrameworkError(f"the number of slots is {n}; wanted 1 or more")
 
@@ -53,14 +53,14 @@ def _check_size(state: ControlState, command: str, n: int) -> None:
 def _resized(state: ControlState, n: int) -> None:
     state.prefetch.slots += n
     state.intake.ask()
-    logger.info("The pool has %d slots from now on", state.prefetch.slots)
+    logger.info("The pool now has %d slots", state.prefetch.slots)
 
 
 @control_command(signature="[MODULE ...] [reload=true] [reloader=PATH]", variadic="modules")
 def pool_restart(
     state: ControlState, modules: list[str] | None = None, reload: bool = False, reloader: str | None = None
 ) -> dict[str, str]:
-    """Import modules, with reload=true anew, and replace every slot of the pool after its task."""
+    """Import modules, reload them with reload=true, and replace every slot of the pool after its task."""
     worker = state.settings.worker
     if not (worker.pool_restarts or worker.autoreload):
         raise FrameworkError("Pool restarts not enabled")
@@ -68,10 +68,10 @@ def pool_restart(
         raise FrameworkError(f"the pool {worker.pool!r} cannot be restarted")
     reloading = Reloading(state.app, state.pool.context.recipe["app"], worker.pool_restart_modules)
     before = policies_of(state.app)
-    reloading.bring(reloading.task_modules() if modules is None else modules, reload, reloader)
-    take_up(state.app, state.intake, before)
+    reloading.load(reloading.task_modules() if modules is None else modules, reload, reloader)
+    apply_policies(state.app, state.intake, before)
     if state.autoreloader is not None:
-        state.autoreloader.renew()
+        state.autoreloader.watch_modules()
     state.pool.restart(modules or (), fresh=reload)
     logger.info("The pool is restarted by remote%s", f"; modules: {', '.join(modules)}" if modules else "")
     return {"ok": "reload started"}
@@ -83,7 +83,7 @@ def autoscale(
     max: int | None = None,  # noqa: A002 - the names of the request
     min: int | None = None,  # noqa: A002
 ) -> dict[str, str]:
-    """Change the sizes between which the pool is scaled; what is left out stays."""
+    """Change the bounds of the pool's size; an omitted bound stays."""
     if state.autoscaler is None:
         raise FrameworkError("Autoscale not enabled: start the worker with --autoscale MAX,MIN")
     largest, smallest = state.autoscaler.update(max, min)

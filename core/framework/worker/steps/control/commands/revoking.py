@@ -1,4 +1,4 @@
-"""Commands that keep tasks from running, and tell which."""
+"""Commands that revoke and terminate tasks, and list revoked ids."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: So many ids are named one by one.
+#: The most ids that a text lists.
 _NAMED: Final = 100
 
 
 @inspect_command(alias="dump_revoked")
 def revoked(state: ControlState) -> list[str]:
-    """List the ids that were revoked."""
+    """List the revoked ids."""
     return state.revokes.list()
 
 
@@ -32,7 +32,7 @@ def revoked(state: ControlState) -> list[str]:
 def revoke(
     state: ControlState, task_id: str | Sequence[str], terminate: bool = False, signal: str | int | None = None
 ) -> dict[str, str]:
-    """Have the tasks with these ids skipped. Running ones go on, unless terminate=true; signal=TERM then ends them."""
+    """Skip the tasks with these ids. Running tasks finish; terminate=true ends them, by signal=NAME (TERM)."""
     ids = [task_id] if isinstance(task_id, str) else [str(one) for one in task_id]
     signum = signal_named(signal) if terminate else None
     state.revokes.add(ids)
@@ -45,13 +45,13 @@ def revoke(
 
 @control_command(signature="SIGNAL ID ...", variadic="task_id")
 def terminate(state: ControlState, signal: str | int | None, task_id: str | Sequence[str]) -> dict[str, str]:
-    """Revoke the tasks with these ids, and end those that run: where tasks have processes, by this signal."""
+    """Revoke the tasks with these ids, and end the running ones, by this signal in a pool of processes."""
     return revoke(state, task_id, terminate=True, signal=signal)
 
 
 @control_command(signature="ID ...", variadic="task_id")
 def unrevoke(state: ControlState, task_id: str | Sequence[str]) -> dict[str, str]:
-    """Let the tasks with these ids run again, unless their messages have been discarded already."""
+    """Allow the tasks with these ids to run again, unless their messages were discarded already."""
     known = state.revokes.remove([task_id] if isinstance(task_id, str) else task_id)
     logger.info("Tasks no longer revoked: %s", _some(known) or "none of those named")
     return {"ok": f"tasks {_set(known)} are no longer revoked" if known else "none of these tasks was revoked"}
@@ -61,7 +61,7 @@ def unrevoke(state: ControlState, task_id: str | Sequence[str]) -> dict[str, str
 def revoke_by_stamped_headers(
     state: ControlState, headers: dict[str, Any] | list[str], terminate: bool = False, signal: str | None = None
 ) -> dict[str, str]:
-    """Have tasks skipped that are stamped with one of these values. Remembered until the worker stops."""
+    """Skip the tasks that are stamped with one of these values, until the worker stops."""
     stamps = headers if isinstance(headers, dict) else _stamps(headers)
     state.revokes.add_stamps(stamps)
     state.intake.recheck()
@@ -78,22 +78,22 @@ def revoke_by_stamped_headers(
 
 
 def _some(ids: Sequence[str]) -> str:
-    """Name `ids` for the log, not a million of them."""
+    """Return the first `ids` as text for the log, with the number of the others."""
     more = f" and {len(ids) - _NAMED:,} more" if len(ids) > _NAMED else ""
     return ", ".join(ids[:_NAMED]) + more
 
 
 def _set(ids: Sequence[str]) -> str:
-    """Name `ids` in a reply: as the set that clients expect, where that is not too long."""
+    """Return `ids` as text for a reply: the repr of a set, as Celery's clients expect, shortened."""
     return f"{set(ids)}" if len(ids) <= _NAMED else f"{set(ids[:_NAMED])} and {len(ids) - _NAMED:,} more"
 
 
 def _stamps(words: Sequence[str]) -> dict[str, list[str]]:
-    """Take ``header=value`` apart. Raises `FrameworkError`."""
+    """Parse ``header=value`` words. Raises `FrameworkError`."""
     stamps: dict[str, list[str]] = {}
     for word in words:
         header, equals, value = word.partition("=")
         if not equals or not header:
-            raise FrameworkError(f"{word!r} is no stamp: write HEADER=VALUE")
+            raise FrameworkError(f"{word!r} is no stamp: wanted HEADER=VALUE")
         stamps.setdefault(header, []).append(value)
     return stamps
