@@ -92,9 +92,9 @@ class Publisher:
                 if broker.writing == broker.reading:
                     self._outlet = self.transport
                 else:
-                    from framework._boot.loader import make_outlet
+                    from framework._boot.loader import make_write_transport
 
-                    self._outlet = make_outlet(self._settings)
+                    self._outlet = make_write_transport(self._settings)
             return self._outlet
 
     @property
