@@ -1,6 +1,6 @@
 """A task worker for Python: tasks, the client that sends them, and the worker that runs them.
 
-Importing this module imports nothing else; each name is loaded when it is first used.
+Importing this package imports none of its modules; each name is imported at its first use.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def __getattr__(name: str) -> Any:
     module = _MODULES.get(name)
     if module is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # start-up time: importing this package imports nothing
+    from importlib import import_module  # imported here: the import of this package stays fast
 
     value = getattr(import_module(module), name)
     globals()[name] = value

@@ -1,4 +1,4 @@
-"""``python -m framework``."""
+"""Runs the `framework` command: ``python -m framework``."""
 
 from framework._cli import main
 

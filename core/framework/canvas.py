@@ -1,4 +1,4 @@
-"""Door for `celery.canvas`: signatures and what they are put together to, see `framework.client.canvas`."""
+"""Door for `celery.canvas`: signatures and workflows, see `framework.client.canvas`."""
 
 from __future__ import annotations
 

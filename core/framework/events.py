@@ -1,4 +1,4 @@
-"""Door for `celery.events`: receivers, states and snapshots of events, see `framework.client.events`."""
+"""Door for `celery.events`: receivers, states and snapshots, see `framework.client.events`."""
 
 from __future__ import annotations
 

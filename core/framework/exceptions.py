@@ -1,9 +1,9 @@
 """Every exception of the framework, in one tree.
 
-1. `FrameworkError`: what can go wrong in the framework itself; each carries a sentence and an exit code.
-2. `TaskPredicate`: raised by a task to say how it ended (`Retry`, `Ignore`, `Reject`).
-3. Outcomes stored as results (`TimeLimitExceeded`, `WorkerLostError`, …). Their `wire_module` is the module
-   under which Celery clients look them up, so that both ends raise the same class.
+1. `FrameworkError`: an error of the framework, with a sentence for the user and an exit code.
+2. `TaskPredicate`: raised by a task to choose its outcome (`Retry`, `Ignore`, `Reject`).
+3. Outcomes stored as results (`TimeLimitExceeded`, `WorkerLostError`, …). Their `wire_module` is the module in which
+   Celery clients look for the class, so that both ends raise the same class.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from framework import exitcodes
 
 
 class FrameworkError(Exception):
-    """Something the user can mend; `str(error)` is one sentence, with the remedy where there is one."""
+    """Base of the framework's errors; `str(error)` is one sentence for the user, with the remedy if one is known."""
 
     exit_code: ClassVar[int] = exitcodes.SOFTWARE
 
@@ -25,7 +25,7 @@ class FrameworkError(Exception):
 
 
 class ConfigError(FrameworkError):
-    """A setting, a file or an option has a wrong name or value."""
+    """A setting, a file or an option is unknown or has a wrong value."""
 
     exit_code = exitcodes.CONFIG
 
@@ -37,17 +37,17 @@ class ImproperlyConfigured(ConfigError):
 
 
 class AppNotFound(ConfigError):
-    """No application was found where the user said one is."""
+    """The application does not exist in the module that the user named."""
 
 
 class QueueNotFound(ConfigError):
-    """A queue was named that is not defined, and missing queues may not be created."""
+    """A queue is not defined, and `task_create_missing_queues` is off."""
 
     wire_module = "celery.exceptions"
 
 
 class PluginError(FrameworkError):
-    """A plugin cannot be used; the text names it, its distribution, and what to do."""
+    """A plugin cannot be used; the text names the plugin, its distribution and the remedy."""
 
     exit_code = exitcodes.CONFIG
 
@@ -61,51 +61,51 @@ class PluginConflict(PluginError):
 
 
 class PluginUnavailable(PluginError):
-    """The plugin is installed, but something that it needs is not."""
+    """The plugin is installed, but cannot work here, for example because a library is missing."""
 
 
 class PluginInvalid(PluginError):
-    """The plugin does not keep its family's contract."""
+    """The plugin cannot be imported, or does not keep the contract of its family."""
 
 
 class GraphError(FrameworkError):
-    """The steps cannot be put in order."""
+    """The steps cannot be ordered, or a step uses a name that it does not declare."""
 
     exit_code = exitcodes.CONFIG
 
 
 class GraphCycle(GraphError):
-    """Steps require each other in a circle; the text prints the circle."""
+    """Steps require each other in a cycle; the text lists the cycle."""
 
 
 class GraphGap(GraphError):
-    """A step requires what nothing provides."""
+    """A step requires a name that no step provides."""
 
 
 class StepFailed(FrameworkError):
-    """A step could not start; everything that had started was stopped again."""
+    """A step failed to start; the started steps have been stopped."""
 
 
 # ---------------------------------------------------------------- broker and result store
 
 
 class TransportError(FrameworkError):
-    """The broker refused something."""
+    """The broker refused an operation."""
 
     exit_code = exitcodes.UNAVAILABLE
 
 
 class ConnectionLost(TransportError):
-    """The broker or result store cannot be reached; trying again may help."""
+    """The broker or result store cannot be reached; a retry may succeed."""
 
     exit_code = exitcodes.UNREACHABLE
 
 
 class PublishRefused(TransportError):
-    """The broker did not take a message (unroutable, queue full, too large)."""
+    """The broker refused messages (unroutable, queue full, too large)."""
 
     def __init__(self, text: str = "", refused: frozenset[int] | None = None) -> None:
-        """`refused`: the places, in what was published, of those that it did not take; None: it took none."""
+        """`refused`: indexes of the refused messages among those published; None: all were refused."""
         super().__init__(text)
         self.refused = refused
 
@@ -117,19 +117,19 @@ OperationalError = ConnectionLost
 
 
 class MessageError(FrameworkError):
-    """A message from the broker cannot become a task; it goes to the dead-letter queue."""
+    """A message cannot become a task and moves to the dead-letter queue."""
 
     reason: ClassVar[str] = "invalid"
 
 
 class MessageUndecodable(MessageError):
-    """The bytes are not what their headers say."""
+    """The body or envelope cannot be decoded."""
 
     reason = "undecodable"
 
 
 class ContentRefused(MessageError):
-    """The content type is not in `accept_content`."""
+    """`accept_content` does not contain the content type of the message."""
 
     reason = "content-refused"
 
@@ -140,17 +140,17 @@ class MessageTooLarge(MessageError):
     reason = "too-large"
 
 
-# ---------------------------------------------------------------- how a task says that it ended
+# ---------------------------------------------------------------- outcomes that a task chooses
 
 
 class TaskPredicate(FrameworkError):
-    """Raised inside a task: not a failure but an instruction."""
+    """Raised inside a task to choose its outcome; not a failure."""
 
     wire_module = "celery.exceptions"
 
 
 class Retry(TaskPredicate):
-    """The task was sent again. Raised by `Task.retry`, or by the task itself."""
+    """The task is retried. Raised by `Task.retry`, or by the task itself."""
 
     def __init__(
         self,
@@ -168,7 +168,7 @@ class Retry(TaskPredicate):
         super().__init__(message, exc, when)
 
     def humanize(self) -> str:
-        """Say when the task runs again: `in 10.0s`, or `at <time>`."""
+        """Return when the task runs again: `in 10.0s`, or `at <time>`."""
         if isinstance(self.when, (int, float)):
             return f"in {self.when}s"
         return f"at {self.when}"
@@ -182,11 +182,11 @@ class Retry(TaskPredicate):
 
 
 class Ignore(TaskPredicate):
-    """Store nothing, acknowledge the message."""
+    """Acknowledge the message and store no result."""
 
 
 class Reject(TaskPredicate):
-    """Reject the message, optionally putting it back on its queue."""
+    """Reject the message; requeue it if `requeue`."""
 
     def __init__(self, reason: object = None, requeue: bool = False) -> None:
         self.reason = reason
@@ -197,17 +197,17 @@ class Reject(TaskPredicate):
         return f"reject requeue={self.requeue}: {self.reason}"
 
 
-# ---------------------------------------------------------------- outcomes, as stored
+# ---------------------------------------------------------------- stored outcomes
 
 
 class TaskError(FrameworkError):
-    """Base of what a task's caller may see."""
+    """Base of the errors that a caller may get as a result."""
 
     wire_module = "celery.exceptions"
 
 
 class SoftTimeLimitExceeded(Exception):
-    """Raised inside a task when its soft time limit is over; catch it to clean up."""
+    """Raised inside a task at its soft time limit; a task may catch it to clean up."""
 
     wire_module = "billiard.exceptions"
 
@@ -231,17 +231,17 @@ class WorkerLostError(TaskError):
 
 
 class Terminated(TaskError):
-    """The task was terminated from outside."""
+    """The task was terminated while it ran."""
 
     wire_module = "billiard.exceptions"
 
 
 class TaskRevokedError(TaskError):
-    """The task was revoked, terminated, or has expired; the argument says which."""
+    """The task was revoked, terminated, or has expired; the argument is the reason."""
 
 
 class NotRegistered(KeyError, TaskError):
-    """The worker has no task of that name."""
+    """The worker does not have the task; the argument is its name."""
 
     wire_module = "celery.exceptions"
 
@@ -253,17 +253,17 @@ class NotRegistered(KeyError, TaskError):
 
 
 class AlreadyRegistered(ConfigError):
-    """Two different functions were registered under one task name."""
+    """Two different functions have the same task name."""
 
     wire_module = "celery.exceptions"
 
 
 class InvalidTaskError(TaskError):
-    """The message does not describe a call."""
+    """The message is not a valid call of its task."""
 
 
 class MaxRetriesExceededError(TaskError):
-    """The task was retried as often as it may."""
+    """The task has reached its maximum number of retries."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.task_args: Any = kwargs.pop("task_args", ())
@@ -271,26 +271,26 @@ class MaxRetriesExceededError(TaskError):
         super().__init__(*args)
 
 
-class TimeoutError(TaskError):  # noqa: A001 - the name users of the guide import
-    """A result did not arrive within the time given."""
+class TimeoutError(TaskError):  # noqa: A001 - Celery's name
+    """A result did not arrive within the timeout."""
 
 
 class IncompleteStream(TaskError):
-    """A task has not ended, so what it will send is not known."""
+    """A task has not ended, so its child tasks are not known yet."""
 
 
 class ChordError(TaskError):
-    """A member of a chord's header failed."""
+    """A task of a chord's header failed."""
 
 
 class BackendError(TaskError):
-    """The result store refused something."""
+    """The result store refused an operation."""
 
 
 class UnknownError(TaskError):
-    """A stored exception whose class does not exist here; the text keeps its name and message."""
+    """A stored exception whose class does not exist in this process; the text is its name and message."""
 
 
 def wire_module(exc_type: type[BaseException]) -> str:
-    """Return the module under which peers look `exc_type` up (`celery.exceptions` for most of ours)."""
+    """Return the module in which peers look for the class `exc_type`, for most of ours `celery.exceptions`."""
     return str(getattr(exc_type, "wire_module", exc_type.__module__))

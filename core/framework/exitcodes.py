@@ -1,26 +1,26 @@
-"""Exit codes of every `framework` command, named (the numbers follow BSD's `sysexits.h`)."""
+"""Exit codes of the `framework` commands; the numbers follow BSD's `sysexits.h`."""
 
 from __future__ import annotations
 
 from typing import Final
 
-#: The command did what was asked; a worker stopped warmly on TERM or a remote shutdown.
+#: The command succeeded; a worker stopped warmly on TERM or a remote shutdown.
 OK: Final = 0
-#: The worker was stopped by Ctrl-C, warmly or (second time) coldly, as Celery's does.
+#: Ctrl-C stopped the worker, warmly or (the second time) coldly; Celery's exit code.
 INTERRUPTED: Final = 1
-#: The command line itself is wrong: unknown option, missing argument.
+#: The command line is wrong: unknown option, missing argument.
 USAGE: Final = 2
-#: A worker answered with an error: it did not do what was asked.
+#: A worker replied with an error and did not run the command.
 REFUSED: Final = 65
 #: The broker or the result store cannot be reached.
 UNREACHABLE: Final = 68
-#: Nobody answered: no worker, or not in time; or a worker said that it is not live.
+#: No worker replied in time, or a worker reported that it is not live.
 UNAVAILABLE: Final = 69
-#: A defect of ours, or of a plugin: the traceback goes with it.
+#: A defect of the framework or of a plugin; its traceback is printed.
 SOFTWARE: Final = 70
-#: A file cannot be written, a port or pidfile is taken.
+#: A file cannot be written, or a port or pidfile is in use.
 CANT_CREATE: Final = 73
-#: Some workers answered, and some that are known to be there did not; or a worker lives, and is not ready.
+#: Some of the known workers did not reply, or a worker is live but not ready.
 INCOMPLETE: Final = 75
 #: The configuration, the application or the choice of plugins is wrong; respawning will not help.
 CONFIG: Final = 78

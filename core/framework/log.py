@@ -1,15 +1,15 @@
-"""Loggers for tasks."""
+"""Loggers for use inside tasks."""
 
 from __future__ import annotations
 
 import logging
 
-#: The parent of all of them; the worker formats its records with the name and id of the running task.
+#: Name of the parent of all task loggers; the worker adds the name and id of the running task to its records.
 TASK_LOGGER = "framework.task"
 
 
 def get_task_logger(name: str) -> logging.Logger:
-    """Return a logger for use inside tasks; in a worker its lines carry the task's name and id.
+    """Return a logger for use inside tasks; in a worker its lines show the task's name and id.
 
     `name` is conventionally ``__name__``.
     """

@@ -1,13 +1,13 @@
-"""Messages: Celery's task protocol 2 (and 1 on the way in), in kombu's JSON envelope.
+"""Messages: Celery's task protocol 2 (incoming also 1), in kombu's JSON envelope.
 
-A message has two shapes on its way through the worker, both of which `marshal` can carry to a child:
+A message has one of two shapes in the worker; `marshal` can pass both to a child:
 
 * ``bytes``: the JSON envelope of kombu's virtual transports (Redis, SQLite, memory):
   ``{"body": base64, "content-encoding", "content-type", "headers": {...}, "properties": {...}}``;
-* `Parts`: what AMQP hands over already taken apart.
+* `Parts`: the separate parts of an AMQP message.
 
-The worker's main process reads only the `Head` of either (`read_head`): the few headers it decides by.
-The body is decoded where it runs (`read`, then `framework.wire.serialization`).
+The worker's main process decodes only the `Head` of a message (`read_head`), the few headers that it decides by.
+The process that runs the task decodes the body (`read`, then `framework.wire.serialization`).
 
 Source: the protocol as published by Celery 5 (task protocol 2) and kombu's virtual transports.
 """
@@ -23,11 +23,11 @@ import msgspec
 
 from framework.exceptions import MessageUndecodable
 
-#: ``(headers, properties, content_type, content_encoding, body)``. Both dicts hold only what `marshal` can carry;
-#: `properties` has the keys of the envelope's: correlation_id, reply_to, priority, delivery_info, ….
+#: ``(headers, properties, content_type, content_encoding, body)``. Both dicts hold only types that `marshal` supports;
+#: `properties` has the same keys as in the envelope: correlation_id, reply_to, priority, delivery_info, ….
 Parts: TypeAlias = tuple[dict[str, Any], dict[str, Any], str, str, bytes]
 
-#: A message as the worker moves it about without looking inside.
+#: An undecoded message.
 Payload: TypeAlias = bytes | Parts
 
 JSON: Final = "application/json"
@@ -35,7 +35,7 @@ UTF8: Final = "utf-8"
 
 
 class DeliveryInfo(msgspec.Struct, gc=False):
-    """Where a message was published to."""
+    """The exchange and routing key of a message, and whether it was redelivered."""
 
     exchange: str | None = None
     routing_key: str | None = None
@@ -43,7 +43,7 @@ class DeliveryInfo(msgspec.Struct, gc=False):
 
 
 class HeadProperties(msgspec.Struct, gc=False):
-    """The message properties that the main process decides by."""
+    """The message properties that the main process reads."""
 
     correlation_id: str | None = None
     reply_to: str | None = None
@@ -52,7 +52,7 @@ class HeadProperties(msgspec.Struct, gc=False):
 
 
 class HeadHeaders(msgspec.Struct, gc=False):
-    """The task headers that the main process decides by; everything else stays undecoded."""
+    """The task headers that the main process reads; the others stay undecoded."""
 
     task: str | None = None
     id: str | None = None
@@ -63,7 +63,7 @@ class HeadHeaders(msgspec.Struct, gc=False):
     timelimit: tuple[float | None, float | None] | None = None
     ignore_result: bool | None = None
     redelivered: bool | None = None
-    #: Ours: how often a broker that does not count by itself has handed this message out before.
+    #: Our header: earlier deliveries of this message, for brokers that do not count them.
     deliveries: int | None = None
 
 
@@ -75,7 +75,7 @@ class Head(msgspec.Struct, gc=False):
 
 
 class Incoming(msgspec.Struct, gc=False):
-    """A whole message, its body still encoded."""
+    """A message with decoded headers and an encoded body."""
 
     headers: dict[str, Any]
     properties: dict[str, Any]
@@ -88,7 +88,7 @@ class Outgoing(msgspec.Struct, gc=False):
     """A message to publish.
 
     `exchange` ``""`` with `routing_key` = queue name goes straight to that queue. `expiration` is in milliseconds.
-    `delivery_mode` 2 is persistent, 1 transient. `properties` are merged into the message's.
+    `delivery_mode` 2 is persistent, 1 transient. `properties` are added to the properties of the message.
     """
 
     body: bytes
@@ -107,7 +107,7 @@ class Outgoing(msgspec.Struct, gc=False):
 
 
 class _Envelope(msgspec.Struct, gc=False):
-    """The JSON envelope, as read."""
+    """The JSON envelope, decoded."""
 
     body: str = ""
     content_type: str = msgspec.field(name="content-type", default=JSON)
@@ -119,14 +119,14 @@ class _Envelope(msgspec.Struct, gc=False):
 _decode_head = msgspec.json.Decoder(Head).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 _encode = msgspec.json.Encoder().encode
-#: What malformed bytes may raise: wrong JSON, wrong types, too many levels.
+#: Exceptions for malformed bytes: wrong JSON, wrong types, too deep nesting.
 _MALFORMED: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, ValueError)
 
 
 def read_head(payload: Payload) -> Head:
-    """Decode the part of `payload` that the main process needs.
+    """Decode the headers and properties of `payload` that the main process needs.
 
-    Raises `MessageUndecodable` when it is no envelope, or a header it needs has a wrong type.
+    Raises `MessageUndecodable` if `payload` is no envelope, or one of these headers has a wrong type.
     """
     try:
         if type(payload) is bytes:
@@ -138,7 +138,7 @@ def read_head(payload: Payload) -> Head:
 
 
 def read(payload: Payload) -> Incoming:
-    """Take `payload` apart, leaving the body encoded. Raises `MessageUndecodable`."""
+    """Decode `payload` but not its body. Raises `MessageUndecodable`."""
     if type(payload) is not bytes:
         headers, properties, content_type, content_encoding, body = payload
         return Incoming(headers, properties, content_type, content_encoding, body)  # type: ignore[arg-type]
@@ -184,7 +184,7 @@ def to_envelope(message: Outgoing, delivery_tag: str) -> bytes:
 
 
 def as_envelope(payload: Payload) -> bytes:
-    """Return `payload` as a JSON envelope, whatever transport it came from (dead letters are kept in this form)."""
+    """Return `payload` of any transport as a JSON envelope, the form in which dead letters are stored."""
     if type(payload) is bytes:
         return payload
     headers, properties, content_type, content_encoding, body = payload
@@ -199,22 +199,24 @@ def as_envelope(payload: Payload) -> bytes:
     )
 
 
-#: The header that counts how often a message was handed back by workers without its task, and says until when the last
-#: one leaves it alone: ``{"times": 2, "until": 1763726400.5}``.
+#: Header of a message that workers without its task have requeued: how often, and the time (s since the epoch) before
+#: which the last of them does not requeue it again: ``{"times": 2, "until": 1763726400.5}``.
 HANDED_BACK: Final = "handed_back"
-#: Headers that belong to the deliveries a message has had, not to the message.
-_WORN: Final = frozenset({"deliveries", "redelivered", "x-delivery-count", "x-death", HANDED_BACK})
-#: Properties that publishing sets anew.
-_TRANSPORTS_OWN: Final = frozenset({"body_encoding", "delivery_info", "delivery_tag", "delivery_mode", "priority"})
+#: Headers about earlier deliveries of a message.
+_DELIVERY_HEADERS: Final = frozenset({"deliveries", "redelivered", "x-delivery-count", "x-death", HANDED_BACK})
+#: Properties that are set when a message is published.
+_PUBLISHING_PROPERTIES: Final = frozenset(
+    {"body_encoding", "delivery_info", "delivery_tag", "delivery_mode", "priority"}
+)
 
 
 def again(payload: Payload, queue: str, changes: Mapping[str, Any] | None = None) -> Outgoing:
-    """Return the message in `payload` as one for `queue` that was never delivered, `changes` made to its headers.
+    """Return the message in `payload` as a new message for `queue`, its headers updated with `changes`.
 
     Raises `MessageUndecodable`.
     """
     found = read(payload)
-    headers = {name: value for name, value in found.headers.items() if name not in _WORN}
+    headers = {name: value for name, value in found.headers.items() if name not in _DELIVERY_HEADERS}
     priority = found.properties.get("priority")
     return Outgoing(
         body=found.body,
@@ -222,17 +224,17 @@ def again(payload: Payload, queue: str, changes: Mapping[str, Any] | None = None
         routing_key=queue,
         content_type=found.content_type,
         content_encoding=found.content_encoding,
-        # Transports place a message by it.
+        # Transports choose the place in the queue by the argument `priority`, not by the properties.
         priority=priority if isinstance(priority, int) else None,
-        properties={name: value for name, value in found.properties.items() if name not in _TRANSPORTS_OWN},
+        properties={name: value for name, value in found.properties.items() if name not in _PUBLISHING_PROPERTIES},
     )
 
 
 def mark_redelivered(envelope: bytes, deliveries: int) -> bytes:
     """Return `envelope` with the redelivered flags set and our `deliveries` header at `deliveries`.
 
-    Everything else, unknown keys included, stays as it was. Bytes that are no envelope come back unchanged:
-    whoever takes them next will dead-letter them.
+    All other keys, also unknown ones, stay as they are. Bytes that are no envelope are returned unchanged: their next
+    consumer moves them to the dead-letter queue.
     """
     try:
         document = msgspec.json.decode(envelope)
@@ -246,7 +248,7 @@ def mark_redelivered(envelope: bytes, deliveries: int) -> bytes:
 
 
 def delivery_count(envelope: bytes) -> int:
-    """Return how often `envelope` was handed out before, by its `deliveries` header (0 when it says nothing)."""
+    """Return the number of earlier deliveries of `envelope`, from its `deliveries` header; 0 without the header."""
     try:
         return _decode_head(envelope).headers.deliveries or 0
     except _MALFORMED:

@@ -1,4 +1,4 @@
-"""Door for `celery.utils.nodenames.worker_direct`: the queue of one worker, see `framework.client.routing`."""
+"""Door for `celery.utils.nodenames.worker_direct`: a worker's own queue, see `framework.client.routing`."""
 
 from __future__ import annotations
 

@@ -159,11 +159,11 @@ def test_no_smallest_size_is_one_slot():
     ("text", "message"),
     [
         ("", "MAX,MIN like 10,3"),
-        ("many", "and is 'many'"),
+        ("many", "autoscale is 'many'"),
         ("3,2,1", "MAX,MIN like 10,3"),
-        ("0", "largest size of the pool is 0, and must be at least 1"),
-        ("-1,3", "smallest size of the pool is -1, and must be at least 0"),
-        ("20000", "must be at most 10000"),
+        ("0", "largest size of the pool is 0; wanted at least 1"),
+        ("-1,3", "smallest size of the pool is -1; wanted at least 0"),
+        ("20000", "wanted at most 10000"),
     ],
 )
 def test_other_sizes_are_refused(text, message):

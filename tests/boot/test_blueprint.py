@@ -132,7 +132,7 @@ def test_a_step_that_may_be_missing_is_left_out_and_the_rest_starts(rec, caplog)
     graph.start()
     assert rec.log == ["start a", "start b", "stop b", "close b", "start c"]
     assert graph.degraded == {"b": "could not start: no"}
-    assert "Going on without the step 'b' of acme 1.0: no" in caplog.text
+    assert "Continuing without the step 'b' of acme 1.0: no" in caplog.text
     graph.stop(0)
     assert rec.log[5:] == ["stop c", "stop a", "close c", "close a"]
 

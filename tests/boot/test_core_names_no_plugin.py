@@ -30,6 +30,8 @@ OF_CORE = {"kombu", "msgspec"}
 ALLOWED: dict[str, set[str] | None] = {
     # What Celery's configurations and the manual call things, known before any plugin is loaded.
     "_config/urls.py": None,
+    # The config table [redis], which Celery's settings of that name fill.
+    "_config/tables/unused.py": {"redis"},
     # The log of a library that kombu brings, whatever the broker is.
     "worker/process/logs.py": {"amqp"},
 }

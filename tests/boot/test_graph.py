@@ -57,7 +57,7 @@ def test_a_gap_names_step_origin_and_a_close_name():
 
 
 def test_a_gap_tells_why_the_step_stays_out():
-    with pytest.raises(GraphGap, match="requires 'db', which stays out: no --statedb"):
+    with pytest.raises(GraphGap, match="requires 'db', which does not run: no --statedb"):
         arrange([node("user", "db")], absent={"db": "no --statedb"})
 
 

@@ -110,7 +110,7 @@ def test_config_check_says_what_is_wrong(run, tmp_path):
     (tmp_path / "framework.toml").write_text("[worker]\npol = 'solo'\n")
     code, _, err = run("config", "check")
     assert code == exitcodes.CONFIG
-    assert "framework.toml, line 2: there is no setting pol in [worker]; did you mean pool?" in err
+    assert "framework.toml, line 2: unknown setting pol in [worker]; did you mean pool?" in err
 
 
 # ---------------------------------------------------------------- plugins
@@ -261,7 +261,7 @@ def test_what_is_not_there_yet_is_refused_in_words(run, flag):
         (["--time-limit", "x"], 78, "option --time-limit: [task] time_limit is 'x'; wanted a number > 0"),
         (["-l", "loud"], 78, "option --loglevel: [worker] loglevel is 'loud'; wanted one of"),
         (["foo"], 2, "unexpected argument foo; settings are given as worker.key=value"),
-        (["worker.pol=1"], 78, "argument worker.pol=1: there is no setting worker.pol; did you mean worker_pool?"),
+        (["worker.pol=1"], 78, "argument worker.pol=1: unknown setting worker.pol; did you mean worker_pool?"),
         (["-P", "preforkk"], 78, "no pool named 'preforkk' is installed; did you mean 'prefork'?"),
     ],
 )

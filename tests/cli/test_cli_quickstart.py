@@ -109,7 +109,7 @@ def test_without_a_worker(run):
     [
         (["inspect", "pings"], "there is no inspect command pings; did you mean ping?"),
         (["inspect", "shutdown"], "there is no inspect command shutdown (framework inspect --list shows all)"),
-        (["inspect", "ping", "x"], "the command is ping, and x is too much"),
+        (["inspect", "ping", "x"], "unexpected argument x; the command is ping"),
         (["call", "x", "-a", "2"], "'2' is not a JSON list; wanted something like '[2, 3]'"),
         (["call", "x", "-k", "[2]"], "'[2]' is not a JSON object; wanted something like '{\"x\": 2}'"),
         (["call", "x", "--eta", "soon"], "'soon' is not a date; wanted something like 2030-01-31T12:00:00Z"),

@@ -158,29 +158,29 @@ def test_a_named_file_that_does_not_exist(here):
     ("text", "problem"),
     [
         ("app = 1\n", "framework.toml, line 1: app is 1; wanted a string, or nothing"),
-        ("\n[worker]\npol = 'x'\n", "framework.toml, line 3: there is no setting pol in [worker]; did you mean pool?"),
+        ("\n[worker]\npol = 'x'\n", "framework.toml, line 3: unknown setting pol in [worker]; did you mean pool?"),
         ("[worker]\nconcurrency = 'x'\n", "framework.toml, line 2: [worker] concurrency is 'x'; wanted a whole number"),
-        ("[wroker]\n", "framework.toml, line 1: there is no table [wroker]; did you mean worker?"),
-        ("appp = 'x'\n", "framework.toml, line 1: there is no setting appp; did you mean app?"),
+        ("[wroker]\n", "framework.toml, line 1: unknown table [wroker]; did you mean worker?"),
+        ("appp = 'x'\n", "framework.toml, line 1: unknown setting appp; did you mean app?"),
         ("worker = 3\n", "framework.toml, line 1: worker is 3; wanted a table, [worker]"),
         (
             "[task]\nconcurrency = 3\n",
-            "framework.toml, line 2: there is no setting concurrency in [task]; did you mean",
+            "framework.toml, line 2: unknown setting concurrency in [task]; did you mean",
         ),
         ("[task\n", "framework.toml, line 1: not valid TOML: Expected"),
         ("[task]\nx = \n", "framework.toml, line 2: not valid TOML: Invalid value"),
         ("[broker]\nurl_file = 3\n", "framework.toml, line 2: [broker] url_file is 3; wanted the path of a file"),
         ("[broker]\nurl_file = 'nope'\n", "framework.toml, line 2: cannot read nope: No such file or directory"),
-        ("[worker]\npool_file = 'x'\n", "there is no setting pool_file in [worker]"),
+        ("[worker]\npool_file = 'x'\n", "unknown setting pool_file in [worker]"),
         (
             "[nodes.w1]\nqueus = ['a']\n",
-            "framework.toml, line 2: there is no worker setting queus; did you mean queues?",
+            "framework.toml, line 2: unknown worker setting queus; did you mean queues?",
         ),
         ("[nodes.w1]\nconcurrency = 0\n", "framework.toml, line 2: [worker] concurrency is 0; wanted"),
-        ("[task.publish_retry_policy]\nmax_retris = 1\n", "there is no key max_retris; did you mean max_retries?"),
+        ("[task.publish_retry_policy]\nmax_retris = 1\n", "unknown key max_retris; did you mean max_retries?"),
         (
             "[task.publish_retry_policy]\nmax_retries = 'x'\n",
-            "max_retries is 'x', wanted a whole number >= 0, or nothing",
+            "max_retries is 'x'; wanted a whole number >= 0, or nothing",
         ),
         ("[transport]\nredis = 1\n", "transport is {'redis': 1}; wanted a table of tables, as in [transport.name]"),
     ],
@@ -221,7 +221,7 @@ about = """
 pool = 1
 """
 '''
-    with pytest.raises(ConfigError, match="line 2: there is no setting about"):
+    with pytest.raises(ConfigError, match="line 2: unknown setting about"):
         read(text)
     with pytest.raises(ConfigError, match=r"line 3: .*concurrency"):
         read("# [worker]\napp = 'x'\nworker.concurrency = 'x'\n")
@@ -258,7 +258,7 @@ def test_the_guides_variable_for_the_watcher(here):
         (
             "FRAMEWORK_WORKER_CONCURENCY",
             "3",
-            "environment variable FRAMEWORK_WORKER_CONCURENCY: there is no such setting; "
+            "environment variable FRAMEWORK_WORKER_CONCURENCY: unknown setting; "
             "did you mean FRAMEWORK_WORKER_CONCURRENCY?",
         ),
         (

@@ -234,7 +234,7 @@ def test_no_task_is_lost_or_repeated_over_it(scaled, ledger_path):
     ("args", "message"),
     [
         (("-P", "solo", "--autoscale", "3,1"), "the pool 'solo' has a fixed size and cannot be scaled"),
-        (("--autoscale", "many"), "autoscale must be two sizes, MAX,MIN like 10,3, or MAX alone, and is 'many'"),
+        (("--autoscale", "many"), "autoscale is 'many'; wanted two sizes, MAX,MIN like 10,3, or MAX alone"),
         (("--autoscale", "3,1", "--autoscaler", "queues"), "no autoscaler named 'queues' is installed; did you mean"),
         (("--autoscale", "3,1", "--autoscaler", "nowhere:Class"), "cannot be imported: No module named 'nowhere'"),
         (("--autoscale", "3,1", "--autoscaler", "custom_scaling:Nothing"), "is no subclass of framework.worker"),

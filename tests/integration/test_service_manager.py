@@ -91,7 +91,7 @@ def test_the_watchdog_of_another_process_is_left_alone(manager, redis_url, start
 
 def test_a_manager_that_is_not_there_fails_nothing(tmp_path, redis_url, start_worker):
     worker = start_worker("-P", "solo", broker=redis_url, env={"NOTIFY_SOCKET": str(tmp_path / "nobody")})
-    worker.wait_line("Going on without the step 'notify'")
+    worker.wait_line("Continuing without the step 'notify'")
     assert worker.stop() == 0
 
 

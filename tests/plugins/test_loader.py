@@ -93,7 +93,7 @@ def test_an_import_that_raises_is_named(site):
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("Store = 42", r"must be a subclass of framework\.api\.result_store\.ResultStore, and is 42"),
+        ("Store = 42", r"must be a subclass of framework\.api\.result_store\.ResultStore, but is 42"),
         (
             "from framework.api.result_store import ResultStore\nclass Store(ResultStore): ...",
             "must implement display_url, fetch, forget, store, wait",

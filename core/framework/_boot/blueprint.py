@@ -1,13 +1,12 @@
 """A blueprint: a set of steps that starts and stops as one.
 
-1. Asks each step whether it takes part, and remembers why not.
-2. Starts them in the graph's order. If one fails, it stops those that had started, in reverse, and raises `StepFailed`;
-   a step whose policy is ``degrade`` is left out instead.
-3. Stops them in reverse under one deadline: `stop` for all, then `close` for all. Stopping twice, or before a start,
-   is harmless.
-4. `blueprint` makes one of the built-in steps and those that other distributions bring (entry points of
-   ``framework.steps``).
-5. Holds the board on which steps leave what others need, and hands out only what a step said that it requires.
+1. Asks each step whether it is enabled, and keeps the reason if it is not.
+2. Starts the steps in the graph's order. If one fails, the blueprint stops the started steps in reverse order and
+   raises `StepFailed`; a step whose policy is ``degrade`` is left out instead.
+3. Stops the steps in reverse order under one deadline: `stop` for all, then `close` for all. Stopping twice, or before
+   a start, is harmless.
+4. `blueprint` makes a blueprint of the built-in steps and the installed ones (entry points of ``framework.steps``).
+5. Holds the board on which steps share objects; a step can read only the names that it requires.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ State = Literal["new", "starting", "started", "failed", "stopping", "stopped"]
 
 
 class StepState(msgspec.Struct, kw_only=True):
-    """A step with who brought it and what became of it."""
+    """A step, its origin, and whether it runs."""
 
     step: Step
     origin: str
-    #: Why it stays out; None: it takes part.
+    #: Why the step does not run; None: it runs.
     absent: str | None = None
     began: bool = False
 
     @property
     def node(self) -> GraphNode:
-        """The step as the graph sees it."""
+        """The graph node of the step."""
         step = self.step
         return GraphNode(
             name=step.name,
@@ -52,14 +51,14 @@ class StepState(msgspec.Struct, kw_only=True):
 
 
 class Blueprint:
-    """Steps, put in order, started and stopped."""
+    """A set of steps that starts and stops as one."""
 
     def __init__(
         self, name: str, parts: Iterable[StepState], settings: Any, given: Mapping[str, Any] | None = None
     ) -> None:
-        """Ask every step whether it takes part, and order those that do.
+        """Order the steps that are enabled with `settings`.
 
-        `given` is on the board from the beginning, for every step. Raises `GraphError` (see `framework._boot.graph`).
+        `given` is on the board before the first step starts. Raises `GraphError` (see `framework._boot.graph`).
         """
         self.name = name
         self.state: State = "new"
@@ -77,18 +76,18 @@ class Blueprint:
     def start(self) -> None:
         """Start every step in order.
 
-        Raises `StepFailed` from what a required step raised, or that itself if it is a `FrameworkError`.
+        If a required step fails, raises its error when that is a `FrameworkError`, else `StepFailed` from it.
         """
         self.state = "starting"
         for part in self.order:
             try:
                 self._start(part)
-            except Exception as error:  # whatever a step raises, what had started must stop again
+            except Exception as error:  # whatever a step raises, the started steps must be stopped
                 if part.step.policy == "degrade":
                     self._leave_out(part, error)
                     continue
                 self.state = "failed"
-                self._wind_down(0.0)
+                self._stop_started(0.0)
                 if isinstance(error, FrameworkError):
                     raise
                 raise StepFailed(
@@ -107,47 +106,47 @@ class Blueprint:
         part.step.start(_StepBoard(self, part.step))
 
     def _leave_out(self, part: StepState, error: Exception) -> None:
-        logger.error("Going on without the step %r of %s: %s", part.step.name, part.origin, error)
+        logger.error("Continuing without the step %r of %s: %s", part.step.name, part.origin, error)
         part.absent = f"could not start: {error}"
         if part.began:
             part.began = False
-            self._quietly(part, "stop", 0.0)
-            self._quietly(part, "close")
+            self._call_and_log(part, "stop", 0.0)
+            self._call_and_log(part, "close")
 
     @property
     def degraded(self) -> dict[str, str]:
-        """The steps that should run and do not, with the reason."""
+        """The steps that failed to start, by name, with the reason."""
         return {part.step.name: part.absent for part in self.order if part.absent is not None}
 
     def stop(self, deadline: float) -> None:
-        """Stop what had started, in reverse, by `deadline` (monotonic seconds); then close it."""
+        """Stop the started steps in reverse order by `deadline` (monotonic seconds), then close them."""
         if self.state in ("started", "starting"):
             self.state = "stopping"
-            self._wind_down(deadline)
+            self._stop_started(deadline)
             self.state = "stopped"
 
-    def _wind_down(self, deadline: float) -> None:
+    def _stop_started(self, deadline: float) -> None:
         began = [part for part in reversed(self.order) if part.began]
-        # All are stopped before any is closed: a step may still need a requirement while it stops gently.
+        # All are stopped before any is closed: a step may need its requirements until it has stopped.
         for part in began:
-            self._quietly(part, "stop", deadline)
+            self._call_and_log(part, "stop", deadline)
         for part in began:
-            self._quietly(part, "close")
+            self._call_and_log(part, "close")
             part.began = False
 
-    def _quietly(self, part: StepState, verb: str, *arguments: float) -> None:
+    def _call_and_log(self, part: StepState, verb: str, *arguments: float) -> None:
         logger.debug("%s: %s %s", self.name, verb, part.step.name)
         try:
             getattr(part.step, verb)(*arguments)
-        except Exception:  # one step's failure to stop must not keep the others running
+        except Exception:  # the other steps must be stopped all the same
             logger.exception("The step %r of %s failed to %s", part.step.name, part.origin, verb)
 
     def get(self, name: str) -> Any:
-        """Return what was provided as `name`, for whoever runs the blueprint. Raises `GraphError`."""
+        """Return the object that was provided as `name`. Raises `GraphError` if no step has provided it."""
         for board in (self._board, self._given):
             if name in board:
                 return board[name]
-        raise GraphError(f"nothing has provided {name!r} in the {self.name} graph")
+        raise GraphError(f"no step of the {self.name} graph has provided {name!r}")
 
     def info(self) -> dict[str, Any]:
         """Return the `info` of every started step, merged."""
@@ -159,7 +158,7 @@ class Blueprint:
 
 
 class _StepBoard:
-    """The board as one step may use it."""
+    """The board, limited to the names that one step declares."""
 
     def __init__(self, blueprint: Blueprint, step: Step) -> None:
         self._blueprint = blueprint
@@ -176,7 +175,7 @@ class _StepBoard:
     def find(self, name: str) -> Any:
         step = self._step
         if name not in step.after:
-            raise GraphError(f"the step {step.name!r} looked for {name!r} without naming it in its `after`")
+            raise GraphError(f"the step {step.name!r} asked for {name!r} without naming it in its `after`")
         return self._blueprint.get(name) if self._has(name) else None
 
     def put(self, name: str, value: Any) -> None:
@@ -191,22 +190,22 @@ class _StepBoard:
         return name in self._blueprint._board or name in self._blueprint._given
 
 
-# ---------------------------------------------------------------- which steps there are
+# ---------------------------------------------------------------- built-in and installed steps
 
 ORIGIN = f"framework {__version__}"
 
 
 class GraphSource(NamedTuple):
-    """What a graph is made of, as far as the worker brings it."""
+    """The built-in steps of a graph and the names on its board before it starts."""
 
     name: Literal["worker", "consumer"]
     built_in: Sequence[Step]
-    #: What whoever starts the graph puts on its board.
+    #: Names that the starter of the graph puts on the board.
     given: tuple[str, ...]
 
 
-def parts(graph: Literal["worker", "consumer"], built_in: Iterable[Step]) -> list[StepState]:
-    """Return the steps of `graph`: `built_in`, then those of other distributions."""
+def _installed_steps(graph: Literal["worker", "consumer"], built_in: Iterable[Step]) -> list[StepState]:
+    """Return the steps of `graph`: `built_in`, then the installed ones."""
     found = [StepState(step=step, origin=getattr(step, "origin", ORIGIN)) for step in built_in]
     for info in catalog.plugins("step"):
         step_type = loader.load("step", info.name)
@@ -221,5 +220,5 @@ def blueprint(
     settings: Any,
     given: dict[str, Any] | None = None,
 ) -> Blueprint:
-    """Put the steps of `graph` in order. Raises `GraphError`."""
-    return Blueprint(graph, parts(graph, built_in), settings, given)
+    """Return a blueprint of the built-in and installed steps of `graph`. Raises `GraphError`."""
+    return Blueprint(graph, _installed_steps(graph, built_in), settings, given)

@@ -1,4 +1,4 @@
-"""The catalog: which plugins are installed. It reads distributions' metadata and imports none of them."""
+"""The catalog of installed plugins. It reads the metadata of distributions and imports no plugin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PluginInfo(msgspec.Struct, frozen=True, order=True):
 
     family: str
     name: str
-    #: ``module:object`` that it is loaded from.
+    #: Where the plugin is loaded from: ``module:object``.
     target: str
     distribution: str
     version: str
@@ -43,7 +43,7 @@ def _by_group() -> dict[str, tuple[PluginInfo, ...]]:
 
 
 def plugins(family: str | None = None) -> list[PluginInfo]:
-    """Return every installed plugin, of `family` or of all, sorted by family and name."""
+    """Return every installed plugin, of `family` or of all families, sorted by family and name."""
     groups = _by_group()
     if family is not None:
         return list(groups[family])
@@ -51,14 +51,14 @@ def plugins(family: str | None = None) -> list[PluginInfo]:
 
 
 def find(family: str, name: str) -> list[PluginInfo]:
-    """Return the plugins of `family` called `name`: none, one, or several in conflict."""
+    """Return the plugins of `family` called `name`; more than one is a conflict."""
     return [info for info in plugins(family) if info.name == name]
 
 
 def refresh() -> None:
-    """Read the metadata again: a distribution may have been installed while this process runs."""
+    """Forget the metadata, so that the next call sees distributions installed since."""
     _by_group.cache_clear()
-    # stevedore keeps the entry points of a group for the life of the process, too. Imported here for the start-up time.
+    # stevedore caches the entry points of a group, too. Imported here to keep the start fast.
     from stevedore.extension import ExtensionManager
 
     ExtensionManager.ENTRY_POINT_CACHE.clear()

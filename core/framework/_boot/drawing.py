@@ -1,4 +1,4 @@
-"""Drawings of the boot graphs: text, DOT, Mermaid, SVG, and the reasons why a step runs or does not."""
+"""Drawings of the boot graphs as text, DOT, Mermaid or SVG; the text can explain why each step runs or does not."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class StepBox(msgspec.Struct, frozen=True):
     name: str
     origin: str
     requires: tuple[str, ...]
-    #: Why it stays out; None: it runs.
+    #: Why the step does not run; None: it runs.
     absent: str | None
-    #: Position in the order of the start, from 1; 0 for one that stays out.
+    #: Position in the start order, from 1; 0: the step does not run.
     order: int
 
     @property
     def label(self) -> str:
-        """The name and, where a plugin was chosen for the step, the plugin's."""
+        """The step's name, followed by the name of the plugin that was chosen for it, if any."""
         chosen, of, _ = self.origin.partition(" of ")
         return f"{self.name}: {chosen.partition(' ')[2]}" if of else self.name
 
@@ -37,12 +37,12 @@ class Drawing(msgspec.Struct, frozen=True):
 
     name: str
     boxes: tuple[StepBox, ...]
-    #: ``(step, step that it requires)``.
+    #: Pairs ``(step, required step)``.
     edges: tuple[tuple[str, str], ...]
 
 
 def drawings(sources: Iterable[GraphSource], settings: Any) -> list[Drawing]:
-    """Return the graphs of `sources` for `settings`, without starting anything. Raises `GraphError`."""
+    """Return the graphs of `sources` for `settings`; starts nothing. Raises `GraphError`."""
     return [
         _drawing(blueprint(source.name, source.built_in, settings, dict.fromkeys(source.given))) for source in sources
     ]
@@ -60,7 +60,7 @@ def _box(part: StepState, order: int) -> StepBox:
 
 
 def render(drawing: Drawing, form: Format, explain: bool = False) -> str:
-    """Return `drawing` as text in `form`; `explain` (text only) adds why each step runs or does not."""
+    """Return `drawing` in the format `form`; `explain` (text only) adds why each step runs or does not."""
     if form == "dot":
         return _dot(drawing)
     if form == "mermaid":
@@ -71,24 +71,24 @@ def render(drawing: Drawing, form: Format, explain: bool = False) -> str:
 
 
 def _text(drawing: Drawing, explain: bool) -> str:
-    lines = [f"{drawing.name} graph, in the order of the start"]
+    lines = [f"{drawing.name} graph, in start order"]
     width = max(len(box.name) for box in drawing.boxes)
     for box in drawing.boxes:
         if box.absent is None:
             needs = f"  after {', '.join(box.requires)}" if box.requires else ""
             lines.append(f"{box.order:>4}. {box.name:<{width}}{needs}")
             if explain:
-                wanted_by = [name for name, needed in drawing.edges if needed == box.name]
-                lines.append(f"      {'':<{width}}  runs: brought by {box.origin}; " + _wanted(wanted_by))
+                dependents = [name for name, needed in drawing.edges if needed == box.name]
+                lines.append(f"      {'':<{width}}  runs: provided by {box.origin}; " + _required_by(dependents))
         elif explain:
-            lines.append(f"   -  {box.name:<{width}}  does not run: {box.absent} (brought by {box.origin})")
+            lines.append(f"   -  {box.name:<{width}}  does not run: {box.absent} (provided by {box.origin})")
         else:
             lines.append(f"   -  {box.name:<{width}}  does not run")
     return "\n".join(lines) + "\n"
 
 
-def _wanted(by: Sequence[str]) -> str:
-    return f"required by {', '.join(by)}" if by else "nothing requires it"
+def _required_by(dependents: Sequence[str]) -> str:
+    return f"required by {', '.join(dependents)}" if dependents else "no step requires it"
 
 
 def _dot(drawing: Drawing) -> str:
@@ -112,14 +112,14 @@ def _mermaid(drawing: Drawing) -> str:
 # ---------------------------------------------------------------- SVG
 
 _WIDTH, _HEIGHT, _GAP, _MARGIN = 170, 30, 12, 16
-#: How far an arc bulges for each step that it passes.
+#: Pixels that an arc bulges for each step that it passes.
 _BULGE = 22
 
 
 def _svg(drawing: Drawing) -> str:
-    """Draw the steps below each other in the order of the start, and requirements as arcs beside them.
+    """Draw the steps below each other in start order, and requirements as arcs beside them.
 
-    A graph of levels would be wider and flatter; but most steps here need many others, and its lines run through boxes.
+    A layered layout does not suit: most steps require many others, so its lines would cross boxes.
     """
     rows = {box.name: row for row, box in enumerate(drawing.boxes)}
     longest = max((abs(rows[name] - rows[needed]) for name, needed in drawing.edges), default=1)
@@ -139,7 +139,7 @@ def _svg(drawing: Drawing) -> str:
     ]
     for name, needed in drawing.edges:
         bulge = right + abs(rows[name] - rows[needed]) * _BULGE
-        # Arrows leave a box a little above its middle and reach one a little below: they do not cover each other.
+        # Arrows start above the middle of a box and end below it, so that they do not cover each other.
         start, end = middle(name) - 5, middle(needed) + 5
         parts.append(
             f'<path d="M{right} {start} C{bulge} {start} {bulge} {end} {right} {end}" fill="none" stroke="#88a" '

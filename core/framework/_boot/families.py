@@ -1,4 +1,4 @@
-"""The plugin families: one word, one entry-point group, one contract each."""
+"""The plugin families, each with its name, entry-point group and contract."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import msgspec
 class PluginFamily(msgspec.Struct, frozen=True):
     """A kind of plugin."""
 
-    #: The word used for it everywhere: config table, docs page, contract module in `framework.api`.
+    #: Also the name of the config table, the docs page and the contract module in `framework.api`.
     name: str
     #: Entry-point group.
     group: str
     #: ``module:class`` of the contract; "" where the contract is not a class.
     contract: str
-    #: How a user chooses one, for texts.
+    #: How a user chooses a plugin of this family, for error texts.
     chosen_by: str
 
 

@@ -1,8 +1,8 @@
 """The dependency graph of steps.
 
-1. Orders steps so that everything comes after what it requires (`graphlib`).
-2. A requirement that nothing provides, a name taken twice, or a circle is an error that prints the whole chain and says
-   which distribution brought each link.
+1. Orders steps so that each step follows its requirements (`graphlib`).
+2. A requirement that no step provides, a name provided twice, or a cycle is an error that names the steps and their
+   distributions.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from framework.exceptions import GraphCycle, GraphError, GraphGap
 
 
 class GraphNode(msgspec.Struct, frozen=True, kw_only=True):
-    """A step as the graph sees it."""
+    """A step in the graph: its name and dependencies."""
 
     name: str
     requires: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     provides: tuple[str, ...] = ()
-    #: Who brought it: distribution and version.
+    #: Distribution and version that provide the step.
     origin: str
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Everything that others may require of it."""
+        """The names under which other steps can require this one."""
         return (self.name, *self.provides)
 
 
 def arrange(nodes: Iterable[GraphNode], absent: dict[str, str] | None = None) -> list[GraphNode]:
-    """Return `nodes` in an order in which each comes after what it requires; ties keep the order given.
+    """Return `nodes` ordered so that each follows its requirements; ties keep the order given.
 
-    `absent` maps the names of steps that stay out to the reason, for the text of an error.
+    `absent` maps the names of steps that do not run to the reason, for error texts.
     Raises `GraphCycle`, `GraphGap`, or `GraphError` for a name provided twice.
     """
     ordered = list(nodes)
@@ -45,11 +45,11 @@ def arrange(nodes: Iterable[GraphNode], absent: dict[str, str] | None = None) ->
     by_name = {node.name: node for node in ordered}
     sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter()
     for node in ordered:
-        needed = [_provider(node, want, providers, absent or {}) for want in node.requires]
-        wished = [providers[want] for want in node.after if want in providers]
+        needed = [_provider(node, required, providers, absent or {}) for required in node.requires]
+        optional = [providers[name] for name in node.after if name in providers]
         sorter.add(
             node.name,
-            *(other.name for other in (*needed, *wished) if other.name != node.name or other in needed),
+            *(other.name for other in (*needed, *optional) if other.name != node.name or other in needed),
         )
     try:
         sorter.prepare()
@@ -60,7 +60,7 @@ def arrange(nodes: Iterable[GraphNode], absent: dict[str, str] | None = None) ->
     ready: list[str] = []
     while sorter.is_active():
         ready.extend(sorter.get_ready())
-        # One at a time, the earliest given first: the order is the same on every start.
+        # One step at a time, in the order given: every start has the same order.
         ready.sort(key=position.__getitem__)
         name = ready.pop(0)
         sorter.done(name)
@@ -69,14 +69,14 @@ def arrange(nodes: Iterable[GraphNode], absent: dict[str, str] | None = None) ->
 
 
 def edges(nodes: Sequence[GraphNode]) -> list[tuple[str, str]]:
-    """Return ``(step, step that it requires)`` for every such pair among `nodes`, once."""
+    """Return the pairs ``(step, required step)`` among `nodes`, each once."""
     providers = _providers(nodes)
     return list(
         dict.fromkeys(
-            (node.name, providers[want].name)
+            (node.name, providers[needed].name)
             for node in nodes
-            for want in (*node.requires, *node.after)
-            if want in providers and providers[want].name != node.name
+            for needed in (*node.requires, *node.after)
+            if needed in providers and providers[needed].name != node.name
         )
     )
 
@@ -94,19 +94,19 @@ def _providers(nodes: Sequence[GraphNode]) -> dict[str, GraphNode]:
     return providers
 
 
-def _provider(node: GraphNode, want: str, providers: dict[str, GraphNode], absent: dict[str, str]) -> GraphNode:
-    if (provider := providers.get(want)) is not None:
+def _provider(node: GraphNode, required: str, providers: dict[str, GraphNode], absent: dict[str, str]) -> GraphNode:
+    if (provider := providers.get(required)) is not None:
         return provider
-    if want in absent:
-        why = f"which stays out: {absent[want]}"
+    if required in absent:
+        why = f"which does not run: {absent[required]}"
     else:
-        close = difflib.get_close_matches(want, providers, n=1)
-        why = "which nothing provides" + (f"; did you mean {close[0]!r}?" if close else "")
-    raise GraphGap(f"the step {node.name!r} of {node.origin} requires {want!r}, {why}")
+        close = difflib.get_close_matches(required, providers, n=1)
+        why = "which no step provides" + (f"; did you mean {close[0]!r}?" if close else "")
+    raise GraphGap(f"the step {node.name!r} of {node.origin} requires {required!r}, {why}")
 
 
 def _cycle(chain: Sequence[GraphNode]) -> GraphCycle:
-    links = [
+    pairs = [
         f"{later.name!r} ({later.origin}) requires {earlier.name!r}" for earlier, later in itertools.pairwise(chain)
     ]
-    return GraphCycle("these steps require each other in a circle: " + ", ".join(reversed(links)))
+    return GraphCycle("these steps require each other in a cycle: " + ", ".join(reversed(pairs)))

@@ -1,9 +1,9 @@
-"""The hook manager: who listens, asked once.
+"""The hook manager: registers hook implementations and calls them.
 
-1. Holds pluggy's registry: the entry points of ``framework.hooks`` and what an `App` registered.
-2. `bind(name)` returns a callable for a hook, or None when nobody implements it: hot paths keep that in a local and
-   pay nothing.
-3. What a hook raises is logged, with the plugin's name (the hook-call wall).
+1. Holds pluggy's registry: the entry points of ``framework.hooks`` and the implementations registered by an `App`.
+2. `bind(name)` returns a callable for a hook, or None if it has no implementation: callers bind once, so that an
+   unused hook costs nothing.
+3. An exception of a hook is logged with the plugin's name (the hook-call wall); a `FrameworkError` passes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Hooks:
     def register(self, implementation: object, name: str | None = None) -> None:
         """Add a module, class instance or namespace with `hookimpl` functions.
 
-        Raises `PluginInvalid` when a hook does not exist or asks for arguments that it does not get.
+        Raises `PluginInvalid` for a hook or a hook argument that does not exist.
         """
         try:
             self._manager.register(implementation, name)
@@ -49,9 +49,9 @@ class Hooks:
             self.register(loader.load("hook", info.name), info.name)
 
     def bind(self, name: str) -> Callable[..., object] | None:
-        """Return a callable that runs every implementation of the hook `name`, or None when there is none.
+        """Return a callable that runs every implementation of the hook `name`; None: it has no implementation.
 
-        Call it with all of the hook's arguments, by keyword. It lets `FrameworkError` through and logs everything else.
+        The callable takes all arguments of the hook by keyword. It passes a `FrameworkError` on and logs other errors.
         """
         caller = getattr(self._manager.hook, name)
         implementations = caller.get_hookimpls()
@@ -59,13 +59,13 @@ class Hooks:
             return None
 
         def call(**arguments: Any) -> None:
-            # One by one rather than through pluggy's caller, so that one listener's error does not silence the next.
+            # Not through pluggy's caller, which would stop at the first implementation that raises.
             for implementation in reversed(implementations):
                 try:
                     implementation.function(*(arguments[argument] for argument in implementation.argnames))
                 except FrameworkError:
                     raise
-                except Exception:  # the hook-call wall: a listener must not break what it listens to
+                except Exception:  # the hook-call wall: a plugin must not break its caller
                     logger.exception("The hook %s of %s failed", name, implementation.plugin_name)
 
         return call

@@ -1,11 +1,11 @@
-"""The loader: imports the one plugin that was chosen and holds it against its contract.
+"""The loader: imports the chosen plugin and checks it against its contract.
 
-1. `load` finds a driver by family and name (stevedore), and says in one sentence why it cannot be used:
-   not installed (did you mean …), offered by two distributions, missing a library (which extra brings it), against
-   the contract.
+1. `load` finds a plugin by family and name (stevedore). Its errors say why a plugin cannot be used: not installed
+   (did you mean …), offered by two distributions, missing a library (and the extra that installs it), not keeping the
+   contract.
 2. `options` fills the plugin's options from its config table.
-3. `make_transport`, `make_outlet`, `make_result_store` choose by URL, `load_pool`, `make_autoscaler` by name,
-   `make_watcher` by name or the best there is.
+3. `make_transport`, `make_write_transport` and `make_result_store` choose by URL, `load_pool` and `make_autoscaler` by
+   name, `make_watcher` by name or by rank.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _choose(family: str, name: str) -> PluginInfo:
 
 
 def _import(info: PluginInfo) -> Any:
-    # Imported here: stevedore costs tens of milliseconds that a client which never loads a plugin should not pay.
+    # Imported here: stevedore takes tens of milliseconds, which a client that loads no plugin should not pay.
     from stevedore.driver import DriverManager
 
     def reraise(_manager: object, _entry_point: object, error: BaseException) -> None:
@@ -90,7 +90,7 @@ def _import(info: PluginInfo) -> Any:
         )
     except ModuleNotFoundError as error:
         raise PluginUnavailable(_missing_text(info, error)) from error
-    except Exception as error:  # the plugin-load wall: a stranger's import may raise anything
+    except Exception as error:  # the plugin-load wall: the import of a plugin may raise anything
         raise PluginInvalid(
             f"the {info} cannot be imported from {info.target}: {type(error).__name__}: {error}"
         ) from error
@@ -129,11 +129,11 @@ def _check(info: PluginInfo, plugin: Any) -> None:
     def refuse(expected: str) -> PluginInvalid:
         return PluginInvalid(
             f"the {info} does not keep the contract of its family: {info.target} {expected} "
-            f"(see {module}; update {info.distribution}, or tell its authors)"
+            f"(see {module}; update {info.distribution}, or report this to its authors)"
         )
 
     if not (inspect.isclass(plugin) and issubclass(plugin, contract)):
-        raise refuse(f"must be a subclass of {module}.{attribute}, and is {plugin!r}")
+        raise refuse(f"must be a subclass of {module}.{attribute}, but is {plugin!r}")
     if missing := sorted(getattr(plugin, "__abstractmethods__", ())):
         raise refuse(f"must implement {', '.join(missing)}")
     if issubclass(plugin, Plugin):
@@ -148,7 +148,7 @@ def _check(info: PluginInfo, plugin: Any) -> None:
 
 
 def options(family: str, name: str, plugin: type[Plugin], table: Mapping[str, Any]) -> msgspec.Struct:
-    """Fill the options of `plugin` from its config table. Raises `ConfigError` naming table, key and what is wanted."""
+    """Return the options of `plugin` filled from its config table. Raises `ConfigError`, which names table and key."""
     wanted = plugin.options_type
     known = {field.encode_name: field for field in msgspec.structs.fields(wanted)}
     for key in table:
@@ -169,7 +169,7 @@ def scheme_of(url: str) -> str:
     """Return the scheme of `url`, lower-case. Raises `ConfigError` when it has none."""
     scheme, separator, _ = url.partition("://")
     if not separator:
-        # The text of a URL may hold a password: show nothing but what cannot be one.
+        # The text may hold a password, so the error does not show it.
         raise ConfigError(
             "a broker or result URL must look like scheme://…, for example redis://localhost:6379/0 or sqlite:///framework.db"
         )
@@ -181,12 +181,12 @@ def transport_name(url: str) -> str:
     scheme = scheme_of(url)
     if catalog.find("transport", scheme):
         return scheme
-    # Where nobody accepts it, `load` says what there is.
+    # If no transport accepts the scheme, `load` raises an error that lists the installed ones.
     return next((info.name for info, plugin in _loadable("transport") if plugin.accepts(scheme)), scheme)
 
 
 def _loadable(family: str) -> Iterator[tuple[PluginInfo, type[Any]]]:
-    """Load the installed plugins of `family` one by one, each class once; those that cannot be loaded are logged."""
+    """Yield the installed plugins of `family`, each class once; a plugin that fails to load is logged and skipped."""
     seen = set()
     for info in catalog.plugins(family):
         if info.target in seen:
@@ -195,44 +195,44 @@ def _loadable(family: str) -> Iterator[tuple[PluginInfo, type[Any]]]:
         try:
             plugin = load(family, info.name)
         except FrameworkError as error:
-            logger.warning("Going on without the %s: %s", info, error)
+            logger.warning("Ignoring the %s: %s", info, error)
             continue
         yield info, plugin
 
 
 def load_transport(settings: Any) -> tuple[str, type[Transport]]:
-    """Load the transport of the broker that workers listen at; return its name and its class."""
+    """Load the transport of the broker that workers consume from; return its name and its class."""
     broker = settings.broker
-    with _naming("broker_read_url" if broker.read_url else None):
+    with _prefix_errors("broker_read_url" if broker.read_url else None):
         name = transport_name(broker.reading)
         return name, load("transport", name)
 
 
 def make_transport(settings: Any, url: str | None = None) -> Transport:
-    """Load and make the transport of the broker that workers listen at, or the one for `url`. It does not connect yet.
+    """Make the transport for `url`, by default of the broker that workers consume from. It does not connect yet.
 
     Raises `PluginError` or `ConfigError`.
     """
     if url is not None:
         return _make_transport(settings, url, {})
     broker = settings.broker
-    with _naming("broker_read_url" if broker.read_url else None):
+    with _prefix_errors("broker_read_url" if broker.read_url else None):
         return _make_transport(settings, broker.reading, broker.transport_options)
 
 
-def make_outlet(settings: Any) -> Transport:
-    """Load and make the transport of the broker that calls are published to. It does not connect yet.
+def make_write_transport(settings: Any) -> Transport:
+    """Make the transport of the broker that clients publish tasks to. It does not connect yet.
 
     Raises `PluginError` or `ConfigError`.
     """
     broker = settings.broker
-    with _naming("broker_write_url" if broker.write_url else None):
+    with _prefix_errors("broker_write_url" if broker.write_url else None):
         return _make_transport(settings, broker.writing, broker.transport_options)
 
 
 @contextlib.contextmanager
-def _naming(setting: str | None) -> Iterator[None]:
-    """Have an error say which setting it is about: a configuration may hold three URLs of brokers."""
+def _prefix_errors(setting: str | None) -> Iterator[None]:
+    """Prefix errors with the name of `setting`: a configuration may hold three broker URLs."""
     try:
         yield
     except (ConfigError, PluginError) as error:
@@ -241,12 +241,12 @@ def _naming(setting: str | None) -> Iterator[None]:
         raise type(error)(f"{setting}: {error}") from error
 
 
-def _make_transport(settings: Any, url: str, loose: Mapping[str, Any]) -> Transport:
+def _make_transport(settings: Any, url: str, shared: Mapping[str, Any]) -> Transport:
     broker = settings.broker
     name = transport_name(url)
     plugin = load("transport", name)
     own = _options_table(plugin, name)
-    table = {**settings.transport.get(own, {}), **_loose_options(name, plugin, loose)}
+    table = {**settings.transport.get(own, {}), **_own_options(name, plugin, shared)}
     return plugin(  # type: ignore[no-any-return]
         url,
         options("transport", own, plugin, table),
@@ -261,42 +261,42 @@ def _make_transport(settings: Any, url: str, loose: Mapping[str, Any]) -> Transp
     )
 
 
-def _loose_options(name: str, plugin: type[Plugin], given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return what a driver understands of `transport_options`, which one Celery configuration shares among brokers.
+def _own_options(name: str, plugin: type[Plugin], given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the `transport_options` that `plugin` has: a Celery configuration shares one table among brokers.
 
-    A driver that hands options on (it has an option `transport_options`) gets them all; else what it does not know is
-    left out with a note.
+    A plugin that passes options on (it has an option `transport_options`) gets all of them; for others, unknown options
+    are logged and left out.
     """
     known = {field.encode_name for field in msgspec.structs.fields(plugin.options_type)}
     if "transport_options" in known:
         return {"transport_options": given} if given else {}
     if unknown := sorted(given.keys() - known):
-        logger.warning("The transport %r has no use for these transport_options: %s", name, ", ".join(unknown))
+        logger.warning("The transport %r ignores these unknown transport_options: %s", name, ", ".join(unknown))
     return {key: value for key, value in given.items() if key in known}
 
 
 def _options_table(plugin: type[Plugin], name: str) -> str:
-    """Return the name of the config table of `plugin`, which was chosen by `name`, the scheme of a URL."""
+    """Return the name of the config table of `plugin`, which was chosen by the URL scheme `name`."""
     return plugin.options_table or name.partition("+")[0]
 
 
 def load_pool(settings: Any) -> tuple[type[Pool], msgspec.Struct]:
-    """Load the pool that the `Settings` ask for; return its class and its options."""
+    """Load the pool that `settings` name; return its class and its options."""
     name = settings.worker.pool
     plugin = load("pool", name)
     return plugin, options("pool", name, plugin, settings.pool.get(name, {}))
 
 
 def make_autoscaler(settings: Any, name: str) -> Autoscaler:
-    """Load and make the autoscaler called `name`, with the options that the `Settings` have for it."""
+    """Make the autoscaler called `name`, with its options from `settings`."""
     plugin = load("autoscaler", name)
     return plugin(options("autoscaler", name, plugin, settings.autoscaler.get(name, {})))  # type: ignore[no-any-return]
 
 
 def make_watcher(settings: Any) -> Watcher:
-    """Load and make the file watcher that the `Settings` name, else the best that is available. It watches nothing yet.
+    """Make the file watcher that `settings` name, else the best available one. It watches nothing yet.
 
-    Raises `PluginUnavailable` when the named one cannot work on this system.
+    Raises `PluginUnavailable` when the named watcher cannot work on this system.
     """
     name = settings.worker.fsnotify or _best_watcher()
     plugin = load("fsnotify", name)
@@ -313,9 +313,9 @@ def _best_watcher() -> str:
 
 
 def make_result_store(settings: Any, transport: Transport, oid: str = "") -> ResultStore:
-    """Load and make the result store that the `Settings` ask for (``none`` when they ask for none).
+    """Make the result store that `settings` name, by default ``none``. It does not connect yet.
 
-    `transport` lends it the broker; `oid` names this client's reply queue. It connects to nothing yet.
+    The store reaches the broker through `transport`; `oid` is the name of this client's reply queue.
     """
     result = settings.result
     url = result.backend or NO_RESULTS

@@ -2,8 +2,8 @@
 
 1. Watches descriptors (`selector`), keeps one heap of timers, and has one wake-up descriptor.
 2. Runs callbacks one after another in the thread that called `run`: nothing else touches the broker or a pool's pipes.
-3. Other threads and signal handlers hand it work through `call_soon_threadsafe`, which is re-entrant and never logs.
-4. A callback that raises is reported to `on_error` and the loop goes on: one bad message must not end the worker.
+3. Accepts callbacks from other threads and signal handlers: `call_soon_threadsafe` is re-entrant and never logs.
+4. Reports a callback that raises to `on_error` and continues: one bad message must not end the worker.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 Callback: TypeAlias = tuple[Callable[..., object], tuple[Any, ...]]
 
-#: With this many cancelled timers the heap is rebuilt without them.
+#: The heap is rebuilt when it holds more cancelled timers than this, and more than half are cancelled.
 _CANCELLED_MAX: Final = 512
 
 
@@ -41,7 +41,7 @@ class ScheduledCall:
         self.args = args
 
     def cancel(self) -> None:
-        """Forget the call; harmless when it has run."""
+        """Cancel the call; harmless when it has run."""
         if self.callback is not None:
             self.callback = None
             self.args = ()
@@ -51,39 +51,39 @@ class ScheduledCall:
 class RepeatedCall:
     """A call repeated at an interval, made by `EventLoop.call_every`."""
 
-    __slots__ = ("_again", "_loop", "args", "callback", "interval")
+    __slots__ = ("_loop", "_next", "args", "callback", "interval")
 
     def __init__(
         self, loop: EventLoop, interval: float, callback: Callable[..., object], args: tuple[Any, ...]
     ) -> None:
         self._loop = loop
-        self._again: ScheduledCall | None = None
+        self._next: ScheduledCall | None = None
         self.interval = interval
         self.callback: Callable[..., object] | None = callback
         self.args = args
 
     def run(self) -> None:
-        """Call now, and again after the interval."""
+        """Call the callback now, and schedule the next call."""
         if self.callback is not None:
-            # Scheduled first: a call that raises is not the last.
-            self._again = self._loop.call_later(self.interval, self.run)
+            # Scheduled first, so that a callback that raises is called again.
+            self._next = self._loop.call_later(self.interval, self.run)
             self.callback(*self.args)
 
     def cancel(self) -> None:
-        """Call no more; harmless when repeated."""
+        """Cancel all further calls; harmless when repeated."""
         self.callback = None
-        if self._again is not None:
-            self._again.cancel()
+        if self._next is not None:
+            self._next.cancel()
 
 
 class EventLoop:
-    """The loop that `framework.api.loop.Loop` promises to plugins."""
+    """The event loop; plugins see it as `framework.api.loop.Loop`."""
 
     def __init__(self, on_error: Callable[[BaseException], object] | None = None) -> None:
         self._selector = make_selector()
         self._ready: deque[Callback] = deque()
-        # deque.append is atomic: signal handlers and other threads need no lock that they could deadlock on.
-        self._foreign: deque[Callback] = deque()
+        # deque.append is atomic, so callers need no lock; a lock could deadlock in a signal handler.
+        self._from_threads: deque[Callback] = deque()
         self._timers: list[tuple[float, int, ScheduledCall]] = []
         self._order = itertools.count()
         self._cancelled = 0
@@ -108,15 +108,15 @@ class EventLoop:
 
     def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any) -> None:
         """Run `callback(*args)` on the next turn; from any thread or signal handler."""
-        self._foreign.append((callback, args))
-        # While the loop is awake it looks into the deque before it sleeps, so a byte is only owed to a sleeper.
+        self._from_threads.append((callback, args))
+        # A loop that is awake checks the deque before it sleeps: only a sleeping loop needs the wake-up byte.
         if self._asleep:
             self.wake()
 
     def wake(self) -> None:
         """End the loop's sleep."""
-        # Full: it will wake anyway. Closed: there is nothing to wake. Not os.write: under eventlet that waits, and in a
-        # signal handler it cannot.
+        # OSError: the buffer is full, so the loop wakes anyway, or the loop is closed. Not os.write: eventlet's
+        # version waits, which is impossible in a signal handler.
         with contextlib.suppress(OSError):
             self._wake_write.send(b"\0")
 
@@ -165,7 +165,7 @@ class EventLoop:
         events = (selectors.EVENT_READ if fd in self._readers else 0) | (
             selectors.EVENT_WRITE if fd in self._writers else 0
         )
-        # Anew rather than modified: the descriptor may have been closed under us, and another one have its number now.
+        # Registered anew, not modified: the descriptor may have been closed and its number used again since.
         if fd in self._selector.get_map():
             self._selector.unregister(fd)
         if events:
@@ -178,10 +178,10 @@ class EventLoop:
         except BlockingIOError:
             pass
 
-    # ------------------------------------------------------------ turning
+    # ------------------------------------------------------------ running
 
     def run(self) -> None:
-        """Turn until `stop`. The loop may be run again."""
+        """Run callbacks until `stop`. The loop may be run again."""
         self._running = True
         try:
             while not self._stopping:
@@ -192,28 +192,28 @@ class EventLoop:
 
     @property
     def running(self) -> bool:
-        """The loop turns."""
+        """Whether `run` is being executed."""
         return self._running
 
     def stop(self) -> None:
-        """End `run` once everything that was asked for before has run; from any thread."""
+        """End `run` after the turn that runs the callbacks scheduled so far; from any thread."""
         self.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
         self._stopping = True
 
     def close(self) -> None:
-        """Let go of the loop's own descriptors; after `run` has returned."""
+        """Close the loop's own descriptors; call it after `run` has returned."""
         self._selector.close()
         self._wake_read.close()
         self._wake_write.close()
 
     def _turn(self) -> None:
         ready = self._ready
-        foreign = self._foreign
+        from_threads = self._from_threads
         self._asleep = True
-        # Between the flag and the look at the deques another thread may add work: it then also wakes us.
-        if ready or foreign or self._stopping:
+        # Set before the deques are checked: a thread that adds a callback after the check sends the wake-up byte.
+        if ready or from_threads or self._stopping:
             timeout: float | None = 0
         elif self._timers:
             timeout = max(0.0, self._timers[0][0] - monotonic())
@@ -229,9 +229,9 @@ class EventLoop:
                 self._call(writer)
         if self._timers:
             self._fire_timers()
-        # Only what was there at the start of the turn: a callback that re-arms itself must not starve the rest.
-        for _ in range(len(foreign)):
-            self._call(foreign.popleft())
+        # Only callbacks added before this point: a callback that re-adds itself must not starve the others.
+        for _ in range(len(from_threads)):
+            self._call(from_threads.popleft())
         for _ in range(len(ready)):
             self._call(ready.popleft())
 

@@ -1,10 +1,10 @@
-"""What the loop sleeps on.
+"""The selector of the loop.
 
-1. `make_selector` returns the standard library's best selector, untouched, unless a green library has patched `select`.
-2. `GreenPoll` is for that case. The libraries take `epoll` away and leave a `select` that is rebuilt at every call and
-   ends at descriptor 1024; here the kernel's own epoll watches the descriptors, and the greenlet waits, by way of the
-   patched `select`, for that one descriptor to have something to tell.
-3. `hung_up` looks whether the other side of a socket is gone, however much there is to read before its end.
+1. `make_selector` returns the best selector of the standard library, or a `GreenPoll` if a green library has patched
+   `select`.
+2. `GreenPoll` waits on the kernel's epoll under such a library. The libraries remove `epoll` and leave a slow `select`
+   that is limited to descriptors below 1024; `GreenPoll` passes it one descriptor, that of the epoll object.
+3. `hung_up` checks whether the peer of a socket has closed the connection, even if unread data precedes the end.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from framework.api.originals import is_replaced, original
 
-#: Ready to read, ready to write, as the kernel has them; a green library's `select` may have lost the names.
+#: The kernel's EPOLLIN and EPOLLOUT; a green library's `select` may lack the names.
 _IN: Final = 0x001
 _OUT: Final = 0x004
-#: The other side has closed its end.
+#: The kernel's EPOLLRDHUP: the peer has closed its end.
 _RDHUP: Final = 0x2000
 
 
 class Ready(NamedTuple):
-    """A descriptor that has something to tell; read like a `selectors.SelectorKey`."""
+    """A ready descriptor, with the `fd` of a `selectors.SelectorKey`."""
 
     fd: int
 
 
 class Selector(Protocol):
-    """What the loop needs of a selector."""
+    """The methods of a selector that the loop uses."""
 
     def register(self, fileobj: int, events: int) -> Any:
         """Watch a descriptor."""
@@ -41,17 +41,17 @@ class Selector(Protocol):
         """Stop watching a descriptor, also when it has been closed already."""
 
     def get_map(self) -> Mapping[Any, Any]:
-        """Return what is watched, by descriptor."""
+        """Return the watched descriptors."""
 
     def select(self, timeout: float | None = None) -> list[tuple[Any, int]]:
-        """Wait for `timeout` seconds (None: for ever) and return key and events of what is ready."""
+        """Wait at most `timeout` seconds (None: no limit) and return key and events of each ready descriptor."""
 
     def close(self) -> None:
-        """Let go of the selector's own descriptors."""
+        """Close the selector's own descriptors."""
 
 
 class GreenPoll:
-    """The kernel's epoll, waited for without keeping other greenlets from running."""
+    """A selector on the kernel's epoll that lets other greenlets run while it waits."""
 
     def __init__(self, epoll: Any) -> None:
         self._epoll = epoll
@@ -67,47 +67,47 @@ class GreenPoll:
     def unregister(self, fileobj: int) -> None:
         """Stop watching a descriptor, also when it has been closed already."""
         del self._watched[fileobj]
-        with suppress(OSError):  # closed, and so forgotten by the kernel
+        with suppress(OSError):  # a closed descriptor is unregistered already
             self._epoll.unregister(fileobj)
 
     def get_map(self) -> Mapping[int, int]:
-        """Return what is watched, by descriptor."""
+        """Return the watched descriptors."""
         return self._watched
 
     def select(self, timeout: float | None = None) -> list[tuple[Ready, int]]:
-        """Let other greenlets run, for `timeout` seconds (None: for ever) or until a descriptor is ready."""
+        """Let other greenlets run until a descriptor is ready, at most `timeout` seconds (None: no limit)."""
         if timeout == 0:
-            time.sleep(0)  # as patched: the others' turn
+            time.sleep(0)  # the patched sleep switches to the other greenlets
         else:
             select.select([self._fd], [], [], timeout)
         return [(Ready(fd), self._events(fd, mask)) for fd, mask in self._epoll.poll(0)]
 
     def _events(self, fd: int, mask: int) -> int:
-        # An error or a hang-up counts as both, as in `selectors`: whoever reads or writes finds out.
+        # An error or a hang-up counts as readable and writable, as in `selectors`: the callback gets the error.
         events = (selectors.EVENT_WRITE if mask & ~_IN else 0) | (selectors.EVENT_READ if mask & ~_OUT else 0)
         return events & self._watched.get(fd, 0)
 
     def close(self) -> None:
-        """Let go of the selector's own descriptor."""
+        """Close the selector's own descriptor."""
         self._epoll.close()
         self._watched.clear()
 
 
 def make_selector() -> Selector:
     """Return the best selector for this interpreter."""
-    # A kernel without epoll: what the library offers must do.
+    # A kernel without epoll leaves the library's own selector.
     epoll = getattr(original("select"), "epoll", None) if is_replaced() else None
     return GreenPoll(epoll()) if epoll is not None else selectors.DefaultSelector()
 
 
 def hung_up(fd: int) -> bool:
-    """Say whether the other side of the socket `fd` is gone; False also where the kernel cannot tell."""
+    """Return whether the peer of the socket `fd` is gone; False also where the kernel has no epoll."""
     make = getattr(original("select"), "epoll", None)
     if make is None:
         return False
     try:
         with make() as epoll:
-            # An error and the end of both directions are told without being asked for.
+            # The kernel reports EPOLLERR and EPOLLHUP unasked.
             epoll.register(fd, _RDHUP)
             return bool(epoll.poll(0))
     except OSError:

@@ -64,7 +64,7 @@ def check(session: CommandSession) -> int:
     config = resolved(session)
     settings = config.settings
     transport = loader.make_transport(settings)
-    loader.make_outlet(settings)
+    loader.make_write_transport(settings)
     loader.make_result_store(settings, transport)
     loader.load("pool", settings.worker.pool)
     if settings.worker.autoscale is not None:

@@ -95,7 +95,7 @@ def _assign(session: CommandSession, text: str) -> None:
     if not equals:
         raise click.UsageError(f"unexpected argument {text}; settings are given as worker.key=value")
     if flat not in options():
-        raise ConfigError(f"argument {text}: there is no setting {name}{did_you_mean(flat, options())}")
+        raise ConfigError(f"argument {text}: unknown setting {name}{did_you_mean(flat, options())}")
     session.flags[flat] = (text, value)
 
 

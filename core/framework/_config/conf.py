@@ -1,10 +1,10 @@
-"""`app.conf`: settings as code sees them.
+"""`app.conf`: reads and writes the settings of an application from code.
 
-1. Reads and writes flat names, as attributes and as items: ``app.conf.task_acks_late``,
-   ``app.conf["task_acks_late"]``. Older names work too, each with one note in the log.
-2. What code says lies below the config file, the environment and flags; see `framework._config.sources`.
-3. `settings` is everything resolved, kept until something changes. Nothing is read before somebody asks.
-4. A name that is no setting is kept as it is (applications keep their own there); a near miss is noted.
+1. Settings are attributes and items with flat names: ``app.conf.task_acks_late``, ``app.conf["task_acks_late"]``.
+   Older names work too; each logs one note.
+2. The config file, the environment and flags win over values set in code; see `framework._config.sources`.
+3. `settings` holds all settings, merged. It is computed at the first use and after each change.
+4. Unknown names are kept as they are, for settings of the application; a name close to a setting logs a note.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ logger = logging.getLogger(__name__)
 
 
 class Conf(MutableMapping[str, Any]):
-    """The configuration of one application. `directories`: where else than here a config file may lie."""
+    """The settings of one application. `directories`: where to look for a config file besides the current one."""
 
     __slots__ = (
         "_assigned",
         "_directories",
         "_extra",
+        "_loaded",
         "_noted",
         "_objects",
         "_pending",
         "_resolved",
-        "_seen",
     )
 
     def __init__(self, directories: Callable[[], Iterable[str]] | None = None) -> None:
@@ -49,7 +49,7 @@ class Conf(MutableMapping[str, Any]):
         set_(self, "_extra", {})
         set_(self, "_noted", set())
         set_(self, "_resolved", None)
-        set_(self, "_seen", None)
+        set_(self, "_loaded", None)
         set_(self, "_directories", directories)
 
     _assigned: Layer
@@ -58,14 +58,14 @@ class Conf(MutableMapping[str, Any]):
     _extra: dict[str, Any]
     _noted: set[str]
     _resolved: Config | None
-    _seen: Sources | None
+    _loaded: Sources | None
     _directories: Callable[[], Iterable[str]] | None
 
-    # ------------------------------------------------ resolved
+    # ------------------------------------------------ merged
 
     @property
     def settings(self) -> Settings:
-        """Everything, resolved. Raises `ConfigError`."""
+        """All settings, merged. Raises `ConfigError`."""
         return self.config.settings
 
     @property
@@ -75,8 +75,8 @@ class Conf(MutableMapping[str, Any]):
         installed = _sources.installed()
         if resolved is None or (installed is not None and resolved.sources is not installed):
             self._load_objects()
-            found = installed or self._seen or _sources.load(directories=self._places())
-            object.__setattr__(self, "_seen", found)
+            found = installed or self._loaded or _sources.load(directories=self._search_directories())
+            object.__setattr__(self, "_loaded", found)
             resolved = _sources.resolve(found, (self._objects, self._assigned))
             object.__setattr__(self, "_resolved", resolved)
             for note in found.notes:
@@ -84,10 +84,10 @@ class Conf(MutableMapping[str, Any]):
         return resolved
 
     def origin(self, name: str) -> Origin:
-        """Return where the setting `name` came from."""
+        """Return the origin of the setting `name`."""
         return self.config.origin(aliases().get(name, name))
 
-    def _places(self) -> list[str]:
+    def _search_directories(self) -> list[str]:
         return [os.getcwd(), *(self._directories() if self._directories is not None else ())]
 
     # ------------------------------------------------ writing
@@ -97,9 +97,9 @@ class Conf(MutableMapping[str, Any]):
     ) -> None:
         """Take settings from a mapping, an object, a module, or the name of one (``"settings"``, ``"mod:attr"``).
 
-        It is read when a setting is first needed, or now with `force`. With `namespace` only names that begin
-        with it are taken (``CELERY_TASK_ACKS_LATE`` for ``"CELERY"``). Assignments win over it. `silent`: a
-        module that does not exist is no error.
+        The object is read when a setting is first needed, or now with `force`. With `namespace` only names that
+        begin with it count (``CELERY_TASK_ACKS_LATE`` for ``"CELERY"``). Assignments win over the object. With
+        `silent` a missing module is no error.
         """
         if isinstance(obj, str) and silent:
             try:
@@ -138,7 +138,7 @@ class Conf(MutableMapping[str, Any]):
         if flat is None:
             near = get_close_matches(name, list(options()), 1, 0.85)
             if near:
-                self._note(f"{origin}: there is no setting {name}; did you mean {near[0]}?")
+                self._note(f"{origin}: unknown setting {name}; did you mean {near[0]}?")
             self._extra[name] = value
             return
         if flat != name and not name.startswith("CELERY_" + flat.upper()):
@@ -179,7 +179,7 @@ class Conf(MutableMapping[str, Any]):
         except KeyError:
             near = get_close_matches(name, list(options()), 1, 0.6)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise AttributeError(f"there is no setting {name}{hint}") from None
+            raise AttributeError(f"unknown setting {name}{hint}") from None
 
     def __iter__(self) -> Iterator[str]:
         self._load_objects()
@@ -199,13 +199,13 @@ class Conf(MutableMapping[str, Any]):
 
 
 def _load_object(name: str) -> Any:
-    """Import ``"module"`` or ``"module:attribute"``. Raises `ConfigError` when there is none."""
+    """Import ``"module"`` or ``"module:attribute"``. Raises `ConfigError` if it does not exist."""
     module, _, attribute = name.partition(":")
     try:
         found: Any = import_module(module)
     except ModuleNotFoundError as error:
         if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-            raise ConfigError(f"config_from_object: there is no module {module} (looked for {error.name})") from None
+            raise ConfigError(f"config_from_object: no module named {module} (missing: {error.name})") from None
         raise
     for part in attribute.split(".") if attribute else ():
         try:
@@ -229,7 +229,7 @@ def _members(source: Any, namespace: str | None) -> Iterator[tuple[str, Any]]:
             short = name.removeprefix(prefix)
             name = short.lower() if short.lower() in options() else name if name in aliases() else short.lower()
         known = name in options() or name in aliases()
-        # A module holds its imports and helpers too: only what is named as a setting is one.
+        # A module also holds its imports and helpers: callables and modules count only under the name of a setting.
         if known or (isinstance(source, Mapping) or not (callable(value) or isinstance(value, ModuleType))):
             yield name, value
 

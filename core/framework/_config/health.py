@@ -1,4 +1,4 @@
-"""The address of the health endpoint, as ``[worker] health`` names it."""
+"""Parses ``[worker] health``, the address of the health endpoint."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from framework._config.nodename import file_path
 from framework.exceptions import ConfigError
 
 LOOPBACK: Final = "127.0.0.1"
-#: Where a client finds what listens on every address.
-_EVERY: Final = {"0.0.0.0": LOOPBACK, "::": "::1"}
+#: Wildcard addresses, and where a client on this machine connects instead.
+_WILDCARDS: Final = {"0.0.0.0": LOOPBACK, "::": "::1"}
 
 
 class HealthAddress(NamedTuple):
@@ -17,13 +17,13 @@ class HealthAddress(NamedTuple):
 
     host: str
     port: int
-    #: "": it is a TCP port.
+    #: Path of the socket; "": the address is a TCP port.
     path: str = ""
 
     @property
     def client(self) -> tuple[str, int]:
         """Host and port to connect to from this machine."""
-        return _EVERY.get(self.host, self.host), self.port
+        return _WILDCARDS.get(self.host, self.host), self.port
 
     def __str__(self) -> str:
         if self.path:
@@ -32,10 +32,10 @@ class HealthAddress(NamedTuple):
 
 
 def health_address(value: str | int, node: str) -> HealthAddress:
-    """Return the address that `value` means for the worker `node`. Raises `ConfigError`.
+    """Parse `value` for the worker `node`. Raises `ConfigError`.
 
-    ``9808`` is that port of the loopback interface, ``HOST:9808`` of another, ``:9808`` of all; a value with a slash
-    is the path of a unix socket, in which ``%n`` and the like expand.
+    ``9808`` is a port of the loopback interface, ``HOST:9808`` of that host, ``:9808`` of all interfaces; a value with
+    a slash is the path of a unix socket, in which the variables of file names (``%n``, …) expand.
     """
     text = str(value)
     if "/" in text:

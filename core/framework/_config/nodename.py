@@ -1,9 +1,9 @@
-"""Names of nodes and of their files, with ``%`` variables.
+"""Expands ``%`` variables in the names of nodes and of their files.
 
-In a node name (``-n worker1@%h``) the variables stand for the machine's host name: ``%h`` george.example.com,
-``%n`` george, ``%d`` example.com. In a file name (``--logfile %n%I.log``) they stand for the node's: ``%p``
+In a node name (``-n worker1@%h``) the variables are parts of the machine's host name: ``%h`` george.example.com,
+``%n`` george, ``%d`` example.com. In a file name (``--logfile %n%I.log``) they are parts of the node name: ``%p``
 w1@george.example.com, ``%h`` george.example.com, ``%n`` w1, ``%d`` example.com; ``%i`` is the index of the pool
-process, 0 in the worker's main process, and ``%I`` the same with a dash before it, empty in the main process.
+process, 0 in the worker's main process, and ``%I`` the same after a dash, empty in the main process.
 ``%%`` is a percent sign.
 """
 
@@ -22,8 +22,8 @@ _VARIABLE = re.compile(r"%(.?)", re.DOTALL)
 def node_name(template: str | None = None, machine: str | None = None) -> str:
     """Return the full name ``name@host``.
 
-    `template`: default ``celery@%h``; `machine`: default this one's host name.
-    Raises `ConfigError` for an unknown variable or a name that cannot be one.
+    `template`: default ``celery@%h``; `machine`: default the host name of this machine.
+    Raises `ConfigError` for an unknown variable or an invalid name.
     """
     text = template or f"{DEFAULT_NAME}@%h"
     if "@" not in text:
@@ -51,18 +51,18 @@ def file_path(template: str, node: str, index: int = 0) -> str:
 
 
 def per_process(template: str) -> bool:
-    """Return whether every pool process gets a file of its own."""
+    """Return whether `template` gives each pool process its own file."""
     return any(match[1] in ("i", "I") for match in _VARIABLE.finditer(template))
 
 
 def _expand(template: str, variables: Mapping[str, str], kind: str) -> str:
     def replace(match: re.Match[str]) -> str:
-        letter = match[1]
-        if letter == "%":
+        name = match[1]
+        if name == "%":
             return "%"
-        if letter not in variables:
-            known = " ".join(f"%{name}" for name in variables)
-            raise ConfigError(f"the {kind} {template!r} has the unknown variable %{letter}; known are {known} %%")
-        return variables[letter]
+        if name not in variables:
+            known = " ".join(f"%{each}" for each in variables)
+            raise ConfigError(f"the {kind} {template!r} has the unknown variable %{name}; known are {known} %%")
+        return variables[name]
 
     return _VARIABLE.sub(replace, template)

@@ -1,10 +1,9 @@
-"""The options of `settings` as a flat list, and how a value becomes one of them.
+"""The settings as a flat list of options, with conversion and checks of their values.
 
 1. `options()` maps flat names (``worker_pool``) to `Option`s.
 2. `aliases()` maps every older spelling to a flat name.
-3. `parse` turns text (environment, flags) into a value; `accept` turns what code or a file says into the
-   option's type.
-4. What does not fit is a `ConfigError` that says where, what was seen and what is wanted.
+3. `parse` converts text (environment, flags) to a value; `accept` converts a value to the option's type.
+4. A value of a wrong type is a `ConfigError` that names the place, the value and the wanted type.
 """
 
 from __future__ import annotations
@@ -48,28 +47,28 @@ class Option(msgspec.Struct, frozen=True):
     env: tuple[str, ...] = ()
     secret: bool = False
     since: str | None = None
-    #: Accepted, and changes nothing: `Settings` has no field for it.
+    #: Accepted without effect: `Settings` has no field for it.
     unused: bool = False
 
     @property
     def label(self) -> str:
-        """The option as the config file writes it: ``[worker] pool``."""
+        """The option as written in the config file: ``[worker] pool``."""
         return f"[{self.table}] {self.key}" if self.table else self.key
 
     @property
     def variable(self) -> str:
-        """Its environment variable."""
+        """The environment variable of the option."""
         return f"FRAMEWORK_{self.name.upper()}"
 
     @property
     def merges(self) -> bool:
-        """Whether layers are merged key by key instead of replacing each other."""
+        """Whether layers are merged key by key; otherwise the upper layer replaces the lower."""
         return self.table == "" and (self.key in PLUGIN_TABLES or self.key == "nodes")
 
 
 @cache
 def tables() -> dict[str, type[Table]]:
-    """Return the tables of the config file that hold options, by name."""
+    """Return the struct of each table of the config file, by name."""
     found = {}
     for field in msgspec.structs.fields(Settings):
         kind = bare(field.type)
@@ -118,7 +117,7 @@ def aliases() -> dict[str, str]:
 
 
 def did_you_mean(word: str, known: typing.Iterable[str]) -> str:
-    """Return ``; did you mean x?``, or nothing when nothing is near."""
+    """Return ``; did you mean x?`` for the name in `known` most similar to `word`, else an empty string."""
     near = get_close_matches(word, list(known), 1, 0.6)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -145,7 +144,7 @@ def parse(option: Option, text: str) -> Any:
 
 
 def accept(option: Option, value: Any, where: str) -> Any:
-    """Return `value` as `option` keeps it. Raises `ConfigError`, with `where` in front."""
+    """Return `value` converted to the type of `option`. Raises `ConfigError`, whose text starts with `where`."""
     prepared = _prepare(option, value)
     try:
         return msgspec.convert(prepared, option.type)
@@ -162,19 +161,19 @@ def accept(option: Option, value: Any, where: str) -> Any:
 
 
 def _wrong_key(table: Mapping[str, Any], fields: Mapping[str, Any]) -> str | None:
-    """Say which key of a table within a table is wrong."""
+    """Return which key of an inner table is wrong, and why, in words; None: no key is."""
     for key, value in table.items():
         if key not in fields:
-            return f"there is no key {key}{did_you_mean(key, fields)}"
+            return f"unknown key {key}{did_you_mean(key, fields)}"
         try:
             msgspec.convert(value, fields[key])
         except msgspec.ValidationError:
-            return f"{key} is {value!r}, wanted {describe(fields[key])}"
+            return f"{key} is {value!r}; wanted {describe(fields[key])}"
     return None
 
 
 def shown(option: Option, value: Any) -> str:
-    """Return `value` for people: secrets are masked, and long values cut."""
+    """Return `value` for messages: secrets are masked, and long values cut."""
     if option.secret and value:
         return repr(mask(str(value))) if "://" in str(value) else "'********'"
     text = repr(value)
@@ -182,7 +181,7 @@ def shown(option: Option, value: Any) -> str:
 
 
 def mask(url: str) -> str:
-    """Return `url`, or several parted by ``;``, with passwords replaced by asterisks."""
+    """Return `url`, one or several separated by ``;``, with passwords replaced by asterisks."""
     parts = []
     for part in url.split(";"):
         scheme, mark, rest = part.partition("://")
@@ -194,7 +193,7 @@ def mask(url: str) -> str:
 
 
 def describe(kind: Any) -> str:
-    """Say in words what a type takes: ``a whole number >= 1, or 'auto', or nothing``."""
+    """Return the values of a type in words: ``a whole number >= 1, or 'auto', or nothing``."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return describe(args[0]) + "".join(_limits(meta) for meta in args[1:])
@@ -216,13 +215,13 @@ def describe(kind: Any) -> str:
 
 
 def choices(option: Option) -> str | None:
-    """Return ``fork|spawn`` when an option takes one of a few words."""
+    """Return the words that an option allows, as ``fork|spawn``; None: the option is not a choice of words."""
     kind = bare(option.type)
     return "|".join(map(str, typing.get_args(kind))) if typing.get_origin(kind) is Literal else None
 
 
 def bare(kind: Any) -> Any:
-    """Return a type without its annotations."""
+    """Return the type inside `Annotated`, else the type itself."""
     return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
 
 
@@ -233,7 +232,7 @@ def _limits(meta: msgspec.Meta) -> str:
 
 @cache
 def _kinds(kind: Any) -> frozenset[Any]:
-    """Return the plain types that a type is made of; those of literals too."""
+    """Return the plain types in a union, and the types of literals."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
         return _kinds(args[0])
@@ -245,12 +244,12 @@ def _kinds(kind: Any) -> frozenset[Any]:
     return frozenset({dict if isinstance(plain, type) and issubclass(plain, msgspec.Struct) else plain})
 
 
-#: Settings that take several URLs: as a list, or parted by ``;``.
+#: Settings that take several URLs: as a list, or separated by ``;``.
 _URLS: Final = ("broker_url", "broker_read_url", "broker_write_url")
 
 
 def _prepare(option: Option, value: Any) -> Any:
-    """Bring what people write to what the types take."""
+    """Convert convenient forms of `value` (a ``timedelta``, a list as text, a level in lower case) before the check."""
     kinds = _kinds(option.type)
     if isinstance(value, timedelta):
         return value.total_seconds()

@@ -2,13 +2,13 @@
 
 1. A table of the config file is a `msgspec.Struct`; a field is an option: key, type, limits, default, help. The
    tables are in `framework._config.tables`, and `Settings` joins them.
-2. `opt` adds what is not a type: older names, flags of `framework worker`, environment variables, secrecy.
+2. `opt` adds older names, flags of `framework worker`, environment variables and secrecy.
 3. The file's tables, the flat names of `app.conf` (``[worker] pool`` is ``worker_pool``), the flags, the
    environment, the JSON Schema, the manual and `framework config show` are all made from these structs,
-   and from the list of settings that change nothing in `framework._config.tables.unused`.
+   and from the list of settings without effect in `framework._config.tables.unused`.
 """
 
-# No `from __future__ import annotations`, as in the tables: its strings would have to be evaluated at each start.
+# No `from __future__ import annotations`, as in the tables: evaluating its strings would slow each start.
 
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from framework._config.tables.result import ResultSettings
 from framework._config.tables.task import RetryPolicy, TaskSettings
 from framework._config.tables.worker import WorkerSettings
 
-#: What other rooms use of the tables.
+#: The names for other packages.
 __all__ = [
     "PLUGIN_TABLES",
     "BrokerSettings",
@@ -36,7 +36,7 @@ __all__ = [
 
 
 class Settings(Table):
-    """Everything, resolved."""
+    """All settings, merged."""
 
     app: Annotated[
         str | None,
@@ -55,13 +55,13 @@ class Settings(Table):
     ] = msgspec.field(default_factory=lambda: ["json"])
     timezone: Annotated[
         str | None,
-        opt("Time zone of times that a call gives without one (eta, expires). None: UTC.", "CELERY_TIMEZONE"),
+        opt("Time zone of times given without one in calls (eta, expires). None: UTC.", "CELERY_TIMEZONE"),
     ] = None
 
     worker: Annotated[WorkerSettings, opt("The process that runs tasks.")] = msgspec.field(
         default_factory=WorkerSettings
     )
-    task: Annotated[TaskSettings, opt("What holds for every task.")] = msgspec.field(default_factory=TaskSettings)
+    task: Annotated[TaskSettings, opt("Defaults of tasks, and routing.")] = msgspec.field(default_factory=TaskSettings)
     result: Annotated[ResultSettings, opt("Where results are kept.")] = msgspec.field(default_factory=ResultSettings)
     broker: Annotated[BrokerSettings, opt("Where messages wait.")] = msgspec.field(default_factory=BrokerSettings)
     control: Annotated[ControlSettings, opt("Remote control.")] = msgspec.field(default_factory=ControlSettings)
@@ -83,5 +83,5 @@ class Settings(Table):
     )
 
 
-#: ``[<table>]``s of plugin options.
+#: Tables that hold the options of plugins, ``[<table>.<plugin>]``.
 PLUGIN_TABLES = ("transport", "pool", "result_store", "autoscaler", "fsnotify")

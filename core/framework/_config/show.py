@@ -1,4 +1,4 @@
-"""Settings for people, monitors and editors: secrets masked, everything printable; the JSON Schema of the file."""
+"""Masks and formats settings for display and for monitors, and makes the JSON Schema of the config file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from framework._config.conf import Conf
 
 
-# Keys inside free tables (transport options, TLS options) have no declaration that could call them secret.
+# Keys inside free tables (transport options, TLS options) have no declaration that marks them as secret.
 _SECRET_KEY = re.compile(r"pass(word|wd|phrase)?$|secret|token|api_?key|credentials?$|^private_?key$", re.IGNORECASE)
 _MASK = "********"
 
 
 def display_value(option: Option, value: Any) -> Any:
-    """Return `value` for output: secrets masked, structs as tables, what JSON cannot carry as its repr."""
+    """Return `value` for output: secrets masked, structs as tables, other non-JSON types as their repr."""
     if option.secret and value:
         return mask(str(value)) if "://" in str(value) else _MASK
     return _clean(msgspec.to_builtins(value, enc_hook=repr))
 
 
 def masked(conf: Conf, with_defaults: bool = False) -> dict[str, Any]:
-    """Return the settings of `conf` by flat name: those that somebody set, or all `with_defaults`."""
+    """Return the settings of `conf` by flat name: only those that are set, or all `with_defaults`."""
     config = conf.config
     found = {}
     for name, option in options().items():

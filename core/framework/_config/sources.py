@@ -1,11 +1,10 @@
-"""Where settings come from: the config file, the environment, flags; each value keeps its origin.
+"""The sources of settings: the config file, the environment and flags; each value keeps its origin.
 
-1. `load` finds and reads the file and the environment, adds flags, and refuses what is unknown or of a wrong
-   type.
+1. `load` finds and reads the file and the environment, adds flags, and refuses unknown settings and wrong types.
 2. The file is ``--config``, else FRAMEWORK_CONFIG, else framework.toml, else pyproject.toml with
    ``[tool.framework]``, in the first of the given directories that has one.
-3. `resolve` lays the layers over each other: defaults < app.conf < file < environment < flags.
-4. `install` makes what the command line found the sources of this process, for every `app.conf` in it.
+3. `resolve` merges the layers; the later wins: defaults, app.conf, file, environment, flags.
+4. `install` sets the sources that every `app.conf` of this process uses; the command line calls it.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ from framework.exceptions import ConfigError
 
 LayerName = Literal["default", "code", "file", "environment", "flag"]
 
-# A service called framework-broker makes Kubernetes set FRAMEWORK_BROKER_PORT=tcp://10.0.0.1:6379 and more of
-# the kind in every pod.
+# For a service called framework-broker Kubernetes sets FRAMEWORK_BROKER_PORT=tcp://10.0.0.1:6379 and similar variables
+# in every pod.
 _SERVICE_LINK = re.compile(r"_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)$")
 
 
 class Origin(msgspec.Struct, frozen=True):
-    """Where a value came from."""
+    """The source of a value."""
 
     layer: LayerName
     #: Path of the file, name of the variable, spelling of the flag, ``module.py:12`` of an assignment.
     source: str = ""
-    #: Key of a file's value, from the top of the file.
+    #: Full key of a value in the file.
     key: tuple[str, ...] = ()
 
     @property
     def line(self) -> int | None:
-        """The line in the file; None when the value did not come from a file."""
+        """The line in the file; None for a value from another source."""
         if self.layer != "file":
             return None
         try:
@@ -64,7 +63,7 @@ class Origin(msgspec.Struct, frozen=True):
 
 
 class Value(msgspec.Struct):
-    """A value and where it came from."""
+    """A value and its origin."""
 
     value: Any
     origin: Origin
@@ -74,20 +73,20 @@ Layer = dict[str, Value]
 
 
 class Sources(msgspec.Struct):
-    """What was read outside the code. JSON-able: a child process can be given it instead of reading again."""
+    """The settings from file, environment and flags. JSON-able, so that a child process need not read them again."""
 
-    #: The config file, if there is one.
+    #: Path of the config file; None: no file was found.
     path: str | None = None
     #: Directory of the embedded broker's file: the config file's, else the current one.
     directory: str = ""
     file: Layer = {}
     environment: Layer = {}
     flags: Layer = {}
-    #: Remarks for the user about older names.
+    #: Notes for the user about older names.
     notes: list[str] = []
 
     def value(self, name: str) -> Any:
-        """Return the option `name` as far as the sources say it (no app.conf), else None."""
+        """Return the value of the option `name` in these sources (not in app.conf), else None."""
         for layer in (self.flags, self.environment, self.file):
             if name in layer:
                 return layer[name].value
@@ -95,12 +94,12 @@ class Sources(msgspec.Struct):
 
 
 class Config(msgspec.Struct):
-    """Settings, resolved, and the origin of each that is not a plain default."""
+    """Merged settings, and the origin of each that is not a plain default."""
 
     settings: Settings
     origins: dict[str, Origin]
     sources: Sources
-    #: Values of options that change nothing, by flat name.
+    #: Values of options without effect, by flat name.
     unused: dict[str, Any]
 
     def value(self, option: Option) -> Any:
@@ -110,7 +109,7 @@ class Config(msgspec.Struct):
         return getattr(getattr(self.settings, option.table) if option.table else self.settings, option.key)
 
     def origin(self, name: str) -> Origin:
-        """Return where the option `name` (flat) came from."""
+        """Return the origin of the option `name` (flat)."""
         return self.origins.get(name, Origin("default"))
 
 
@@ -120,13 +119,13 @@ _installed: Sources | None = None
 
 
 def install(sources: Sources | None) -> None:
-    """Use `sources` for every `app.conf` of this process (flags belong to the process); None: undo."""
+    """Use `sources` for every `app.conf` of this process; None: let each read its own."""
     global _installed
     _installed = sources
 
 
 def installed() -> Sources | None:
-    """Return what `install` was given."""
+    """Return the sources set by `install`."""
     return _installed
 
 
@@ -141,9 +140,9 @@ def load(
 ) -> Sources:
     """Read file and environment and add `flags` (flat name: (spelling, value)).
 
-    `directories`: where a config file may lie; default the current one.
+    `directories`: where to look for a config file; default the current one.
 
-    Raises `ConfigError` for a file that cannot be read, an unknown key or a wrong value.
+    Raises `ConfigError` for an unreadable file, an unknown key or a wrong value.
     """
     env = os.environ if environ is None else environ
     notes: list[str] = []
@@ -170,7 +169,7 @@ def _find_file(config: str | None, directories: Sequence[str | os.PathLike[str]]
             return own
         project = os.path.join(directory, "pyproject.toml")
         if os.path.isfile(project):
-            # Parsing a foreign pyproject.toml is only worth it when it speaks of us.
+            # Parsing takes time, so skip a pyproject.toml without our table.
             try:
                 text = Path(project).read_bytes()
             except OSError:
@@ -181,7 +180,7 @@ def _find_file(config: str | None, directories: Sequence[str | os.PathLike[str]]
 
 
 def _read_file(path: str, notes: list[str]) -> Layer:
-    import tomllib  # a client without a file need not pay for it
+    import tomllib  # imported here: a client without a file does not need it
 
     try:
         with open(path, "rb") as stream:
@@ -215,7 +214,7 @@ def _read_document(document: Mapping[str, Any], path: str, prefix: tuple[str, ..
             if not isinstance(value, dict):
                 raise ConfigError(f"{where}: {key} is {value!r}; wanted a table, [{key}]")
             for inner, content in value.items():
-                _take(layer, key, inner, content, Origin("file", path, (*prefix, key, inner)))
+                _add_key(layer, key, inner, content, Origin("file", path, (*prefix, key, inner)))
         elif key in options():
             if options()[key].table:
                 notes.append(f"{where}: write {options()[key].label} for {key}")
@@ -226,13 +225,13 @@ def _read_document(document: Mapping[str, Any], path: str, prefix: tuple[str, ..
             layer[option.name] = Value(accept(option, value, str(where)), where)
         else:
             near = did_you_mean(key, [*tables(), *(name for name, o in options().items() if not o.table), *options()])
-            kind = f"there is no table [{key}]" if isinstance(value, dict) else f"there is no setting {key}"
+            kind = f"unknown table [{key}]" if isinstance(value, dict) else f"unknown setting {key}"
             raise ConfigError(f"{where}: {kind}{near}")
     _check_nodes(layer)
     return layer
 
 
-def _take(layer: Layer, table: str, key: str, value: Any, origin: Origin) -> None:
+def _add_key(layer: Layer, table: str, key: str, value: Any, origin: Origin) -> None:
     """Put one key of one table into `layer`."""
     option = options().get(f"{table}_{key}")
     if option is None and key.endswith("_file"):
@@ -250,12 +249,12 @@ def _take(layer: Layer, table: str, key: str, value: Any, origin: Origin) -> Non
         if not near:
             others = {other.key: other.label for other in options().values() if other.table not in ("", table)}
             near = f"; did you mean {others[key]}?" if key in others else ""
-        raise ConfigError(f"{origin}: there is no setting {key} in [{table}]{near}")
+        raise ConfigError(f"{origin}: unknown setting {key} in [{table}]{near}")
     layer[option.name] = Value(accept(option, value, str(origin)), origin)
 
 
 def _check_nodes(layer: Layer) -> None:
-    """Refuse keys of ``[nodes.<name>]`` that are no worker settings."""
+    """Check the tables ``[nodes.<name>]``. Raises `ConfigError` for keys that are no worker settings."""
     if "nodes" not in layer:
         return
     names = [option.key for option in options().values() if option.table == "worker"]
@@ -264,37 +263,37 @@ def _check_nodes(layer: Layer) -> None:
         for key, value in table.items():
             where = Origin("file", origin.source, (*origin.key, node, key))
             if key not in names:
-                raise ConfigError(f"{where}: there is no worker setting {key}{did_you_mean(key, names)}")
+                raise ConfigError(f"{where}: unknown worker setting {key}{did_you_mean(key, names)}")
             table[key] = accept(options()[f"worker_{key}"], value, str(where))
 
 
 def _read_environment(env: Mapping[str, str], notes: list[str]) -> Layer:
     layer: Layer = {}
     by_variable = {option.variable: option for option in options().values()}
-    # FRAMEWORK_FSNOTIFY is the guide's variable for worker.fsnotify, not the table of that name.
+    # In the guide FRAMEWORK_FSNOTIFY sets worker.fsnotify, not the table [fsnotify].
     aliased = {variable for option in options().values() for variable in option.env}
     for option in options().values():
         for variable in option.env:
             if text := env.get(variable):
-                _take_variable(layer, option, variable, text)
+                _add_variable(layer, option, variable, text)
                 if variable.startswith("CELERY"):
                     notes.append(f"environment variable {variable} is an older name; write {option.variable}")
     for variable, text in env.items():
-        # An empty variable is one that is not set: `X=${X:-}` in a compose file.
+        # An empty variable counts as unset: a compose file may say `X=${X:-}`.
         if not variable.startswith("FRAMEWORK_") or not text or _is_service_link(variable, text):
             continue
         secret = by_variable.get(variable.removesuffix("_FILE"))
         if variable in aliased:
             continue
         if variable in by_variable:
-            _take_variable(layer, by_variable[variable], variable, text)
+            _add_variable(layer, by_variable[variable], variable, text)
         elif variable.endswith("_FILE") and secret is not None and secret.secret:
             where = f"environment variable {variable}"
             content = _read_secret(text, where)
             layer[secret.name] = Value(accept(secret, content, where), Origin("environment", variable))
         elif variable.split("_")[1].lower() in tables():
             near = did_you_mean(variable, by_variable)
-            raise ConfigError(f"environment variable {variable}: there is no such setting{near}")
+            raise ConfigError(f"environment variable {variable}: unknown setting{near}")
     return layer
 
 
@@ -302,7 +301,7 @@ def _is_service_link(variable: str, text: str) -> bool:
     return bool(_SERVICE_LINK.search(variable)) and ("://" in text or "_SERVICE_" in variable or "_PORT_" in variable)
 
 
-def _take_variable(layer: Layer, option: Option, variable: str, text: str) -> None:
+def _add_variable(layer: Layer, option: Option, variable: str, text: str) -> None:
     where = f"environment variable {variable}"
     layer[option.name] = Value(accept(option, parse(option, text), where), Origin("environment", variable))
 
@@ -316,16 +315,16 @@ def _read_secret(path: str, where: str) -> str:
 
 
 def display_path(path: str) -> str:
-    """Return `path` relative to the current directory where it lies inside it."""
+    """Return `path`, relative to the current directory if it is inside."""
     relative = os.path.relpath(path)
     return path if relative.startswith("..") else relative
 
 
-# ---------------------------------------------------------------- resolving
+# ---------------------------------------------------------------- merging
 
 
 def resolve(sources: Sources, code: Iterable[Layer] = ()) -> Config:
-    """Lay defaults, the layers of `code` (app.conf), file, environment and flags over each other."""
+    """Merge defaults, the layers of `code` (app.conf), file, environment and flags; the later wins."""
     values: dict[str, dict[str, Any]] = {}
     origins: dict[str, Origin] = {}
     unused: dict[str, Any] = {}
@@ -342,7 +341,7 @@ def resolve(sources: Sources, code: Iterable[Layer] = ()) -> Config:
                 value = _merge(table[option.key], value)
             table[option.key] = value
     policy = values.get("task", {}).get("publish_retry_policy")
-    if isinstance(policy, dict):  # came through JSON
+    if isinstance(policy, dict):  # sources that were sent as JSON hold a plain table
         option = options()["task_publish_retry_policy"]
         values["task"]["publish_retry_policy"] = accept(option, policy, option.label)
     top = values.pop("", {})
@@ -353,8 +352,8 @@ def resolve(sources: Sources, code: Iterable[Layer] = ()) -> Config:
     return Config(settings, origins, sources, unused)
 
 
-def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    merged = {name: dict(table) for name, table in below.items()}
-    for name, table in above.items():
+def _merge(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    merged = {name: dict(table) for name, table in lower.items()}
+    for name, table in upper.items():
         merged[name] = {**merged.get(name, {}), **table}
     return merged

@@ -1,7 +1,7 @@
-"""On which line of a TOML file a key stands.
+"""Finds the line of a key in a TOML file.
 
-The standard parser forgets lines, and a parser that keeps them is too slow for every start: so the file is
-scanned again, only when an error or `framework config show --origin` asks.
+The standard parser does not keep lines, and a parser that does is too slow for every start. So the file is scanned
+again, but only for an error message or `framework config show --origin`.
 """
 
 from __future__ import annotations

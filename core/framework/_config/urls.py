@@ -1,10 +1,10 @@
-"""The URLs of the broker and of the result store, when all layers have been laid over each other.
+"""Completes the URLs of the broker and of the result store once all layers of settings are merged.
 
-1. `complete` fills in what depends on other settings: the embedded broker where none is named, a URL from its parts,
+1. `complete` fills in URLs that depend on other settings: the embedded broker if none is named, a URL from its parts,
    the short forms of Celery's configurations.
-2. This is done before any plugin is loaded, and by programs that load none. So names of plugins stand here as data, as
-   Celery's documents and the manual give them; besides the defaults of settings this is the one place of core for that.
-   What else a URL means, and whether it is right, is for the plugin that its scheme names.
+2. It runs before any plugin is loaded, and in programs that load none. Therefore this module contains names of plugins,
+   as Celery's documents and the manual use them; the rest of core names plugins only in defaults of settings. The
+   plugin of a URL's scheme checks the rest of the URL.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 #: Name of the embedded broker's file.
 EMBEDDED_FILE: Final = "framework.db"
-#: The embedded broker: used where no broker is named, and for results too where nothing else is said about them.
+#: Scheme of the embedded broker, the default; it is also the default for results, if it is the broker.
 _EMBEDDED: Final = "sqlite"
-#: The broker of configurations that have its parts (BROKER_HOST, …) and no BROKER_TRANSPORT.
+#: Scheme of a broker that is given in parts (BROKER_HOST, …) without BROKER_TRANSPORT.
 _BROKER_OF_PARTS: Final = "amqp"
-#: The result store of who keeps no results.
+#: URL of the result store that keeps no results.
 NO_RESULTS: Final = "none://"
-#: Short forms of `result_backend`, None: results are not kept.
+#: Short forms of `result_backend`; None: results are not kept.
 _BACKENDS: Final = {
     "": None,
     "none": None,
@@ -35,14 +35,14 @@ _BACKENDS: Final = {
     "amqp": "rpc://",
     "amqp://": "rpc://",
 }
-#: The `result_backend` that is completed by the table of its name, ``[redis]``, else by the broker's URL.
+#: The `result_backend` whose URL is made from the table ``[redis]``, else from the broker's URL.
 _BACKEND_OF_PARTS: Final = "redis"
 
 
 def complete(settings: Settings, named: set[str], directory: str) -> dict[str, str]:
-    """Complete the URLs of `settings`; return where each of those that were made came from, by flat name.
+    """Complete the URLs of `settings`; return the source of each completed URL, by flat name.
 
-    `named`: the options that somebody set. `directory`: where the embedded broker's file is.
+    `named`: the options that are set. `directory`: of the embedded broker's file.
     """
     made: dict[str, str] = {}
     broker, result = settings.broker, settings.result
@@ -60,7 +60,7 @@ def complete(settings: Settings, named: set[str], directory: str) -> dict[str, s
 
 
 def _broker(broker: BrokerSettings, directory: str) -> tuple[str, str]:
-    """Return the URL of a broker that has none, and where it came from."""
+    """Return the URL of a broker without `url`, and the source of that URL."""
     if broker.host:
         account = (
             f"{broker.user or ''}:{broker.password}@" if broker.password else f"{broker.user}@" if broker.user else ""
@@ -69,7 +69,7 @@ def _broker(broker: BrokerSettings, directory: str) -> tuple[str, str]:
         scheme = broker.transport or _BROKER_OF_PARTS
         return f"{scheme}://{account}{broker.host}{port}/{broker.vhost or ''}", "from broker.host"
     if broker.read_url or broker.write_url:
-        # Nobody who names one broker means the embedded one as the other.
+        # A configuration that names one broker does not mean the embedded broker as the other.
         return broker.read_url or broker.write_url or "", f"from broker.{'read' if broker.read_url else 'write'}_url"
     return f"{_EMBEDDED}:///" + os.path.join(directory or os.getcwd(), EMBEDDED_FILE), "the embedded broker"
 

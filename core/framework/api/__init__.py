@@ -1,5 +1,5 @@
-"""The stable door for plugins: everything that a transport, pool, result store, step or command imports.
+"""The stable API for plugins: every contract that a transport, pool, result store, step or command implements.
 
-One module a family, each with the contract, its promises and the types that cross it. Whatever is not
-here, in `framework.message` or in `framework.exceptions` is private and may change without notice.
+Each plugin family has one module with its contract, promises and types. Every module outside this package,
+`framework.message` and `framework.exceptions` is private and may change without notice.
 """

@@ -1,14 +1,14 @@
 """Contract of an autoscaler: how many slots the pool should have now.
 
-An autoscaler only decides. It is shown an `Observation` and names a size; core grows and shrinks the pool.
+An autoscaler only decides: it returns a size for an `Observation`; core grows and shrinks the pool.
 
 Promises
-1. `decide` looks at nothing but the `Observation` and its own options: no clock, no file, no network. The same
-   observation gives the same size, so that `framework autoscale simulate` tells what a worker would do.
-2. Core keeps what it returns within `Observation.smallest` and `Observation.largest`; it may return any number.
-3. Growing happens at once. Shrinking waits until every answer for the keep-alive time (30 s by default) was smaller
-   than the pool, and goes to the largest of them: an autoscaler need not remember, nor fear to flutter.
-4. A slot that has to go ends idle, or after its task: no answer ends a running task.
+1. `decide` depends only on the `Observation` and its own options: no clock, no file, no network. The same observation
+   gives the same size, so that `framework autoscale simulate` shows what a worker would do.
+2. `decide` may return any number; core limits it to `Observation.smallest` and `Observation.largest`.
+3. Core grows the pool at once. It shrinks the pool when every size returned during the keep-alive time (30 s by
+   default) was below the pool's size, and then to the largest of them: an autoscaler needs no memory and no damping.
+4. Core removes idle slots, and busy slots after their task: no returned size ends a running task.
 """
 
 from __future__ import annotations
@@ -22,43 +22,42 @@ from framework.api.plugin import Plugin
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What the machine, or the container around the worker, has left."""
+    """Load and free memory of the machine, or of the container around the worker."""
 
     #: Load average of the last minute for each CPU that this process may use; 1.0: all are busy.
     load: float
-    #: MiB that may still be used, and MiB in all.
+    #: Available and total memory in MiB.
     memory_free: int
     memory_total: int
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True):
-    """What an autoscaler is shown."""
+    """The state of the worker that an autoscaler decides by."""
 
-    #: Slots that the pool has.
+    #: Slots of the pool.
     size: int
     #: The bounds that the user set.
     smallest: int
     largest: int
-    #: Tasks that run.
+    #: Running tasks.
     running: int
-    #: Tasks that the worker has received and that could run, were there a slot. Those that are held for their time or
-    #: by a rate limit do not count.
+    #: Received tasks that only wait for a slot. Tasks held for their ETA or by a rate limit do not count.
     waiting: int
-    #: Seconds that a task takes of late: the long ones weigh more, and those that run now count with what they have
-    #: taken so far. None: nothing is known yet.
+    #: Recent runtime of a task in seconds: long tasks weigh more, and running tasks count with their time so far.
+    #: None: not known yet.
     runtime: float | None = None
-    #: Seconds for which something has waited without a break, since the pool last grew.
+    #: Seconds for which tasks have been waiting without a break, since the pool last grew.
     backed_up: float = 0.0
-    #: Told to autoscalers whose basis it is.
+    #: Set only for autoscalers whose `basis` is ``machine``.
     machine: Machine | None = None
 
 
 class Autoscaler(Plugin, ABC):
-    """An autoscaler's driver. Making one starts nothing."""
+    """Base class of autoscalers. Creating an autoscaler starts nothing."""
 
-    #: What it goes by. ``queue``: what waits; it is asked as soon as something does, and the worker receives as many
-    #: messages as the largest pool could run. ``machine``: what the machine has left; it is asked once a second, with
-    #: `Observation.machine`, and the worker receives a message more than the pool can run, to see that there are more.
+    #: What the decision depends on. ``queue``: waiting tasks; core calls `decide` as soon as a task waits, and reserves
+    #: as many messages as the largest pool could run. ``machine``: free load and memory; core calls `decide` once a
+    #: second, with `Observation.machine`, and reserves one message more than the pool can run, to see that more wait.
     basis: ClassVar[Literal["queue", "machine"]] = "queue"
 
     def __init__(self, options: msgspec.Struct) -> None:

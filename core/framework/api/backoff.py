@@ -1,7 +1,7 @@
 """Back-off: how long to wait before the next attempt.
 
-Exponential, unless told otherwise, with jitter on the upper half, so that a fleet that lost its broker does not come
-back in one beat.
+Exponential by default. Jitter on the upper half of each delay keeps the workers of a fleet from reconnecting at the
+same moment.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 from typing import Final
 
-#: Seconds between two attempts to reach the broker, at the most: a worker is back soon after it.
+#: Most seconds between two attempts to connect to the broker, so that a worker reconnects soon after an outage.
 PAUSE_MAX: Final = 2.0
 
 
 class Backoff:
-    """Delays in seconds: `first`, each of the next `factor` times as long and `step` longer, up to `maximum`.
+    """Delays in seconds: the first is `first`, each next one is the last times `factor` plus `step`, up to `maximum`.
 
     `jitter` is the share of each delay that is random: with 0.5 it is between half of the delay and all of it.
     """
@@ -44,6 +44,6 @@ class Backoff:
         return delay * random.uniform(1.0 - self._jitter, 1.0)
 
     def reset(self) -> None:
-        """Start over: the last attempt worked."""
+        """Start again at `first`, after a successful attempt."""
         self._delay = self._first
         self.attempts = 0

@@ -1,10 +1,10 @@
-"""The panel: the remote-control commands that a worker understands.
+"""The panel: the registry of remote-control commands.
 
-1. `Panel.register`, `control_command` and `inspect_command` add a function ``f(state, **arguments)``; what it returns
+1. `Panel.register`, `control_command` and `inspect_command` add a function ``f(state, **arguments)``; its return value
    is the reply.
-2. A `Panel` answers one request: finds the command, holds the arguments against the function's signature and
-   annotations, and turns whatever goes wrong into an ``{"error": …}`` reply.
-3. `Command.parse` makes arguments of the words of a command line, by the same signature and annotations.
+2. `Panel.answer` runs the command of one request: it checks the arguments against the function's signature and
+   annotations, and returns an ``{"error": …}`` reply for every error.
+3. `Command.parse` converts the words of a command line to arguments, by the same signature and annotations.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal["control", "inspect"]
 
-#: How much of a wrong value an error reply repeats.
+#: Most characters of a wrong value that an error reply shows.
 _SHOWN: Final = 80
 
 
 class Parameter(NamedTuple):
-    """One argument of a command, as its function declares it."""
+    """One argument of a command, as declared by its function."""
 
-    #: `Any`: it takes whatever comes.
+    #: `Any`: values are not converted.
     type: Any
     default: Any
 
     @property
     def required(self) -> bool:
-        """Whether a request has to give it."""
+        """Whether a request must contain the argument."""
         return self.default is inspect.Parameter.empty
 
     def convert(self, value: Any) -> Any:
-        """Return `value` as this parameter takes it, words of a command line included. Raises `ValueError`."""
+        """Return `value`, which may be a word of a command line, converted to the type. Raises `ValueError`."""
         if value is None and not self.required:
-            # Clients send None for what they were not given.
+            # Clients send None for omitted arguments.
             return self.default
         return value if self.type is Any else msgspec.convert(value, self.type, strict=False)
 
     def read(self, word: str) -> Any:
-        """Return what a word of a command line stands for; undeclared, its default says what it is."""
+        """Return `word` of a command line converted to the type, or, without a type, to the type of the default."""
         if self.type is Any and isinstance(self.default, (bool, int, float)):
             return msgspec.convert(word, type(self.default), strict=False)
         return self.convert(word)
@@ -72,13 +72,13 @@ def _type_of(parameter: inspect.Parameter, handler: Callable[..., Any]) -> Any:
         if annotation is inspect.Parameter.empty:
             return Any
         msgspec.json.schema(annotation)
-    except Exception:  # noqa: BLE001 - it may be anything, and may name what is imported for type checkers alone
+    except Exception:  # noqa: BLE001 - an annotation may be any expression, also of names imported only for type checkers
         return Any
     return annotation
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
-    """One command."""
+    """One remote-control command."""
 
     name: str
     handler: Callable[..., Any]
@@ -86,9 +86,9 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     alias: str | None = None
     help: str = ""
     signature: str = ""
-    #: ``(argument, converter)`` for words of the command line, in order. Empty: as the function declares them.
+    #: ``(argument, converter)`` for words of the command line, in order. Empty: from the function's signature.
     args: Sequence[tuple[str, Callable[[str], Any]]] = ()
-    #: The argument that takes the rest of the words.
+    #: The argument that takes the remaining words.
     variadic: str | None = None
     visible: bool = True
     #: Seconds that a client waits for replies.
@@ -107,11 +107,9 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
         return " ".join(words)
 
     def parse(self, words: Sequence[str]) -> dict[str, Any]:
-        """Return the arguments that `words` stand for: in order, or ``name=value``; the rest goes to the variadic one.
+        """Return `words` as arguments: by position or ``name=value``; remaining words go to the variadic argument.
 
-        What a function has after its variadic argument is given by name only.
-
-        Raises `ValueError` with a sentence.
+        Arguments after the variadic one can be given by name only. Raises `ValueError`, whose text is for the user.
         """
         declared = parameters(self.handler)
         converters: dict[str, Callable[[str], Any]] = dict(self.args) or {
@@ -133,23 +131,23 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
             arguments[name] = self._convert(name, converters[name], word)
         rest = rest[len(open_names) :]
         if rest and self.variadic is None:
-            raise ValueError(f"the command is {self.usage}, and {rest[0]} is too much")
+            raise ValueError(f"unexpected argument {rest[0]}; the command is {self.usage}")
         if rest and self.variadic is not None:
             arguments[self.variadic] = rest
         for name, parameter in declared.items():
             if parameter.required and name not in arguments:
-                raise ValueError(f"the command is {self.usage}, and {name.upper()} is missing")
+                raise ValueError(f"{name.upper()} is missing; the command is {self.usage}")
         return arguments
 
     def _convert(self, name: str, convert: Callable[[str], Any], word: str) -> Any:
         try:
             return convert(word)
         except ValueError:
-            raise ValueError(f"the command is {self.usage}, and {name.upper()} cannot be {word!r}") from None
+            raise ValueError(f"{name.upper()} cannot be {word!r}; the command is {self.usage}") from None
 
 
 class Panel:
-    """A set of commands. The one that `register` fills is shared by every worker in the process."""
+    """A registry of commands. `register` adds to `COMMANDS`, which all workers of a process share."""
 
     def __init__(self, commands: Mapping[str, Command] | None = None) -> None:
         self._commands = dict(commands or {})
@@ -160,21 +158,21 @@ class Panel:
         return iter([by_name[name] for name in sorted(by_name)])
 
     def get(self, name: str) -> Command | None:
-        """Return the command called, or also called, `name`."""
+        """Return the command whose name or alias is `name`."""
         return self._commands.get(name)
 
     def add(self, command: Command) -> None:
-        """Add `command`. Raises `ConfigError` when another has its name."""
+        """Add `command`. Raises `ConfigError` when another command has its name or alias."""
         for name in filter(None, (command.name, command.alias)):
             other = self._commands.get(name)
             if other is not None and other.handler.__qualname__ != command.handler.__qualname__:
                 raise ConfigError(
-                    f"two remote-control commands are called {name!r}: {other.handler!r} and {command.handler!r}"
+                    f"two remote-control commands have the name {name!r}: {other.handler!r} and {command.handler!r}"
                 )
             self._commands[name] = command
 
     def answer(self, state: Any, method: str, arguments: Mapping[str, Any]) -> Any:
-        """Run the command `method` and return its reply. Lets `SystemExit` through, and nothing else."""
+        """Run the command `method` and return its reply, for an `Exception` an error reply."""
         command = self._commands.get(method)
         if command is None:
             return {"error": f"KeyError({method!r}): no such command"}
@@ -193,7 +191,7 @@ class Panel:
             return command.handler(state, **taken)
         except FrameworkError as error:
             return {"error": str(error)}
-        except Exception as error:  # the hook-call wall: a command may be a stranger's
+        except Exception as error:  # the hook-call wall: a command may be a plugin's
             logger.exception("The command %s failed", method)
             return {"error": repr(error)}
 
@@ -207,9 +205,9 @@ class Panel:
 
     @staticmethod
     def register(function: F | None = None, /, **options: Any) -> F | Callable[[F], F]:
-        """Decorate ``f(state, **arguments)`` as a command.
+        """Register ``f(state, **arguments)`` as a command.
 
-        Bare, or with the fields of `Command` (`type` for `kind`).
+        Used as a plain decorator, or with the fields of `Command` as arguments (`type` for `kind`).
         """
 
         def decorate(function: F) -> F:
@@ -223,14 +221,14 @@ class Panel:
 
 
 def control_command(**options: Any) -> Callable[[F], F]:
-    """Decorate a command that changes something."""
+    """Register a command that changes the worker."""
     return Panel.register(type="control", **options)
 
 
 def inspect_command(**options: Any) -> Callable[[F], F]:
-    """Decorate a command that only tells."""
+    """Register a command that only reports."""
     return Panel.register(type="inspect", **options)
 
 
-#: Every registered command of this process. Filled by imports, as the guide has it: a module with commands is enough.
+#: The registered commands of this process. Importing a module with commands registers them.
 COMMANDS = Panel()

@@ -1,10 +1,10 @@
-"""`Call`: one `async def` task as it runs, and the way to interrupt it where it awaits.
+"""`Call`: one run of an `async def` task that can be interrupted where it awaits.
 
 1. `Call.drive` runs a coroutine inside the asyncio task that awaits it.
 2. `Call.interrupt`, in the loop's thread, wakes the coroutine. A soft limit arrives as an exception that is both
    `SoftTimeLimitExceeded` and `asyncio.CancelledError`, so that task groups and time-outs clean up as for any
    cancellation and a task can still catch it by its own name. Anything else arrives as a plain cancellation.
-3. What leaves `drive` is the exception that was asked for; a cancellation nobody asked for is a failure of the task.
+3. `drive` raises the exception passed to `interrupt`; any other cancellation is a failure of the task.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ R = TypeVar("R")
 
 
 class _SoftCancelled(SoftTimeLimitExceeded, asyncio.CancelledError):
-    """The soft limit, as a coroutine sees it."""
+    """The exception of the soft limit inside a coroutine."""
 
 
 class Call:
-    """A coroutine's run."""
+    """One run of a coroutine."""
 
     def __init__(self) -> None:
         self._task: asyncio.Task[Any] | None = None
@@ -42,24 +42,24 @@ class Call:
             if self._ended_by is not None:
                 raise self._ended_by from None
             raise RuntimeError(
-                "the task's coroutine was cancelled from within, and let the cancellation out"
+                "the task's coroutine was cancelled from within and did not catch the CancelledError"
             ) from error
         finally:
             self._task = None
 
     def interrupt(self, exception: type[BaseException]) -> None:
-        """Have `exception` end the coroutine, if it still runs; called in the thread of its loop."""
+        """Raise `exception` in the coroutine, if it still runs; call it in the thread of its loop."""
         if self._task is not None:
             self._pending = exception
             self._task.cancel()
 
     def translate(self, error: asyncio.CancelledError) -> asyncio.CancelledError:
-        """Return what the coroutine is to see in place of `error`."""
+        """Return the exception that the coroutine gets in place of `error`."""
         pending, self._pending = self._pending, None
         if pending is None:
             return error
         if self._task is not None:
-            # The request has been delivered: what the coroutine does to clean up may await as usual.
+            # The interruption has been delivered: the cleanup of the coroutine may await as usual.
             self._task.uncancel()
         if issubclass(pending, SoftTimeLimitExceeded):
             return _SoftCancelled()
@@ -68,7 +68,7 @@ class Call:
 
 
 class _Steps:
-    """Steps a coroutine as ``await`` would, and translates cancellations on their way in."""
+    """Runs a coroutine as ``await`` does, and translates the cancellations that it gets."""
 
     def __init__(self, call: Call, coroutine: Coroutine[Any, Any, Any]) -> None:
         self._call = call
@@ -95,7 +95,7 @@ class _Steps:
 
 
 def inside(frame: FrameType | None) -> bool:
-    """Say whether `frame` is code that a driven coroutine called, so that an exception may be raised right there."""
+    """Return whether a driven coroutine called the code of `frame`, so that an exception may be raised there."""
     steps = _Steps.__await__.__code__
     frame = frame.f_back if frame is not None and frame.f_code is not steps else None
     while frame is not None:

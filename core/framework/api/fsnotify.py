@@ -1,16 +1,15 @@
-"""Contract of a file watcher: which of some files may have changed.
+"""Contract of a file watcher: reports which of the watched files may have changed.
 
 Promises
-1. From the moment `watch` returns no change of a file is missed: written to, replaced by renaming another over it (as
-   many editors save), removed, made again, or made for the first time, also in a directory that is removed, renamed or
-   made meanwhile.
-2. `read` returns the files of which something may have changed since it was called last, under the names that `watch`
-   was given. It never blocks. It may name a file that has not changed, or one that is still being written, which is
-   then named again; whoever asks looks at the contents.
-3. A watcher has no thread. It is asked when its descriptor (`fileno`) is readable, or, if it has none, every `interval`
-   seconds. Two calls never come at a time. The descriptor stays the same until `close`, and is not readable for long
-   when there is nothing to tell.
-4. `close` lets go of everything; it is harmless when repeated, or before `watch`. Once closed, a watcher tells nothing.
+1. Once `watch` has returned, no change of a file is missed: a write, a replacement by renaming another file over it (as
+   many editors save), a removal, a creation, also in a directory that is removed, renamed or created meanwhile.
+2. `read` returns the files that may have changed since its last call, under the paths passed to `watch`. It never
+   blocks. It may return a file that has not changed, or one that is still being written and is then returned again; the
+   caller compares the contents.
+3. A watcher has no thread. Core calls `read` when the descriptor (`fileno`) is readable, or, without a descriptor,
+   every `interval` seconds. Calls never overlap. The descriptor stays the same until `close`, and does not stay
+   readable when no file has changed.
+4. `close` releases all resources; it is harmless when repeated, or before `watch`. A closed watcher reports nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from framework.api.plugin import Plugin
 
 
 class Watcher(Plugin, ABC):
-    """A file watcher's driver. Making one opens nothing."""
+    """Base class of file watchers. Creating a watcher opens nothing."""
 
-    #: Which one is taken when the user names none: the greatest of those that are available.
+    #: Among the available watchers core takes the one with the greatest rank, unless the user names one.
     rank: ClassVar[int] = 0
 
     def __init__(self, options: msgspec.Struct) -> None:
@@ -35,14 +34,14 @@ class Watcher(Plugin, ABC):
 
     @classmethod
     def unavailable(cls) -> str | None:
-        """Return in words why it cannot work on this system; None: it can."""
+        """Return in words why the watcher cannot work on this system; None: it can."""
         return None
 
     @abstractmethod
     def watch(self, paths: Iterable[str]) -> None:
-        """Watch these files (absolute paths) from now on, besides those that are watched already.
+        """Watch also the files `paths` (absolute paths) from now on.
 
-        They need not exist. Raises `OSError` when the system refuses.
+        The files need not exist. Raises `OSError` when the system refuses.
         """
 
     @abstractmethod
@@ -50,13 +49,13 @@ class Watcher(Plugin, ABC):
         """Return the files that may have changed."""
 
     def fileno(self) -> int | None:
-        """Return the descriptor that is readable when `read` has something to tell; None: there is none."""
+        """Return the descriptor that is readable when files may have changed; None: this watcher has no descriptor."""
         return None
 
     @property
     def interval(self) -> float:
-        """Seconds between two calls of `read` where there is no descriptor."""
+        """Seconds between two calls of `read` for a watcher without a descriptor."""
         return 1.0
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching and release all resources."""

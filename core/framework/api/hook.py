@@ -1,11 +1,11 @@
-"""Hooks: functions that the framework calls when something happens, any number of them (pluggy).
+"""Contract of hooks: functions of plugins that the framework calls at certain events (pluggy).
 
 Write a module or class whose functions carry `@hookimpl` and are named as below, and offer it as an entry point of the
-group ``framework.hooks``, or give it to `App.register_hooks`. A hook may take fewer arguments than listed. What a hook
-raises is logged and goes no further; only `worker_init` may stop the start, by raising
-`framework.exceptions.ConfigError`.
+group ``framework.hooks``, or pass it to `App.register_hooks`. An implementation may take fewer arguments than listed.
+Its exceptions are logged, except a `framework.exceptions.FrameworkError`, which reaches the caller of the hook: raised
+in `worker_init`, it stops the start.
 
-Hooks are looked up once, when the worker or client starts: one that nobody implements costs nothing.
+The worker and the client look up hooks once, when they start: a hook without implementations costs nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class HookSpecs:
 
     @hookspec
     def worker_ready(self, app: App, hostname: str) -> None:
-        """Called when the worker consumes for the first time."""
+        """Called when the worker has started to consume, for the first time only."""
 
     @hookspec
     def worker_shutting_down(self, hostname: str, how: str, exitcode: int) -> None:
@@ -56,13 +56,13 @@ class HookSpecs:
 
     @hookspec
     def setup_logging(self, loglevel: int, logfile: str | None) -> None:
-        """Called instead of the worker's own logging set-up, if anybody implements it."""
+        """Called instead of the worker's own logging set-up."""
 
     @hookspec
     def after_setup_logger(self, logger: logging.Logger, loglevel: int) -> None:
         """Called when the worker has set up the root logger."""
 
-    # -------------------------------------------------------- a task's life, where it runs
+    # -------------------------------------------------------- a task's life, in the process that runs it
 
     @hookspec
     def task_prerun(self, task_id: str, task: Any, args: Any, kwargs: Any) -> None:
@@ -70,7 +70,7 @@ class HookSpecs:
 
     @hookspec
     def task_postrun(self, task_id: str, task: Any, args: Any, kwargs: Any, retval: Any, state: str) -> None:
-        """Called after the task has ended, however it ended."""
+        """Called after the task has ended, in whatever state."""
 
     @hookspec
     def task_success(self, task_id: str, task: Any, result: Any, runtime: float) -> None:
@@ -78,19 +78,19 @@ class HookSpecs:
 
     @hookspec
     def task_retry(self, task_id: str, task: Any, reason: BaseException) -> None:
-        """Called when the task is to be run again."""
+        """Called when the task is retried."""
 
     @hookspec
     def task_failure(
         self, task_id: str, task: Any, exception: BaseException, args: Any, kwargs: Any, traceback: str
     ) -> None:
-        """Called when the task raised, ran out of time or lost its process (then in the main process)."""
+        """Called when the task raised, timed out or lost its process; in the main process if its own is lost."""
 
     # -------------------------------------------------------- a task's life, in the main process
 
     @hookspec
     def task_received(self, task_id: str, name: str) -> None:
-        """Called when the worker has taken a message in."""
+        """Called when the worker has received a task message."""
 
     @hookspec
     def task_revoked(self, task_id: str, name: str, terminated: bool, signum: int | None, expired: bool) -> None:
@@ -102,7 +102,7 @@ class HookSpecs:
 
     @hookspec
     def task_unknown(self, task_id: str | None, name: str) -> None:
-        """Called when a message names a task that the worker does not have; not again when it was handed back."""
+        """Called when the worker receives an unknown task; not again for a message that was handed back."""
 
     # -------------------------------------------------------- a client's life
 

@@ -1,8 +1,7 @@
-"""The worker's event loop as plugins see it.
+"""Contract of the worker's event loop.
 
-One loop turns in one thread (a greenlet under green pools). Everything that touches the broker or a pool's
-pipes runs in it. All methods but `call_soon_threadsafe` must be called from the loop itself;
-`running` may be read anywhere.
+The loop runs in one thread (under green pools in a greenlet). All code that uses the broker or a pool's pipes runs
+in it. Call all methods but `call_soon_threadsafe` from callbacks of the loop only; `running` may be read anywhere.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ class Timer(Protocol):
     """A scheduled call."""
 
     def cancel(self) -> None:
-        """Forget the call; harmless when it has run."""
+        """Cancel the call; harmless when it has run."""
 
 
 class Loop(Protocol):
-    """What a plugin may ask of the loop."""
+    """The methods of the loop that plugins may use."""
 
     @property
     def running(self) -> bool:
-        """The loop turns. False before it has begun and once it has ended: what is asked of it then waits."""
+        """Whether the loop runs; if not, scheduled callbacks wait until it does."""
 
     def time(self) -> float:
         """Return the loop's clock, in seconds (monotonic)."""

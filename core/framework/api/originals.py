@@ -1,11 +1,11 @@
 """The standard library as it was before a green library replaced parts of it.
 
-1. `is_replaced` says whether a library has replaced `select`, whichever library it was and whoever had it do so.
-2. `original` returns a module of the interpreter's own, written in C, as it was: for code that has to block its thread,
-   to start one of the system's, or to use what the library took away.
+1. `is_replaced` returns whether any library has replaced `select`.
+2. `original` returns a built-in C module as it was: for code that must block its thread, start a system thread, or use
+   functions that the library removed.
 
-No library is asked: a module written in C can be made a second time, and what replaces functions replaces those of the
-first one only.
+This needs no support of the library: a C module can be created a second time, and a library patches only the first
+instance.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Any
 
 
 def is_replaced() -> bool:
-    """Say whether a green library has replaced `select`."""
+    """Return whether a green library has replaced `select`."""
     return not isinstance(select.select, BuiltinFunctionType)
 
 
 def original(module: str) -> Any:
-    """Return the module called `module`, ``select`` or ``_thread``, with everything that it had at first."""
-    return _made_again(module) if is_replaced() else import_module(module)
+    """Return the unpatched module called `module`: ``select`` or ``_thread``."""
+    return _new_instance(module) if is_replaced() else import_module(module)
 
 
 @cache
-def _made_again(name: str) -> ModuleType:
+def _new_instance(name: str) -> ModuleType:
     spec = util.find_spec(name)
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError(f"this interpreter has no module {name}", name=name)

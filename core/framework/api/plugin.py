@@ -1,9 +1,9 @@
-"""What all plugin families share: a name and declared options.
+"""The base class of plugins: declared options and a contract version.
 
-1. `Plugin` is the base of every driver (transport, pool, result store, autoscaler, fsnotify).
-2. `options` is a `msgspec.Struct`; core fills it from the config table ``[<family>.<name>]`` and refuses unknown
-   keys and wrong types before anything starts. Help is the `description` of `msgspec.Meta`.
-3. `api_version` is the contract a plugin was written for; the loader refuses any other.
+1. `Plugin` is the base of every transport, pool, result store, autoscaler and file watcher.
+2. `options_type` is a `msgspec.Struct`; core fills it from the config table ``[<family>.<name>]`` and refuses unknown
+   keys and wrong types before anything starts. The help of an option is the `description` of its `msgspec.Meta`.
+3. `api_version` is the version of the contract; the loader refuses a plugin written for another version.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from typing import ClassVar, Final
 
 import msgspec
 
-#: The contract of this release. Raised when a change breaks plugins.
+#: Version of the contracts in this release; a change that breaks plugins increments it.
 API_VERSION: Final = 1
 
 
 class NoOptions(msgspec.Struct, forbid_unknown_fields=True):
-    """The options of a plugin that has none."""
+    """Options of a plugin without options."""
 
 
 class Plugin:
-    """Base of every driver plugin."""
+    """Base class of plugins with a contract."""
 
     #: Contract version, see `API_VERSION`.
     api_version: ClassVar[int] = API_VERSION
     #: Typed options with defaults: a keyword-only `msgspec.Struct` that forbids unknown fields.
     options_type: ClassVar[type[msgspec.Struct]] = NoOptions
-    #: Name of the config table, for a plugin that is offered under several names; "": the name that it is chosen by,
-    #: of a scheme such as ``acme+tls`` the part before the ``+``.
+    #: Name of the config table, for a plugin that is offered under several names; "": the chosen name, for a scheme
+    #: such as ``acme+tls`` the part before the ``+``.
     options_table: ClassVar[str] = ""

@@ -1,21 +1,19 @@
 """Contract of a pool: where tasks run.
 
-The core hands a pool `Job`s and gets `Outcome`s back. The pool knows nothing about messages: it carries `Job.payload`
-to wherever it runs things and calls the `Workload` there.
+Core submits `Job`s to a pool and receives `Outcome`s. The pool does not read messages: it passes `Job.payload` to the
+`Workload` of the process, thread or greenlet that runs the job.
 
 Promises
 1. Everything but `Workload.run` happens in the loop; `submit` never blocks.
-2. Every submitted job ends in exactly one call of `PoolEvents.finished`, also when its process dies or it is
-   terminated.
-   `PoolEvents.started` comes once before it, when the job begins to run (not merely waits in a pipe).
-3. `capacity()` says how many more jobs the pool wants now. Core may submit fewer, never more. A pool asks for more than
-   its free slots only as far as that keeps short tasks from waiting behind long ones.
-4. After `quiesce` no waiting job starts: jobs that have not started are returned by it and never run.
-5. `stop` returns when nothing runs any more or the deadline is over; what was still running is then terminated by
-   `kill`.
+2. Every submitted job ends in exactly one call of `PoolEvents.finished`, also if its process dies or it is terminated.
+   `PoolEvents.started` is called once before that, when the job begins to run (not when it enters a pipe).
+3. `capacity()` returns how many more jobs the pool accepts now. Core may submit fewer, never more. The capacity exceeds
+   the free slots only as far as that keeps short tasks from waiting behind long ones.
+4. After `quiesce` no waiting job starts: `quiesce` returns the jobs that have not started, and they never run.
+5. `stop` returns when no job runs any more or the deadline is over; `kill` then terminates the jobs still running.
    Stopping twice, or before `start`, is harmless. A pool that was stopped or killed has a capacity of 0.
 
-`framework.testing.pools` holds a pool to them.
+`framework.testing.pools` tests these promises.
 """
 
 from __future__ import annotations
@@ -36,18 +34,18 @@ if TYPE_CHECKING:
 
 
 class Job(NamedTuple):
-    """One task to run. A plain tuple, so that a batch of them can be marshalled."""
+    """One task to run. A plain tuple, so that a batch of jobs can be marshalled."""
 
-    #: Names the job between core and pool; unique within a worker's life.
+    #: Identifies the job between core and pool; unique within a worker's life.
     seq: int
     payload: Payload
-    #: Task name and id, for log lines and decisions that need no decoding.
+    #: Task name and id, readable without decoding the payload.
     task: str
     id: str
     #: Seconds; None: no limit.
     soft_limit: float | None
     hard_limit: float | None
-    #: Somebody wants to know what a success returned: `Outcome.note` of it too.
+    #: Fill `Outcome.note` with the repr of the result also on success.
     wants_result_repr: bool = False
 
 
@@ -59,41 +57,41 @@ IGNORED: Final = 3
 REJECTED: Final = 4
 #: `Reject(requeue=True)`.
 REQUEUED: Final = 5
-#: Expired or revoked where it was about to run.
+#: Expired or revoked immediately before it would have run.
 REVOKED: Final = 6
 #: The message cannot become a call (undecodable body, wrong shape): a dead letter.
 INVALID: Final = 7
-#: The pool's own verdicts, made with `PoolContext.outcome_for`.
+#: Outcomes that the pool itself makes, with `PoolContext.outcome_for`.
 TIMED_OUT: Final = 8
 WORKER_LOST: Final = 9
 TERMINATED: Final = 10
-#: A failure that is the soft time limit's `SoftTimeLimitExceeded`, which the task let pass.
+#: A failure because the task did not catch `SoftTimeLimitExceeded`.
 SOFT_TIMED_OUT: Final = 11
 
 
 class Outcome(NamedTuple):
-    """How a job ended. A plain tuple, so that a batch of them can be marshalled."""
+    """How a job ended. A plain tuple, so that a batch of outcomes can be marshalled."""
 
     seq: int
     #: One of the constants of this module.
     code: int
     #: Seconds from start to end.
     runtime: float
-    #: What the result store keeps, already encoded; None: nothing to store.
+    #: The encoded result document; None: nothing to store.
     document: bytes | None = None
-    #: For logs and events: repr of the result or of the exception; "" when nobody asked. Of an INVALID job: what is
-    #: wrong, as ``reason: text``.
+    #: For logs and events: repr of the result or of the exception; "" if not requested. For an INVALID job:
+    #: ``reason: text``.
     note: str = ""
-    #: For events: the traceback; of a TERMINATED job the signal. "" when nobody asked.
+    #: For events: the traceback, for a TERMINATED job the signal; "" if not requested.
     traceback: str = ""
 
 
-#: ``(code, seconds or signal or exit code, what happened)`` -> Outcome; see `PoolContext.outcome_for`.
+#: ``(job, code, text, runtime)`` -> Outcome; see `PoolContext.outcome_for`.
 OutcomeFor: TypeAlias = Callable[[Job, int, str, float], Outcome]
 
 
 class Workload(Protocol):
-    """What a pool runs. One instance a process, shared by its threads and greenlets."""
+    """Runs jobs inside a pool. One instance per process, shared by its threads and greenlets."""
 
     def prepare(self) -> None:
         """Called once in every process that runs jobs, after a fork, before the first job."""
@@ -101,7 +99,7 @@ class Workload(Protocol):
     def run(self, job: Job) -> Outcome:
         """Run `job` to its end.
 
-        Raises nothing but `BaseException`s that the pool itself threw in; those in its `task_errors` fail the job.
+        Raises only `BaseException`s that the pool itself injected; one of `Pool.task_errors` fails the job instead.
         """
 
     def release(self) -> None:
@@ -110,24 +108,24 @@ class Workload(Protocol):
 
 @runtime_checkable
 class AsyncWorkload(Workload, Protocol):
-    """A workload that also runs coroutines, where a pool has an event loop for them."""
+    """A workload that also runs coroutines, for pools that have an asyncio event loop."""
 
     def runs_async(self, task: str) -> bool:
-        """Say whether jobs of the task called `task` are coroutines, to be run by `arun`; `run` can run them too."""
+        """Return whether the task called `task` is a coroutine function; both `arun` and `run` can run its jobs."""
 
     async def arun(self, job: Job, call: Call) -> Outcome:
-        """Run `job` to its end in the asyncio task that awaits this; `call` is what interrupts it."""
+        """Run `job` to its end in the current asyncio task; `call` can interrupt it."""
 
     def interrupt(self, thread: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
-        """Have `exception` end the coroutine that `run` is running in `thread`, where it awaits.
+        """Raise `exception` in the coroutine that `run` is running in `thread`, at the point where it awaits.
 
-        Called from another thread, or in a signal handler with the interrupted `frame`. False: there is none, or it is
-        in code of its own that does not await; the pool then raises the exception there itself.
+        Called from another thread, or in a signal handler with the interrupted `frame`. Returns False if no coroutine
+        runs there, or if it is executing its own code and not awaiting; the pool then raises the exception itself.
         """
 
 
 class PoolTraits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a pool can do; core refuses at start, in words, what a trait rules out."""
+    """What a pool can do; core refuses at start a configuration that needs a missing trait."""
 
     processes: bool = False
     green: bool = False
@@ -143,31 +141,31 @@ class PoolTraits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PoolEvents(Protocol):
-    """What a pool tells the core; called in the loop only."""
+    """Receives reports of a pool; called in the loop only."""
 
     def started(self, seqs: Sequence[int], pid: int) -> None:
-        """These jobs have begun to run in process `pid`."""
+        """The jobs `seqs` have begun to run in process `pid`."""
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
-        """These jobs have ended."""
+        """Jobs have ended."""
 
     def vacancy(self) -> None:
-        """`capacity` has grown without a job having finished (a child came up, the pool grew)."""
+        """`capacity` has grown for another reason than a finished job (a child came up, the pool grew)."""
 
 
 class PoolContext(msgspec.Struct, kw_only=True):
-    """What core gives a pool."""
+    """Everything that core passes to a pool."""
 
     loop: Loop
     events: PoolEvents
     #: Slots: processes, threads or greenlets.
     concurrency: int
-    #: The workload of this process; built when first called (a pool of processes never calls it).
+    #: The workload of this process; built at the first call (a pool of processes never calls it).
     workload: Callable[[], Workload]
-    #: How to build the workload elsewhere: pass it to `framework.api.workload.load` in a fresh interpreter, once the
-    #: entries of its ``path`` are in front of `sys.path`. JSON-able.
+    #: How to build the workload in a fresh interpreter: put the entries of its ``path`` in front of `sys.path`, then
+    #: pass it to `framework.api.workload.load`. JSON-able.
     recipe: Mapping[str, Any]
-    #: Builds the outcome of a job that the pool had to end itself: ``outcome_for(job, code, text, runtime)`` with
+    #: Builds the outcome of a job that the pool ended itself: ``outcome_for(job, code, text, runtime)`` with
     #: TIMED_OUT (text: the limit in seconds), WORKER_LOST (text: what happened) or TERMINATED (text: the signal).
     outcome_for: OutcomeFor
     #: Node name, for process titles and log lines.
@@ -177,8 +175,8 @@ class PoolContext(msgspec.Struct, kw_only=True):
     #: Seconds to wait for a child to come up.
     start_timeout: float = 10.0
     start_method: str = "fork"
-    #: The worker's own time limits in seconds, for tasks that have none of theirs; None: none. For `info` alone: what
-    #: holds for a job is in the `Job`.
+    #: The worker's default time limits in seconds; None: no limit. Only for `info`: the limits of a job are in the
+    #: `Job`.
     soft_limit: float | None = None
     hard_limit: float | None = None
 
@@ -189,16 +187,16 @@ class PoolContext(msgspec.Struct, kw_only=True):
 
     @property
     def timeouts(self) -> list[float]:
-        """The worker's own time limits as `Pool.info` tells them: ``[soft, hard]``, 0 for none."""
+        """The worker's default time limits as `Pool.info` reports them: ``[soft, hard]``, 0: no limit."""
         return [self.soft_limit or 0, self.hard_limit or 0]
 
 
 class Pool(Plugin, ABC):
-    """A pool's driver. Making one starts nothing."""
+    """Base class of pools. Creating a pool starts nothing."""
 
     traits: ClassVar[PoolTraits]
-    #: What a task may let out that is no `Exception`: the time-outs of a green library, for example. It fails the task.
-    #: Not what the pool itself ends a job with.
+    #: Exceptions that are no `Exception` and fail a task, such as the time-outs of a green library. Not the exceptions
+    #: with which the pool itself ends a job.
     task_errors: ClassVar[tuple[type[BaseException], ...]] = ()
 
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
@@ -207,27 +205,27 @@ class Pool(Plugin, ABC):
 
     @classmethod
     def patch(cls) -> None:
-        """Replace what the pool needs replaced in the standard library.
+        """Patch the standard library for this pool.
 
         Called in the main thread once the pool is chosen, before `preload`, and before the application or a transport
-        is imported. The pool's own module has been: it must not have taken by name what is replaced now. Harmless when
-        it has been done already, by the application for example.
+        is imported. The pool's own module is imported before, so it must not import patched names with ``from``.
+        Harmless when the library is patched already, for example by the application.
         """
 
     @classmethod
     def patched(cls) -> bool:
-        """Say whether everything is replaced that the pool needs replaced; core refuses a pool for which it is not."""
+        """Return whether the standard library is patched for this pool; if not, core refuses the pool."""
         return True
 
     @classmethod
     def preload(cls, start_method: str, modules: Sequence[str]) -> None:
         """Called in the main thread once the pool is chosen, before the application is imported.
 
-        A pool of processes may start one here by `start_method`, to have it import `modules`, which every process that
-        runs jobs needs besides the application. Nothing else of the worker is known yet, and another pool may still be
-        chosen in code: what is not claimed by `prestart` must end with this process.
+        A pool of processes may start a process here by `start_method` that imports `modules`, which every process that
+        runs jobs needs besides the application. Code may still choose another pool: a process that `prestart` does not
+        claim must end with this one.
 
-        Called again, in the loop, when a fresh `restart` is likely to follow soon.
+        Called again, in the loop, if a fresh `restart` is likely to follow soon.
         """
 
     def prestart(self) -> None:
@@ -235,32 +233,32 @@ class Pool(Plugin, ABC):
 
     @abstractmethod
     def start(self) -> None:
-        """Called in the loop; slots may come up later and are announced by `PoolEvents.vacancy`."""
+        """Called in the loop; slots that come up later are reported by `PoolEvents.vacancy`."""
 
     @abstractmethod
     def submit(self, jobs: Sequence[Job]) -> None:
-        """Run `jobs`, soon; at most as many as `capacity` said."""
+        """Accept `jobs` to run; at most as many as `capacity` returned."""
 
     @abstractmethod
     def capacity(self) -> int:
-        """Return how many more jobs the pool wants now (>= 0)."""
+        """Return how many more jobs the pool accepts now (>= 0)."""
 
     def run_main(self) -> None:
         """Run jobs in the main thread until `stop` or `kill`; called if the trait `main_thread` is set."""
 
     @abstractmethod
     def quiesce(self) -> list[int]:
-        """Take back the jobs that have not started; return their `seq`s. Running ones go on. Harmless when repeated."""
+        """Withdraw the jobs that have not started and return their `seq`s; running jobs continue. May be repeated."""
 
     @abstractmethod
     def stop(self, deadline: float) -> None:
-        """Called outside the loop, when the loop has seen every job end: end the slots by loop time `deadline`."""
+        """End the slots by loop time `deadline`. Called outside the loop, after the last job has ended."""
 
     @abstractmethod
     def kill(self) -> None:
         """End everything at once.
 
-        Called in the loop; running jobs are reported as TERMINATED where that can be told.
+        Called in the loop; the pool reports running jobs as TERMINATED if it can.
         """
 
     @abstractmethod
@@ -269,7 +267,7 @@ class Pool(Plugin, ABC):
 
         ``implementation`` ("module:Class"), ``max-concurrency``, ``processes`` (pids, or the system's ids of threads),
         ``max-tasks-per-child``, ``put-guarded-by-semaphore``, ``timeouts`` (`PoolContext.timeouts`), ``writes``: how
-        the jobs were spread over the processes, ``total``, ``avg`` and ``all`` (shares), ``raw`` (numbers).
+        the jobs were distributed over the processes, ``total``, ``avg`` and ``all`` (shares), ``raw`` (numbers).
         """
 
     def grow(self, n: int) -> None:
@@ -277,19 +275,18 @@ class Pool(Plugin, ABC):
         raise NotImplementedError(f"the pool {type(self).__name__} cannot be resized")
 
     def shrink(self, n: int) -> None:
-        """Remove `n` slots, idle ones first, none below one slot (trait `resize`)."""
+        """Remove `n` slots, idle ones first; at least one slot stays (trait `resize`)."""
         raise NotImplementedError(f"the pool {type(self).__name__} cannot be resized")
 
     def terminate(self, seq: int, signal: int) -> bool:
-        """End the running job `seq`, and no other; return whether it was running (trait `terminate`)."""
+        """Terminate only the job `seq`; return whether it was running (trait `terminate`)."""
         raise NotImplementedError(f"the pool {type(self).__name__} cannot terminate a task")
 
     def restart(self, imports: Sequence[str] = (), fresh: bool = False) -> None:
-        """Replace every slot after its current job, and go on taking jobs meanwhile (trait `restart`).
+        """Replace every slot after its current job, and accept jobs meanwhile (trait `restart`).
 
-        Slots made from then on, also those that replace others later, have imported the modules `imports`. `fresh`:
-        they run the code that is on disk now, else the code that the pool has run so far. Core has imported or
-        reloaded the same modules in the worker's process before it calls: a pool that runs its jobs there has only
-        to make its workload anew.
+        All slots created from now on import the modules `imports`. With `fresh` they run the code that is on disk
+        now, else the code that the pool has run so far. Core has imported or reloaded the same modules in the
+        worker's process before this call: a pool that runs its jobs there only has to rebuild its workload.
         """
         raise NotImplementedError(f"the pool {type(self).__name__} cannot be restarted")

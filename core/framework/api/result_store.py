@@ -1,14 +1,14 @@
-"""Contract of a result store: where outcomes are kept and waited for.
+"""Contract of a result store: stores results and waits for them.
 
 Promises
-1. `store` keeps every document or raises; a stored SUCCESS is never replaced, a stored FAILURE or REVOKED not by a
-   RETRY: the next attempt may have ended before it is told that there would be one.
-2. A document is Celery's, encoded (`content_type` of the result serializer); the store never looks inside it, except
-   for its ``status`` where promise 1 wants that.
-3. `wait` does not poll where the store can push.
-4. A lost connection is `ConnectionLost`, and only that. Every method may be called from any thread.
-5. A store whose trait `chords` is set counts the parts of a chord, each task once, whatever runs twice; and of all who
-   return parts at the same time it gives exactly one the turn to send the body.
+1. `store` keeps every document or raises. A stored SUCCESS is never replaced, and a stored FAILURE or REVOKED is not
+   replaced by a RETRY: the next attempt may end before the RETRY of the one before is stored.
+2. A document is Celery's result document, encoded with the result serializer; the store reads nothing but its
+   ``status``, for promise 1.
+3. `wait` does not poll if the store can push.
+4. Every method raises `ConnectionLost`, and only that, for a lost connection. Any thread may call any method.
+5. A store with the trait `chords` counts the parts of a chord, each task once, also if the task runs twice. Of several
+   workers that return parts at the same time, exactly one gets the turn to send the body.
 """
 
 from __future__ import annotations
@@ -26,46 +26,46 @@ from framework.exceptions import ConfigError
 
 
 class Record(msgspec.Struct, gc=False):
-    """One document to keep."""
+    """One document to store."""
 
     task_id: str
     #: The encoded result document.
     document: bytes
     #: Its state: SUCCESS, FAILURE, STARTED, ….
     state: str
-    #: Where the caller listens (rpc); "" or None: nowhere.
+    #: The reply queue of the caller (rpc); "" or None: it has none.
     reply_to: str | None = None
     correlation_id: str | None = None
 
 
 class ChordPart(msgspec.Struct, gc=False):
-    """What one task of a chord's header came to."""
+    """The result of one task of a chord's header."""
 
     group_id: str
     task_id: str
-    #: Its place in the header; None: behind all others.
+    #: Its position in the header; None: after all others.
     index: float | None
     #: The encoded list ``[1, task id, state, result]``.
     value: bytes
 
 
 class Turn(enum.Enum):
-    """What returning a part of a chord led to."""
+    """What the caller of `ResultStore.return_part` has to do."""
 
     #: Other parts are missing.
     WAIT = enum.auto()
-    #: All parts are there, and it is for the caller to send the body.
+    #: The chord is complete, and the caller sends the body.
     MINE = enum.auto()
-    #: All parts are there, and somebody else is about to send the body.
+    #: The chord is complete, and another worker is about to send the body.
     TAKEN = enum.auto()
-    #: There is no such chord: its body was sent, or has failed, or it has expired.
+    #: The chord does not exist any more: its body was sent or has failed, or the chord has expired.
     OVER = enum.auto()
 
 
 class ResultStoreTraits(msgspec.Struct, frozen=True, kw_only=True):
     """What a result store can do."""
 
-    #: Keeps anything at all.
+    #: Stores results; a store without this trait drops them.
     stores: bool = True
     #: Any process can read a result, any number of times.
     shared: bool = True
@@ -74,24 +74,24 @@ class ResultStoreTraits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResultStoreContext(msgspec.Struct, kw_only=True, frozen=True):
-    """What core gives a result store; times are in seconds."""
+    """Everything that core passes to a result store; times are in seconds."""
 
     #: How long results are kept; 0: for ever.
     expires: float = 86_400.0
-    #: The same for failures; None: as `expires`.
+    #: How long failures are kept; None: as `expires`.
     failure_expires: float | None = None
     #: How long the parts of a chord are kept; None: as `expires`.
     chord_expires: float | None = None
-    #: Results sent as messages survive a restart of the broker.
+    #: Whether results sent as messages survive a restart of the broker.
     persistent: bool = False
-    #: Name of the serializer that documents are encoded with.
+    #: Name of the serializer of documents.
     serializer: str = "json"
-    #: TLS, as the older settings of a Redis store have it: a flag or a table.
+    #: TLS by the older settings of a Redis store: a flag or a table.
     use_ssl: Any = None
-    #: This client's reply queue, unique in its process; "": it has none.
+    #: Name of this client's reply queue, unique in its process; "": it has none.
     oid: str = ""
     broker_url: str = ""
-    #: For stores that answer through the broker: how to publish to it and, where results are waited for, to consume.
+    #: For stores that send results through the broker: connect to publish and to wait for results.
     producer: ProducerFactory | None = None
     consumer: ConsumerFactory | None = None
 
@@ -108,9 +108,9 @@ class ResultStoreContext(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ResultStore(Plugin, ABC):
-    """A result store's driver. Making one connects to nothing.
+    """Base class of result stores. Creating a result store does not connect.
 
-    Arguments: `url` as configured; `options`, an instance of `options_type`; `context`, see there.
+    Arguments: `url` as configured; `options`, an instance of `options_type`; `context`, a `ResultStoreContext`.
     """
 
     traits: ClassVar[ResultStoreTraits] = ResultStoreTraits()
@@ -123,11 +123,11 @@ class ResultStore(Plugin, ABC):
     @property
     @abstractmethod
     def display_url(self) -> str:
-        """The URL for people: no password."""
+        """The URL for display, without the password."""
 
     @abstractmethod
     def store(self, records: Sequence[Record]) -> None:
-        """Keep all of `records`, in one go where the store can."""
+        """Store all of `records`, as one batch if the store can."""
 
     @abstractmethod
     def fetch(self, task_ids: Sequence[str]) -> dict[str, bytes]:
@@ -144,14 +144,14 @@ class ResultStore(Plugin, ABC):
         """Yield ``(task id, document)`` for each id as soon as `is_ready(document)`; end when all were yielded.
 
         `timeout` is in seconds from the call, None: no limit. Raises `framework.exceptions.TimeoutError`.
-        `on_interval` is called now and then while waiting, so that the caller may look at something else.
+        `on_interval` is called repeatedly while waiting, so that the caller can do other work.
         """
 
     @abstractmethod
     def forget(self, task_ids: Sequence[str]) -> None:
-        """Drop the documents."""
+        """Delete the documents of `task_ids`."""
 
-    # ------------------------------------------------------------ chords and groups, for those with the trait `chords`
+    # ------------------------------------------------------------ chords and groups (trait `chords`)
 
     def _without_chords(self) -> NoReturn:
         raise ConfigError(
@@ -160,55 +160,55 @@ class ResultStore(Plugin, ABC):
         )
 
     def begin_chord(self, group_id: str, size: int) -> None:
-        """Expect `size` parts, and forget that the chord has been over. Raises `ConfigError` without the trait."""
+        """Expect `size` parts, also if the chord was over before. Raises `ConfigError` without the trait `chords`."""
         self._without_chords()
 
     def grow_chord(self, group_id: str, count: int = 1) -> None:
-        """Expect `count` parts more."""
+        """Expect `count` more parts."""
         self._without_chords()
 
     def return_part(self, part: ChordPart, token: str, claim: float) -> Turn:
-        """Keep `part`, if it is not kept yet, and say whose turn it is.
+        """Store `part`, unless it is stored already, and return whose turn it is.
 
-        The turn is kept for whoever brings the same `token`, and lapses after `claim` seconds.
+        The turn belongs to the caller with the same `token`, and lapses after `claim` seconds.
         """
         self._without_chords()
 
     def chord_parts(self, group_id: str) -> list[bytes]:
-        """Return the values of all parts that are kept, in the order of the header."""
+        """Return the values of all stored parts, in the order of the header."""
         self._without_chords()
 
     def hold_turn(self, group_id: str, token: str, claim: float) -> bool:
-        """Keep the turn for `claim` seconds from now; return whether it is still the caller's."""
+        """Extend the turn to `claim` seconds from now; return False if the caller has lost it."""
         self._without_chords()
 
     def end_chord(self, group_id: str, token: str, remember: float) -> bool:
-        """Drop the chord of which the caller has sent the body, and remember for `remember` seconds that it is over.
+        """Delete the chord after the caller has sent its body; keep a mark that it is over for `remember` seconds.
 
-        Return False, and leave it, if the turn is not the caller's any more.
+        Returns False and changes nothing if the caller has lost the turn.
         """
         self._without_chords()
 
     def fail_chord(self, group_id: str) -> None:
-        """Have the chord be over, because its body has failed."""
+        """End the chord because its body has failed."""
         self._without_chords()
 
     def save_group(self, group_id: str, document: bytes) -> None:
-        """Keep what a group consists of."""
+        """Store the document of a group."""
         self._without_chords()
 
     def fetch_group(self, group_id: str) -> bytes | None:
-        """Return what was saved of a group."""
+        """Return the stored document of a group; None: it has none."""
         self._without_chords()
 
     def forget_group(self, group_id: str) -> None:
-        """Drop what was saved of a group."""
+        """Delete the stored document of a group."""
         self._without_chords()
 
     # ------------------------------------------------------------ life
 
     def prepare(self, task_ids: Sequence[str]) -> None:
-        """Called before tasks are sent whose results this client will wait for."""
+        """Called before this client sends tasks and waits for their results."""
 
     def close(self) -> None:
-        """Disconnect; harmless when closed, and after a fork it leaves the parent's connection alone."""
+        """Disconnect; harmless when closed. After a fork it does not touch the parent's connection."""

@@ -1,25 +1,25 @@
-"""Contract of a transport: how messages reach a broker and come back.
+"""Contract of a transport: publishes messages to a broker and fetches them.
 
-A transport has three faces, each with a connection of its own where the broker wants that:
+A transport makes three kinds of objects, each with its own connection if the broker requires that:
 
 * `Producer`: publishes; used by clients, by tasks and for dead letters. Thread-safe.
-* `Consumer`: hands out batches of `Delivery` and takes their settlements in batches. Used by one loop only.
-* `Mailbox`: fan-out in and out, for remote control and events (trait `fanout`). Used by one loop only.
+* `Consumer`: fetches batches of `Delivery` and sends their settlements in batches. Used by one loop only.
+* `Mailbox`: fan-out in both directions, for remote control and events (trait `fanout`). Used by one loop only.
 
-Some have a fourth, `SharedRateLimit` (trait `shared_rate_limit`), which counts for all workers of a cluster together.
+Some transports also make a `SharedRateLimit` (trait `shared_rate_limit`), which counts for all workers of a cluster.
 
 Promises
 1. `publish` returns when the broker has every message (AMQP: confirmed; Redis: answered; SQLite: committed).
-2. No moment exists in which a fetched, unsettled message is in no place that survives this process.
-3. `fetch` never blocks longer than a round trip. When it returns fewer than asked, it has armed the wake-up:
-   `fileno()` turns readable as soon as there may be more. It may also turn readable for nothing.
+2. A fetched, unsettled message is at every moment stored in a place that survives this process.
+3. `fetch` never blocks longer than a round trip. After it returns fewer messages than the limit, `fileno()` turns
+   readable as soon as more messages may be available. It may also turn readable without a message.
 4. A delivery settles itself: `ack`, `reject`. Settlements are sent by the next `fetch` or `flush`, in order.
-5. A lost connection is `ConnectionLost`, and only that, from every method. After it the face is dead: core asks the
-   transport for a new one and calls `close`; a new consumer may take over what the old one had on loan (`adopt`).
+5. Every method raises `ConnectionLost`, and only that, for a lost connection. The object is unusable then: core makes a
+   new one and calls `close`; a new consumer may take over the unacknowledged deliveries of the old one (`adopt`).
 6. Passwords never show in `display_url` or in an exception's text.
-7. With the trait `parks` a delivery can be parked: the broker keeps the message until its time, whoever lives or dies
-   meanwhile, and then gives it to a consumer of its queue, as old as it is. `due_at` tells each consumer when. With
-   the trait `recalls` a consumer may have it before that, by the key under which it was parked.
+7. With the trait `parks` a delivery can be parked: the broker keeps the message until its time, also if workers end
+   meanwhile, and then delivers it to a consumer of its queue, with its original age. `due_at` is the next such time.
+   With the trait `recalls` a consumer may fetch the message earlier, by the key under which it was parked.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from framework.message import Outgoing, Payload
 
 
 class Exchange(msgspec.Struct, frozen=True):
-    """An exchange. `type` is direct, topic or fanout (AMQP: whatever the broker has)."""
+    """An exchange. `type` is direct, topic or fanout (AMQP: any type of the broker)."""
 
     name: str = ""
     type: str = "direct"
@@ -46,7 +46,7 @@ class Exchange(msgspec.Struct, frozen=True):
 
 
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue and the one binding through which its exchange feeds it. Times are in seconds."""
+    """A queue and its one binding to an exchange. Times are in seconds."""
 
     name: str
     exchange: Exchange = Exchange()
@@ -67,75 +67,75 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
-    """What a transport can do; core refuses in words what a trait rules out."""
+    """What a transport can do; core refuses a configuration that needs a missing trait."""
 
-    #: Fan-out exchanges, hence remote control and events.
+    #: Has fan-out exchanges, hence remote control and events.
     fanout: bool
     #: Several processes may use the broker at once.
     shared: bool = True
-    #: The type of exchange that Celery's programs, and hence ours, send and receive events through on this broker.
+    #: The type of Celery's event exchange on this broker.
     events_exchange: Literal["topic", "fanout"] = "topic"
-    #: Counts starts of tasks for a whole cluster.
+    #: Counts task starts for a whole cluster: `Transport.shared_rate_limit`.
     shared_rate_limit: bool = False
     #: Keeps messages for a later time: `Delivery.park`.
     parks: bool = False
-    #: Finds them there by their keys, without looking at the others: `Consumer.recall`.
+    #: Finds parked messages by their keys without scanning: `Consumer.recall`.
     recalls: bool = False
 
 
 class Delivery(ABC):
-    """One message on loan from the broker; it settles itself, once.
+    """One unacknowledged message; it can be settled once.
 
-    A plain attribute holder on the hot path: subclasses declare `__slots__` and set the three attributes.
+    Subclasses declare `__slots__` and set the three attributes, without properties: deliveries are on the hot path.
     """
 
     __slots__ = ("deliveries", "payload", "queue")
 
-    #: The message, unread.
+    #: The undecoded message.
     payload: Payload
-    #: The queue that it was fetched from.
+    #: The queue from which the message was fetched.
     queue: str
-    #: How often the broker has handed it out before (0: first time), as far as the broker tells.
+    #: How often the broker has delivered the message before (0: first time), as far as the broker reports it.
     deliveries: int
 
     @abstractmethod
     def ack(self) -> None:
-        """The message is done with."""
+        """Acknowledge the message."""
 
     @abstractmethod
     def reject(self, *, requeue: bool) -> None:
-        """Give the message back (to the front of its queue where the broker can), or drop it."""
+        """Requeue the message (at the front of its queue if the broker can), or drop it."""
 
     def release(self) -> None:
-        """Give the message back as if it had never been fetched: nothing was tried, so no delivery is counted.
+        """Requeue the message without counting a delivery, because its task has not been started.
 
-        A broker that counts by itself counts all the same.
+        A broker that counts deliveries itself counts this one, too.
         """
         self.reject(requeue=True)
 
     def park(self, until: float, key: str = "") -> bool:
-        """Have the broker keep the message until `until` (s since the epoch), then hand it out, uncounted.
+        """Have the broker keep the message until `until` (s since the epoch), then deliver it, uncounted.
 
-        Until then it neither waits in its queue nor is on loan. It may come a little early where clocks differ: who
-        gets it looks again. `key`, unless it is empty, is what `Consumer.recall` finds it by; several messages may have
-        the same. Returns False, as here, and does nothing when this broker cannot park this message.
+        Until then the message neither waits in its queue nor is unacknowledged. It may be delivered a little early if
+        clocks differ: the receiver checks the time again. `Consumer.recall` finds the message by `key`, unless that is
+        empty; several messages may have the same key. Returns False if the broker cannot park the message, as here.
         """
         return False
 
 
 class Producer(ABC):
-    """Publishes messages. Any thread may call; calls do not interleave."""
+    """Publishes messages. Thread-safe: calls do not interleave."""
 
     @abstractmethod
     def publish(self, messages: Sequence[Outgoing]) -> None:
-        """Publish all of `messages` in one go and return when the broker has them.
+        """Publish all of `messages` as one batch and return when the broker has them.
 
-        Raises `ConnectionLost` when it cannot be known that the broker has them, `PublishRefused` when it said no.
+        Raises `ConnectionLost` if the broker may not have them, `PublishRefused` if it refused messages.
         """
 
     @abstractmethod
     def declare(self, queues: Iterable[Queue]) -> None:
-        """Create exchanges, queues and bindings that do not exist; harmless when they do."""
+        """Create the exchanges, queues and bindings that do not exist."""
 
     @abstractmethod
     def close(self) -> None:
@@ -143,25 +143,24 @@ class Producer(ABC):
 
 
 class Consumer(ABC):
-    """Fetches from a set of queues; see the promises of this module."""
+    """Fetches messages from a set of queues; see the promises of this module."""
 
-    #: The broker sends messages unasked, up to a limit: see `prefetch` and `pause_delivery`.
+    #: The broker pushes messages up to the prefetch limit: see `prefetch` and `pause_delivery`.
     pushes: ClassVar[bool] = False
 
     @abstractmethod
     def add_queue(self, queue: Queue) -> None:
         """Declare `queue` and consume from it too; harmless when it is consumed already.
 
-        At any time, also for a queue that was cancelled; core fetches soon after, for what waits there already. Raises
-        `TransportError` when the broker refuses: the consumer then goes on without that queue, or is lost with its next
-        use.
+        Core may call it at any time, also for a cancelled queue, and fetches soon after. Raises `TransportError` if
+        the broker refuses: the consumer then continues without that queue, or its next use raises `ConnectionLost`.
         """
 
     @abstractmethod
     def cancel_queue(self, name: str) -> None:
         """Stop consuming from `name`; harmless when it is not consumed.
 
-        What was fetched stays on loan and can be settled; what the broker had sent ahead goes back.
+        Fetched messages stay unacknowledged and can be settled; messages that were only prefetched are requeued.
         """
 
     @abstractmethod
@@ -173,67 +172,67 @@ class Consumer(ABC):
         """Send pending settlements."""
 
     def pause_delivery(self, running: int) -> None:
-        """Send pending settlements; core has room for no message, and will not for a while.
+        """Send pending settlements and have the broker push no message until the next `fetch`.
 
-        A broker that pushes would send one for each that is acknowledged, which would wait here while another worker is
-        free: have it send nothing from before these settlements until the next `fetch`. But not while fewer are on loan
-        than the `running` whose tasks run unacknowledged: then an earlier connection was lost, and they come again. As
-        here, nothing is to be done by a transport that does not push.
+        Core calls it when it has no capacity and expects none for a while. A broker that pushes would send a message
+        for each acknowledged one, and it would wait here while another worker is free. The broker must not pause if
+        fewer messages are unacknowledged than the `running` unacknowledged tasks: some of these lost their connection,
+        and the broker redelivers them. A transport that does not push has nothing to pause, as here.
         """
         del running
         self.flush()
 
     def poll_while_full(self) -> Sequence[Delivery] | None:
-        """Take in what the broker says while core wants no messages; it may be that it takes some back.
+        """Read the broker's frames while core has no capacity; the broker may cancel the consumer, for example.
 
-        Core calls it when the descriptor is readable. Returns what the broker has pushed of its own accord and had
-        handed out before, on loan now: core may be running it. None, as here, when nothing was read: core then leaves
-        the descriptor alone until it wants messages.
+        Core calls it when the descriptor is readable. Returns the redelivered messages that the broker has pushed, now
+        unacknowledged: core may be running their tasks. Returns None, as here, if nothing was read: core then does not
+        watch the descriptor until it has capacity.
         """
         return None
 
     def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
-        """Send pending settlements and return what is parked under `keys` in the queues that are consumed, uncounted.
+        """Send pending settlements and return the messages parked under `keys` in the consumed queues, uncounted.
 
-        It is on loan then, however much is already. Any consumer may ask, several at once: one of them gets it. Where
-        more than eight messages of a queue share a key, those beyond may be left where they are. Takes one round trip
-        for some hundred keys, however much is parked. As here, nothing is found: for transports without the trait
-        `recalls`.
+        The messages are unacknowledged then, regardless of the prefetch limit. If several consumers recall a key at
+        once, one of them gets its messages. Of the messages of a queue with the same key, those beyond eight may stay
+        parked. Takes one round trip per some hundred keys, however many messages are parked. Transports without the
+        trait `recalls` find nothing, as here.
         """
         return ()
 
     @abstractmethod
     def fileno(self) -> int:
-        """Return the descriptor that turns readable when `fetch` may have something; the same until `close`."""
+        """Return the descriptor that turns readable when `fetch` may return messages; the same until `close`."""
 
     def prefetch(self, limit: int) -> None:
-        """Learn that at most `limit` deliveries (0: any number) will be on loan; a broker that pushes needs to know."""
+        """Set the prefetch limit: at most `limit` unacknowledged messages (0: no limit), for brokers that push."""
 
     def heartbeat(self) -> None:
-        """Renew leases, send heartbeats; core calls it every `heartbeat_interval` seconds, whatever tasks do."""
+        """Renew leases, send heartbeats; core calls it every `heartbeat_interval` seconds, also while tasks run."""
 
     def adopt(self, lost: Consumer, deliveries: Collection[Delivery]) -> Collection[Delivery]:
-        """Take over what `lost`, a consumer of the same transport, had on loan when its connection was lost.
+        """Take over the unacknowledged messages of `lost`, a consumer of the same transport that lost its connection.
 
-        Core calls it before the first `add_queue`, and closes `lost` afterwards. Returns those of `deliveries` that are
-        on loan to this consumer now; they are settled as before, through it. Settlements that `lost` could not send are
-        sent, and everything else that it had on loan goes back uncounted. As here, none: this broker has taken them
-        back. When this raises `ConnectionLost`, the next consumer is asked to adopt from `lost` and from this one.
+        Core calls it before the first `add_queue`, and closes `lost` afterwards. Returns the members of `deliveries`
+        that this consumer now holds unacknowledged; they are settled through it. Sends the settlements that `lost`
+        could not send, and requeues its other messages uncounted. Returns nothing, as here, if the broker has requeued
+        them itself. If this raises `ConnectionLost`, the next consumer adopts from `lost` and from this one.
         """
         return ()
 
     #: Seconds between two calls of `heartbeat`; None: never.
     heartbeat_interval: float | None = None
 
-    #: When a parked message of these queues comes due, as `time.monotonic` counts; None: none that is known of. Core
-    #: reads it after each `fetch` and calls `fetch` again then, without the descriptor; one that is learned otherwise,
-    #: or comes to be earlier, turns the descriptor readable. A broker that pushes what is due names only times at which
-    #: its consumer wants to be asked again for another reason.
+    #: When the next parked message of these queues is due, as `time.monotonic` counts; None: no time is known. Core
+    #: reads it after each `fetch` and fetches again at that time, also if the descriptor is not readable; an earlier
+    #: time turns the descriptor readable. A broker that pushes due messages sets it only if its consumer needs another
+    #: `fetch` at that time for another reason.
     due_at: float | None = None
 
     @abstractmethod
     def close(self, *, requeue: bool) -> None:
-        """Send pending settlements, give everything still on loan back if `requeue`, and disconnect.
+        """Send pending settlements, requeue all unacknowledged messages if `requeue`, and disconnect.
 
         Harmless when closed, and never raises `ConnectionLost`.
         """
@@ -244,32 +243,32 @@ class Mailbox(ABC):
 
     @abstractmethod
     def subscribe(self, queue: Queue) -> None:
-        """Declare `queue`, bind it to its exchange and receive what comes in, without acknowledgement."""
+        """Declare `queue`, bind it to its exchange and consume from it without acknowledgement."""
 
     @abstractmethod
     def receive(self) -> Sequence[tuple[str, Payload]]:
-        """Return what has arrived, as ``(exchange name, payload)``, without blocking."""
+        """Return the messages that have arrived, as ``(exchange name, payload)``, without blocking."""
 
     @abstractmethod
     def send(self, messages: Sequence[Outgoing]) -> None:
         """Publish without waiting for a confirmation. A missing reply queue is ignored."""
 
     def reach(self, messages: Sequence[Outgoing]) -> int | None:
-        """Publish, and return how many subscriptions have what went to fan-out exchanges.
+        """Publish, and return how many subscriptions received the messages to fan-out exchanges.
 
-        None, as here: this broker does not tell.
+        Returns None, as here, if the broker does not report it.
         """
         self.send(messages)
         return None
 
     @property
     def congested(self) -> bool:
-        """The broker does not take messages as fast as they are sent: `send` might block just now."""
+        """Whether the broker accepts messages slower than they are sent, so that `send` might block."""
         return False
 
     @abstractmethod
     def fileno(self) -> int:
-        """Return the descriptor that turns readable when something has arrived."""
+        """Return the descriptor that turns readable when messages have arrived."""
 
     @abstractmethod
     def close(self) -> None:
@@ -277,15 +276,15 @@ class Mailbox(ABC):
 
 
 class SharedRateLimit(ABC):
-    """Gives out times at which tasks may start, each once among all workers. Used by one thread only."""
+    """A rate limit for all workers together: reserves the times at which tasks may start. Used by one thread only."""
 
     @abstractmethod
     def reserve(self, name: str, interval: float, count: int) -> float:
         """Reserve the next `count` starts of `name`, `interval` seconds apart; return the seconds until the first.
 
-        A name's starts follow each other in the order of the calls, whoever makes them; starts that were reserved and
-        not used are lost, and what is over is forgotten. The clock is the store's own, so that of a worker need not be
-        right. Raises `ConnectionLost`.
+        The starts of a name follow in the order of the calls of all workers; reserved starts that are not used are
+        lost, and past starts are forgotten. Times are by the store's clock, so that a worker's clock may be wrong.
+        Raises `ConnectionLost`.
         """
 
     @abstractmethod
@@ -294,7 +293,7 @@ class SharedRateLimit(ABC):
 
 
 class Transport(Plugin, ABC):
-    """A broker's driver. Making one connects to nothing.
+    """Base class of transports. Creating a transport does not connect.
 
     Arguments: `url`, the broker URL as configured; `options`, an instance of `options_type`; `settings`, the broker
     settings that concern every transport: ``connection_timeout`` (s), ``heartbeat`` (s), ``use_ssl``,
@@ -310,17 +309,17 @@ class Transport(Plugin, ABC):
 
     @classmethod
     def accepts(cls, scheme: str) -> bool:
-        """Say whether this transport also takes URLs of `scheme`, which is no transport's name.
+        """Return whether this transport also accepts URLs of `scheme`, which is the name of no transport.
 
-        All installed transports are imported to be asked, in the order of their names, and the first gets the URL. Must
-        be quick, and false of what is merely misspelt. As here: it takes the names of its entry points.
+        Core imports all installed transports, asks them in the order of their names, and uses the first that accepts.
+        Must be quick, and return False for a misspelt scheme. By default only the names of entry points are accepted.
         """
         return False
 
     @property
     @abstractmethod
     def display_url(self) -> str:
-        """The URL for people: no password."""
+        """The URL for display, without the password."""
 
     @abstractmethod
     def producer(self) -> Producer:
@@ -328,7 +327,7 @@ class Transport(Plugin, ABC):
 
     @abstractmethod
     def consumer(self) -> Consumer:
-        """Connect and return a consumer of no queues yet. Raises `ConnectionLost`."""
+        """Connect and return a consumer without queues. Raises `ConnectionLost`."""
 
     def mailbox(self) -> Mailbox:
         """Connect and return a mailbox; called only if the trait `fanout` is set. Raises `ConnectionLost`."""
@@ -340,7 +339,7 @@ class Transport(Plugin, ABC):
 
     @abstractmethod
     def sizes(self, queues: Iterable[Queue]) -> dict[str, int | None]:
-        """Return how many messages wait in each queue, without those parked; None when there is no such queue."""
+        """Return how many messages wait in each queue, without parked ones; None: the queue does not exist."""
 
     def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
         """Return how many messages of each queue are parked."""
@@ -348,7 +347,7 @@ class Transport(Plugin, ABC):
 
     @abstractmethod
     def purge(self, queue: Queue) -> int:
-        """Drop what waits in `queue` or is parked (not what is on loan) and return how much that was."""
+        """Drop the waiting and parked messages of `queue`, not the unacknowledged ones; return how many it dropped."""
 
     @abstractmethod
     def info(self) -> dict[str, Any]:
@@ -358,11 +357,11 @@ class Transport(Plugin, ABC):
         """
 
     def close(self) -> None:
-        """Close what the transport itself holds (pools, files); its faces are closed by whoever asked for them."""
+        """Close the transport's own pools and files; its users close the producers, consumers and mailboxes."""
 
 
-#: Makes a producer; result stores that answer through the broker are given one.
+#: Connects a producer; for result stores that send results through the broker.
 ProducerFactory = Callable[[], Producer]
 
-#: Makes a consumer of no queues yet; result stores that listen on the broker (rpc) are given one.
+#: Connects a consumer without queues; for result stores that receive results from the broker (rpc).
 ConsumerFactory = Callable[[], Consumer]

@@ -1,4 +1,4 @@
-"""How a process that did not start as the worker gets something to run.
+"""Builds the workload in a process of its own.
 
 A pool of processes passes `PoolContext.recipe` (JSON-able) to a fresh interpreter, which calls `load`.
 """
@@ -13,10 +13,10 @@ from framework.api.pool import Workload
 
 
 def load(recipe: Mapping[str, Any]) -> Workload:
-    """Build the workload that `recipe` describes: import the application, read no configuration again.
+    """Build the workload from `recipe`: import the application, and do not read the configuration again.
 
-    Raises whatever importing the application raises.
+    Raises any exception of the application's import.
     """
-    # By name: the contract must not import the worker that fulfils it.
+    # Imported by name: the API must not depend on the worker.
     module, _, factory = str(recipe["factory"]).partition(":")
     return cast("Workload", getattr(import_module(module), factory)(recipe))

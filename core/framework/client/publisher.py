@@ -97,7 +97,7 @@ class Publisher:
                 if broker.writing == broker.reading:
                     self._outlet = self.transport
                 else:
-                    self._outlet = _loader().make_outlet(self._settings)
+                    self._outlet = _loader().make_write_transport(self._settings)
             return self._outlet
 
     @property

@@ -1,1 +1,1 @@
-"""Names where Celery's users look for them."""
+"""Modules of `celery.contrib`, under the same names."""

@@ -1,10 +1,10 @@
-"""A debugger over the network: a task calls `set_trace`, and somebody connects with telnet.
+"""A remote debugger: a task calls `set_trace`, and the user connects with telnet.
 
-1. Listens on ``127.0.0.1:6899``, or the next free port; ``FRAMEWORK_RDB_HOST`` and ``FRAMEWORK_RDB_PORT`` (Celery's
-   ``CELERY_RDB_HOST`` and ``CELERY_RDB_PORT``) say otherwise. Whoever can connect can do anything that the worker can:
-   leave it on the loopback interface.
-2. Waits for one client and gives it a `pdb` session; ``exit`` or ``continue`` goes on with the program.
-3. With ``FRAMEWORK_RDBSIG`` (``CELERY_RDBSIG``) set, a worker opens one on USR2.
+1. Listens on ``127.0.0.1:6899``, or the next free port. ``FRAMEWORK_RDB_HOST`` and ``FRAMEWORK_RDB_PORT`` (Celery's
+   ``CELERY_RDB_HOST`` and ``CELERY_RDB_PORT``) change the address. A client can do anything that the worker can, so do
+   not listen on other interfaces than loopback.
+2. Accepts one client and starts a `pdb` session for it; ``exit`` or ``continue`` continues the program.
+3. If ``FRAMEWORK_RDBSIG`` (``CELERY_RDBSIG``) is set, the signal USR2 opens the debugger in a worker.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from framework.exceptions import FrameworkError
 
 _HOST: Final = "127.0.0.1"
 _PORT: Final = 6899
-#: Ports tried, one after another.
-_TRIED: Final = 100
+#: How many ports are tried, one after another.
+_PORTS_TRIED: Final = 100
 
 
 def _variable(name: str) -> str | None:
@@ -30,33 +30,33 @@ def _variable(name: str) -> str | None:
 
 
 def is_enabled() -> bool:
-    """Say whether USR2 opens the debugger here."""
+    """Return whether USR2 opens the debugger in this process."""
     return bool(_variable("RDBSIG"))
 
 
 class Rdb(Pdb):
-    """One session. Raises `FrameworkError` when no port is free."""
+    """One debugger session. Raises `FrameworkError` when no port is free."""
 
     def __init__(self, host: str | None = None, port: int | None = None, out: Any = None) -> None:
-        """`out` is where the address is printed; default: stderr."""
+        """Wait for a client. `out` is the file to which the address is printed; default: stderr."""
         self._out = out or sys.__stderr__
         host = host or _variable("RDB_HOST") or _HOST
         first = port if port is not None else int(_variable("RDB_PORT") or _PORT)
-        # Each pool process has ports of its own, so that one that waits does not get another's client.
+        # Each pool process starts at another port, so that a client reaches the intended process.
         first += int(os.environ.get("FRAMEWORK_PROCESS_INDEX") or 0)
         self._listener, number = _listen(host, first)
-        self._say(f"Remote Debugger:{number}: Ready to connect: telnet {host} {number}")
-        self._say("Type `exit` in session to continue.")
-        self._say("Waiting for client...")
+        self._print(f"Remote Debugger:{number}: Ready to connect: telnet {host} {number}")
+        self._print("Type `exit` in session to continue.")
+        self._print("Waiting for client...")
         self._client, _address = self._listener.accept()
         self._listener.close()
-        # Two: one for both would forget, at every write, what it has read ahead.
-        self._in = self._client.makefile("r", encoding="utf-8", errors="replace")
-        self._to = self._client.makefile("w", encoding="utf-8", errors="replace")
-        super().__init__(completekey="tab", stdin=self._in, stdout=self._to)
+        # Two files: a single one would drop its read buffer at every write.
+        self._input = self._client.makefile("r", encoding="utf-8", errors="replace")
+        self._output = self._client.makefile("w", encoding="utf-8", errors="replace")
+        super().__init__(completekey="tab", stdin=self._input, stdout=self._output)
         self.prompt = f"({number}) "
 
-    def _say(self, line: str) -> None:
+    def _print(self, line: str) -> None:
         if self._out is not None:
             print(line, file=self._out, flush=True)
 
@@ -64,34 +64,34 @@ class Rdb(Pdb):
         """Stop at `frame`, by default the caller's."""
         super().set_trace(frame or sys._getframe().f_back, **kwargs)
 
-    def _end(self) -> None:
-        for end in (self._to, self._in, self._client):
+    def _end_session(self) -> None:
+        for stream in (self._output, self._input, self._client):
             with contextlib.suppress(OSError):
-                end.close()
+                stream.close()
         self.set_continue()
 
     def do_continue(self, arg: str) -> bool:
-        """Go on with the program and end the session."""
-        self._end()
+        """Continue the program and end the session."""
+        self._end_session()
         return True
 
     do_c = do_cont = do_continue
 
     def do_quit(self, arg: str) -> bool:
-        """Go on with the program and end the session: the worker does not end with it."""
-        self._end()
+        """Continue the program and end the session; the worker keeps running."""
+        self._end_session()
         return True
 
     do_q = do_exit = do_quit
 
-    def do_EOF(self, arg: str) -> bool:  # noqa: N802 - the name that `cmd` calls
-        """Go on when the client has gone."""
-        self._end()
+    def do_EOF(self, arg: str) -> bool:  # noqa: N802 - the name is defined by `cmd`
+        """Continue the program when the client has disconnected."""
+        self._end_session()
         return True
 
 
 def _listen(host: str, first: int) -> tuple[socket.socket, int]:
-    for port in range(first, first + _TRIED):
+    for port in range(first, first + _PORTS_TRIED):
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -102,11 +102,11 @@ def _listen(host: str, first: int) -> tuple[socket.socket, int]:
             continue
         return listener, listener.getsockname()[1]
     raise FrameworkError(
-        f"the remote debugger finds no free port on {host} from {first} to {first + _TRIED - 1}: "
-        "set FRAMEWORK_RDB_PORT to another"
+        f"the remote debugger found no free port on {host} from {first} to {first + _PORTS_TRIED - 1}: "
+        "set FRAMEWORK_RDB_PORT to another port"
     )
 
 
 def set_trace(frame: FrameType | None = None) -> None:
-    """Wait for a client and stop here, or in `frame`."""
+    """Wait for a client and stop in `frame`, by default the caller's."""
     Rdb().set_trace(frame or sys._getframe().f_back)

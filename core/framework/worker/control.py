@@ -1,4 +1,4 @@
-"""Door for `celery.worker.control`: what those need who write remote-control commands.
+"""Door for `celery.worker.control`: decorators and types for remote-control commands.
 
 The built-in commands are in `framework.worker.steps.control.commands`.
 """

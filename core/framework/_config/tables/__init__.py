@@ -1,5 +1,5 @@
-"""The tables of the config file, one module a table: a table is a struct, and a field of it is an option.
+"""The tables of the config file: each table is a struct, and each field of it is an option.
 
-No module here says `from __future__ import annotations`: evaluating two hundred annotation strings would cost a
-start 5 ms.
+No module here uses `from __future__ import annotations`: evaluating two hundred annotation strings would slow each
+start by 5 ms.
 """

@@ -1,4 +1,4 @@
-"""What the tables are made of: the types of values, what describes an option, and the struct of a table.
+"""The building blocks of the tables: types of values, the description of an option, and the struct of a table.
 
 Durations are in seconds.
 """
@@ -17,7 +17,7 @@ PluginTables = dict[str, dict[str, Any]]
 
 
 def opt(
-    help: str,  # noqa: A002 - what the argument is called everywhere else
+    help: str,  # noqa: A002 - the usual name of this argument
     *old: str,
     flag: tuple[str, ...] = (),
     hidden: tuple[str, ...] = (),
@@ -29,10 +29,10 @@ def opt(
 ) -> Meta:
     """Describe an option.
 
-    `old`: older names. `flag`: spellings on the command line of `framework worker`; `hidden`: further ones,
-    accepted but not listed; `value`: what a flag without an argument sets. `env`: variables besides
+    `old`: older names. `flag`: spellings on the command line of `framework worker`; `hidden`: further spellings,
+    accepted but not listed; `value`: the value that a flag without an argument sets. `env`: variables besides
     ``FRAMEWORK_<TABLE>_<KEY>``. `secret`: masked when shown, may be read from a file (``<key>_file``).
-    `since`: why the option is not available yet, in words; setting it is refused on the command line.
+    `since`: the missing feature that the option waits for; the command line refuses the option.
     """
     extra = {
         "old": old,

@@ -1,4 +1,4 @@
-"""``[broker]``."""
+"""The table ``[broker]``."""
 
 from typing import Annotated, Any, Literal
 
@@ -8,13 +8,13 @@ from framework._config.tables.base import Natural, Seconds, Table, opt
 
 
 class BrokerSettings(Table):
-    """``[broker]``: where messages wait."""
+    """``[broker]``: the server or file where messages wait."""
 
     url: Annotated[
         str,
         opt(
-            "URL of the broker; several, parted by ; or a list, are tried in turn. Empty: the embedded one, "
-            "in the file framework.db beside the config file, else in the current directory.",
+            "URL of the broker, or several (a list, or separated by ;) that are tried in turn. Empty: the embedded "
+            "broker, in the file framework.db beside the config file, else in the current directory.",
             "BROKER_URL",
             "CELERY_BROKER",
             env=("CELERY_BROKER_URL",),
@@ -24,8 +24,8 @@ class BrokerSettings(Table):
     read_url: Annotated[
         str | None,
         opt(
-            "URL of the broker that workers consume from, and that remote control, events, queues, purge and dlq "
-            "go to; several as for url. None: url.",
+            "URL of the broker that workers consume from, also used by remote control, events, queues, purge and dlq; "
+            "several as for url. None: url.",
             env=("CELERY_BROKER_READ_URL",),
             secret=True,
         ),
@@ -33,23 +33,21 @@ class BrokerSettings(Table):
     write_url: Annotated[
         str | None,
         opt(
-            "URL of the broker that calls are published to; several as for url. None: url.",
+            "URL of the broker that clients publish tasks to; several as for url. None: url.",
             env=("CELERY_BROKER_WRITE_URL",),
             secret=True,
         ),
     ] = None
-    transport: Annotated[str | None, opt("Scheme, where the URL has none.", "BROKER_TRANSPORT")] = None
+    transport: Annotated[str | None, opt("Scheme, if there is no URL.", "BROKER_TRANSPORT")] = None
     transport_options: Annotated[
         dict[str, Any], opt("Options of the transport, as [transport.<name>].", "BROKER_TRANSPORT_OPTIONS")
     ] = msgspec.field(default_factory=dict)
     connection_timeout: Annotated[Seconds, opt("Seconds to wait for a connection.", "BROKER_CONNECTION_TIMEOUT")] = 4.0
-    connection_retry: Annotated[bool, opt("Connect again when the connection is lost.", "BROKER_CONNECTION_RETRY")] = (
-        True
-    )
-    connection_retry_on_startup: Annotated[bool | None, opt("Try again at start. None: as connection_retry.")] = None
+    connection_retry: Annotated[bool, opt("Reconnect when the connection is lost.", "BROKER_CONNECTION_RETRY")] = True
+    connection_retry_on_startup: Annotated[bool | None, opt("Retry at start, too. None: as connection_retry.")] = None
     connection_max_retries: Annotated[
         Natural | None,
-        opt("Most tries; then the worker stops. None: it never gives up.", "BROKER_CONNECTION_MAX_RETRIES"),
+        opt("Most attempts; then the worker stops. None: no limit.", "BROKER_CONNECTION_MAX_RETRIES"),
     ] = None
     failover_strategy: Annotated[
         str | None, opt("Order of the URLs: round-robin or shuffle.", "BROKER_FAILOVER_STRATEGY")
@@ -59,22 +57,22 @@ class BrokerSettings(Table):
         bool | dict[str, Any], opt("TLS: true, or {keyfile, certfile, ca_certs, …}.", "BROKER_USE_SSL")
     ] = False
     login_method: Annotated[str | None, opt("SASL mechanism (AMQP).", "BROKER_LOGIN_METHOD")] = None
-    host: Annotated[str | None, opt("Host, where there is no URL.", "BROKER_HOST")] = None
-    port: Annotated[int | None, opt("Port, where there is no URL.", "BROKER_PORT")] = None
-    user: Annotated[str | None, opt("User, where there is no URL.", "BROKER_USER")] = None
-    password: Annotated[str | None, opt("Password, where there is no URL.", "BROKER_PASSWORD", secret=True)] = None
-    vhost: Annotated[str | None, opt("Virtual host, where there is no URL.", "BROKER_VHOST")] = None
+    host: Annotated[str | None, opt("Host, if there is no URL.", "BROKER_HOST")] = None
+    port: Annotated[int | None, opt("Port, if there is no URL.", "BROKER_PORT")] = None
+    user: Annotated[str | None, opt("User, if there is no URL.", "BROKER_USER")] = None
+    password: Annotated[str | None, opt("Password, if there is no URL.", "BROKER_PASSWORD", secret=True)] = None
+    vhost: Annotated[str | None, opt("Virtual host, if there is no URL.", "BROKER_VHOST")] = None
     native_delayed_delivery_queue_type: Annotated[
         Literal["classic", "quorum"],
-        opt("Kind of the queues of Celery's delayed delivery (AMQP)."),
+        opt("Type of the queues of Celery's delayed delivery (AMQP)."),
     ] = "quorum"
 
     @property
     def reading(self) -> str:
-        """The URL that workers listen at."""
+        """The URL of the broker that workers consume from."""
         return self.read_url or self.url
 
     @property
     def writing(self) -> str:
-        """The URL that calls are published to."""
+        """The URL of the broker that clients publish tasks to."""
         return self.write_url or self.url

@@ -1,4 +1,4 @@
-"""``[redis]``, which a URL replaces, and ``[beat]``, whose scheduler does not exist yet."""
+"""The tables ``[redis]``, which a URL replaces, and ``[beat]``, whose scheduler does not exist yet."""
 
 from typing import Annotated, Any
 
@@ -6,9 +6,9 @@ from framework._config.tables.base import Seconds, Table, opt
 
 
 class RedisSettings(Table):
-    """``[redis]``: older settings of a Redis result store; the URL says the same."""
+    """``[redis]``: older settings of a Redis result store; its URL replaces them."""
 
-    host: Annotated[str | None, opt("Host, where backend is just redis.", "CELERY_REDIS_HOST")] = None
+    host: Annotated[str | None, opt("Host, if backend is just redis.", "CELERY_REDIS_HOST")] = None
     port: Annotated[int | None, opt("Port.", "CELERY_REDIS_PORT")] = None
     db: Annotated[int | str | None, opt("Database.", "CELERY_REDIS_DB")] = None
     username: Annotated[str | None, opt("User.", "CELERY_REDIS_USERNAME")] = None
@@ -36,5 +36,5 @@ class BeatSettings(Table):
     ] = "celerybeat-schedule"
     schedule: Annotated[Any, opt("The schedule.", "CELERYBEAT_SCHEDULE")] = None
     max_loop_interval: Annotated[
-        Seconds, opt("Most seconds between two looks at the schedule.", "CELERYBEAT_MAX_LOOP_INTERVAL")
+        Seconds, opt("Most seconds between two checks of the schedule.", "CELERYBEAT_MAX_LOOP_INTERVAL")
     ] = 0.0

@@ -1,4 +1,4 @@
-"""``[control]`` and ``[event]``: remote control, and events for monitors."""
+"""The tables ``[control]`` and ``[event]``: remote control, and events for monitors."""
 
 from typing import Annotated
 
@@ -9,8 +9,8 @@ class ControlSettings(Table):
     """``[control]``: remote control."""
 
     exchange: Annotated[str, opt("Name of the exchange, without .pidbox.", "CELERY_CONTROL_EXCHANGE")] = "celery"
-    queue_ttl: Annotated[Seconds | None, opt("Seconds a command or reply waits.")] = 300.0
-    queue_expires: Annotated[Seconds | None, opt("Seconds after which an unused queue goes away.")] = 10.0
+    queue_ttl: Annotated[Seconds | None, opt("Seconds that a command or reply is kept.")] = 300.0
+    queue_expires: Annotated[Seconds | None, opt("Seconds after which an unused queue is deleted.")] = 10.0
     queue_exclusive: Annotated[bool, opt("The queue belongs to one connection.")] = True
     queue_durable: Annotated[bool, opt("The queue survives a restart of the broker.")] = False
 
@@ -20,10 +20,10 @@ class EventSettings(Table):
 
     exchange: Annotated[str, opt("Name of the exchange.", "CELERY_EVENT_EXCHANGE")] = "celeryev"
     queue_prefix: Annotated[str, opt("Prefix of monitors' queues.", "CELERY_EVENT_QUEUE_PREFIX")] = "celeryev"
-    queue_ttl: Annotated[Seconds | None, opt("Seconds an event waits for a monitor.", "CELERY_EVENT_QUEUE_TTL")] = 5.0
+    queue_ttl: Annotated[Seconds | None, opt("Seconds that an event is kept.", "CELERY_EVENT_QUEUE_TTL")] = 5.0
     queue_expires: Annotated[
         Seconds | None,
-        opt("Seconds after which a queue that nobody reads goes away.", "CELERY_EVENT_QUEUE_EXPIRES"),
+        opt("Seconds after which an unused queue is deleted.", "CELERY_EVENT_QUEUE_EXPIRES"),
     ] = 60.0
     queue_exclusive: Annotated[bool, opt("The queue belongs to one connection.")] = True
     queue_durable: Annotated[bool, opt("The queue survives a restart of the broker.")] = False

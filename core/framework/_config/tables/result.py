@@ -1,4 +1,4 @@
-"""``[result]``."""
+"""The table ``[result]``."""
 
 from typing import Annotated, Any
 
@@ -25,12 +25,12 @@ class ResultSettings(Table):
         opt("Seconds a result is kept; 0: for ever.", "CELERY_TASK_RESULT_EXPIRES", "CELERY_RESULT_EXPIRES"),
     ] = 86_400.0
     failure_expires: Annotated[
-        Seconds | None, opt("The same for failures. None: as expires.", "CELERY_RESULT_FAILURE_EXPIRES")
+        Seconds | None, opt("Seconds a failure is kept. None: as expires.", "CELERY_RESULT_FAILURE_EXPIRES")
     ] = None
     serializer: Annotated[str, opt("Serializer of results.", "CELERY_RESULT_SERIALIZER")] = "json"
     compression: Annotated[str | None, opt("Compression of results.", "CELERY_RESULT_COMPRESSION")] = None
     extended: Annotated[
-        bool, opt("Keep name, arguments, worker and queue with a result.", "CELERY_RESULT_EXTENDED")
+        bool, opt("Store name, arguments, worker and queue with a result.", "CELERY_RESULT_EXTENDED")
     ] = False
     persistent: Annotated[
         bool | None, opt("rpc: results survive a restart of the broker.", "CELERY_RESULT_PERSISTENT")
@@ -43,7 +43,7 @@ class ResultSettings(Table):
         Seconds, opt("Seconds to wait when a chord joins its results.", "CELERY_RESULT_CHORD_JOIN_TIMEOUT")
     ] = 3.0
     chord_retry_interval: Annotated[
-        Seconds, opt("Seconds between two looks at a chord.", "CELERY_RESULT_CHORD_RETRY_INTERVAL")
+        Seconds, opt("Seconds between two checks of a chord.", "CELERY_RESULT_CHORD_RETRY_INTERVAL")
     ] = 1.0
     accept_content: Annotated[
         list[str] | None,

@@ -1,4 +1,4 @@
-"""``[worker]``."""
+"""The table ``[worker]``."""
 
 from typing import Annotated, Literal
 
@@ -59,7 +59,7 @@ class WorkerSettings(Table):
     pool: Annotated[
         str,
         opt(
-            "Where tasks run: the name of an installed pool plugin.",
+            "Name of the pool plugin that runs the tasks.",
             "CELERYD_POOL",
             flag=("-P", "--pool"),
             metavar="NAME",
@@ -82,7 +82,7 @@ class WorkerSettings(Table):
     ] = msgspec.field(default_factory=lambda: ["*"])
     pool_start_method: Annotated[
         Literal["fork", "spawn"],
-        opt("How prefork makes its processes.", "CELERYD_POOL_START_METHOD", flag=("--pool-start-method",)),
+        opt("How prefork starts its processes.", "CELERYD_POOL_START_METHOD", flag=("--pool-start-method",)),
     ] = "fork"
     proc_alive_timeout: Annotated[
         Seconds, opt("Seconds to wait for a new child to come up.", "CELERYD_PROC_ALIVE_TIMEOUT")
@@ -100,7 +100,7 @@ class WorkerSettings(Table):
     max_memory_per_child: Annotated[
         Count | None,
         opt(
-            "Replace a child process after the task in which its memory exceeded this many KiB.",
+            "Replace a child process whose memory exceeds this many KiB, after its current task.",
             "CELERYD_MAX_MEMORY_PER_CHILD",
             flag=("--max-memory-per-child",),
             hidden=("--maxmemperchild",),
@@ -118,7 +118,7 @@ class WorkerSettings(Table):
     autoscaler: Annotated[
         str,
         opt(
-            "How to scale: an autoscaler plugin's name, or a class path, module:Class.",
+            "Name of the autoscaler plugin, or a class path, module:Class.",
             "CELERYD_AUTOSCALER",
             flag=("--autoscaler",),
             metavar="NAME",
@@ -126,12 +126,12 @@ class WorkerSettings(Table):
     ] = "queue"
     autoscale_keepalive: Annotated[
         Seconds,
-        opt("Seconds for which the pool must have been too large before it shrinks.", env=("AUTOSCALE_KEEPALIVE",)),
+        opt("Seconds for which the pool must be too large before it shrinks.", env=("AUTOSCALE_KEEPALIVE",)),
     ] = 30.0
     autoreload: Annotated[
         bool,
         opt(
-            "Run new code when a source file of the tasks changes. For development.",
+            "Reload the code when a source file of the tasks changes. For development.",
             flag=("--autoreload",),
             value=True,
         ),
@@ -142,7 +142,7 @@ class WorkerSettings(Table):
     fsnotify: Annotated[
         str | None,
         opt(
-            "How file changes are noticed: the name of an fsnotify plugin. Default: the best available.",
+            "Name of the fsnotify plugin that detects file changes. Default: the best available.",
             env=("FRAMEWORK_FSNOTIFY", "CELERYD_FSNOTIFY"),
         ),
     ] = None
@@ -158,7 +158,7 @@ class WorkerSettings(Table):
         ),
     ] = 0.0
     enable_soft_shutdown_on_idle: Annotated[
-        bool, opt("Wait like that even when nothing runs.", "CELERYD_ENABLE_SOFT_SHUTDOWN_ON_IDLE")
+        bool, opt("Wait for soft_shutdown_timeout even if no task runs.", "CELERYD_ENABLE_SOFT_SHUTDOWN_ON_IDLE")
     ] = False
 
     # ------------------------------------------------ queues, prefetch
@@ -176,7 +176,7 @@ class WorkerSettings(Table):
     prefetch_multiplier: Annotated[
         Natural | Literal["auto"],
         opt(
-            "Messages reserved per slot. auto: as many as tasks are short; 0: no limit.",
+            "Messages reserved per slot. auto: more for shorter tasks; 0: no limit.",
             "CELERYD_PREFETCH_MULTIPLIER",
             flag=("--prefetch-multiplier",),
             metavar="N|auto",
@@ -194,30 +194,32 @@ class WorkerSettings(Table):
     eta_task_limit: Annotated[
         Count | None,
         opt(
-            "Most messages held for their eta that take no room from others; None: any number.",
+            "Most messages held for their eta that do not count toward the prefetch limit; None: no limit.",
             "CELERYD_ETA_TASK_LIMIT",
         ),
     ] = None
     eta_park_after: Annotated[
         Seconds,
-        opt("Seconds: a task whose eta is further ahead waits in the broker, where that can park messages, not here."),
+        opt(
+            "A task whose eta is more seconds ahead waits in the broker, not in the worker, if the broker can park it."
+        ),
     ] = 10.0
-    direct: Annotated[bool, opt("Consume from a queue of this worker's own too: NODE.dq2.", "CELERY_WORKER_DIRECT")] = (
-        False
-    )
+    direct: Annotated[
+        bool, opt("Consume also from the queue of this worker alone, NODE.dq2.", "CELERY_WORKER_DIRECT")
+    ] = False
     cancel_long_running_tasks_on_connection_loss: Annotated[
         bool,
         opt(
-            "Terminate running tasks with late ack when the connection is lost: they run again. Others go on, as do "
-            "all by default.",
+            "Terminate running tasks with late ack when the connection is lost, so that they run again. Other tasks "
+            "continue; by default all do.",
             "CELERYD_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS",
         ),
     ] = False
     deduplicate_successful_tasks: Annotated[
         bool,
         opt(
-            "Acknowledge a redelivered task with late ack that has succeeded already, here or by its stored result, "
-            "and do not run it.",
+            "Do not run but acknowledge a redelivered task with late ack that has succeeded already, in this worker or "
+            "by its stored result.",
             "CELERYD_DEDUPLICATE_SUCCESSFUL_TASKS",
         ),
     ] = False
@@ -238,7 +240,7 @@ class WorkerSettings(Table):
     gossip: Annotated[
         bool,
         opt(
-            "Listen to the other workers' events, to know who is there.",
+            "Receive the events of other workers, to keep a list of them.",
             flag=("--without-gossip",),
             value=False,
         ),
@@ -259,29 +261,29 @@ class WorkerSettings(Table):
     health: Annotated[
         str | int | None,
         opt(
-            "Answer /livez, /readyz and /metrics here: a port of the loopback interface, HOST:PORT, :PORT for all "
-            "interfaces, or the path of a unix socket, in which %n, %h, %d, %p expand. Default: nowhere.",
+            "Serve /livez, /readyz and /metrics here: a port of the loopback interface, HOST:PORT, :PORT for all "
+            "interfaces, or the path of a unix socket, in which %n, %h, %d, %p expand. Default: not served.",
             flag=("--health",),
             metavar="ADDRESS",
         ),
     ] = None
     health_patience: Annotated[
         Annotated[float, Meta(ge=3)],
-        opt("Seconds without a turn of the loop, or without a task that begins, after which a worker is not live."),
+        opt("A worker is not live after this many seconds in which its loop made no turn, or no waiting task began."),
     ] = 10.0
-    revokes_max: Annotated[Count, opt("Most revoked task ids remembered.", env=("CELERY_WORKER_REVOKES_MAX",))] = 50_000
+    revokes_max: Annotated[Count, opt("Most revoked task ids kept.", env=("CELERY_WORKER_REVOKES_MAX",))] = 50_000
     revoke_expires: Annotated[
-        Seconds, opt("Seconds that a revoked id is remembered.", env=("CELERY_WORKER_REVOKE_EXPIRES",))
+        Seconds, opt("Seconds that a revoked id is kept.", env=("CELERY_WORKER_REVOKE_EXPIRES",))
     ] = 10_800.0
     successful_max: Annotated[
         Count,
         opt(
-            "Most successful task ids remembered, if deduplicate_successful_tasks is on.",
+            "Most successful task ids kept, if deduplicate_successful_tasks is on.",
             env=("CELERY_WORKER_SUCCESSFUL_MAX",),
         ),
     ] = 1_000
     successful_expires: Annotated[
-        Seconds, opt("Seconds that a successful id is remembered.", env=("CELERY_WORKER_SUCCESSFUL_EXPIRES",))
+        Seconds, opt("Seconds that a successful id is kept.", env=("CELERY_WORKER_SUCCESSFUL_EXPIRES",))
     ] = 10_800.0
 
     # ------------------------------------------------ logging
@@ -289,13 +291,13 @@ class WorkerSettings(Table):
     redirect_stdouts: Annotated[bool, opt("Send stdout and stderr of tasks to the log.", "CELERY_REDIRECT_STDOUTS")] = (
         True
     )
-    redirect_stdouts_level: Annotated[Level, opt("Level of what tasks print.", "CELERY_REDIRECT_STDOUTS_LEVEL")] = (
-        "WARNING"
-    )
+    redirect_stdouts_level: Annotated[
+        Level, opt("Log level of stdout and stderr of tasks.", "CELERY_REDIRECT_STDOUTS_LEVEL")
+    ] = "WARNING"
     log_format: Annotated[
         str,
         opt(
-            'Format of a log line. "json": one JSON object a line, whatever task_log_format says.',
+            'Format of a log line. "json": one JSON object per line, regardless of task_log_format.',
             "CELERYD_LOG_FORMAT",
             flag=("--log-json",),
             value="json",
