@@ -34,7 +34,7 @@ class CommandSession:
         self.flags: dict[str, tuple[str, Any]] = {}
         #: The working directory at the start; None: the current one.
         self.origin: str | None = None
-        #: The connection to the parent process that waits for this background worker to start.
+        #: This process's side of ``--detach``: reports the start, or its failure, to the parent process.
         self.background: Background | None = None
         self._sources: Sources | None = None
 

@@ -207,7 +207,7 @@ class Model:
             chosen = len(keys) - 1 if key in ("end", "G") else 0
         else:
             chosen = max(0, min(chosen + step, len(keys) - 1))
-        # On the first line again: follow what comes.
+        # The first line is selected again: follow new lines.
         self._selected[self.view] = keys[chosen] if chosen or (step is not None and step > 0) else None
 
     def _change_view(self, key: str) -> None:
@@ -221,7 +221,7 @@ class Model:
             return
         if page != "help" and self._selected["tasks"] is None:
             task = self.task()
-            # What is looked at stays, whatever comes.
+            # The page keeps its task when new lines arrive.
             self._selected["tasks"] = task.uuid if task is not None else None
         self.page, self.scroll = page, 0
 
