@@ -100,14 +100,14 @@ class EndPromises(TransportSuiteBase):
     def test_a_shared_rate_limit_gives_out_each_start_once(self, bench: Bench) -> None:
         """Starts that two workers reserve in turn under one name are an interval apart."""
         name = bench.new("rate")
-        gates = [bench.transport.shared_rate_limit(), bench.another().shared_rate_limit()]
-        for gate in gates:
-            bench.opened.callback(gate.close)
-        waits = [gates[turn % 2].reserve(name, 10.0, 1) for turn in range(4)]
+        limits = [bench.transport.shared_rate_limit(), bench.another().shared_rate_limit()]
+        for limit in limits:
+            bench.opened.callback(limit.close)
+        waits = [limits[turn % 2].reserve(name, 10.0, 1) for turn in range(4)]
         assert waits == sorted(waits)
         # Time passes between two calls.
         assert [round((later - waits[0]) / 10.0, 1) for later in waits] == [0.0, 1.0, 2.0, 3.0]
-        assert gates[0].reserve(bench.new("rate"), 10.0, 1) == pytest.approx(0.0, abs=0.1)
+        assert limits[0].reserve(bench.new("rate"), 10.0, 1) == pytest.approx(0.0, abs=0.1)
 
     def test_one_message_for_a_new_queue(self, bench: Bench) -> None:
         """A consumer declares its queue, which keeps all messages that are sent to it from then on."""

@@ -30,35 +30,35 @@ class FanoutPromises(TransportSuiteBase):
     def test_a_broadcast_reaches_every_mailbox_once(self, bench: Bench) -> None:
         """Every subscriber of an exchange gets each broadcast once and in order; subscribers of others get none."""
         control, other = self._control(bench), self._control(bench)
-        boxes = [bench.mailbox(own(bench.new(), control)) for _ in range(2)]
+        mailboxes = [bench.mailbox(own(bench.new(), control)) for _ in range(2)]
         unrelated = bench.mailbox(own(bench.new(), other))
         sender = bench.mailbox()
         sender.send([broadcast(text, control) for text in ("one", "two", "three")])
         sender.send([broadcast("end", control)])
         sender.send([broadcast("end", other)])
-        for box in boxes:
-            assert bench.listen(box, 4) == [(control.name, text) for text in (b"one", b"two", b"three", b"end")]
+        for mailbox in mailboxes:
+            assert bench.listen(mailbox, 4) == [(control.name, text) for text in (b"one", b"two", b"three", b"end")]
         assert bench.listen(unrelated, 1) == [(other.name, b"end")]
 
     @needs("fanout")
     def test_a_producer_broadcasts_too(self, bench: Bench) -> None:
         """A client can broadcast through a producer."""
         control = self._control(bench)
-        box = bench.mailbox(own(bench.new(), control))
+        mailbox = bench.mailbox(own(bench.new(), control))
         bench.producer().publish([broadcast("ping", control)])
-        assert bench.listen(box, 1) == [(control.name, b"ping")]
+        assert bench.listen(mailbox, 1) == [(control.name, b"ping")]
 
     @needs("fanout")
     def test_a_broadcast_wakes_who_sleeps(self, bench: Bench) -> None:
         """A broadcast makes the descriptor readable, and `receive` never blocks."""
         control = self._control(bench)
-        box, sender = bench.mailbox(own(bench.new(), control)), bench.mailbox()
+        mailbox, sender = bench.mailbox(own(bench.new(), control)), bench.mailbox()
         for number in range(5):
-            while box.receive():
+            while mailbox.receive():
                 pass
             sender.send([broadcast(str(number), control)])
-            assert bench.readable(box, self.patience), "the descriptor did not become readable"
-            assert bench.listen(box, 1) == [(control.name, str(number).encode())]
+            assert bench.readable(mailbox, self.patience), "the descriptor did not become readable"
+            assert bench.listen(mailbox, 1) == [(control.name, str(number).encode())]
 
     @needs("fanout")
     def test_replies_reach_who_asked(self, bench: Bench) -> None:
@@ -78,13 +78,13 @@ class FanoutPromises(TransportSuiteBase):
         control = self._control(bench)
         replies = Exchange(bench.new("reply"), durable=False)
         bench.mailbox(own(bench.new(), replies, "known"))
-        box = bench.mailbox(own(bench.new(), control))
+        mailbox = bench.mailbox(own(bench.new(), control))
         sender = bench.mailbox()
         for number in range(3):
             sender.send([Outgoing(b"", {}, exchange=replies.name, routing_key="gone", delivery_mode=1)])
             sender.send([Outgoing(b"", {}, routing_key=bench.new("no-such-queue"), delivery_mode=1)])
             sender.send([broadcast(str(number), control)])
-            assert bench.listen(box, 1) == [(control.name, str(number).encode())]
+            assert bench.listen(mailbox, 1) == [(control.name, str(number).encode())]
 
     @needs("fanout")
     def test_events_are_chosen_by_their_key(self, bench: Bench) -> None:
