@@ -173,7 +173,7 @@ def test_every_view_fits_every_terminal(screen, size, keys):
 
 
 def test_it_says_what_is_missing(screen):
-    assert any("No worker has been heard of" in line for line in screen.look())
+    assert any("No events from any worker" in line for line in screen.look())
     screen.tell("worker-heartbeat", freq=2.0)
     assert any("press e" in line for line in screen.look())
     screen.tell("worker-offline", freq=2.0)
@@ -220,7 +220,7 @@ def test_a_page_about_a_task(screen):
     screen.press("escape")
     assert screen.model.page is None
     screen.press("q")
-    assert screen.model.left
+    assert screen.model.closed
 
 
 def test_a_paused_list_does_not_move(screen):
@@ -237,7 +237,7 @@ def test_a_paused_list_does_not_move(screen):
 
 def test_without_a_worker_nobody_answers(screen):
     screen.press("e")
-    wait_for(lambda: "no worker has answered" in screen.model.message[0], 30)
+    wait_for(lambda: "no worker replied" in screen.model.message[0], 30)
     assert screen.model.message[1]
 
 

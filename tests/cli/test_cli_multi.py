@@ -101,7 +101,7 @@ def test_help(words, multi):
     ("words", "text"),
     [
         ("strt 2", "there is no command strt of multi; did you mean start?"),
-        ("start", "no nodes: name them (web mail), say how many (3), or declare them as [nodes.<name>]"),
+        ("start", "no nodes: give names (web mail) or a number (3), or declare [nodes.<name>]"),
         ("show 0", "0 nodes: wanted 1 or more"),
         ("show 2 --conurrency=3", "no such option: --conurrency; did you mean --concurrency?"),
         ("show 2 -Z", "no such option: -Z"),
@@ -190,4 +190,4 @@ def test_a_directory_that_cannot_be_made(multi):
     code, out, err = multi("start", "1", "--pidfile=/dev/null/x/%n.pid", "--logfile=%n.log")
     assert code == exitcodes.CANT_CREATE
     assert f"> celery1@{HOST}: FAILED\n" in out
-    assert "the directory /dev/null/x cannot be made: Not a directory; give a place that is yours" in err
+    assert "the directory /dev/null/x cannot be created: Not a directory; give writable paths" in err

@@ -126,7 +126,7 @@ def test_results_that_are_not_kept(run, project):
     (project / "framework.toml").write_text("app = 'tasks'\n[result]\nbackend = 'none://'\n")
     code, _, err = run("result", "some-id")
     assert code == exitcodes.CONFIG
-    assert "results are not kept: set backend under [result]" in err
+    assert "no result store is configured: set backend under [result]" in err
 
 
 def test_a_worker_purges_first(run, project, start_worker):

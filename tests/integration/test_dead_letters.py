@@ -61,11 +61,11 @@ def test_looking_changes_nothing(place):
 
 def test_what_is_replayed_runs_once_and_the_rest_stays(place, start_worker):
     done = place.dlq("replay", place.ids[0], place.ids[2])
-    assert (done.returncode, done.stdout) == (exitcodes.OK, "Replayed 2 letters.\n")
+    assert (done.returncode, done.stdout) == (exitcodes.OK, "Replayed 2 dead letters.\n")
     assert [letter["id"] for letter in place.letters()] == [place.ids[1], place.ids[3], "odd"]
     worker = start_worker("-P", "solo", broker=place.url, ledger=place.ledger)
     wait_for(lambda: ledger.read(place.ledger) == Counter(["0", "2"]), 30, lambda: worker.output)
-    assert place.dlq("replay", "--task", "proj.record").stdout == "Replayed 1 letter.\n"
+    assert place.dlq("replay", "--task", "proj.record").stdout == "Replayed 1 dead letter.\n"
     wait_for(lambda: ledger.read(place.ledger) == Counter(["0", "1", "2"]), 30, lambda: worker.output)
     # As wrong as it was: it comes back, with the second reason.
     assert place.dlq("replay", "odd").returncode == exitcodes.OK
@@ -81,7 +81,7 @@ def test_replay_into_another_queue_and_purge(place):
 
 
 def test_purge_takes_what_is_chosen(place):
-    assert place.dlq("purge", "-f", place.ids[0], place.ids[1]).stdout == "Purged 2 letters.\n"
+    assert place.dlq("purge", "-f", place.ids[0], place.ids[1]).stdout == "Purged 2 dead letters.\n"
     assert place.dlq("purge", "--all").returncode != exitcodes.OK  # it asks, and nobody answers
     assert queues.waiting(place.url, DLQ) == 3
     assert json.loads(place.dlq("purge", "--all", "-f", "--json").stdout) == {"purged": 3}
@@ -89,7 +89,7 @@ def test_purge_takes_what_is_chosen(place):
 
 
 def test_what_is_asked_wrongly_changes_nothing(place):
-    for arguments, words in ((("replay",), "which letters"), (("purge", "-f"), "which letters")):
+    for arguments, words in ((("replay",), "no dead letters selected"), (("purge", "-f"), "no dead letters selected")):
         done = place.dlq(*arguments)
         assert done.returncode == exitcodes.USAGE
         assert words in done.stderr
@@ -119,7 +119,7 @@ def test_letters_that_others_put_there(redis_url):
     ]
     done = workers.run_command("-A", "proj", "dlq", "replay", "--all", env=env)
     assert done.returncode == exitcodes.REFUSED
-    assert done.stdout == "Replayed 1 letter.\n"
+    assert done.stdout == "Replayed 1 dead letter.\n"
     assert "Stayed: without id" in done.stderr
     with redis.Redis.from_url(redis_url) as server:
         [raw] = server.lrange("orders", 0, -1)
@@ -140,7 +140,7 @@ def test_letters_come_back_when_a_reader_is_killed(redis_url):
         f"app = App('x', broker={redis_url!r})\n"
         "app.conf.broker_transport_options = {'lease': 1}\n"
         f"box = DeadLetterQueue(loader.make_transport(app.conf.settings), [{DLQ!r}])\n"
-        "assert len(box.letters) == 3\n"
+        "assert len(box.dead_letters) == 3\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], env=workers.environment(os.environ), check=False, timeout=60)

@@ -1,4 +1,4 @@
-"""The command line: one module a sub-command; what is not asked for is not imported."""
+"""The command line: one module for each sub-command, imported when it is used."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from framework._cli.program import run
 
 
 def main() -> NoReturn:
-    """Run the command line of this process, and exit."""
+    """Run the command line of this process and exit with its exit code."""
     sys.exit(run())

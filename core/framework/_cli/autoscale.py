@@ -1,4 +1,4 @@
-"""``framework autoscale``: tries an autoscaler on tasks that nobody runs."""
+"""``framework autoscale``: simulates an autoscaler on a pattern of tasks."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from framework.worker.intake.capacity import Prefetch
 
 _WIDTH: Final = 72
 _HEIGHT: Final = 6
-#: From nothing to a full cell.
+#: Characters for 0 to 8 eighths of a cell.
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
-#: Points of time in JSON.
+#: Samples in the JSON output.
 _POINTS: Final = 200
 
 
-@click.group(cls=Section, help="Try an autoscaler on a pattern of tasks.")
+@click.group(cls=Section, help="Simulate an autoscaler on a pattern of tasks.")
 def command() -> None:
-    """Sub-commands only."""
+    """Group the sub-commands."""
 
 
-@command.command(help="Show what an autoscaler makes of a pattern of tasks, and what it costs. Nothing is run.")
+@command.command(help="Show how an autoscaler would size a pool for a pattern of tasks, and the cost. Runs no task.")
 @click.option("--pattern", type=click.Choice(["burst", "steady", "day"]), help="A built-in pattern of tasks.")
 @click.option(
-    "--trace", metavar="FILE", help="Tasks from a file, a line each: seconds when it is sent, seconds it runs."
+    "--trace", metavar="FILE", help="Read tasks from a file, one per line: second of sending, seconds of run time."
 )
-@click.option("--autoscale", "bounds", metavar="MAX,MIN", help="Sizes of the pool. Default: the setting, else 10,1.")
+@click.option("--autoscale", "bounds", metavar="MAX,MIN", help="Pool size limits. Default: the setting, else 10,1.")
 @click.option("--autoscaler", "name", metavar="NAME", help="Autoscaler, or a class path. Default: the setting.")
 @click.option("--keepalive", type=float, metavar="SECONDS", help="Keep-alive time. Default: the setting.")
 @click.option("--cpus", type=click.IntRange(1), default=4, show_default=True, help="CPUs of the machine.")
-@click.option("--cpu-share", type=float, default=1.0, show_default=True, help="CPUs that a task keeps busy.")
+@click.option("--cpu-share", type=float, default=1.0, show_default=True, help="CPUs that a running task uses.")
 @click.option("--memory", type=click.IntRange(1), default=8192, show_default=True, help="MiB of the machine.")
-@click.option("--slot-memory", type=click.IntRange(0), default=128, show_default=True, help="MiB of a slot.")
+@click.option("--slot-memory", type=click.IntRange(0), default=128, show_default=True, help="MiB that a slot uses.")
 @click.option("--startup", type=float, default=0.05, show_default=True, help="Seconds that a new slot takes to start.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Another number, another pattern of that kind.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random pattern.")
 @json_option
 @pass_session
 def simulate(
@@ -72,8 +72,8 @@ def simulate(
     seed: int,
     as_json: bool,
 ) -> None:
-    """Simulate."""
-    # Start-up time: the steps take as long to import as everything else here.
+    """Run the simulation and print the result."""
+    # Start-up time: importing the steps doubles it.
     from framework.worker.steps.autoscale import choose
 
     if (pattern is None) == (trace is None):
@@ -102,7 +102,7 @@ def simulate(
 
 
 def read_trace(path: Path) -> list[SimulatedTask]:
-    """Return the tasks that the file lists: ``seconds,seconds`` a line; a heading and empty lines are skipped."""
+    """Read the tasks in `path`, one ``sent,runtime`` pair per line in seconds; skip a heading and empty lines."""
     jobs = []
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -119,17 +119,17 @@ def read_trace(path: Path) -> list[SimulatedTask]:
             raise ConfigError(f"{path}, line {number}: wanted two numbers, like 12.5,0.3, and found {','.join(line)!r}")
         jobs.append(SimulatedTask(sent, runs))
     if not jobs:
-        raise ConfigError(f"the trace {path} lists no tasks: it has a line each, like 12.5,0.3")
+        raise ConfigError(f"the trace {path} lists no tasks; wanted one per line, like 12.5,0.3")
     return sorted(jobs)
 
 
 def resampled(samples: Sequence[SimulationSample], duration: float, points: int) -> list[SimulationSample]:
-    """Return `points` samples, each with the largest values of its share of the time."""
+    """Return `points` evenly spaced samples, each with the largest values of its interval."""
     found = []
     index = 0
     for point in range(points):
         start, end = duration * point / points, duration * (point + 1) / points
-        # What held at the beginning of it counts as well.
+        # The sample in force when the interval begins counts as well.
         inside = [samples[index]]
         while index + 1 < len(samples) and samples[index + 1].time < end:
             index += 1
@@ -139,7 +139,7 @@ def resampled(samples: Sequence[SimulationSample], duration: float, points: int)
 
 
 def draw(report: SimulationReport) -> str:
-    """Return a drawing of the queue and, below it, of the pool's size."""
+    """Return a text chart of the queue length and, below it, of the pool size."""
     samples = resampled(report.samples, report.duration, _WIDTH)
     columns = [sample.waiting for sample in samples], [sample.size for sample in samples]
     ends = f"{'':8}0 s{_length(report.duration):>{_WIDTH - 3}}"
@@ -155,7 +155,7 @@ def _bars(title: str, values: Sequence[int]) -> list[str]:
         for value in values:
             eighths = round(value / top * _HEIGHT * 8) - (row - 1) * 8
             if value and row == 1:
-                # Little is not nothing.
+                # A value above 0 stays visible.
                 eighths = max(1, eighths)
             cells += _BLOCKS[max(0, min(8, eighths))]
         lines.append(f"{label:>6} ┤{cells}".rstrip())
@@ -167,7 +167,7 @@ def _length(seconds: float) -> str:
 
 
 def rows(report: SimulationReport, about: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return the table of what it cost."""
+    """Return the rows of the cost table."""
     saved = 1 - report.slot_seconds / report.fixed_slot_seconds if report.fixed_slot_seconds else 0.0
     return [
         ("autoscaler", f"{about['autoscaler']}, {about['min']} to {about['max']} slots"),

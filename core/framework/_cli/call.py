@@ -1,4 +1,4 @@
-"""``framework call NAME``: sends a task, known here or not, and prints its id."""
+"""``framework call NAME``: sends a task by name and prints its id."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from framework._cli.session import CommandSession
 
 
 def parsed(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    """Read JSON: a list for ``--args``, an object for ``--kwargs``."""
+    """Parse JSON: a list for ``--args``, an object for ``--kwargs``."""
     if value is None:
         return None
     kind, name, example = (list, "list", "'[2, 3]'") if param.name == "args" else (dict, "object", "'{\"x\": 2}'")
@@ -29,7 +29,7 @@ def parsed(ctx: click.Context, param: click.Parameter, value: str | None) -> Any
 
 
 def when(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | float | None:
-    """Read an ISO date, or where the option allows it a number of seconds."""
+    """Parse an ISO date or, for ``--expires``, a number of seconds."""
     if value is None:
         return None
     if param.name == "expires":
@@ -47,7 +47,7 @@ def when(ctx: click.Context, param: click.Parameter, value: str | None) -> datet
     return found.astimezone() if found.tzinfo is None else found
 
 
-@click.command(help="Send the task NAME and print its id. --wait waits for its result and prints that too.")
+@click.command(help="Send the task NAME and print its id. With --wait, wait for its result and print it too.")
 @click.argument("name")
 @click.option("-a", "--args", callback=parsed, metavar="JSON", help="Arguments: a JSON list.")
 @click.option("-k", "--kwargs", callback=parsed, metavar="JSON", help="Keyword arguments: a JSON object.")
@@ -55,11 +55,11 @@ def when(ctx: click.Context, param: click.Parameter, value: str | None) -> datet
 @click.option("--countdown", type=float, metavar="S", help="Not before this many seconds from now.")
 @click.option("--expires", callback=when, metavar="DATE|S", help="Not after this time, or this many seconds from now.")
 @click.option("--serializer", metavar="NAME", help="Serializer of the message.")
-@click.option("--queue", metavar="NAME", help="Send it to this queue.")
-@click.option("--exchange", metavar="NAME", help="Send it to this exchange.")
-@click.option("--routing-key", metavar="KEY", help="With this routing key.")
+@click.option("--queue", metavar="NAME", help="Queue to send to.")
+@click.option("--exchange", metavar="NAME", help="Exchange to publish to.")
+@click.option("--routing-key", metavar="KEY", help="Routing key of the message.")
 @click.option("--wait", is_flag=True, help="Wait for the result.")
-@click.option("--timeout", type=float, metavar="S", help="With --wait: at most this long.")
+@click.option("--timeout", type=float, metavar="S", help="With --wait: wait at most this long.")
 @json_option
 @pass_session
 def command(
@@ -73,7 +73,7 @@ def command(
     as_json: bool,
     **options: Any,
 ) -> int:
-    """Send."""
+    """Send the task."""
     app = session.app()
     given = {key: value for key, value in options.items() if value is not None}
     result = app.send_task(name, args=tuple(args or ()), kwargs=kwargs or {}, **given)

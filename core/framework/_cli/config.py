@@ -1,4 +1,4 @@
-"""``framework config``: what the configuration is, whether it is right, and what there is to configure."""
+"""``framework config``: shows, checks and describes the configuration."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from framework.exceptions import AppNotFound
 
 @click.group(cls=Section, help="Show, check and describe the configuration.")
 def command() -> None:
-    """Sub-commands only."""
+    """Group the sub-commands."""
 
 
-@command.command(help="Show the settings that are not the default. Passwords are masked.")
-@click.option("--all", "everything", is_flag=True, help="Show the defaults too.")
+@command.command(help="Show the settings that differ from the default, with passwords masked.")
+@click.option("--all", "everything", is_flag=True, help="Show settings with default values too.")
 @click.option("--origin", is_flag=True, help="Show where each value comes from, with file and line.")
 @json_option
 @pass_session
 def show(session: CommandSession, everything: bool, origin: bool, as_json: bool) -> None:
-    """Show."""
+    """Print the settings."""
     config = resolved(session)
     found = []
     for option in options().values():
@@ -52,13 +52,11 @@ def show(session: CommandSession, everything: bool, origin: bool, as_json: bool)
     print_table(session, columns, rows)
 
 
-@command.command(
-    help="Check the config file, the environment, the application, and that all chosen plugins can be loaded."
-)
+@command.command(help="Check the config file, the environment and the application, and load every chosen plugin.")
 @pass_session
 def check(session: CommandSession) -> int:
-    """Check; raises what is wrong."""
-    # Start-up time: `show` and `schema` need nothing of the worker.
+    """Check the configuration. Raises a `FrameworkError` for the first problem."""
+    # Start-up time: `show` and `schema` do not need the worker.
     from framework.worker.steps.autoscale import choose
 
     config = resolved(session)
@@ -79,12 +77,12 @@ def check(session: CommandSession) -> int:
 
 @command.command(help="Print the JSON Schema of the config file, for editors.")
 def schema() -> None:
-    """Print."""
+    """Print the schema."""
     print_json(json_schema())
 
 
 def resolved(session: CommandSession) -> Config:
-    """Resolve with the application's own settings where there is one."""
+    """Resolve the settings, including those of the application if one is found."""
     sources = session.sources()
     try:
         located = session.locate()

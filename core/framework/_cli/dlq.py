@@ -1,8 +1,8 @@
-"""``framework dlq``: looks at dead letters, sends their messages on their way again, or drops them.
+"""``framework dlq``: shows dead letters, replays their messages, or drops them.
 
-1. Letters are chosen by id, by task, by reason, or all of them; what changes anything wants one of these.
-2. The dead-letter queues are those of the queues that are configured; ``-Q`` names others.
-3. Everything is on loan while a command runs and goes back as it was: looking changes nothing.
+1. Selects dead letters by id, task or reason; `replay` and `purge` require a selection or ``--all``.
+2. Reads the dead-letter queues of all configured queues, or of the queues that ``-Q`` names.
+3. Reserves all dead letters while a command runs, then requeues the rest unchanged, in their order.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from framework.wire.dead_letter import DeadLetter
 
 
-@click.group(cls=Section, help="Look at dead letters; send them again or drop them.")
+@click.group(cls=Section, help="Show dead letters, replay them, or drop them.")
 def command() -> None:
-    """Sub-commands only."""
+    """Group the sub-commands."""
 
 
 class _Choice(NamedTuple):
-    """Which letters a command is about."""
+    """The selection of dead letters for a command."""
 
     ids: tuple[str, ...]
     queues: str | None
@@ -43,7 +43,7 @@ class _Choice(NamedTuple):
 
 
 def _choosing(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that choose letters, which make up the argument `choice`."""
+    """Add the options that select dead letters; `function` gets them as its argument `choice`."""
 
     @wraps(function)
     def choosing(*args: Any, **options: Any) -> Any:
@@ -52,42 +52,42 @@ def _choosing(function: Callable[..., Any]) -> Callable[..., Any]:
 
     decorated: Callable[..., Any] = choosing
     for option in (
-        click.option("-r", "--reason", metavar="REASON", help="Only those that died of this, e.g. max-deliveries."),
-        click.option("-t", "--task", metavar="NAME", help="Only those of this task."),
-        click.option("-Q", "--queues", metavar="Q1,Q2", help="Of these queues. Default: all that are configured."),
+        click.option("-r", "--reason", metavar="REASON", help="Only with this reason, e.g. max-deliveries."),
+        click.option("-t", "--task", metavar="NAME", help="Only of this task."),
+        click.option("-Q", "--queues", metavar="Q1,Q2", help="Only of these queues. Default: all configured queues."),
         click.argument("ids", nargs=-1, metavar="[ID]..."),
     ):
         decorated = option(decorated)
     return decorated
 
 
-@command.command("list", help="List the letters: why, from which queue, when.")
+@command.command("list", help="List dead letters with reason, original queue and time.")
 @_choosing
 @json_option
 @pass_session
-def list_letters(session: CommandSession, choice: _Choice, as_json: bool) -> int:
-    """List."""
-    with _box(session, choice) as box:
-        letters = _chosen(box, choice)
+def list_(session: CommandSession, choice: _Choice, as_json: bool) -> int:
+    """Print a table of the dead letters."""
+    with _open_queues(session, choice) as queue:
+        dead_letters = _chosen(queue, choice)
     if as_json:
-        print_json([_summary(letter) for letter in letters])
-    elif letters:
-        columns = ("id", "task", "queue", "reason", "tries", "buried", "text")
-        print_table(session, columns, [_row(letter) for letter in letters])
+        print_json([_summary(dead_letter) for dead_letter in dead_letters])
+    elif dead_letters:
+        columns = ("id", "task", "queue", "reason", "deliveries", "since", "text")
+        print_table(session, columns, [_row(dead_letter) for dead_letter in dead_letters])
     else:
         click.echo("No dead letters.", err=True)
     return exitcodes.OK
 
 
-@command.command(help="Show letters whole: the message's headers, properties and body.")
+@command.command(help="Show dead letters in full: headers, properties and body of the message.")
 @_choosing
 @json_option
 @pass_session
 def show(session: CommandSession, choice: _Choice, as_json: bool) -> int:
-    """Show."""
-    with _box(session, choice) as box:
-        letters = _chosen(box, choice)
-    whole = [_summary(letter) | _contents(letter) for letter in letters]
+    """Print the dead letters with their messages."""
+    with _open_queues(session, choice) as queue:
+        dead_letters = _chosen(queue, choice)
+    whole = [_summary(dead_letter) | _contents(dead_letter) for dead_letter in dead_letters]
     if as_json:
         print_json(whole)
         return exitcodes.OK
@@ -106,43 +106,43 @@ def show(session: CommandSession, choice: _Choice, as_json: bool) -> int:
     return exitcodes.OK
 
 
-@command.command(help="Send messages to the queue that they came from, as if they had never been tried.")
+@command.command(help="Send messages back to their original queue with their delivery count reset.")
 @_choosing
-@click.option("-a", "--all", "everything", is_flag=True, help="All of them.")
-@click.option("--to", metavar="QUEUE", help="Send them to this queue instead.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Select all dead letters.")
+@click.option("--to", metavar="QUEUE", help="Send to this queue instead.")
 @json_option
 @pass_session
 def replay(session: CommandSession, choice: _Choice, everything: bool, to: str | None, as_json: bool) -> int:
-    """Replay."""
-    _want_a_choice(everything, choice)
-    with _box(session, choice) as box:
-        letters = _chosen(box, choice)
-        stayed = box.replay(letters, to)
-    sent = len(letters) - len(stayed)
+    """Publish the messages of dead letters again."""
+    _require_choice(everything, choice)
+    with _open_queues(session, choice) as queue:
+        dead_letters = _chosen(queue, choice)
+        stayed = queue.replay(dead_letters, to)
+    sent = len(dead_letters) - len(stayed)
     if as_json:
-        print_json({"replayed": sent, "stayed": [_summary(letter) | {"why": why} for letter, why in stayed]})
+        print_json({"replayed": sent, "stayed": [_summary(dead_letter) | {"why": why} for dead_letter, why in stayed]})
     else:
         click.echo(f"Replayed {_count(sent)}.")
-    for letter, why in stayed:
-        click.echo(f"Stayed: {letter.id or 'without id'}: {why}", err=True)
+    for dead_letter, why in stayed:
+        click.echo(f"Stayed: {dead_letter.id or 'without id'}: {why}", err=True)
     return exitcodes.REFUSED if stayed else exitcodes.OK
 
 
-@command.command(help="Drop letters. There is no undo.")
+@command.command(help="Drop dead letters. This cannot be undone.")
 @_choosing
-@click.option("-a", "--all", "everything", is_flag=True, help="All of them.")
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Select all dead letters.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 @pass_session
 def purge(session: CommandSession, choice: _Choice, everything: bool, force: bool, as_json: bool) -> int:
-    """Drop."""
-    _want_a_choice(everything, choice)
-    with _box(session, choice) as box:
-        letters = _chosen(box, choice)
-        if letters and not force:
-            click.echo(f"This drops {_count(len(letters))} for good.", err=True)
-            click.confirm("Go on?", abort=True, err=True)
-        dropped = box.drop(letters)
+    """Drop dead letters."""
+    _require_choice(everything, choice)
+    with _open_queues(session, choice) as queue:
+        dead_letters = _chosen(queue, choice)
+        if dead_letters and not force:
+            click.echo(f"This permanently drops {_count(len(dead_letters))}.", err=True)
+            click.confirm("Continue?", abort=True, err=True)
+        dropped = queue.drop(dead_letters)
     if as_json:
         print_json({"purged": dropped})
     else:
@@ -151,7 +151,7 @@ def purge(session: CommandSession, choice: _Choice, everything: bool, force: boo
 
 
 @contextmanager
-def _box(session: CommandSession, choice: _Choice) -> Iterator[DeadLetterQueue]:
+def _open_queues(session: CommandSession, choice: _Choice) -> Iterator[DeadLetterQueue]:
     settings = session.app().conf.settings
     template = settings.task.dead_letter_queue
     if not template:
@@ -159,48 +159,50 @@ def _box(session: CommandSession, choice: _Choice) -> Iterator[DeadLetterQueue]:
     names = [template.format(queue=queue.name) for queue in select_queues(settings, split(choice.queues) or None, None)]
     transport = loader.make_transport(settings)
     try:
-        with DeadLetterQueue(transport, names) as box:
-            yield box
+        with DeadLetterQueue(transport, names) as queue:
+            yield queue
     finally:
         transport.close()
 
 
-def _chosen(box: DeadLetterQueue, choice: _Choice) -> list[DeadLetter]:
-    """Return the letters of `box` that are asked for. Raises `FrameworkError` for an id that is not there."""
+def _chosen(queue: DeadLetterQueue, choice: _Choice) -> list[DeadLetter]:
+    """Return the dead letters in `queue` that `choice` selects. Raises `FrameworkError` for an unknown id."""
     ids, _queues, task, reason = choice
     found = [
-        letter
-        for letter in box.letters
-        if (not ids or letter.id in ids) and task in (None, letter.task) and reason in (None, letter.reason)
+        dead_letter
+        for dead_letter in queue.dead_letters
+        if (not ids or dead_letter.id in ids)
+        and task in (None, dead_letter.task)
+        and reason in (None, dead_letter.reason)
     ]
-    if absent := [wanted for wanted in ids if wanted not in {letter.id for letter in found}]:
-        raise FrameworkError(f"no such dead letter: {', '.join(absent)} (framework dlq list shows all)")
+    if absent := [wanted for wanted in ids if wanted not in {dead_letter.id for dead_letter in found}]:
+        raise FrameworkError(f"no such dead letter: {', '.join(absent)}; framework dlq list shows all")
     return found
 
 
-def _want_a_choice(everything: bool, choice: _Choice) -> None:
+def _require_choice(everything: bool, choice: _Choice) -> None:
     if not (everything or choice.ids or choice.task or choice.reason):
-        raise click.UsageError("which letters? Give ids, --task or --reason, or --all")
+        raise click.UsageError("no dead letters selected: give ids, --task, --reason or --all")
 
 
-def _summary(letter: DeadLetter) -> dict[str, Any]:
+def _summary(dead_letter: DeadLetter) -> dict[str, Any]:
     return {
-        "id": letter.id,
-        "task": letter.task,
-        "queue": letter.queue,
-        "reason": letter.reason,
-        "text": letter.text,
-        "deliveries": letter.deliveries,
-        "time": None if letter.time is None else datetime.fromtimestamp(letter.time).astimezone().isoformat(),
-        "dead_letter_queue": letter.box,
+        "id": dead_letter.id,
+        "task": dead_letter.task,
+        "queue": dead_letter.queue,
+        "reason": dead_letter.reason,
+        "text": dead_letter.text,
+        "deliveries": dead_letter.deliveries,
+        "time": None if dead_letter.time is None else datetime.fromtimestamp(dead_letter.time).astimezone().isoformat(),
+        "dead_letter_queue": dead_letter.box,
     }
 
 
-def _contents(letter: DeadLetter) -> dict[str, Any]:
+def _contents(dead_letter: DeadLetter) -> dict[str, Any]:
     try:
-        message = letter.message()
+        message = dead_letter.message()
     except MessageUndecodable:
-        return {"raw": letter.envelope.decode(errors="backslashreplace")}
+        return {"raw": dead_letter.envelope.decode(errors="backslashreplace")}
     return {
         "headers": message.headers,
         "properties": message.properties,
@@ -210,18 +212,18 @@ def _contents(letter: DeadLetter) -> dict[str, Any]:
     }
 
 
-def _row(letter: DeadLetter) -> tuple[object, ...]:
-    buried = "" if letter.time is None else f"{datetime.fromtimestamp(letter.time):%Y-%m-%d %H:%M:%S}"
+def _row(dead_letter: DeadLetter) -> tuple[object, ...]:
+    since = "" if dead_letter.time is None else f"{datetime.fromtimestamp(dead_letter.time):%Y-%m-%d %H:%M:%S}"
     return (
-        letter.id or "-",
-        letter.task or "-",
-        letter.queue or "-",
-        letter.reason,
-        "-" if letter.deliveries is None else letter.deliveries,
-        buried,
-        letter.text if len(letter.text) <= 80 else f"{letter.text[:79]}…",
+        dead_letter.id or "-",
+        dead_letter.task or "-",
+        dead_letter.queue or "-",
+        dead_letter.reason,
+        "-" if dead_letter.deliveries is None else dead_letter.deliveries,
+        since,
+        dead_letter.text if len(dead_letter.text) <= 80 else f"{dead_letter.text[:79]}…",
     )
 
 
 def _count(number: int) -> str:
-    return f"{number} {'letter' if number == 1 else 'letters'}"
+    return f"{number} dead letter{'' if number == 1 else 's'}"

@@ -1,8 +1,8 @@
-"""``framework events``: watch workers and tasks, live.
+"""``framework events``: shows workers and tasks, live.
 
-1. Without options a live screen (`framework._cli.screen`).
-2. ``--dump`` prints a line for each event, ``--json`` an object on a line of its own: for pipes.
-3. ``--camera`` hands the state to a class every so often, for those who store it.
+1. Without options, shows a live screen (`framework._cli.screen`).
+2. With ``--dump``, prints a line for each event; with ``--json``, a JSON object per line.
+3. With ``--camera``, passes the state to a class at an interval.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
     from framework.client.app import App
 
 
-@click.command(help="Watch workers and tasks on a live screen, or print what they tell.")
+@click.command(help="Watch workers and tasks on a live screen, or print their events.")
 @click.option("-d", "--dump", is_flag=True, help="Print a line for each event.")
-@click.option("-j", "--json", "as_json", is_flag=True, help="Print each event as JSON, one on a line.")
+@click.option("-j", "--json", "as_json", is_flag=True, help="Print each event as JSON, one per line.")
 @click.option("-c", "--camera", metavar="CLASS", help="Take snapshots with this class: module:Class.")
 @click.option("-F", "--freq", "--frequency", type=float, default=1.0, metavar="S", help="Seconds between snapshots.")
-@click.option("-r", "--maxrate", metavar="RATE", help="Most snapshots, as in 10/m.")
-@click.option("--limit", type=int, metavar="N", help="End after so many events.")
-@click.option("--timeout", type=float, metavar="S", help="End when no event has come for so many seconds.")
+@click.option("-r", "--maxrate", metavar="RATE", help="Maximum rate of snapshots, as in 10/m.")
+@click.option("--limit", type=int, metavar="N", help="Stop after N events.")
+@click.option("--timeout", type=float, metavar="S", help="Stop after S seconds without an event.")
 @pass_session
 def command(
     session: CommandSession,
@@ -43,7 +43,7 @@ def command(
     limit: int | None,
     timeout: float | None,
 ) -> int:
-    """Watch."""
+    """Show or print events."""
     if dump + as_json + (camera is not None) > 1:
         raise click.UsageError("--dump, --json and --camera exclude each other")
     app = session.app()
@@ -52,10 +52,10 @@ def command(
     if as_json:
         return _print_json(app, limit, timeout)
     if camera is not None:
-        return _photograph(app, camera, freq, maxrate, limit, timeout)
+        return _run_camera(app, camera, freq, maxrate, limit, timeout)
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
         raise click.UsageError("the live screen needs a terminal; use --dump or --json in a pipe")
-    # Start-up time: the screen imports rich, which lines in a pipe do not need.
+    # Start-up time: only the screen needs rich.
     from framework._cli.screen import show
 
     return show(app, color=not session.no_color)
@@ -63,38 +63,38 @@ def command(
 
 def _print_lines(app: App, limit: int | None, timeout: float | None) -> int:
     dumper = Dumper()
-    away = False
+    disconnected = False
 
-    def tell(error: TransportError | None) -> None:
-        nonlocal away
-        if error is not None and not away:
+    def report(error: TransportError | None) -> None:
+        nonlocal disconnected
+        if error is not None and not disconnected:
             click.echo(f"-> Connection lost, attempting reconnect: {error}")
-        elif error is None and away:
+        elif error is None and disconnected:
             click.echo("-> Connected again")
-        away = error is not None
+        disconnected = error is not None
 
     click.echo("-> evdump: starting capture...")
-    return _capture(app, lambda event: _print(dumper.line(event)), tell, limit, timeout)
+    return _capture(app, lambda event: _print(dumper.line(event)), report, limit, timeout)
 
 
 def _print_json(app: App, limit: int | None, timeout: float | None) -> int:
-    def tell(error: TransportError | None) -> None:
+    def report(error: TransportError | None) -> None:
         if error is not None:
             click.echo(f"framework: {error}", err=True)
 
     encode = msgspec.json.Encoder(enc_hook=repr).encode
-    return _capture(app, lambda event: _print(encode(event).decode()), tell, limit, timeout)
+    return _capture(app, lambda event: _print(encode(event).decode()), report, limit, timeout)
 
 
 def _print(line: str) -> None:
-    # A pipe gets each event when it comes, not with the next eight kilobytes.
+    # Flush each event: a pipe is block-buffered.
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
-def _capture(app: App, handler: Any, tell: Any, limit: int | None, timeout: float | None) -> int:
+def _capture(app: App, handler: Any, on_connection: Any, limit: int | None, timeout: float | None) -> int:
     with app.events.Receiver({"*": handler}) as receiver:
-        receiver.on_connection = tell
+        receiver.on_connection = on_connection
         try:
             receiver.capture(limit, timeout)
         except KeyboardInterrupt:
@@ -102,19 +102,19 @@ def _capture(app: App, handler: Any, tell: Any, limit: int | None, timeout: floa
     return exitcodes.OK
 
 
-def _photograph(app: App, name: str, freq: float, maxrate: str | None, limit: int | None, timeout: float | None) -> int:
+def _run_camera(app: App, name: str, freq: float, maxrate: str | None, limit: int | None, timeout: float | None) -> int:
     if freq <= 0:
         raise click.UsageError("--freq must be more than 0 seconds")
     state = app.events.State()
     camera = _camera(name)(state, app=app, freq=freq, maxrate=maxrate)
     click.echo(f"-> evcam: Taking snapshots with {name} (every {freq:g} secs.)", err=True)
 
-    def tell(error: TransportError | None) -> None:
+    def report(error: TransportError | None) -> None:
         if error is not None:
             click.echo(f"framework: {error}", err=True)
 
     with camera:
-        return _capture(app, state.event, tell, limit, timeout)
+        return _capture(app, state.event, report, limit, timeout)
 
 
 def _camera(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""``framework graph``: draws the steps of the worker, without starting any."""
+"""``framework graph``: draws the steps of the worker."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class CannotWrite(FrameworkError):
     exit_code = exitcodes.CANT_CREATE
 
 
-@click.command(help="Draw the steps that make up the worker, and those that are rebuilt with each connection.")
+@click.command(help="Draw the steps of the worker and the steps that are created anew for each connection.")
 @click.argument("which", type=click.Choice(["worker", "consumer"]), required=False)
 @click.option(
     "-f", "--format", "form", type=click.Choice(["text", "dot", "mermaid", "svg"]), default="text", show_default=True
 )
-@click.option("--explain", is_flag=True, help="Say of each step why it runs or does not (text).")
+@click.option("--explain", is_flag=True, help="Give the reason why each step runs or not (text only).")
 @click.option("-o", "--output", metavar="FILE", help="Write to this file. Default: print.")
 @json_option
 @pass_session
 def command(
     session: CommandSession, which: str | None, form: Any, explain: bool, output: str | None, as_json: bool
 ) -> None:
-    """Draw."""
-    # Start-up time: this is the whole worker, and `--help` draws nothing.
+    """Print or write the drawings."""
+    # Start-up time: this imports the whole worker, which `--help` does not need.
     from framework.worker.steps.builtin import graphs
 
     settings = resolved(session).settings
     found = drawings(graphs(settings), settings)
-    # An SVG file holds one drawing.
+    # An SVG file holds a single drawing.
     wanted = which or ("worker" if form == "svg" else None)
     chosen = [drawing for drawing in found if wanted in (None, drawing.name)]
     if as_json:

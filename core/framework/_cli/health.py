@@ -1,8 +1,8 @@
-"""``framework health``: asks a worker on this machine, over its health endpoint, whether it lives and consumes.
+"""``framework health``: probes workers on this machine through their health endpoint.
 
-1. Finds the endpoint as the worker does: in the config file, the environment, or ``--health``; the application is not
-   imported.
-2. Asks once, and gives an exit code for exec probes. The broker takes no part in it.
+1. Finds the endpoint as the worker does, in the config file, the environment or ``--health``, without importing the
+   application.
+2. Sends one request, without using the broker, and returns an exit code for exec probes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from framework._config.settings import Settings
 from framework._config.sources import resolve
 from framework.exceptions import ConfigError
 
-#: Bytes of an answer that are read.
+#: Maximum size of a response, in bytes.
 _ANSWER_MAX: Final = 1 << 20
 
 
 class Condition(msgspec.Struct):
-    """What a worker says about itself."""
+    """The health of a worker, as its endpoint reports it."""
 
     node: str
     live: bool = False
@@ -37,39 +37,39 @@ class Condition(msgspec.Struct):
     reasons: list[str] = []
     pid: int | None = None
     missing_steps: dict[str, str] = {}
-    #: Where it was asked.
+    #: The endpoint that was probed.
     address: str = ""
 
     @property
     def word(self) -> str:
-        """Its condition in a word or two."""
+        """The condition in one to three words."""
         if not self.live:
             return "not live"
         return "ready" if self.ready else "live, not ready"
 
 
 @click.command(
-    help="Ask workers on this machine, over their health endpoint (--health of framework worker), whether they live. "
-    "Exit codes: 0 they do, 69 one does not or does not answer, 75 one does not consume (--ready), "
+    help="Probe workers on this machine through their health endpoint (--health of framework worker). "
+    "Exit codes: 0 all are live, 69 a worker is not live or does not respond, 75 a worker does not consume (--ready), "
     "78 no endpoint is configured."
 )
-@click.option("--ready", "wants_ready", is_flag=True, help="Ask whether they consume, too.")
+@click.option("--ready", "require_ready", is_flag=True, help="Require that they consume, too.")
 @click.option(
-    "-d", "--destination", metavar="NODE1,NODE2", help="These, also by their [nodes.NAME]. Default: what [worker] says."
+    "-d", "--destination", metavar="NODE1,NODE2", help="Nodes, also as in [nodes.NAME]. Default: the one of [worker]."
 )
-@click.option("--health", "given", metavar="ADDRESS", help="The endpoint's port, HOST:PORT or unix socket.")
+@click.option("--health", "given", metavar="ADDRESS", help="Endpoint: a port, HOST:PORT or a unix socket.")
 @click.option("-t", "--timeout", type=click.FloatRange(0.01), default=5.0, show_default=True, help="Seconds to wait.")
 @json_option
 @pass_session
 def command(
     session: CommandSession,
-    wants_ready: bool,
+    require_ready: bool,
     destination: str | None,
     given: str | None,
     timeout: float,
     as_json: bool,
 ) -> int:
-    """Ask."""
+    """Probe the workers and print their condition."""
     settings = resolve(session.sources()).settings
     names: list[str | None] = [*split(destination)] or [None]
     where = [_find(settings, name, given) for name in names]
@@ -81,10 +81,10 @@ def command(
         print_table(session, ("node", "condition", "why"), rows)
         for each in found:
             for step, reason in each.missing_steps.items():
-                click.echo(f"{each.node} goes without the step {step}, which {reason}", err=True)
+                click.echo(f"{each.node} runs without the step {step}, which {reason}", err=True)
     if not all(each.live for each in found):
         return exitcodes.UNAVAILABLE
-    return exitcodes.INCOMPLETE if wants_ready and not all(each.ready for each in found) else exitcodes.OK
+    return exitcodes.INCOMPLETE if require_ready and not all(each.ready for each in found) else exitcodes.OK
 
 
 def _find(settings: Settings, name: str | None, given: str | None) -> tuple[str, HealthAddress]:
@@ -98,11 +98,13 @@ def _find(settings: Settings, name: str | None, given: str | None) -> tuple[str,
     if value is None:
         raise ConfigError(
             f"no health endpoint is configured for {node}: put health = 9808, or a path, under [worker] in "
-            f"framework.toml and start the worker anew, or name what it was started with: --health ADDRESS"
+            f"framework.toml and restart the worker, or give the address that it was started with: --health ADDRESS"
         )
     address = health_address(value, node)
     if not address.path and not address.port:
-        raise ConfigError("health is port 0, which the system chooses: --health names the one in the worker's log")
+        raise ConfigError(
+            "health is port 0, so the system chose the port: give the one in the worker's log as --health"
+        )
     return node, address
 
 
@@ -111,18 +113,18 @@ def _ask(node: str, address: HealthAddress, timeout: float) -> Condition:
         text = _request(address, timeout)
         condition = msgspec.json.decode(text.partition(b"\r\n\r\n")[2], type=Condition)
     except TimeoutError:
-        return Condition(node, reasons=[f"it does not answer within {timeout:g} s"], address=str(address))
+        return Condition(node, reasons=[f"no response within {timeout:g} s"], address=str(address))
     except OSError as error:
         why = f"nothing answers on {address}: {(error.strerror or str(error)).lower()}"
         return Condition(node, reasons=[why], address=str(address))
     except msgspec.MsgspecError:
-        return Condition(node, reasons=[f"what answers on {address} is no worker"], address=str(address))
+        return Condition(node, reasons=[f"the response on {address} is not from a worker"], address=str(address))
     condition.address = str(address)
     return condition
 
 
 def _request(address: HealthAddress, timeout: float) -> bytes:
-    """Return the whole answer. Raises `OSError`, of which `TimeoutError` is one."""
+    """Request ``/readyz`` and return the raw response. Raises `TimeoutError` or another `OSError`."""
     deadline = time.monotonic() + timeout
     with contextlib.ExitStack() as stack:
         if address.path:

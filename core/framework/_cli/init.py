@@ -1,4 +1,4 @@
-"""``framework init``: writes a starter project that runs as it is, with the embedded broker."""
+"""``framework init``: writes a starter project, which runs unchanged on the embedded broker."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from framework._cli.session import CommandSession
 from framework.exceptions import FrameworkError
 
 CONFIG_FILE = """\
-# Settings of this project's tasks and workers. `framework config show --origin` prints what is in force and why,
-# `framework config schema` prints everything there is. Environment variables (FRAMEWORK_WORKER_POOL=threads) and
-# options (--pool=threads) win over this file.
+# Settings of this project's tasks and workers. `framework config show --origin` prints the current settings and where
+# they come from, `framework config schema` prints all settings. Environment variables (FRAMEWORK_WORKER_POOL=threads)
+# and options (--pool=threads) override this file.
 
 # The module that holds the App.
 app = "tasks"
 
 [broker]
-# Where messages wait. Without a URL: an embedded broker, the file framework.db beside this one; no server needed.
+# The broker holds the messages. Without a URL it is embedded: the file framework.db beside this one, and no server.
 # url = "redis://localhost:6379/0"
 # url = "amqp://guest:guest@localhost:5672//"
 # url_file = "/run/secrets/broker_url"          # keep the password out of this file
 
 [result]
-# Where results are kept. With the embedded broker they are in the same file.
+# The result store keeps the results. The default is the file of the embedded broker.
 # backend = "redis://localhost:6379/1"
 expires = 86400                                 # seconds
 
@@ -58,7 +58,7 @@ def add(x: int, y: int) -> int:
 
 
 class FileExists(FrameworkError):
-    """A file that would be written is there already."""
+    """A file of the starter project exists already, or cannot be written."""
 
     exit_code = exitcodes.CANT_CREATE
 
@@ -67,7 +67,7 @@ class FileExists(FrameworkError):
 @click.argument("directory", default=".")
 @pass_session
 def command(session: CommandSession, directory: str) -> int:
-    """Write."""
+    """Write the starter project."""
     session.enter()
     files = {"framework.toml": CONFIG_FILE, "tasks.py": TASKS_FILE}
     there = [name for name in files if os.path.exists(os.path.join(directory, name))]

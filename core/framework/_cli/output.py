@@ -1,4 +1,4 @@
-"""Printing: tables for people, JSON for programs."""
+"""Prints tables for people and JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import msgspec
 
 from framework._cli.session import CommandSession
 
-#: ``--json``, for every command that answers something.
+#: ``--json``, for every command that prints data.
 json_option = click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 pass_session = click.make_pass_decorator(CommandSession, ensure=True)
 
 
 def print_json(value: Any) -> None:
-    """Print `value` as indented JSON; what JSON cannot carry as its repr."""
+    """Print `value` as indented JSON; objects that JSON cannot represent are printed as their repr."""
     text = msgspec.json.format(msgspec.json.encode(value, enc_hook=repr), indent=2)
     click.echo(text.decode())
 
 
 def print_table(session: CommandSession, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table: with rich on a terminal, plain columns into a pipe."""
+    """Print a table: with rich on a terminal, as plain columns otherwise."""
     if sys.stdout.isatty():
-        # Start-up time: rich is imported for a terminal alone.
+        # Start-up time: only a terminal needs rich.
         from framework._cli.rich_table import print_rich_table
 
         print_rich_table(columns, rows, no_color=session.no_color)

@@ -1,4 +1,4 @@
-"""``framework plugins``: what is installed, and whether it works."""
+"""``framework plugins``: lists the installed plugins and checks them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from framework.exceptions import PluginError, PluginUnavailable
 @json_option
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Without a sub-command: the list."""
+    """List the plugins when no sub-command is given."""
     if ctx.invoked_subcommand is None:
         _list(ctx.ensure_object(CommandSession), as_json)
 
@@ -38,15 +38,15 @@ def _list(session: CommandSession, as_json: bool) -> None:
 @json_option
 @pass_session
 def list_(session: CommandSession, as_json: bool) -> None:
-    """List."""
+    """Print a table of the installed plugins."""
     _list(session, as_json)
 
 
-@command.command(help="Load every installed plugin and say what is missing and how to get it.")
+@command.command(help="Load every installed plugin; report missing dependencies and how to install them.")
 @json_option
 @pass_session
 def doctor(session: CommandSession, as_json: bool) -> int:
-    """Check: exit code 0 when all can be used. A missing extra is no defect: it is marked, and exits 0 too."""
+    """Load all plugins. The exit code is 0 unless one is broken; a missing extra is reported, and exits 0."""
     reports = []
     for info in catalog.plugins():
         state, problem = "ok", ""

@@ -1,9 +1,9 @@
-"""The program `framework`: finds the sub-command, holds the options that all share, turns errors into sentences.
+"""The program `framework`: finds the sub-command, adds the global options, and prints errors as sentences.
 
-1. `COMMANDS` names every sub-command with its module and a line of help, so that ``--help`` and
-   completion import none of them.
-2. The global options stand before or after the sub-command (`Section` adds them to every command it hands out).
-3. Every `FrameworkError` is one sentence on stderr and its exit code; ``--traceback`` shows where it came from.
+1. Lists every sub-command in `COMMANDS` with its module and a line of help, so that ``--help`` and completion import
+   none of them.
+2. Accepts the global options before and after the sub-command: `Section` adds them to every command.
+3. Prints a `FrameworkError` as one sentence on stderr and returns its exit code; ``--traceback`` adds the traceback.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from framework.exceptions import FrameworkError, PluginInvalid
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-#: name: (module, object, one line of help). In the order in which a newcomer needs them.
+#: name: (module, object, one line of help), in the order in which a new user needs them.
 COMMANDS: Final = {
     "init": ("framework._cli.init", "command", "Write a starter project: framework.toml and tasks.py."),
     "worker": ("framework._cli.worker", "command", "Start a worker."),
     "multi": ("framework._cli.multi.command", "command", "Start and stop many workers on this machine."),
     "call": ("framework._cli.call", "command", "Send a task by name and print its id."),
     "result": ("framework._cli.result", "command", "Wait for a task's result and print it."),
-    "queues": ("framework._cli.queues", "command", "Show the queues and how much waits in them."),
+    "queues": ("framework._cli.queues", "command", "Show the queues and the number of messages in each."),
     "purge": ("framework._cli.purge", "command", "Drop all waiting messages."),
-    "dlq": ("framework._cli.dlq", "command", "Look at dead letters; send them again or drop them."),
+    "dlq": ("framework._cli.dlq", "command", "Show dead letters, replay them, or drop them."),
     "status": ("framework._cli.remote", "status", "Show which workers are online."),
-    "health": ("framework._cli.health", "command", "Probe a worker on this machine: does it live, does it consume?"),
-    "inspect": ("framework._cli.remote", "inspect", "Ask the workers something."),
-    "control": ("framework._cli.remote", "control", "Tell the workers something."),
+    "health": ("framework._cli.health", "command", "Probe a worker on this machine: is it live, does it consume?"),
+    "inspect": ("framework._cli.remote", "inspect", "Query the workers."),
+    "control": ("framework._cli.remote", "control", "Send commands to the workers."),
     "events": ("framework._cli.events", "command", "Watch workers and tasks, live."),
     "config": ("framework._cli.config", "command", "Show, check and describe the configuration."),
     "plugins": ("framework._cli.plugins", "command", "List the installed plugins, or check them."),
-    "report": ("framework._cli.report", "command", "Print what belongs into a bug report."),
-    "autoscale": ("framework._cli.autoscale", "command", "Try an autoscaler on a pattern of tasks."),
+    "report": ("framework._cli.report", "command", "Print information for a bug report."),
+    "autoscale": ("framework._cli.autoscale", "command", "Simulate an autoscaler on a pattern of tasks."),
     "graph": ("framework._cli.graph", "command", "Draw the steps of the worker."),
 }
 GROUP: Final = "framework.commands"
 
 
 def _store(ctx: click.Context, param: click.Parameter, value: Any) -> None:
-    """Keep a global option; whichever place it was given at."""
+    """Store a global option in the session, whether it was given before or after the sub-command."""
     if value is not None and value is not False:
         setattr(ctx.ensure_object(CommandSession), str(param.name), value)
         if param.name == "no_color":
@@ -63,7 +63,7 @@ def _version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 def global_options() -> list[click.Option]:
-    """Return the options that every command takes."""
+    """Return the options that every command accepts."""
 
     def option(*spellings: str, **attributes: Any) -> click.Option:
         return click.Option(spellings, expose_value=False, callback=_store, **attributes)
@@ -79,13 +79,13 @@ def global_options() -> list[click.Option]:
         ),
         option("--workdir", metavar="DIR", help="Change to this directory first."),
         option("-C", "--no-color", is_flag=True, help="Print without colours."),
-        option("-q", "--quiet", is_flag=True, help="Print only what was asked for."),
+        option("-q", "--quiet", is_flag=True, help="Print only the requested output."),
         option("--traceback", "show_traceback", is_flag=True, help="Show tracebacks of errors."),
     ]
 
 
 class Section(click.Group):
-    """A command with sub-commands: they take the global options too, and a misspelt one is answered with a guess."""
+    """A command group: adds the global options to its sub-commands and suggests a name for a misspelt one."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the sub-command, with the global options added."""
@@ -107,7 +107,7 @@ class Section(click.Group):
 
 
 def add_global_options(command: click.Command) -> None:
-    """Let `command` take the global options that it has no option of its own for."""
+    """Add the global options to `command`, except those whose name or spelling it uses itself."""
     taken = {spelling for param in command.params for spelling in (*param.opts, *param.secondary_opts)}
     names = {param.name for param in command.params}
     for option in global_options():
@@ -116,7 +116,7 @@ def add_global_options(command: click.Command) -> None:
 
 
 class Program(Section):
-    """The top command."""
+    """The top-level command."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the built-in and of the installed sub-commands."""
@@ -129,7 +129,7 @@ class Program(Section):
             module, name, _ = COMMANDS[cmd_name]
             found = getattr(import_module(module), name)
         elif any(point.name == cmd_name for point in _installed()):
-            # Start-up time: only the command of a plugin needs it.
+            # Start-up time: only a command from a plugin needs the loader.
             from framework._boot import loader
 
             found = loader.load("command", cmd_name)
@@ -153,7 +153,7 @@ class Program(Section):
 
 
 def _described() -> list[tuple[str, str]]:
-    """Return every sub-command with its line of help."""
+    """Return the name and the line of help of every sub-command."""
     rows = [(name, text) for name, (_, _, text) in COMMANDS.items()]
     for point in _installed():
         if point.name not in COMMANDS:
@@ -162,8 +162,7 @@ def _described() -> list[tuple[str, str]]:
 
 
 def _installed() -> Iterable[Any]:
-    # Not through the catalog: it reads every family, and the list of commands is all that is needed here. Imported here
-    # for the start-up time: a built-in sub-command does not need the list.
+    # Start-up time: the catalog would read every family, and a built-in sub-command does not need the list at all.
     from importlib.metadata import entry_points
 
     return entry_points(group=GROUP)
@@ -193,7 +192,7 @@ def run(args: Sequence[str] | None = None) -> int:
     session = CommandSession(args)
     stdout, stderr = sys.stdout, sys.stderr
     try:
-        # `main` returns what the command returned, or the code of `ctx.exit`.
+        # `main` returns the value of the command, or the code given to `ctx.exit`.
         color = False if os.environ.get("NO_COLOR") else None
         code = program.main(args, prog_name="framework", standalone_mode=False, obj=session, color=color)
         sys.stdout.flush()
@@ -209,12 +208,12 @@ def run(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return _unread()
     except SystemExit:
-        # When the reader of a pipe has gone, click wraps stdout and ends the process with 1.
+        # When the reader of a pipe has closed it, click wraps stdout and raises SystemExit(1).
         if sys.stdout is stdout:
             raise
         return _unread()
-    except Exception as error:  # noqa: BLE001 - the outermost wall: what comes through is a defect, and is shown whole
-        # A worker whose start failed late has them write to its log.
+    except Exception as error:  # noqa: BLE001 - the outermost wall: an unexpected error is a defect, shown in full
+        # A worker that failed late in its start has redirected both to its log.
         sys.stdout, sys.stderr = stdout, stderr
         if isinstance(error, FrameworkError):
             return _fail(session, str(error), error.exit_code)
@@ -223,7 +222,7 @@ def run(args: Sequence[str] | None = None) -> int:
 
 
 def _unread() -> int:
-    """End well without a reader (head, less), and keep Python from complaining when it flushes at exit."""
+    """Return exit code 0 when the reader (head, less) closed the pipe; Python's flush at exit goes to /dev/null."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return exitcodes.OK
 
@@ -238,7 +237,7 @@ def _usage_text(error: click.ClickException) -> str:
 
 def _fail(session: CommandSession, text: str, code: int) -> int:
     if session.show_traceback:
-        import traceback  # start-up time: only for who asks for it
+        import traceback  # start-up time: only needed for `--traceback`
 
         traceback.print_exc()
     click.echo(f"framework: error: {text}", err=True)

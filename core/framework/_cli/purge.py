@@ -1,4 +1,4 @@
-"""``framework purge``: drops everything that waits, also for later."""
+"""``framework purge``: drops all waiting and parked messages."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from framework.api.transport import Queue
 
 
-@click.command(help="Drop all waiting messages of all queues, those parked for later too. There is no undo.")
-@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.command(help="Drop all waiting and parked messages of all queues. This cannot be undone.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask for confirmation.")
 @click.option("-Q", "--queues", metavar="Q1,Q2", help="Only these queues.")
 @click.option("-X", "--exclude-queues", metavar="Q1,Q2", help="All but these queues.")
 @json_option
 @pass_session
 def command(session: CommandSession, force: bool, queues: str | None, exclude_queues: str | None, as_json: bool) -> int:
-    """Drop."""
+    """Drop the messages after a confirmation."""
     settings = session.app().conf.settings
     chosen = select_queues(settings, split(queues) or None, split(exclude_queues) or None)
     if not force:
         names = ", ".join(queue.name for queue in chosen)
         click.echo(f"This drops all waiting and parked messages of {_count(len(chosen), 'queue')}: {names}.", err=True)
-        click.confirm("Go on?", abort=True, err=True)
+        click.confirm("Continue?", abort=True, err=True)
     dropped = purge(settings, chosen)
     total = sum(dropped.values())
     if as_json:
@@ -44,7 +44,7 @@ def command(session: CommandSession, force: bool, queues: str | None, exclude_qu
 
 
 def purge(settings: Settings, queues: Sequence[Queue]) -> dict[str, int]:
-    """Drop what waits in `queues` and return how much that was in each."""
+    """Drop all messages in `queues`; return the number of dropped messages for each queue name."""
     transport = loader.make_transport(settings)
     try:
         return {queue.name: transport.purge(queue) for queue in queues}

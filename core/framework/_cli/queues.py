@@ -1,4 +1,4 @@
-"""``framework queues``: the queues that a worker would consume from, how much waits in each, and how much for later."""
+"""``framework queues``: shows the queues that a worker consumes, with their waiting and parked messages."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from framework._cli.session import CommandSession
 from framework.client.routing import select_queues
 
 
-@click.command(help="Show the queues, how many messages wait in each, and how many are parked there for later.")
-@click.option("-Q", "--queues", metavar="Q1,Q2", help="Only these.")
+@click.command(help="Show the queues and the number of waiting and parked messages in each.")
+@click.option("-Q", "--queues", metavar="Q1,Q2", help="Only these queues.")
 @json_option
 @pass_session
 def command(session: CommandSession, queues: str | None, as_json: bool) -> None:
-    """Show."""
+    """Print a table of the queues."""
     settings = session.app().conf.settings
     chosen = select_queues(settings, split(queues) or None, None)
     transport = loader.make_transport(settings)

@@ -1,9 +1,8 @@
 """``framework status``, ``inspect`` and ``control``: remote control from the command line.
 
-1. A command's words become its arguments as its registration says: converted ones first, the rest to the variadic one.
-2. Every reply is ``->  node: OK`` (or ERROR) and its content, indented; ``--json`` prints one object by node.
-3. Nobody answered, some that are there did not, or one refused: each has an exit code of its own, the first two a
-   sentence on stderr.
+1. Converts the words after a command to its arguments as its registration declares; the rest go to the variadic one.
+2. Prints each reply as ``->  node: OK`` (or ERROR) and its indented content; ``--json`` prints one object, by node.
+3. Returns different exit codes for no reply, a missing reply and an error reply; names missing workers on stderr.
 """
 
 from __future__ import annotations
@@ -42,18 +41,18 @@ def _remote_options(function: Callable[..., Any]) -> Callable[..., Any]:
 @_remote_options
 @pass_session
 def status(session: CommandSession, timeout: float | None, destination: str | None, as_json: bool) -> int:
-    """Ping everybody."""
+    """Ping all workers, or those of ``--destination``."""
     return _ask(session, "ping", {}, timeout or 1.0, destination, as_json, count=True, bodies=False)
 
 
 def _remote(kind: str, what: str) -> click.Command:
-    """Return the sub-command that sends commands of `kind`."""
+    """Return the sub-command that sends commands of `kind`: ``inspect`` or ``control``."""
 
-    @click.command(kind, help=f"{what} `framework {kind} --list` shows what.")
+    @click.command(kind, help=f"{what} `framework {kind} --list` shows all commands.")
     @click.argument("name", metavar="COMMAND", required=False)
     @click.argument("words", nargs=-1, metavar="[ARGUMENT]...")
     @click.option(
-        "--list", "listing", is_flag=True, help="List the commands, those that the application brings included."
+        "--list", "listing", is_flag=True, help="List the commands, including those that the application registers."
     )
     @_remote_options
     @pass_session
@@ -73,8 +72,8 @@ def _remote(kind: str, what: str) -> click.Command:
     return remote
 
 
-inspect = _remote("inspect", "Ask the workers something.")
-control = _remote("control", "Tell the workers something.")
+inspect = _remote("inspect", "Query the workers.")
+control = _remote("control", "Send a command to the workers.")
 
 
 def _list(session: CommandSession, kind: str, as_json: bool) -> int:
@@ -99,7 +98,7 @@ def _run(
     as_json: bool,
 ) -> int:
     if name is None:
-        raise click.UsageError(f"which command? framework {kind} --list shows all")
+        raise click.UsageError(f"no command given: framework {kind} --list shows all")
     session.app()  # first: importing the application may register commands
     command = _find(kind, name)
     try:
@@ -118,7 +117,7 @@ def _run(
 
 
 def _commands(kind: str) -> list[Command]:
-    # Start-up time: `status` needs nothing of the worker.
+    # Start-up time: `status` does not need the worker.
     from framework.worker.steps.control.commands import PANEL
 
     return [command for command in PANEL if command.kind == kind and command.visible]
@@ -170,7 +169,7 @@ def _is_error(answer: Any) -> bool:
 
 
 def _print_missing(replies: Replies) -> bool:
-    """Name those that did not answer; return whether there are any."""
+    """Print the workers that did not answer; return whether any is missing."""
     for node, age in replies.missing.items():
         click.echo(f"missing: {node}" + ("" if age is None else f", last seen {age:.0f} s ago"), err=True)
     unnamed = replies.silent - len(replies.missing)

@@ -1,4 +1,4 @@
-"""``framework report``: what to put into a bug report."""
+"""``framework report``: prints information for a bug report."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from framework.client.report import report
 @click.command(help="Print versions, platform and settings (secrets masked), for a bug report.")
 @pass_session
 def command(session: CommandSession) -> int:
-    """Print."""
+    """Print the report."""
     click.echo(report(session.app()), nl=False)
     return 0

@@ -26,11 +26,11 @@ TASK_FAILED = 1
 def command(
     session: CommandSession, task_id: str, task: str | None, with_traceback: bool, timeout: float | None, as_json: bool
 ) -> int:
-    """Wait."""
+    """Wait for the result and print it."""
     app = session.app()
     if app.conf.settings.result.backend is None:
         raise ConfigError(
-            'results are not kept: set backend under [result], as in backend = "redis://localhost:6379/0"'
+            'no result store is configured: set backend under [result], as in backend = "redis://localhost:6379/0"'
         )
     return report(app.AsyncResult(task_id), timeout, with_traceback, as_json)
 

@@ -1,4 +1,4 @@
-"""Tables on a terminal, with rich."""
+"""Prints tables on a terminal, with rich."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rich.text import Text
 
 
 def print_rich_table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, no_color: bool) -> None:
-    """Print a table as wide as the terminal allows."""
+    """Print a table that is at most as wide as the terminal."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        # A URL is worth a second line: cut, it cannot be copied.
+        # Fold instead of cutting: a cut URL cannot be copied.
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(Text(str(cell)) for cell in row))

@@ -1,4 +1,4 @@
-"""What a sub-command works with: the global options, and from them the configuration and the application."""
+"""The context of a sub-command: the global options, the configuration and the application."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 class CommandSession:
-    """One run of the command line. Reads nothing before it is asked."""
+    """One run of the command line. Reads the configuration and imports the application on first use."""
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
-        """`args`: the command line; None: this process's own."""
+        """Store `args`, the command line; None: that of this process."""
         self._args = args
         self.target: str | None = None
         self.broker: str | None = None
@@ -30,21 +30,21 @@ class CommandSession:
         self.no_color = False
         self.quiet = False
         self.show_traceback = False
-        #: Options of a sub-command that are settings: flat name: (spelling, value).
+        #: Settings given as options of the sub-command: flat name: (spelling, value).
         self.flags: dict[str, tuple[str, Any]] = {}
-        #: Where the program was started; None: here.
+        #: The working directory at the start; None: the current one.
         self.origin: str | None = None
-        #: The parent that waits for a worker in the background to begin.
+        #: This process's side of ``--detach``: reports the start, or its failure, to the parent process.
         self.background: Background | None = None
         self._sources: Sources | None = None
 
-    def again(self, executable: str | None = None) -> list[str]:
-        """Return the command that does the same once more; `executable`: default this Python."""
+    def repeat_command(self, executable: str | None = None) -> list[str]:
+        """Return the command that repeats this one; `executable`: default this Python."""
         own = sys.orig_argv[1:] if self._args is None else ["-m", "framework", *self._args]
         return [executable or sys.executable, *own]
 
     def sources(self) -> Sources:
-        """Read the config file, the environment and the flags, once, and make them those of this process.
+        """Read the config file, the environment and the flags once, and install them for this process.
 
         Raises `ConfigError`.
         """
@@ -56,7 +56,7 @@ class CommandSession:
             self.enter()
             flags = dict(self.flags)
             if self.broker is not None:
-                # For this run there is one broker, whatever the file says of two.
+                # The flag replaces separate read and write brokers in the file as well.
                 flags.update(
                     broker_url=("--broker", self.broker),
                     broker_read_url=("--broker", None),
@@ -92,15 +92,15 @@ class CommandSession:
         return find_app(None, self.sources().value("app"))
 
     def app(self) -> App:
-        """Return the application, or a bare one when nothing says which: enough to talk to a broker.
+        """Return the application, or an empty one if none is named: enough to use the broker.
 
-        Raises `ConfigError` when one was named and cannot be had.
+        Raises `ConfigError` if the named application cannot be imported.
         """
         named = self.sources().value("app")
         try:
             found: App = self.locate().app
         except AppNotFound:
-            # Start-up time: most commands find an application, which imports this.
+            # Start-up time: an application that is found has imported this already.
             from framework.client.app import App
 
             if named is not None or any(os.path.isfile(name) for name in ("app.py", "tasks.py")):

@@ -1,8 +1,8 @@
-"""Starts the worker that ``framework worker`` asks for.
+"""Starts the worker of ``framework worker``.
 
-1. With ``--detach`` another process runs the worker; this one waits until that has begun.
-2. A green pool patches the interpreter before the application is imported. Until then no more is imported than what
-   reads the configuration, loads the pool and holds the signals.
+1. With ``--detach``, starts another process that runs the worker, and waits until the worker has started.
+2. Lets a green pool patch the interpreter before the application is imported; until then it imports only the modules
+   that read the configuration, load the pool and hold back signals.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from framework.worker.process.signals import Signals
 
 
 def start(session: CommandSession, detach: bool) -> int:
-    """Start a worker and run it to its end; `detach`: in another process. Returns the exit code."""
+    """Run a worker until it ends, or with `detach` start it in another process; return the exit code."""
     session.background = background.join()
     settings = resolve(session.sources()).settings.worker
     if detach and session.background is None:
-        return background.start(session.again(settings.executable), session.origin, session.quiet)
+        return background.start(session.repeat_command(settings.executable), session.origin, session.quiet)
     privileges.mask(settings.umask)
     privileges.become(settings.uid, settings.gid)
     signals = Signals()
     signals.hold()
     try:
         preload.preload(settings.pool, settings.pool_start_method)
-        located, config = _get_ready(session)
-    except Exception:  # whatever it is, it is told where it arrives
+        located, config = _prepare(session)
+    except Exception:  # the caller reports the error
         signals.restore()
         raise
-    except BaseException:  # it is on its way out, which no signal is to change
+    except BaseException:  # the process is exiting: a held signal must not change its exit code
         signals.fix_exit_code(exitcodes.INTERRUPTED)
         raise
-    # After the patching: nothing that uses threads or sockets may be imported in an interpreter still to be patched.
+    # After the patching: modules that use threads or sockets must not be imported before it.
     from framework.worker.process.run import run_worker
     from framework.worker.steps.builtin import worker_steps
 
@@ -48,8 +48,8 @@ def start(session: CommandSession, detach: bool) -> int:
     return run_worker(located, config, steps, signals, session.quiet, session.background, session.origin)
 
 
-def _get_ready(session: CommandSession) -> tuple[LocatedApp, Config]:
-    """Import the application, and do what was asked for before the worker begins."""
+def _prepare(session: CommandSession) -> tuple[LocatedApp, Config]:
+    """Import the application, note ineffective settings and purge the queues if `worker.purge` is set."""
     located = session.locate()
     config: Config = located.app.conf.config
     _note_unavailable(config)
@@ -60,7 +60,7 @@ def _get_ready(session: CommandSession) -> tuple[LocatedApp, Config]:
 
 
 def _note_unavailable(config: Config) -> None:
-    """Say which settings of the file, the environment or the code do nothing yet."""
+    """Print the configured settings that have no effect yet."""
     for name, origin in config.origins.items():
         option = options()[name]
         if option.since is not None:
@@ -68,7 +68,7 @@ def _note_unavailable(config: Config) -> None:
 
 
 def _purge(session: CommandSession, config: Config) -> None:
-    """Drop what waits in the queues that the worker is going to consume from."""
+    """Drop all messages in the queues that the worker will consume."""
     worker = config.settings.worker
     dropped = purge(config.settings, select_queues(config.settings, worker.queues, worker.exclude_queues))
     if not session.quiet:

@@ -1,7 +1,8 @@
-"""``framework worker``: its options are those of the settings that have a flag. `start` starts the worker.
+"""``framework worker``: parses the options of the worker; `framework._cli.start` starts it.
 
-1. Options and ``worker.key=value`` arguments become the topmost layer of the configuration.
-2. What this release cannot do yet is refused in words.
+1. Makes an option of every setting that has a flag.
+2. Stores options and ``worker.key=value`` arguments as the topmost layer of the configuration.
+3. Refuses options that are not available in this release with a `ConfigError`.
 """
 
 from __future__ import annotations
@@ -71,7 +72,9 @@ def _worker_options() -> list[click.Parameter]:
                 )
             )
     found.append(
-        click.Option(("-D", "--detach"), is_flag=True, help="Run in the background; return once the worker has begun.")
+        click.Option(
+            ("-D", "--detach"), is_flag=True, help="Run in the background; return once the worker has started."
+        )
     )
     found.append(
         click.Option(
@@ -82,14 +85,14 @@ def _worker_options() -> list[click.Parameter]:
             callback=_refuse("--beat", "the scheduler"),
         )
     )
-    # Meant something once: prefork children always run the program that forked them.
+    # Accepted without effect, for old scripts: prefork children always run the program that forked them.
     found.append(click.Option(("--no-execv",), is_flag=True, expose_value=False, hidden=True))
     found.append(click.Argument(("assignments",), nargs=-1, metavar="[TABLE.KEY=VALUE]..."))
     return found
 
 
 def _assign(session: CommandSession, text: str) -> None:
-    """Take an argument like ``worker.prefetch_multiplier=2``."""
+    """Store an argument like ``worker.prefetch_multiplier=2``."""
     name, equals, value = text.partition("=")
     flat = name.replace(".", "_", 1)
     if not equals:
@@ -103,7 +106,7 @@ def _assign(session: CommandSession, text: str) -> None:
 def _run(session: CommandSession, assignments: tuple[str, ...], detach: bool) -> int:
     for text in assignments:
         _assign(session, text)
-    # Start-up time: `--help` and completion start nothing.
+    # Start-up time: `--help` and completion do not start a worker.
     from framework._cli.start import start
 
     return start(session, detach)

@@ -58,7 +58,7 @@ class DeadLetterQueue:
                 poll.poll(_SILENCE * 1000)
 
     @property
-    def letters(self) -> list[DeadLetter]:
+    def dead_letters(self) -> list[DeadLetter]:
         """What is in the box."""
         return [letter for letter, _ in self._borrowed]
 

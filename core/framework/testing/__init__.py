@@ -1,10 +1,10 @@
-"""What the tests of a plugin import: a conformance suite for each family, and what such tests are made of.
+"""Conformance suites for plugins, one for each family, and tools for such tests.
 
 1. `pools`, `transports`, `fsnotify`, `autoscalers`, `result_stores`: one class each, to be subclassed in one line;
    every promise of the contract is a test.
-2. `plugin`: the pytest plugin that comes with the project and runs those suites where they have to run.
-3. `harness`, `workload`: a pool in a real loop, with books on what it reports, and jobs that do what they are told.
-4. `ledger`, `wait`, `survey`: accounting, waiting for events, and what a process holds on to.
+2. `plugin`: the pytest plugin of the suites, which runs each test in the thread or process that it needs.
+3. `harness`, `workload`: a pool in a real loop with a record of its reports, and jobs that follow their payload.
+4. `ledger`, `wait`, `survey`: accounting, waiting for events, and the resources that a process holds.
 
-Needs pytest: ``pip install 'framework[testing]'``. Nothing outside this package imports it.
+It needs pytest: ``pip install 'framework[testing]'``. No module outside this package imports it.
 """

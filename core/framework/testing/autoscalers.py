@@ -7,10 +7,10 @@ In the plugin's own repository one class is enough::
     class TestAcmeAutoscaler(AutoscalerSuite):
         autoscaler = "acme"
 
-1. The autoscaler is shown thousands of situations, drawn from a seed, and those at the edges: nothing runs, everything
-   waits, nothing is known, no memory is left.
-2. What it decides must depend on nothing else: it is asked again in another order, at another time, and a second one.
-3. It scales a simulated pool; what comes of that is between the bounds.
+1. Passes the autoscaler thousands of random observations from a fixed seed, including edge cases: no running task, no
+   known run time, no free memory.
+2. Checks that its decision depends on the observation alone: in another order, at another time, in a second instance.
+3. Lets it scale a simulated pool and checks that the size stays between the bounds.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from framework.api.autoscaler import Autoscaler, Machine, Observation
 from framework.testing.survey import survey
 from framework.worker.autoscaler.simulation import SimulatedTask, Simulation, burst, steady
 
-#: Audit events of Python for what an autoscaler has no business with.
+#: Prefixes of Python's audit events for operations that an autoscaler must not perform.
 _OUTSIDE = ("open", "os.listdir", "os.scandir", "os.system", "socket.", "subprocess.", "urllib.")
 _CLOCKS = ("time", "time_ns", "monotonic", "monotonic_ns", "perf_counter", "perf_counter_ns")
 
 
 class Bench:
-    """Makes autoscalers and shows them things."""
+    """Creates autoscalers and observations for one test."""
 
     def __init__(self, suite: AutoscalerSuite) -> None:
         self.suite = suite
@@ -49,11 +49,11 @@ class Bench:
         assert self.kind.basis in ("queue", "machine"), f"the basis is {self.kind.basis!r}; wanted queue or machine"
 
     def make(self) -> Autoscaler:
-        """Return an autoscaler."""
+        """Return a new autoscaler."""
         return self.kind(loader.options("autoscaler", self.name, self.kind, self.suite.options))
 
     def observation(self, rng: random.Random) -> Observation:
-        """Return a situation in which core may ask."""
+        """Return a random observation as core may pass it."""
         largest = rng.choice((1, 2, 10, 500, 10_000))
         smallest = rng.randint(0, largest)
         size = rng.randint(max(1, smallest), largest)
@@ -68,7 +68,7 @@ class Bench:
             size=size,
             smallest=smallest,
             largest=largest,
-            # More than there are slots: some have yet to go.
+            # More running tasks than slots: a shrinking pool.
             running=rng.choice((0, size, rng.randint(0, size), size + rng.randrange(10))),
             waiting=waiting,
             runtime=rng.choice((None, 0.0, rng.random(), 10_000 * rng.random())),
@@ -77,7 +77,7 @@ class Bench:
         )
 
     def observations(self, count: int = 2_000) -> list[Observation]:
-        """Return many of them, the same ones every time."""
+        """Return `count` observations, the same ones every time."""
         rng = random.Random(1)
         return [self.observation(rng) for _ in range(count)]
 
@@ -89,22 +89,22 @@ class Bench:
 
 
 class AutoscalerSuite:
-    """Every promise of an autoscaler. Subclass it, name the class ``Test…``, and set `autoscaler`."""
+    """Tests every promise of an autoscaler. Subclass it, name the class ``Test…``, and set `autoscaler`."""
 
     #: The autoscaler's name, as in the setting `autoscaler` under ``[worker]``, or its class.
     autoscaler: ClassVar[str | type[Autoscaler]]
     #: Its options, as in its table of the config file.
     options: ClassVar[Mapping[str, Any]] = {}
-    #: Seconds after which a test gives up on an answer.
+    #: Seconds after which a test stops waiting for a decision.
     patience: ClassVar[float] = 20.0
 
     @pytest.fixture
     def bench(self) -> Bench:
-        """Make autoscalers."""
+        """Return the object that creates autoscalers."""
         return Bench(self)
 
     def test_every_answer_is_a_number(self, bench: Bench) -> None:
-        """Whatever core may show it, an integer comes of it: when nothing runs, nothing is known or nothing is left."""
+        """`decide` returns an integer for every observation that core may pass."""
         autoscaler = bench.make()
         for seen in bench.observations():
             size = autoscaler.decide(seen)
@@ -112,7 +112,7 @@ class AutoscalerSuite:
             assert not isinstance(size, bool), f"{size!r} for {seen}"
 
     def test_the_same_observation_gives_the_same_size(self, bench: Bench) -> None:
-        """Asked again, in any order: an autoscaler remembers nothing."""
+        """The decision does not depend on earlier calls, whatever their order."""
         autoscaler = bench.make()
         observations = bench.observations()
         first = [autoscaler.decide(seen) for seen in observations]
@@ -122,13 +122,13 @@ class AutoscalerSuite:
             assert autoscaler.decide(observations[number]) == first[number], observations[number]
 
     def test_two_of_them_agree(self, bench: Bench) -> None:
-        """With the same options they decide the same, whatever the other one was asked before."""
+        """Two instances with the same options return the same size for the same observation."""
         one, other = bench.make(), bench.make()
         for seen in bench.observations():
             assert one.decide(seen) == other.decide(seen), seen
 
     def test_it_looks_at_no_clock(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Hours that pass between two questions change nothing."""
+        """The decision is the same when hours pass between two calls."""
         autoscaler = bench.make()
         observations = bench.observations(500)
         before = [autoscaler.decide(seen) for seen in observations]
@@ -141,18 +141,18 @@ class AutoscalerSuite:
         assert after == before
 
     def test_it_looks_at_nothing_else(self, bench: Bench) -> None:
-        """No file, no network, no other program: everything that counts is in the observation."""
+        """`decide` opens no file or socket and starts no program: it uses the observation alone."""
         autoscaler = bench.make()
         observations = bench.observations(500)
         for seen in observations:
-            autoscaler.decide(seen)  # what it imports when it is first asked is read from files
+            autoscaler.decide(seen)  # the first calls may import modules, which reads files
         with _watching() as touched:
             for seen in observations:
                 autoscaler.decide(seen)
         assert touched == []
 
     def test_it_answers_without_waiting(self, bench: Bench) -> None:
-        """It is asked in the loop, which has other things to do."""
+        """`decide` returns promptly, because it runs in the worker's loop."""
         answers: SimpleQueue[int | BaseException] = SimpleQueue()
 
         def ask() -> None:
@@ -161,19 +161,19 @@ class AutoscalerSuite:
                 for seen in bench.observations(200):
                     size = autoscaler.decide(seen)
                 answers.put(size)
-            except BaseException as error:  # noqa: BLE001 - it is raised where the test waits for it
+            except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
                 answers.put(error)
 
         threading.Thread(target=ask, daemon=True).start()
         try:
             answer = answers.get(timeout=self.patience)
         except Empty:
-            pytest.fail(f"the autoscaler {bench.name!r} has not answered after {self.patience:g} s")
+            pytest.fail(f"the autoscaler {bench.name!r} did not decide within {self.patience:g} s")
         if isinstance(answer, BaseException):
             raise answer
 
     def test_making_one_starts_nothing(self, bench: Bench) -> None:
-        """No descriptor, no thread, no process, also when it has been asked."""
+        """Neither the constructor nor `decide` opens a descriptor or starts a thread or a process."""
         seen = bench.observations(1)[0]
         bench.make().decide(seen)
         before = survey()
@@ -185,13 +185,13 @@ class AutoscalerSuite:
     @pytest.mark.parametrize("pattern", [burst, steady], ids=["burst", "steady"])
     @pytest.mark.parametrize("bounds", [Range(10, 1), Range(4, 4), Range(50, 0)], ids=["10,1", "4,4", "50,0"])
     def test_a_simulated_pool_stays_between_its_bounds(self, bench: Bench, pattern: Any, bounds: Range) -> None:
-        """Every task of a burst and of a steady stream ends, and the pool is never too large or too small."""
+        """All tasks of a burst and of a steady stream end, and the pool size stays between its bounds."""
         sizes = bench.simulate(pattern(random.Random(3)), bounds)
         assert min(sizes) >= max(1, bounds.smallest)
         assert max(sizes) <= bounds.largest
 
 
-# ---------------------------------------------------------------- what it touches
+# ---------------------------------------------------------------- audit events
 
 _watchers: list[tuple[int, list[str]]] = []
 _hooked = False
@@ -199,11 +199,11 @@ _hooked = False
 
 @contextmanager
 def _watching() -> Iterator[list[str]]:
-    """Collect what this thread asks the system for."""
+    """Collect the audit events of this thread that match `_OUTSIDE`."""
     global _hooked
     if not _hooked:
         _hooked = True
-        sys.addaudithook(_heard)  # for good: there is no way to take it away
+        sys.addaudithook(_on_audit_event)  # Python cannot remove an audit hook
     touched: list[str] = []
     watcher = (threading.get_ident(), touched)
     _watchers.append(watcher)
@@ -213,7 +213,7 @@ def _watching() -> Iterator[list[str]]:
         _watchers.remove(watcher)
 
 
-def _heard(event: str, arguments: tuple[object, ...]) -> None:
+def _on_audit_event(event: str, arguments: tuple[object, ...]) -> None:
     for ident, touched in _watchers:
         if event.startswith(_OUTSIDE) and ident == threading.get_ident():
             touched.append(f"{event} {arguments[:1]}")

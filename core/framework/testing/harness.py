@@ -1,9 +1,9 @@
-"""Runs a pool in the worker's real loop and keeps books on what it reports.
+"""Runs a pool in the worker's real loop and records its reports.
 
-1. `Harness` builds the pool, turns the loop in a thread, and has somebody call `run_main` if the pool wants that.
-2. `submit` takes payloads and feeds the pool as it says it has room; `wait` waits until every job has ended.
-3. `problems` lists every broken promise that shows by itself: a job that ended twice, an end without a beginning, an
-   unknown job, a capacity below zero, a report from outside the loop.
+1. `Harness` creates the pool, runs the loop in a thread, and has `run_main` called if the pool needs the main thread.
+2. `submit` queues a job for each payload and feeds the pool up to its capacity; `wait` waits until jobs have ended.
+3. `problems` lists broken promises that the reports show: a job that ended twice, or without having started, an
+   unknown job, a negative capacity, a report from outside the loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from framework.testing.workload import SampleWorkload
 
 T = TypeVar("T")
 
-#: Seconds without any progress after which a test gives up.
+#: Seconds without any progress after which a test fails.
 PATIENCE: Final = 20.0
 
 
@@ -38,14 +38,14 @@ def _in_a_thread(run_main: Callable[[], None]) -> None:
 
 
 def within(seconds: float, function: Callable[[], T], what: str) -> T:
-    """Return `function()`, called in a thread of its own; fail if it takes longer than `seconds`."""
+    """Call `function` in a new thread and return its result; fail if it takes longer than `seconds`."""
     box: list[tuple[bool, Any]] = []
     done = threading.Event()
 
     def run() -> None:
         try:
             box.append((True, function()))
-        except BaseException as error:  # noqa: BLE001 - raised again for the test that asked
+        except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
             box.append((False, error))
         done.set()
 
@@ -62,11 +62,11 @@ def _unpack(box: list[tuple[bool, Any]], done: threading.Event, seconds: float, 
 
 
 class Harness:
-    """One life of a pool.
+    """One pool in a loop, from start to stop; a context manager.
 
     Arguments: the pool's class; its slots; `recipe` (see `framework.testing.workload`); `options`, None: the defaults;
-    `patience`, seconds without progress before a test fails; `main`, who calls `run_main`; and what else is to be in
-    the `PoolContext`.
+    `patience`, seconds without progress before a test fails; `main`, which gets `run_main` and has it called; and
+    further fields of the `PoolContext`.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class Harness:
         return workload
 
     def start(self) -> Harness:
-        """Start the pool, then the loop, as a worker does."""
+        """Start the pool and then the loop, as a worker does."""
         self.pool.prestart()
         self.pool.start()
         self.thread.start()
@@ -143,24 +143,24 @@ class Harness:
     # ------------------------------------------------------------ PoolEvents
 
     def outcome_for(self, job: Job, code: int, text: str, runtime: float) -> Outcome:
-        """Make the outcome of a job that the pool had to end."""
+        """Return the outcome of a job that could not report its end."""
         return Outcome(job.seq, code, runtime, None, text)
 
     def started(self, seqs: Sequence[int], pid: int) -> None:
-        """Take note of jobs that have begun."""
+        """Record jobs that have started."""
         now = time.monotonic()
         self._expect_loop("started")
         for seq in seqs:
             if seq in self.begun:
-                self.problems.append(f"job {seq} began twice")
+                self.problems.append(f"job {seq} started twice")
             if seq not in self.jobs or seq in self.taken_back:
-                self.problems.append(f"job {seq} began but is not the pool's")
+                self.problems.append(f"job {seq} started but does not belong to the pool")
             if not pid:
-                self.problems.append(f"job {seq} began in no process")
+                self.problems.append(f"job {seq} started without a pid")
             self.begun[seq] = (pid, now)
 
     def finished(self, outcomes: Sequence[Outcome]) -> None:
-        """Take note of jobs that have ended."""
+        """Record jobs that have ended, and submit more."""
         now = time.monotonic()
         self._expect_loop("finished")
         for outcome in outcomes:
@@ -168,53 +168,53 @@ class Harness:
             if seq in self.ended:
                 self.problems.append(f"job {seq} ended twice")
             if seq not in self.jobs or seq in self.taken_back:
-                self.problems.append(f"job {seq} ended but is not the pool's")
+                self.problems.append(f"job {seq} ended but does not belong to the pool")
             if seq not in self.begun and outcome.code != INVALID:
-                self.problems.append(f"job {seq} ended but never began")
+                self.problems.append(f"job {seq} ended but never started")
             self.ended[seq] = outcome
             self.ended_at[seq] = now
         self._feed()
 
     def vacancy(self) -> None:
-        """Feed the pool again."""
+        """Submit more jobs: the pool has capacity again."""
         self.vacancies += 1
         self._expect_loop("vacancy")
         self._feed()
 
     def _expect_loop(self, event: str) -> None:
-        # Before the loop turns, `start` may report what it likes.
+        # Before the loop runs, `start` may report from any thread.
         if self.loop.running and threading.current_thread() is not self.thread:
             self.problems.append(f"{event} was called outside the loop, in {threading.current_thread().name}")
 
     # ------------------------------------------------------------ for tests
 
     def _feed(self) -> None:
-        room = self.pool.capacity()
-        if room < 0:
-            self.problems.append(f"the capacity was {room}")
-        room = min(room, len(self._queue))
-        if room > 0 and self._feeding:
-            self.pool.submit([self._queue.popleft() for _ in range(room)])
+        capacity = self.pool.capacity()
+        if capacity < 0:
+            self.problems.append(f"the capacity was {capacity}")
+        count = min(capacity, len(self._queue))
+        if count > 0 and self._feeding:
+            self.pool.submit([self._queue.popleft() for _ in range(count)])
 
     def call(self, function: Callable[..., T], *args: Any) -> T:
-        """Run `function` in the loop and return what it returns."""
+        """Call `function` in the loop and return its result."""
         done = threading.Event()
         box: list[tuple[bool, Any]] = []
 
         def run() -> None:
             try:
                 box.append((True, function(*args)))
-            except BaseException as error:  # noqa: BLE001 - raised again for the test that asked
+            except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
                 box.append((False, error))
             done.set()
 
         self.loop.call_soon_threadsafe(run)
-        return cast("T", _unpack(box, done, self._patience, "the loop does not turn"))
+        return cast("T", _unpack(box, done, self._patience, "the loop does not run"))
 
     def submit(
         self, *payloads: Payload, task: str = "t", soft: float | None = None, hard: float | None = None
     ) -> list[int]:
-        """Hand over a job for each payload, as the pool has room; returns their numbers."""
+        """Queue a job for each payload and submit jobs up to the pool's capacity; return the jobs' numbers."""
         jobs = [Job(next(self._seq), payload, task, f"id-{repr(payload)[:30]}", soft, hard) for payload in payloads]
         for job in jobs:
             self.jobs[job.seq] = job
@@ -227,9 +227,9 @@ class Harness:
         return [job.seq for job in jobs]
 
     def wait(self, seqs: Iterable[int] | None = None, timeout: float | None = None) -> list[Outcome]:
-        """Wait until the jobs (all of them by default) have ended and return their outcomes.
+        """Wait until the jobs `seqs` (default: all) have ended, and return their outcomes.
 
-        Fails when no job at all has ended for `timeout` seconds (the harness' patience by default).
+        Fails when no job has ended for `timeout` seconds (default: the harness's patience).
         """
         wanted = list(self.jobs if seqs is None else seqs)
         patience = self._patience if timeout is None else timeout
@@ -246,25 +246,25 @@ class Harness:
         )
 
     def wait_ended(self, number: int) -> None:
-        """Wait until so many jobs have ended, whichever they are."""
+        """Wait until `number` jobs have ended."""
         while len(self.ended) < number:
             self._wait_for_progress([seq for seq in self.jobs if seq not in self.ended], self._patience)
 
     def run(self, *payloads: Payload, timeout: float | None = None, **kwargs: Any) -> list[Outcome]:
-        """Submit a job for each payload and wait for the outcomes."""
+        """Submit a job for each payload and return the outcomes."""
         return self.wait(self.submit(*payloads, **kwargs), timeout)
 
     def wait_begun(self, *seqs: int) -> int:
-        """Wait until all of `seqs` are reported to run; returns the process of the last."""
+        """Wait until all jobs `seqs` are reported as started; return the pid of the last one."""
         wait_for(
             lambda: all(seq in self.begun for seq in seqs),
             self._patience,
-            lambda: f"jobs {[seq for seq in seqs if seq not in self.begun]} to begin; {self.complaints()}",
+            lambda: f"jobs {[seq for seq in seqs if seq not in self.begun]} to start; {self.complaints()}",
         )
         return self.begun[seqs[-1]][0]
 
     def quiesce(self) -> list[int]:
-        """Feed the pool no longer and have it give back what has not begun."""
+        """Stop submitting jobs and return the jobs that the pool gives back because they have not started."""
 
         def quiesce() -> list[int]:
             self._feeding = False
@@ -275,46 +275,46 @@ class Harness:
         return list(self.call(quiesce))
 
     def terminate(self, seq: int, signum: int = 15) -> None:
-        """End the job `seq`; a pool that has just said that it began may need a moment until it can."""
+        """Terminate the job `seq`; retry, as a job may be reported as started before it can be terminated."""
         wait_for(lambda: self.call(self.pool.terminate, seq, signum), self._patience, f"job {seq} to be terminated")
 
     def kill(self) -> None:
-        """End everything at once."""
+        """Kill the pool and submit no more jobs."""
         self.killed = True
         self._feeding = False
         self.call(self.pool.kill)
 
     @property
     def held_back(self) -> set[int]:
-        """The jobs that the pool has not been given so far."""
+        """The jobs that have not been submitted to the pool so far."""
         return {job.seq for job in list(self._queue)}
 
     def info(self) -> dict[str, Any]:
-        """Return what the pool tells for `inspect stats`."""
+        """Return the pool's figures for `inspect stats`."""
         return self.call(self.pool.info)
 
     def capacity(self) -> int:
-        """Return how many more jobs the pool wants."""
+        """Return how many more jobs the pool accepts."""
         return self.call(self.pool.capacity)
 
     def pids(self) -> list[int]:
-        """Return the processes that the pool names."""
+        """Return the pids, or thread ids, that the pool reports."""
         return list(self.info()["processes"])
 
     @property
     def ledger(self) -> Path:
-        """The file that jobs note things in."""
+        """The file that jobs write entries to."""
         return Path(self.recipe["ledger"])
 
     def check_ledger(self, ids: Iterable[object]) -> None:
-        """Fail unless each of `ids` was noted once, and nothing else."""
+        """Fail unless the ledger has exactly one entry for each of `ids` and no other entry."""
         books = ledger.balance(ids, self.ledger)
         assert books.balanced, f"the ledger: {books}"
 
     # ------------------------------------------------------------ the end
 
     def stop(self, timeout: float = 10) -> None:
-        """Stop the pool, which has `timeout` seconds for it, and the loop; harmless when repeated."""
+        """Stop the pool within `timeout` seconds, then the loop; a second call does nothing."""
         if self._closed:
             return
         self._closed = True
@@ -330,12 +330,12 @@ class Harness:
             self.loop.stop()
             self.thread.join(self._patience)
         if self.thread.is_alive():
-            self.problems.append("the loop does not turn")
+            self.problems.append("the loop does not run")
         else:
             self.loop.close()
 
     def abort(self) -> None:
-        """Stop without waiting for what still runs: a test has failed."""
+        """Stop without waiting for running jobs, after a test has failed."""
         with contextlib.suppress(Exception):
             if not self._closed and self.thread.is_alive():
                 self.kill()
@@ -343,13 +343,13 @@ class Harness:
             self.stop(0.0)
 
     def complaints(self) -> str:
-        """Return every broken promise and every error of the loop so far, for messages."""
+        """Return the first broken promises and errors of the loop, for messages."""
         return (
             "; ".join([*self.problems[:5], *(repr(error) for error in self.errors[:5])]) or "no promise broken so far"
         )
 
     def check(self) -> None:
-        """Fail on every broken promise."""
+        """Fail if a promise was broken or the loop had an error."""
         assert not self.problems, self.problems[:5]
         assert not self.errors, self.errors
 

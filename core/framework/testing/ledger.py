@@ -1,7 +1,7 @@
-"""Accounting: what was sent must be what ran.
+"""Accounting: compares the tasks that were sent with the tasks that ran.
 
-1. A task appends its id with one `O_APPEND` write, which the kernel keeps whole whatever process makes it.
-2. `read` counts the ids; `balance` says which were lost, which ran twice, and which nobody had sent.
+1. `append` adds the id of a task with one `O_APPEND` write, which is atomic across processes.
+2. `read` counts the ids; `balance` reports ids that were lost, ran twice, or were never sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NamedTuple
 class Books(NamedTuple):
     """The result of `balance`."""
 
-    #: Ran exactly once.
+    #: Number of ids that ran exactly once.
     ok: int
     lost: list[str]
     duplicated: list[str]
@@ -24,7 +24,7 @@ class Books(NamedTuple):
 
     @property
     def balanced(self) -> bool:
-        """Everything that was sent ran once, and nothing else did."""
+        """Whether every id that was sent ran exactly once, and no other id ran."""
         return not (self.lost or self.duplicated or self.unexpected)
 
     def __str__(self) -> str:
@@ -46,7 +46,7 @@ def append(path: str | os.PathLike[str], entry: object) -> None:
 
 
 def lines(path: str | os.PathLike[str]) -> list[str]:
-    """Return the entries in the order in which they were written; a ledger not yet begun is empty."""
+    """Return the entries in the order of writing; a missing file is an empty ledger."""
     try:
         return Path(path).read_text().splitlines()
     except FileNotFoundError:
@@ -54,7 +54,7 @@ def lines(path: str | os.PathLike[str]) -> list[str]:
 
 
 def size(path: str | os.PathLike[str]) -> int:
-    """Return how many entries there are."""
+    """Return the number of entries."""
     try:
         return Path(path).read_bytes().count(b"\n")
     except FileNotFoundError:
@@ -67,7 +67,7 @@ def read(path: str | os.PathLike[str]) -> Counter[str]:
 
 
 def balance(sent: Iterable[object], path: str | os.PathLike[str]) -> Books:
-    """Compare what was `sent` with the ledger at `path`."""
+    """Compare the ids `sent` with the ledger at `path`."""
     expected = [str(entry) for entry in sent]
     ran = read(path)
     known = set(expected)

@@ -1,10 +1,10 @@
-"""Tests of pools that patch the interpreter, in an interpreter that is patched: patching is for ever.
+"""Runs tests of pools that patch the interpreter in patched child processes, because patching cannot be undone.
 
-1. `patcher_of` asks, in a process of its own, which class patches the interpreter for a pool.
-2. `Elsewhere` has an interpreter for each suite, `Child`: ``python -m framework.testing.patched <module:Class>
-   <descriptors> <pytest's arguments>``. It asks for one test after another, and passes on the reports.
-3. `main`, over there: patches, then runs pytest with the plugin `Servant`, which runs what it is asked for and writes
-   every report to a pipe.
+1. `patcher_of` finds out, in a separate process, which class patches the interpreter for a pool.
+2. `PatchedInterpreters` starts a `PatchedInterpreter` for each suite: ``python -m framework.testing.patched
+   <module:Class> <descriptors> <pytest's arguments>``. It requests one test after another and forwards the reports.
+3. `main`, in the child process, patches the interpreter and runs pytest with the plugin `RequestServer`, which runs
+   the requested tests and writes their reports to a pipe.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from framework.api.pool import Pool
 
-#: Name of the plugin that writes reports.
-SERVANT: Final = "framework-testing-servant"
-#: Seconds without a report after which the interpreter is given up.
+#: Name of the pytest plugin that runs in the child process.
+SERVER: Final = "framework-testing-server"
+#: Seconds without a report after which the child process is killed.
 SILENCE: Final = 180.0
-#: What the last report of a test is followed by.
+#: Marks the end of a test's reports.
 _DONE: Final = "done"
 _TAIL: Final = 4_000
 _ASK: Final = (
@@ -39,37 +39,37 @@ _ASK: Final = (
 
 
 def patcher_of(pool: str | type[Pool]) -> str | None:
-    """Return ``module:Class`` of what has to patch the interpreter for a pool; None: it can be tested in this one."""
+    """Return the class that patches the interpreter for a pool, as ``module:Class``; None: no patching is needed."""
     if isinstance(pool, str):
         return _ask(pool)
     if pool.patched():
         return None
-    # The class that has the method: one that is written in a test's file need not be importable by its name.
+    # Name the class that defines `patch`: a subclass in a test file may not be importable.
     patcher = next(kind for kind in pool.__mro__ if "patch" in vars(kind))
     return f"{patcher.__module__}:{patcher.__qualname__}"
 
 
 @cache
 def _ask(name: str) -> str | None:
-    # Not here: a green library is not for a process that is not to be patched.
+    # In a child process, because loading the pool may import a green library, which this process must not do.
     done = subprocess.run([sys.executable, "-c", _ASK, name], capture_output=True, text=True, check=False)
-    # A pool that cannot be loaded says so where it is loaded for a test.
+    # If the pool cannot be loaded, the fixture of the test reports the error.
     return done.stdout.strip() or None
 
 
-class Elsewhere:
-    """The interpreters of one session: one for each suite, started when its first test is due."""
+class PatchedInterpreters:
+    """The patched interpreters of a session: one for each suite, started for its first test."""
 
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
-        self._running: dict[Any, Child] = {}
+        self._running: dict[Any, PatchedInterpreter] = {}
 
     def run(self, item: pytest.Item, patcher: str) -> None:
-        """Run `item` there and report it here."""
+        """Run `item` in the suite's patched interpreter and report it in this session."""
         suite = getattr(item, "cls", None)
         if suite not in self._running:
             items = [each for each in self._session.items if getattr(each, "cls", None) is suite]
-            self._running[suite] = Child(self._session.config, patcher, [each.nodeid for each in items])
+            self._running[suite] = PatchedInterpreter(self._session.config, patcher, [each.nodeid for each in items])
         hook = item.ihook
         hook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._running[suite].run(item):
@@ -77,33 +77,33 @@ class Elsewhere:
         hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
     def close(self) -> None:
-        """End all of them."""
+        """End all patched interpreters."""
         for child in self._running.values():
             child.close()
 
 
-class Child:
-    """One patched interpreter."""
+class PatchedInterpreter:
+    """A child process that patches its interpreter and runs the requested tests."""
 
     def __init__(self, config: pytest.Config, patcher: str, nodeids: list[str]) -> None:
         self._config = config
         self._patcher = patcher
         self._rest = b""
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
-        theirs, self._requests = os.pipe()
-        self._reports, theirs_too = os.pipe()
-        descriptors = f"{theirs},{theirs_too}"
+        request_end, self._requests = os.pipe()
+        self._reports, report_end = os.pipe()
+        descriptors = f"{request_end},{report_end}"
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, patcher, descriptors, *_options(config), *nodeids],
                 cwd=config.rootpath,
-                pass_fds=[theirs, theirs_too],
+                pass_fds=[request_end, report_end],
                 stdout=self._output,
                 stderr=subprocess.STDOUT,
             )
         finally:
-            os.close(theirs)
-            os.close(theirs_too)
+            os.close(request_end)
+            os.close(report_end)
 
     def run(self, item: pytest.Item) -> list[Any]:
         """Run `item` and return its reports."""
@@ -113,7 +113,7 @@ class Child:
             while (data := self._read()) != _DONE:
                 report = self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
                 if isinstance(report.longrepr, list):
-                    report.longrepr = tuple(report.longrepr)  # of a skipped test: where and why
+                    report.longrepr = tuple(report.longrepr)  # a skipped test: (path, line, reason)
                 reports.append(report)
         except (EOFError, BrokenPipeError):
             reports.append(self._lost(item))
@@ -146,7 +146,7 @@ class Child:
         )
 
     def close(self) -> None:
-        """End it: it leaves when nothing more can be asked, and is killed if it does not."""
+        """Close the request pipe, which ends the process; kill it if it does not end."""
         os.close(self._requests)
         try:
             self._process.wait(10)
@@ -158,28 +158,28 @@ class Child:
 
 
 def _options(config: pytest.Config) -> list[str]:
-    """Return what of this run's command line holds for the other one."""
+    """Return the options of this pytest run that the child's run needs."""
     option = config.option
     found = [f"--rootdir={config.rootpath}", f"--import-mode={config.getoption('importmode')}"]
     found += ["-c", str(config.inipath)] if config.inipath else []
     found += [part for value in option.override_ini or () for part in ("-o", value)]
     found += [part for value in option.pythonwarnings or () for part in ("-W", value)]
     found += [part for value in option.plugins or () for part in ("-p", value)]
-    # One test at a time, and where it is asked for.
+    # The child runs the requested test itself, without xdist.
     found += ["-n0"] if config.pluginmanager.hasplugin("xdist") else []
-    # The project is imported there before pytest is, to patch; pytest would rather have come first.
+    # The child imports the project before pytest, to patch; pytest warns that it cannot rewrite those modules.
     found += ["-W", "ignore:Module already imported so cannot be rewritten"]
     return [*found, "-p", "no:cacheprovider", "-q"]
 
 
 def _first(function: Any) -> Any:
-    """Have pytest call `function` before its own; as `pytest.hookimpl` does, which cannot be imported yet."""
+    """Mark a hook as `tryfirst`, like `pytest.hookimpl`, which cannot be imported before the patching."""
     function.pytest_impl = {"tryfirst": True}
     return function
 
 
-class Servant:
-    """The plugin over there: runs the tests that it is asked for."""
+class RequestServer:
+    """The pytest plugin in the child process: runs the requested tests."""
 
     def __init__(self, requests: int, reports: int) -> None:
         self._requests = os.fdopen(requests, encoding="utf-8")
@@ -187,12 +187,12 @@ class Servant:
         self._config: pytest.Config | None = None
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        """Keep the configuration: its hooks turn reports into data."""
+        """Store the configuration, whose hooks serialize reports."""
         self._config = config
 
     @_first
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
-        """Run one test after another, until nobody asks any more."""
+        """Run requested tests until the request pipe is closed."""
         items = {item.nodeid: item for item in session.items}
         for line in self._requests:
             item = items[json.loads(line)]
@@ -201,7 +201,7 @@ class Servant:
         return True
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Pass a report on."""
+        """Write a report to the pipe."""
         assert self._config is not None
         self._write(self._config.hook.pytest_report_to_serializable(config=self._config, report=report))
 
@@ -211,22 +211,22 @@ class Servant:
 
 
 def main() -> int:
-    """Patch, then run pytest."""
+    """Patch the interpreter, then run pytest."""
     patcher, descriptors, *arguments = sys.argv[1:]
     module, _, name = patcher.partition(":")
     attrgetter(name)(import_module(module)).patch()
-    import pytest  # only now: everything must find the patched standard library
+    import pytest  # after the patching, so that pytest uses the patched standard library
 
     requests, reports = map(int, descriptors.split(","))
 
-    class Door:
-        """Registers the servant under a name that others can ask for."""
+    class Registrar:
+        """Registers the `RequestServer` under the name by which `framework.testing.plugin` finds it."""
 
         def pytest_configure(self, config: pytest.Config) -> None:
-            """Register it, before the loop over the tests is looked for."""
-            config.pluginmanager.register(Servant(requests, reports), SERVANT)
+            """Register the plugin before pytest selects the hook `pytest_runtestloop`."""
+            config.pluginmanager.register(RequestServer(requests, reports), SERVER)
 
-    return int(pytest.main(arguments, plugins=[Door()]))
+    return int(pytest.main(arguments, plugins=[Registrar()]))
 
 
 if __name__ == "__main__":

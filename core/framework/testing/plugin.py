@@ -1,8 +1,8 @@
-"""The pytest plugin behind the suites; pytest finds it by its entry point, nothing has to be configured.
+"""The pytest plugin of the suites. Pytest loads it through its entry point, without configuration.
 
-1. Runs the tests of pools: each function by way of its `Bench`, which knows in which thread, and checks the books.
-2. Runs the tests of a pool that patches the interpreter in another one, and reports them here one by one.
-3. Says at the end how many promises each plugin kept, and which were not tested for want of which trait.
+1. Runs each test of a pool through its `Bench`, which chooses the thread and checks the pool's reports.
+2. Runs tests of a pool that patches the interpreter in a patched child process, and reports them in this session.
+3. Prints, at the end, how many promises each plugin kept and which promises were skipped because of a missing trait.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-# Only what pytest needs is imported here: this module is part of every run of pytest in the environment.
+# Import only pytest here: every run of pytest in the environment loads this module.
 pytest.register_assert_rewrite("framework.testing")
 
-#: The attribute in which a suite names its plugin.
+#: The attributes in which suites name the plugin under test.
 FAMILIES = ("pool", "transport", "fsnotify", "autoscaler", "result_store")
-#: What says, on an item, which plugin it tests.
+#: User property of a test item: the plugin under test.
 SUBJECT = "framework plugin"
 MISSING = "missing trait"
-_elsewhere = pytest.StashKey[Any]()
+_interpreters = pytest.StashKey[Any]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
-    """Run the tests of pools by way of their bench."""
+    """Run a test of a pool through its bench."""
     bench = pyfuncitem.funcargs.get("start")
     if bench is None or not hasattr(pyfuncitem.cls, "pool"):
         return None
@@ -45,7 +45,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> object:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> object:
-    """Have tests of a pool that patches the interpreter run in another one."""
+    """Run a test of a pool that patches the interpreter in a patched child process."""
     suite = getattr(item, "cls", None)
     subject = next(filter(None, (getattr(suite, family, None) for family in FAMILIES)), None)
     if subject is None or not hasattr(suite, "patience"):
@@ -54,28 +54,28 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
     item.user_properties.append((SUBJECT, name))
     if not hasattr(suite, "pool"):
         return None
-    from framework.testing.patched import SERVANT, Elsewhere, patcher_of
+    from framework.testing.patched import SERVER, PatchedInterpreters, patcher_of
 
-    if item.config.pluginmanager.hasplugin(SERVANT):
-        return None  # this is the patched interpreter
+    if item.config.pluginmanager.hasplugin(SERVER):
+        return None  # this is the patched child process
     patcher = patcher_of(subject)
     if patcher is None:
         return None
-    elsewhere = item.session.stash.setdefault(_elsewhere, Elsewhere(item.session))
-    elsewhere.run(item, patcher)
-    # What the test before had set up was kept for this one: it ends here unless the next one wants it.
+    interpreters = item.session.stash.setdefault(_interpreters, PatchedInterpreters(item.session))
+    interpreters.run(item, patcher)
+    # The previous test left its fixtures set up for this one: tear down those that the next one does not need.
     item.session._setupstate.teardown_exact(nextitem)
     return True
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """End the interpreters that were started for this session."""
-    if (elsewhere := session.stash.get(_elsewhere, None)) is not None:
-        elsewhere.close()
+    """End the patched interpreters of this session."""
+    if (interpreters := session.stash.get(_interpreters, None)) is not None:
+        interpreters.close()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say what was tested of each plugin and what was not."""
+    """Print the number of kept, broken and skipped promises of each plugin."""
     kept: Counter[str] = Counter()
     broken: Counter[str] = Counter()
     missing: dict[str, Counter[str]] = {}
@@ -95,5 +95,5 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         line = f"{name}: {kept[name]} promises kept, {broken[name]} broken"
         if name in missing:
             left = ", ".join(f"{trait} ({number})" for trait, number in sorted(missing[name].items()))
-            line += f"; not tested for want of the trait {left}"
+            line += f"; not tested without the trait {left}"
         terminalreporter.write_line(line)

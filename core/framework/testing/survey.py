@@ -1,4 +1,4 @@
-"""What this process holds on to: descriptors, threads, children. Two surveys tell what was left behind between them."""
+"""Lists the descriptors, threads and child processes of this process, to find leaks by comparing two lists."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import NamedTuple
 
 
 class Survey(NamedTuple):
-    """What a process held at one moment."""
+    """The resources of this process at one moment."""
 
-    #: By number: what each is open on, as far as the system tells.
+    #: Descriptor: its target, or "?" where the system does not provide it.
     descriptors: Mapping[int, str]
     threads: frozenset[threading.Thread]
-    #: Children, also dead ones that nobody waited for.
+    #: Pids of child processes, zombies included.
     children: frozenset[int]
 
     def left_since(self, before: Survey) -> list[str]:
-        """Return what there is more of than `before`, in words; empty: nothing.
+        """Return a description of each kind of resource that has increased since `before`; empty: none.
 
-        By number: one thread or child may have taken the place of another.
+        Compares numbers, because one thread or child may have replaced another.
         """
         found = []
         if (more := len(self.descriptors) - len(before.descriptors)) > 0:
@@ -38,12 +38,12 @@ class Survey(NamedTuple):
 
 
 def survey() -> Survey:
-    """Look at this process."""
+    """Return the current resources of this process."""
     return Survey(_descriptors(), frozenset(threading.enumerate()), _children())
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether there is a process `pid`."""
+    """Return whether a process `pid` exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -54,7 +54,7 @@ def is_alive(pid: int) -> bool:
 
 
 def is_thread(ident: int) -> bool:
-    """Say whether `ident` is a thread of this process, by the system's number or by Python's."""
+    """Return whether `ident` is the native or the Python id of a thread of this process."""
     return any(ident in (thread.native_id, thread.ident) for thread in threading.enumerate())
 
 
@@ -64,7 +64,7 @@ def _descriptors() -> dict[int, str]:
         try:
             os.fstat(fd)
         except OSError:
-            continue  # the one by which the directory was read
+            continue  # the descriptor that listed the directory
         try:
             found[fd] = os.readlink(f"/dev/fd/{fd}")
         except OSError:
@@ -77,7 +77,7 @@ def _children() -> frozenset[int]:
     try:
         return frozenset(int(pid) for task in tasks.iterdir() for pid in (task / "children").read_text().split())
     except OSError:
-        return _children_by_ps()  # not Linux, or a thread ended while we looked
+        return _children_by_ps()  # not Linux, or a thread ended meanwhile
 
 
 def _children_by_ps() -> frozenset[int]:

@@ -1,6 +1,6 @@
-"""Takes messages and keeps them until it is killed: ``python -m framework.testing.taker <recipe as JSON>``.
+"""Fetches messages and leaves them unacknowledged until killed: ``python -m framework.testing.taker <recipe as JSON>``.
 
-Prints the ids of what it has taken, as one line of JSON.
+Prints the ids of the messages as one line of JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from framework.message import read_head
 
 
 def main() -> None:
-    """Take, tell, and wait."""
+    """Fetch the messages, print their ids and wait."""
     recipe: dict[str, Any] = json.loads(sys.argv[1])
     sys.path[:] = recipe["path"]
     module, _, name = recipe["transport"].partition(":")

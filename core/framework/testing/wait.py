@@ -1,7 +1,7 @@
-"""Waiting for events, never for fixed times.
+"""Waits for conditions instead of fixed times.
 
-1. `wait_for` asks a question again and again, at first every millisecond, then more rarely, until the answer is true.
-2. When the deadline passes it fails the test and says what it waited for.
+1. `wait_for` calls a predicate, at first every millisecond, then less often, until its result is true.
+2. At the deadline it fails the test with a message that names the condition.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ LONGEST_PAUSE = 0.1
 
 
 def wait_for(predicate: Callable[[], T], timeout: float = 10, message: str | Callable[[], str] = "") -> T:
-    """Return the first true answer of `predicate`; fail after `timeout` seconds.
+    """Return the first true result of `predicate`; fail after `timeout` seconds.
 
-    `message` says what was waited for; a callable is asked at the end, so it can tell how far things got.
+    `message` names the condition; a callable is called at the deadline, so it can include the current state.
     """
     deadline = time.monotonic() + timeout
     pause = FIRST_PAUSE

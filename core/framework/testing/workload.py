@@ -1,12 +1,12 @@
-"""Jobs that do what they are told: the workload that a pool runs in its tests.
+"""The workload that a pool runs in its tests: jobs that execute the steps in their payload.
 
 A payload is a list of steps joined by ``;``, each ``<verb>:<value>``; every verb is a method ``do_<verb>`` of
-`SampleWorkload`, and ``ado_<verb>`` where a coroutine has to do it in another way. A verb that returns a string sets
-the outcome's note, bytes its document, a number its code. What is no such list ends as INVALID, with its digest as the
-note.
+`SampleWorkload`, or ``ado_<verb>`` for a coroutine that needs different code. A verb that returns a string sets the
+outcome's note, bytes its document, a number its code. A payload that is not such a list ends as INVALID, with its
+digest as the note.
 
-`factory` is what a recipe names. Keys of the recipe: ``ledger`` (path of the file that ``note`` writes to),
-``coroutines`` (jobs are coroutines), ``module`` (a module whose ``VALUE`` is read when the workload is built).
+A recipe names `factory`. Keys of the recipe: ``ledger`` (path of the file that ``note`` writes to), ``coroutines``
+(jobs are coroutines), ``module`` (a module whose ``VALUE`` is read when the workload is created).
 """
 
 from __future__ import annotations
@@ -30,21 +30,21 @@ if TYPE_CHECKING:
     from framework.api.coroutine import Call
     from framework.message import Payload
 
-#: Seconds after which a job that waits for an event gives up.
+#: Seconds after which a job that waits for an event fails.
 GIVE_UP: Final = 30.0
-#: Seconds between two looks at what a job waits for.
+#: Seconds between two checks of the event that a job waits for.
 _STEP: Final = 0.001
 
 Steps = list[tuple[str, str]]
 
 
 def digest(payload: Payload) -> str:
-    """Return what the note of a job says whose payload is no list of steps."""
+    """Return the note for a job whose payload is not a list of steps: a digest of the payload."""
     return hashlib.sha256(repr(payload).encode()).hexdigest()
 
 
 class SampleWorkload:
-    """Runs the little language of this module."""
+    """Executes payloads in the language of this module."""
 
     def __init__(self, recipe: Mapping[str, Any]) -> None:
         self.ledger = str(recipe.get("ledger", ""))
@@ -55,10 +55,10 @@ class SampleWorkload:
         self.failures: tuple[type[BaseException], ...] = (Exception,)
 
     def prepare(self) -> None:
-        """Do nothing: there is nothing to prepare."""
+        """Do nothing: this workload needs no preparation."""
 
     def release(self) -> None:
-        """Do nothing: there is nothing to let go of."""
+        """Do nothing: this workload holds no resources."""
 
     # ------------------------------------------------------------ running
 
@@ -72,12 +72,12 @@ class SampleWorkload:
         try:
             for verb, value in steps:
                 answers.append(getattr(self, f"do_{verb}")(value))
-        except self.failures as error:  # whatever a job raises is its outcome
+        except self.failures as error:  # an error in a job is its outcome
             return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
         return _outcome(job.seq, began, answers)
 
     def runs_async(self, _task: str) -> bool:
-        """Say whether jobs are coroutines: all of them or none."""
+        """Return whether jobs are coroutines: all or none."""
         return self.coroutines
 
     async def arun(self, job: Job, call: Call) -> Outcome:
@@ -88,7 +88,7 @@ class SampleWorkload:
             return Outcome(job.seq, INVALID, time.monotonic() - began, None, digest(job.payload))
         try:
             answers = await call.drive(self._asteps(steps))
-        except Exception as error:  # noqa: BLE001 - whatever a job raises is its outcome
+        except Exception as error:  # noqa: BLE001 - an error in a job is its outcome
             return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
         return _outcome(job.seq, began, answers)
 
@@ -113,21 +113,21 @@ class SampleWorkload:
         steps = [(verb, value) for verb, _, value in pairs]
         return steps if all(hasattr(self, f"do_{verb}") for verb, _ in steps) else None
 
-    # ------------------------------------------------------------ verbs: what a job leaves or answers
+    # ------------------------------------------------------------ verbs: results and side effects
 
     def do_noop(self, _value: str) -> None:
-        """Do nothing; the value may be long."""
+        """Do nothing; the value only makes the payload longer."""
 
     def do_note(self, value: str) -> None:
         """Write `value` into the ledger."""
         ledger.append(self.ledger, value)
 
     def do_echo(self, value: str) -> str:
-        """Answer `value`."""
+        """Return `value`."""
         return value
 
     def do_big(self, value: str) -> bytes:
-        """Answer a document of `value` bytes."""
+        """Return a document of `value` bytes."""
         return b"x" * int(value)
 
     def do_end(self, value: str) -> int:
@@ -135,47 +135,47 @@ class SampleWorkload:
         return int(value)
 
     def do_raise(self, _value: str) -> None:
-        """Raise."""
+        """Raise `ValueError`."""
         raise ValueError("as asked")
 
     def do_pid(self, _value: str) -> str:
-        """Answer the process."""
+        """Return the pid of the process."""
         return str(os.getpid())
 
     def do_thread(self, _value: str) -> str:
-        """Answer ``main`` in the main thread of the process, else the thread's name."""
+        """Return ``main`` in the main thread of the process, else the thread's name."""
         here = threading.current_thread()
         return "main" if here is threading.main_thread() else here.name
 
     def do_imported(self, value: str) -> str:
-        """Answer whether the module `value` has been imported here: yes or no."""
+        """Return whether the module `value` has been imported in this process: yes or no."""
         return "yes" if value in sys.modules else "no"
 
     def do_value(self, _value: str) -> str:
-        """Answer what the module of the recipe had as its VALUE when this workload was built."""
+        """Return the VALUE of the recipe's module, as it was when this workload was created."""
         return self.value
 
-    # ------------------------------------------------------------ verbs: how long a job takes
+    # ------------------------------------------------------------ verbs: duration
 
     def do_sleep(self, value: str) -> None:
         """Sleep `value` seconds in one call."""
         time.sleep(float(value))
 
     def do_spin(self, value: str) -> None:
-        """Go on for `value` seconds in Python code."""
+        """Run Python code for `value` seconds."""
         for _ in _moments(float(value)):
             time.sleep(_STEP)
 
     def do_await(self, value: str) -> None:
-        """Go on until there is a file `value`."""
+        """Wait until the file `value` exists."""
         _wait_for(lambda: os.path.exists(value), value)
 
     def do_meet(self, value: str) -> None:
-        """Go on until `value` jobs have noted "in"."""
+        """Wait until `value` jobs have written "in" to the ledger."""
         _wait_for(lambda: ledger.read(self.ledger)["in"] >= int(value), value)
 
     def do_soft(self, value: str) -> str:
-        """Go on for `value` seconds; clean up at the soft limit."""
+        """Run for `value` seconds; clean up at the soft limit."""
         try:
             self.do_spin(value)
         except SoftTimeLimitExceeded:
@@ -183,18 +183,18 @@ class SampleWorkload:
         return "not interrupted"
 
     def do_swallow(self, value: str) -> None:
-        """Sleep `value` seconds, and take no notice of whatever ends that earlier."""
+        """Sleep `value` seconds; ignore an exception that ends the sleep early."""
         with contextlib.suppress(BaseException):
             time.sleep(float(value))
 
     def do_stubborn(self, value: str) -> None:
-        """Go on for `value` seconds, whatever comes."""
+        """Run for `value` seconds and ignore all exceptions."""
         end = time.monotonic() + float(value)
         while time.monotonic() < end:
             with contextlib.suppress(BaseException):
                 self.do_spin(str(end - time.monotonic()))
 
-    # ------------------------------------------------------------ verbs: how a process ends
+    # ------------------------------------------------------------ verbs: end of the process
 
     def do_die(self, value: str) -> None:
         """Send the signal `value` to this process."""
@@ -205,26 +205,26 @@ class SampleWorkload:
         """End this process with the exit code `value`."""
         os._exit(int(value))
 
-    # ------------------------------------------------------------ the same in coroutines
+    # ------------------------------------------------------------ verbs for coroutines
 
     async def ado_sleep(self, value: str) -> None:
-        """Sleep."""
+        """Sleep `value` seconds."""
         await asyncio.sleep(float(value))
 
     ado_spin = ado_sleep
 
     async def ado_await(self, value: str) -> None:
-        """Go on until there is a file `value`."""
+        """Wait until the file `value` exists."""
         while not os.path.exists(value):
             await asyncio.sleep(_STEP)
 
     async def ado_meet(self, value: str) -> None:
-        """Go on until `value` jobs have noted "in"."""
+        """Wait until `value` jobs have written "in" to the ledger."""
         while ledger.read(self.ledger)["in"] < int(value):
             await asyncio.sleep(_STEP)
 
     async def ado_soft(self, value: str) -> str:
-        """Sleep, and clean up at the soft limit."""
+        """Sleep `value` seconds; clean up at the soft limit."""
         try:
             await asyncio.sleep(float(value))
         except SoftTimeLimitExceeded:
@@ -237,7 +237,7 @@ class SampleWorkload:
             await asyncio.sleep(float(value))
 
     async def ado_stubborn(self, value: str) -> None:
-        """Go on, whatever comes."""
+        """Sleep `value` seconds and ignore all exceptions."""
         end = time.monotonic() + float(value)
         while time.monotonic() < end:
             with contextlib.suppress(BaseException):
@@ -271,5 +271,5 @@ def _wait_for(event: Callable[[], bool], name: str) -> None:
 
 
 def factory(recipe: Mapping[str, Any]) -> SampleWorkload:
-    """Build the workload."""
+    """Return the workload for `recipe`."""
     return SampleWorkload(recipe)

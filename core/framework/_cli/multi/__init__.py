@@ -1,5 +1,5 @@
-"""``framework multi``: many workers on one machine, started and stopped together.
+"""``framework multi``: starts and stops many workers on one machine.
 
-`words` reads the command line, `cluster` makes nodes of it, `processes` starts, signals and watches them, `command`
-does what was asked and says so.
+`words` parses the command line, `cluster` makes nodes of it, `processes` starts, finds and signals their processes,
+`command` runs the commands and prints what they did.
 """

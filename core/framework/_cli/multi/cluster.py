@@ -1,10 +1,10 @@
 """Nodes: from names and options to the command line that runs each.
 
-1. An integer N is the nodes ``celery1`` to ``celeryN``; no names at all are those of ``[nodes.<name>]`` in the config
-   file.
-2. What the config file says of a node stands below what the command line says.
-3. ``%`` variables of the command line are `multi`'s: ``%n`` the node's name, ``%h`` and ``%p`` name@host, ``%d`` its
-   host; ``%i`` and ``%I`` are left to the worker. Those of the config file are the worker's (see `nodename`).
+1. Expands an integer N to the nodes ``celery1`` to ``celeryN``; without names, uses the tables ``[nodes.<name>]`` of
+   the config file.
+2. Merges the options of a node; the command line overrides the config file.
+3. Expands ``%`` variables of the command line: ``%n`` the node's name, ``%h`` and ``%p`` name@host, ``%d`` its host.
+   The worker expands ``%i``, ``%I`` and all variables in the config file (see `nodename`).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ PIDFILE: Final = "/var/run/celery/%n.pid"
 LOGFILE: Final = "/var/log/celery/%n%I.log"
 _VARIABLE: Final = re.compile(r"%(.)")
 _RANGE: Final = re.compile(r"(\d+)(?:-(\d+))?")
-#: Options that name a file of the node: their directories are made.
+#: Settings that name a file of the node, whose directory `multi` creates.
 FILES: Final = ("worker_pidfile", "worker_logfile", "worker_state_db")
 
 
 class ClusterNode(msgspec.Struct, frozen=True):
-    """One worker that is to run on this machine."""
+    """One worker on this machine, with its options."""
 
     #: name@host
     name: str
     words: tuple[Word, ...]
     assignments: tuple[str, ...]
     rest: tuple[str, ...]
-    #: What the config file says about the files of all workers: expanded by the worker.
+    #: Files of all workers as the config file or the environment names them; the worker expands their ``%`` variables.
     configured: Mapping[str, str]
 
     @property
@@ -54,7 +54,7 @@ class ClusterNode(msgspec.Struct, frozen=True):
         return _VARIABLE.sub(lambda match: variables.get(match[1], match[0]), template)
 
     def argv(self) -> list[str]:
-        """Return the arguments for Python that run the node."""
+        """Return the arguments with which Python runs the node."""
         shared: list[str] = []
         own: list[str] = []
         for word in self.words:
@@ -70,7 +70,7 @@ class ClusterNode(msgspec.Struct, frozen=True):
         return ["-m", "framework", *shared, "worker", "--detach", *own, *self.assignments, *self.rest]
 
     def path(self, key: str) -> str | None:
-        """Return the path of the node's file that the setting `key` names, as its main process will see it."""
+        """Return the expanded path of the node's file that the setting `key` names; None: no such file."""
         word = self._word(key)
         default = {"worker_pidfile": PIDFILE, "worker_logfile": LOGFILE}.get(key)
         if word is not None:
@@ -83,11 +83,11 @@ class ClusterNode(msgspec.Struct, frozen=True):
 
     @property
     def pidfile(self) -> str:
-        """The path of its pidfile."""
+        """The path of the pidfile."""
         return self.path("worker_pidfile") or ""
 
     def setting(self, key: str) -> str | None:
-        """Return what its options say about the setting `key`."""
+        """Return the value of the setting `key` in the node's options; None: not given."""
         word = self._word(key)
         return None if word is None else word.value
 
@@ -104,15 +104,15 @@ class ClusterNode(msgspec.Struct, frozen=True):
 def cluster(
     words: Words, declared: Mapping[str, Mapping[str, Any]], configured: Mapping[str, str]
 ) -> list[ClusterNode]:
-    """Return the nodes that `words` speak of.
+    """Return the nodes of the command line `words`.
 
-    `declared`: the tables ``[nodes.<name>]``. `configured`: paths that ``[worker]`` or the environment say.
-    Raises `click.UsageError` for options of nodes that there are not, or when there is no node at all.
+    `declared`: the tables ``[nodes.<name>]``. `configured`: paths from ``[worker]`` or the environment.
+    Raises `click.UsageError` if no node is named, or if an option names an unknown node.
     """
     names = words.names or list(declared)
     if not names:
         raise click.UsageError(
-            "no nodes: name them (web mail), say how many (3), or declare them as [nodes.<name>] in framework.toml"
+            "no nodes: give names (web mail) or a number (3), or declare [nodes.<name>] in framework.toml"
         )
     counted = len(names) == 1 and names[0].isdigit()
     if counted:
@@ -155,7 +155,7 @@ def _full_name(name: str, table: Mapping[str, Any], host: str | None) -> str:
 
 
 def _merged(words: Iterable[Word]) -> list[Word]:
-    """Return `words` with each setting said once: the last wins, at the first one's place."""
+    """Return `words` with each setting once: the last value, at the position of the first."""
     found: dict[str, Word] = {}
     for word in words:
         if word.key != "worker_hostname":
@@ -164,7 +164,7 @@ def _merged(words: Iterable[Word]) -> list[Word]:
 
 
 def _select(which: str, names: list[str], option: str) -> set[str]:
-    """Return the nodes of `names` that ``1,3-5`` or ``web,mail`` means."""
+    """Return the nodes in `names` that `which`, such as ``1,3-5`` or ``web,mail``, selects."""
     chosen: set[str] = set()
     for item in which.split(","):
         named = [name for name in names if item in (name, name.rpartition("@")[0])]
@@ -183,7 +183,7 @@ def _select(which: str, names: list[str], option: str) -> set[str]:
 
 
 def _from_table(table: Mapping[str, Any]) -> tuple[list[Word], list[str]]:
-    """Return what a table ``[nodes.<name>]`` says, as options, and as arguments where there is no option."""
+    """Return the settings in a table ``[nodes.<name>]`` as options, and as arguments if no option exists."""
     words, assignments = [], []
     for key, value in table.items():
         option = options()[f"worker_{key}"]

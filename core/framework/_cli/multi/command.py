@@ -1,9 +1,9 @@
-"""``framework multi``: the commands, and what they say.
+"""``framework multi``: the commands and their output.
 
-1. `COMMANDS` names them; what stands after a command is read by `words`, so that options of workers need no ``--``.
-2. What was done to each node is a line on stdout; what went wrong is on stderr, and the exit code is the first one that
-   was not 0. The other nodes are seen to all the same.
-3. Nothing is remembered but the pidfiles: whoever stops or restarts gives the options that were given at the start.
+1. Parses all words after the command with `words`, so that options of workers need no ``--``.
+2. Prints an action for each node on stdout and errors on stderr. An error on one node does not stop the others; the
+   exit code is the first that is not 0.
+3. Keeps no state except the pidfiles: `stop` and `restart` need the options that were given to `start`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from framework._cli.session import CommandSession
 from framework.exceptions import FrameworkError
 from framework.worker.process.pidfile import watch
 
-#: Seconds between two looks whether processes have ended, and between two dots that say that we still wait.
-_GLANCE: Final = 0.1
-_DOT: Final = 2.0
-#: Global options given before ``multi``, as a worker takes them.
+#: Seconds between two checks whether processes have ended, and between two dots of the progress output.
+_CHECK_INTERVAL: Final = 0.1
+_DOT_INTERVAL: Final = 2.0
+#: Global options given before ``multi``, with the worker's spelling.
 _SHARED: Final = {
     "target": "--app",
     "broker": "--broker",
@@ -42,17 +42,17 @@ _SHARED: Final = {
 HELP: Final = """\
 Usage: framework multi COMMAND [NODE]... [OPTION OF framework worker]... [-- ARGUMENT...]
 
-Nodes are names (web mail), or a number N (celery1 to celeryN); none: those declared as [nodes.<name>] in
-framework.toml. Options are those of framework worker. -c:1-3 5 and -c:web,mail 5 are for some nodes.
+Nodes are names (web mail), or a number N (celery1 to celeryN); without any, the tables [nodes.<name>] of
+framework.toml. Options are those of framework worker. -c:1-3 5 and -c:web,mail 5 apply to some nodes only.
 
 Commands:
   start      start the nodes
-  stop       send them TERM, or another signal (-9, -QUIT), and return
-  stopwait   send it, and wait until they have ended (also: stop_verify)
-  restart    stop and start them, each as soon as it has ended
-  kill       send them KILL
-  status     show which run, and which answer; --json
-  show       print the commands that start would run
+  stop       send TERM, or another signal (-9, -QUIT), to the nodes and return
+  stopwait   send the signal and wait until the nodes have ended (also: stop_verify)
+  restart    stop the nodes and start each one as soon as it has ended
+  kill       send KILL to the nodes
+  status     show which nodes run and which reply to a ping; --json
+  show       print the commands that `start` would run
   names      print the names of the nodes
   get NODE   print the arguments of one node
   expand TEMPLATE
@@ -60,29 +60,29 @@ Commands:
   help       print this
 
 Options of multi itself:
-  --range-prefix PREFIX    of counted nodes; default celery
-  --prefix, --suffix TEXT  in front of names, and as their host
-  -n, --hostname HOST      the host of the names; default this machine's
+  --range-prefix PREFIX    prefix of numbered nodes; default celery
+  --prefix, --suffix TEXT  prefix of the names; host of the names
+  -n, --hostname HOST      host of the names; default this machine
   --nosplash, -q, --quiet  less output
   --verbose                print the commands that are run
   --no-color
---app, --broker, --result-backend, --config and --workdir go to every node, and hold for multi itself too.
+--app, --broker, --result-backend, --config and --workdir apply to every node and to multi itself.
 
-Default files: /var/run/celery/%n.pid and /var/log/celery/%n%I.log; missing directories are made.
-Give the same options to restart as to start, and the same --pidfile to stop: nothing else is remembered.
+Default files: /var/run/celery/%n.pid and /var/log/celery/%n%I.log; missing directories are created.
+Give restart the same options as start, and stop the same --pidfile: multi keeps no state of its own.
 """
 
 
 class Multi:
-    """One command about some nodes."""
+    """One run of a command on some nodes."""
 
     def __init__(self, session: CommandSession, words: Words) -> None:
-        """Read the config file as the options say. Raises `ConfigError` or `click.UsageError`."""
+        """Read the configuration and make the nodes. Raises `ConfigError` or `click.UsageError`."""
         self._session = session
         self._words = words
         self.quiet = session.quiet or "quiet" in words.flags
-        self._take_shared()
-        #: Where the nodes are started: each goes to ``--workdir`` by itself.
+        self._merge_shared()
+        #: The working directory in which the nodes are started; each changes to ``--workdir`` itself.
         self.directory = session.origin
         sources = session.sources()
         self.directory = session.origin
@@ -94,8 +94,8 @@ class Multi:
         self.nodes = cluster(words, sources.value("nodes") or {}, configured)
         self.code = exitcodes.OK
 
-    def _take_shared(self) -> None:
-        """Give the nodes the global options that stood before ``multi``, and the session those that stand after it."""
+    def _merge_shared(self) -> None:
+        """Copy global options given before ``multi`` to the nodes, and those given after it to the session."""
         session, words = self._session, self._words
         before = []
         for name, spelling in _SHARED.items():
@@ -106,30 +106,30 @@ class Multi:
                 before.append(Word(spelling, name, value, "=", shared=True, literal=True))
         words.options[:0] = before
 
-    # ------------------------------------------------------------ saying
+    # ------------------------------------------------------------ output
 
-    def say(self, text: str, newline: bool = True) -> None:
-        """Print a line about what is going on."""
+    def echo(self, text: str, newline: bool = True) -> None:
+        """Print `text` unless the output is to be quiet."""
         if not self.quiet:
             click.echo(text, nl=newline)
 
     def fail(self, text: str, code: int) -> None:
-        """Print what went wrong, and remember it for the exit code."""
+        """Print the error `text`; keep `code` as the exit code unless an earlier error has set it."""
         click.echo(text, err=True)
         self.code = self.code or code
 
     # ------------------------------------------------------------ starting
 
     def start(self) -> None:
-        """Start all nodes, at the same time."""
-        self.say("> Starting nodes...")
+        """Start all nodes at the same time."""
+        self.echo("> Starting nodes...")
         launched = [(node, self._launch(node)) for node in self.nodes]
         for node, process in launched:
             self._finish(node, process, f"\t> {node.name}: ")
 
     def _launch(self, node: ClusterNode) -> Any:
         if "verbose" in self._words.flags:
-            self.say(f"\t+ {_command_line(node)}")
+            self.echo(f"\t+ {_command_line(node)}")
         try:
             processes.make_directories(node)
         except FrameworkError as error:
@@ -137,13 +137,13 @@ class Multi:
         return processes.launch(node, self.directory)
 
     def _finish(self, node: ClusterNode, process: Any, prefix: str) -> None:
-        """Wait until the node has begun or failed, and say so."""
+        """Wait until the node has started or failed, and print the result."""
         if isinstance(process, FrameworkError):
             text, code = f"framework: error: {process}\n", process.exit_code
         else:
             _, text = process.communicate()
             code = process.returncode
-        self.say(prefix + (click.style("FAILED", fg="red") if code else click.style("OK", fg="green")))
+        self.echo(prefix + (click.style("FAILED", fg="red") if code else click.style("OK", fg="green")))
         if code:
             self.fail(f"{node.name} did not start:", code)
         if text:
@@ -152,72 +152,72 @@ class Multi:
     # ------------------------------------------------------------ stopping
 
     def stop(self) -> list[tuple[ClusterNode, int]]:
-        """Signal all nodes that run; return them with their processes."""
+        """Signal all running nodes; return each with its pid."""
         signum = self._words.signum or signal.SIGTERM
         running = []
         for node in self.nodes:
             pid = processes.find(node)
             if pid is None:
-                self.say(f"> {node.name}: {click.style('DOWN', fg='magenta')}")
+                self.echo(f"> {node.name}: {click.style('DOWN', fg='magenta')}")
             else:
                 running.append((node, pid))
         if running:
-            self.say("> Stopping nodes...")
+            self.echo("> Stopping nodes...")
         return [each for each in running if self._signal(*each, signum)]
 
     def _signal(self, node: ClusterNode, pid: int, signum: signal.Signals) -> bool:
-        self.say(f"\t> {node.name}: {signum.name.removeprefix('SIG')} -> {pid}")
+        self.echo(f"\t> {node.name}: {signum.name.removeprefix('SIG')} -> {pid}")
         try:
             if not processes.send(node, pid, signum):
-                self.say(f"\t> {node.name}: {click.style('DOWN', fg='magenta')}")
+                self.echo(f"\t> {node.name}: {click.style('DOWN', fg='magenta')}")
             return True
         except NodeFailed as error:
             self.fail(f"framework: error: {error}", error.exit_code)
             return False
 
     def wait(self, running: list[tuple[ClusterNode, int]], then: Callable[[ClusterNode], object]) -> None:
-        """Wait until the processes of `running` are gone; `then` hears of each node as it goes."""
-        left = running
+        """Wait until all processes of `running` have ended; call `then` with each node as its process ends."""
+        remaining = running
         runs = {pid: watch(pid) for _, pid in running}
-        while left:
-            count = f"{len(left)} {'node' if len(left) == 1 else 'nodes'}"
-            self.say(f"> Waiting for {count} -> {', '.join(str(pid) for _, pid in left)}", newline=False)
+        while remaining:
+            count = f"{len(remaining)} {'node' if len(remaining) == 1 else 'nodes'}"
+            self.echo(f"> Waiting for {count} -> {', '.join(str(pid) for _, pid in remaining)}", newline=False)
             dot = time.monotonic()
-            while not (gone := [node for node, pid in left if not runs[pid]()]):
+            while not (gone := [node for node, pid in remaining if not runs[pid]()]):
                 if time.monotonic() >= dot:
-                    self.say(".", newline=False)
+                    self.echo(".", newline=False)
                     sys.stdout.flush()
-                    dot += _DOT
-                time.sleep(_GLANCE)
-            self.say("")
+                    dot += _DOT_INTERVAL
+                time.sleep(_CHECK_INTERVAL)
+            self.echo("")
             for node in gone:
                 then(node)
-            left = [each for each in left if each[0] not in gone]
+            remaining = [each for each in remaining if each[0] not in gone]
 
     def stopwait(self) -> None:
-        """Stop all nodes, and wait for their ends."""
-        self.wait(self.stop(), lambda node: self.say(f"\t> {node.name}: {click.style('OK', fg='green')}"))
+        """Stop all nodes and wait until they have ended."""
+        self.wait(self.stop(), lambda node: self.echo(f"\t> {node.name}: {click.style('OK', fg='green')}"))
 
     def restart(self) -> None:
-        """Stop all nodes that run, and start all."""
+        """Stop the running nodes, and start all nodes."""
         stopping = self.stop()
-        left = [node for node, _ in stopping]
+        signalled = [node for node, _ in stopping]
         for node in self.nodes:
-            if node not in left and processes.find(node) is None:
-                self._again(node)
-        self.wait(stopping, self._again)
+            if node not in signalled and processes.find(node) is None:
+                self._start_again(node)
+        self.wait(stopping, self._start_again)
 
-    def _again(self, node: ClusterNode) -> None:
+    def _start_again(self, node: ClusterNode) -> None:
         self._finish(node, self._launch(node), f"> Restarting node {node.name}: ")
 
     def kill(self) -> None:
-        """Kill all nodes, at once."""
+        """Send SIGKILL to all running nodes."""
         for node in self.nodes:
             pid = processes.find(node)
             if pid is None:
-                self.say(f"> {node.name}: {click.style('DOWN', fg='magenta')}")
+                self.echo(f"> {node.name}: {click.style('DOWN', fg='magenta')}")
                 continue
-            self.say(f"Killing node {node.name} ({pid})")
+            self.echo(f"Killing node {node.name} ({pid})")
             self._signal_quietly(node, pid)
 
     def _signal_quietly(self, node: ClusterNode, pid: int) -> None:
@@ -226,7 +226,7 @@ class Multi:
         except NodeFailed as error:
             self.fail(f"framework: error: {error}", error.exit_code)
 
-    # ------------------------------------------------------------ telling
+    # ------------------------------------------------------------ information
 
     def show(self) -> None:
         """Print the command line of each node."""
@@ -247,12 +247,12 @@ class Multi:
             click.echo(" ".join(node.argv()))
 
     def expand(self, template: str) -> None:
-        """Print `template` as it is for each node."""
+        """Print `template` expanded for each node."""
         for node in self.nodes:
             click.echo(node.expand(template))
 
     def status(self) -> None:
-        """Print which nodes run, and which of them answer."""
+        """Print which nodes run and which of them reply to a ping."""
         found = {node.name: processes.find(node) for node in self.nodes}
         running = [name for name, pid in found.items() if pid is not None]
         answered = self._ping(running) if running else set()
@@ -272,11 +272,11 @@ class Multi:
             self.code = exitcodes.INCOMPLETE if running else exitcodes.UNAVAILABLE
 
     def _ping(self, names: list[str]) -> set[str] | None:
-        """Return which of `names` answer; None when nobody can be asked."""
+        """Return which of `names` reply to a ping; None: the ping cannot be sent."""
         try:
             replies = self._session.app().control.broadcast("ping", destination=names, reply=True, timeout=1.0)
         except FrameworkError as error:
-            click.echo(f"the nodes cannot be asked: {error}", err=True)
+            click.echo(f"the nodes cannot be pinged: {error}", err=True)
             return None
         return {name for reply in replies or () for name in reply}
 
@@ -291,9 +291,9 @@ def _command_line(node: ClusterNode) -> str:
     return " ".join([processes.PYTHON, *node.argv()])
 
 
-#: Commands that change something say who does it first.
-_LOUD: Final = ("start", "stop", "stopwait", "restart", "kill")
-_QUIET: Final = ("show", "names", "status")
+#: Commands that change nodes; they print the version first.
+_CHANGING: Final = ("start", "stop", "stopwait", "restart", "kill")
+_READING: Final = ("show", "names", "status")
 #: Commands whose first word is not a node.
 _WITH_WORD: Final = {"get": "the name of a node", "expand": "a template, as in %n.log"}
 _ALIASES: Final = {"stop_verify": "stopwait"}
@@ -306,7 +306,7 @@ def _run(session: CommandSession, args: Sequence[str]) -> int:
         click.echo(HELP, nl=False)
         return exitcodes.OK if args else exitcodes.USAGE
     name = _ALIASES.get(args[given], args[given])
-    known = (*_LOUD, *_QUIET, *_WITH_WORD)
+    known = (*_CHANGING, *_READING, *_WITH_WORD)
     if name not in known:
         near = get_close_matches(name, known, 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else f" (there are {', '.join(known)})"
@@ -320,14 +320,14 @@ def _run(session: CommandSession, args: Sequence[str]) -> int:
             raise click.UsageError(f"framework multi {name} needs {_WITH_WORD[name]}")
         extra = [words.names.pop(0)]
     multi = Multi(session, words)
-    if name in _LOUD and "nosplash" not in words.flags:
-        multi.say(click.style(f"framework multi v{__version__}", fg="cyan", bold=True))
+    if name in _CHANGING and "nosplash" not in words.flags:
+        multi.echo(click.style(f"framework multi v{__version__}", fg="cyan", bold=True))
     getattr(multi, name)(*extra)
     return multi.code
 
 
 class _Raw(click.Command):
-    """A command that reads its words itself: click would take the workers' options for its own."""
+    """A command that parses its own arguments, because click would reject the options of workers."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.params = {"words": tuple(args)}

@@ -1,4 +1,4 @@
-"""The processes of nodes: started, found by their pidfiles, signalled and watched until they are gone."""
+"""Starts the processes of nodes, finds them by their pidfiles, and signals them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from framework.exceptions import FrameworkError
 from framework.worker.process.pidfile import holder
 from framework.worker.process.privileges import identity
 
-#: What makes a new process of a node: the Python that runs this one.
+#: The Python that runs the nodes: the one that runs this process.
 PYTHON: Final = sys.executable
 
 
 class NodeFailed(FrameworkError):
-    """Something about a node cannot be done."""
+    """A directory of a node cannot be created, or its process cannot be signalled."""
 
     exit_code = exitcodes.CANT_CREATE
 
 
 def make_directories(node: ClusterNode) -> None:
-    """Make the directories of the node's files, for the user that it will run as. Raises `NodeFailed`."""
+    """Create the directories of the node's files, owned by the user that runs the node. Raises `NodeFailed`."""
     uid, gid = node.setting("worker_uid"), node.setting("worker_gid")
     for path in filter(None, map(node.path, FILES)):
         directory = Path(path).absolute().parent
@@ -38,13 +38,13 @@ def make_directories(node: ClusterNode) -> None:
                     os.chown(each, *identity(uid, gid))
         except OSError as error:
             raise NodeFailed(
-                f"the directory {directory} cannot be made: {error.strerror}; "
-                "give a place that is yours, as in --pidfile=%n.pid --logfile=%n%I.log"
+                f"the directory {directory} cannot be created: {error.strerror}; "
+                "give writable paths, as in --pidfile=%n.pid --logfile=%n%I.log"
             ) from None
 
 
 def launch(node: ClusterNode, directory: str | None) -> subprocess.Popen[str]:
-    """Run the node's command, which ends when the worker has begun or failed to."""
+    """Run the node's command in `directory`; it ends when the worker has started or failed to start."""
     return subprocess.Popen(
         [PYTHON, *node.argv()],
         cwd=directory,
@@ -57,12 +57,12 @@ def launch(node: ClusterNode, directory: str | None) -> subprocess.Popen[str]:
 
 
 def find(node: ClusterNode) -> int | None:
-    """Return the process that the node's pidfile names, None when it does not run."""
+    """Return the pid in the node's pidfile; None: that process does not run."""
     return holder(node.pidfile)
 
 
 def send(node: ClusterNode, pid: int, signum: signal.Signals) -> bool:
-    """Signal the process `pid` of `node`; return whether it was there. Raises `NodeFailed`."""
+    """Signal the process `pid` of `node`; return whether it exists. Raises `NodeFailed`."""
     try:
         os.kill(pid, signum)
     except ProcessLookupError:

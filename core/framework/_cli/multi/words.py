@@ -1,8 +1,8 @@
-"""The words after ``framework multi COMMAND``: names of nodes, options for all or some of them, and the rest.
+"""Parses the words after ``framework multi COMMAND``: names of nodes, options for all or some nodes, and the rest.
 
-1. Options are those of ``framework worker``: it knows which take a value, and a misspelt one is answered with a guess.
-2. ``-c:1-3 5`` and ``--concurrency:web=5`` are for some nodes: by position (from 1), range or name.
-3. How an option was written is kept: `multi show` prints it like that.
+1. Accepts the options of ``framework worker`` and suggests a name for a misspelt one.
+2. Accepts options for some nodes, by position (from 1), range or name: ``-c:1-3 5``, ``--concurrency:web=5``.
+3. Keeps the spelling of each option, which `multi show` prints.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ _OWN_FLAGS: Final = {
 
 
 class Word(msgspec.Struct, frozen=True):
-    """One option as it was written."""
+    """One option as written on the command line."""
 
     spelling: str
-    #: What it sets: the same for ``-c`` and ``--concurrency``.
+    #: The setting: the same for ``-c`` and ``--concurrency``.
     key: str
-    #: None: a flag.
+    #: The value; None: a flag.
     value: str | None = None
-    #: What stands between the option and its value: nothing, a blank (two words), or an equals sign.
+    #: The separator of option and value: nothing, a blank (two words), or an equals sign.
     join: str = ""
-    #: It stands before ``worker`` on the command line.
+    #: A global option, written before ``worker`` on the command line.
     shared: bool = False
-    #: Its ``%`` variables are the worker's to expand, not `multi`'s: it comes from the config file.
+    #: The value is not expanded by `multi`, because it comes from the config file.
     literal: bool = False
 
     def spelled(self, value: str | None) -> list[str]:
-        """Return the words that give the option `value`."""
+        """Return the command-line words for this option with `value`."""
         if value is None:
             return [self.spelling]
         return [self.spelling, value] if self.join == " " else [f"{self.spelling}{self.join}{value}"]
 
 
 class Words(msgspec.Struct):
-    """A command line, read."""
+    """A parsed command line."""
 
     names: list[str] = []
     options: list[Word] = []
@@ -66,7 +66,7 @@ class Words(msgspec.Struct):
     scoped: list[tuple[str, Word]] = []
     #: Settings given as ``table.key=value``.
     assignments: list[str] = []
-    #: What follows ``--``, that included.
+    #: ``--`` and the words after it.
     rest: list[str] = []
     #: Options of `framework multi` itself.
     own: dict[str, str] = {}
@@ -75,7 +75,7 @@ class Words(msgspec.Struct):
     signum: signal.Signals | None = None
 
     def value(self, key: str) -> str | None:
-        """Return what the options for all nodes say about `key`."""
+        """Return the value of `key` in the options for all nodes; None: not given."""
         return next((word.value for word in reversed(self.options) if word.key == key), None)
 
 
@@ -87,12 +87,12 @@ class _Known(msgspec.Struct, frozen=True):
 
 @cache
 def known() -> dict[str, _Known]:
-    """Return every option of the worker by its spellings."""
+    """Return all options of the worker by spelling."""
     found: dict[str, _Known] = {}
     for shared, params in ((True, global_options()), (False, command.params)):
         for param in params:
             if isinstance(param, click.Option):
-                # Two spellings of one setting are two parameters of the command; their setting is the same.
+                # Two spellings of a setting can be two parameters of the command; the setting is their common key.
                 key = _setting(param) or str(param.name)
                 takes_value = not (param.is_flag or param.count)
                 for spelling in (*param.opts, *param.secondary_opts):
@@ -110,7 +110,7 @@ def _setting(param: click.Option) -> str | None:
 
 
 def read(args: Sequence[str], signals: bool = False) -> Words:
-    """Read `args`; `signals`: ``-9`` and ``-QUIT`` name a signal. Raises `click.UsageError`."""
+    """Parse `args`; with `signals`, ``-9`` and ``-QUIT`` name a signal. Raises `click.UsageError`."""
     found = Words()
     words = iter(args)
     for word in words:
@@ -126,11 +126,11 @@ def read(args: Sequence[str], signals: bool = False) -> Words:
         elif signals and (signum := _signal(word[1:])) is not None:
             found.signum = signum
         else:
-            _take(found, word, words)
+            _parse_option(found, word, words)
     return found
 
 
-def _take(found: Words, word: str, words: Iterator[str]) -> None:
+def _parse_option(found: Words, word: str, words: Iterator[str]) -> None:
     scoped = _SCOPED.fullmatch(word)
     if scoped is not None and (scoped[1].startswith("--") or len(scoped[1]) == 2):
         option, which, value = scoped.groups()
@@ -149,18 +149,18 @@ def _take(found: Words, word: str, words: Iterator[str]) -> None:
         given = (text if equals else _next(words, option)) if what.takes_value else None
         found.options.append(Word(option, what.key, given, "=" if what.takes_value else "", what.shared))
     else:
-        _take_letters(found, word, words)
+        _parse_short(found, word, words)
 
 
-def _take_letters(found: Words, word: str, words: Iterator[str]) -> None:
-    """Take ``-c 4``, ``-c4``, ``-E`` or ``-Ec4``."""
-    letters = word[1:]
-    while letters:
-        option, letters = f"-{letters[0]}", letters[1:]
+def _parse_short(found: Words, word: str, words: Iterator[str]) -> None:
+    """Parse short options: ``-c 4``, ``-c4``, ``-E`` or ``-Ec4``."""
+    rest = word[1:]
+    while rest:
+        option, rest = f"-{rest[0]}", rest[1:]
         what = _lookup(option, word)
         value, join = None, ""
         if what.takes_value:
-            value, join, letters = (letters, "", "") if letters else (_next(words, option), " ", "")
+            value, join, rest = (rest, "", "") if rest else (_next(words, option), " ", "")
         found.options.append(Word(option, what.key, value, join, what.shared))
 
 
@@ -179,7 +179,7 @@ def _next(words: Iterator[str], option: str) -> str:
 
 
 def _signal(text: str) -> signal.Signals | None:
-    """Return the signal that `text` names: ``9``, ``KILL``, ``SIGKILL``."""
+    """Return the signal that `text` names, such as ``9``, ``KILL`` or ``SIGKILL``; None: it names none."""
     wanted: Any = None
     if text.isdigit():
         wanted = next((each for each in signal.Signals if each == int(text)), None)

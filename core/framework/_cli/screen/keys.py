@@ -1,4 +1,4 @@
-"""The keyboard: keys as they are pressed, by name."""
+"""Reads the keyboard, key by key, and names the keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tty
 from collections.abc import Iterator
 from typing import Any, Final
 
-#: What terminals send for keys that are no characters.
+#: Escape sequences and control characters of terminals, with the names of their keys.
 _SEQUENCES: Final = {
     "\x1b[A": "up",
     "\x1bOA": "up",
@@ -36,7 +36,7 @@ _LONGEST_FIRST: Final = sorted(_SEQUENCES, key=len, reverse=True)
 
 
 def split(text: str) -> Iterator[str]:
-    """Yield the keys that `text`, as a terminal sends it, stands for: names, or single characters."""
+    """Split terminal input into keys: names, or single characters."""
     while text:
         for sequence in _LONGEST_FIRST:
             if text.startswith(sequence) and not (sequence == "\x1b" and text[1:2] in ("[", "O")):
@@ -45,14 +45,14 @@ def split(text: str) -> Iterator[str]:
                 break
         else:
             if text.startswith("\x1b"):
-                return  # a sequence that we do not know; its rest would be read as keys
+                return  # an unknown sequence: its remaining characters are not keys
             if text[0].isprintable():
                 yield text[0]
             text = text[1:]
 
 
 class Keyboard:
-    """The terminal's keyboard, key by key and without echo, while the context lasts."""
+    """Context manager that reads the terminal key by key and without echo."""
 
     def __init__(self) -> None:
         self._fd = sys.stdin.fileno()
@@ -67,11 +67,11 @@ class Keyboard:
         termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 
     def read(self, timeout: float) -> list[str]:
-        """Return the keys pressed within `timeout` seconds; at once when there are some."""
+        """Wait up to `timeout` seconds for keys and return them."""
         ready, _, _ = select.select([self._fd], [], [], timeout)
         if not ready:
             return []
         data = os.read(self._fd, 1024)
         if not data:
-            return ["q"]  # the terminal is gone
+            return ["q"]  # the terminal was closed
         return list(split(data.decode(errors="replace")))

@@ -1,9 +1,9 @@
-"""What the live screen shows, and what its keys do.
+"""The state of the live screen and the actions of its keys.
 
-1. A receiver in a thread of its own keeps the `State` up to date.
-2. `press` moves the selection, changes the view, opens a page about one task, asks for a line of text.
-3. What is asked of workers is asked in a thread, and the answer is shown when it has come: the screen never waits.
-4. `tick` samples the counts once a picture; rates are those of the last few seconds.
+1. Runs a receiver in a thread, which keeps the `State` up to date.
+2. Handles keys in `press`: moves the selection, changes the view, opens a page about a task, prompts for text.
+3. Sends remote-control commands in a thread and shows the reply later, so that the screen never blocks.
+4. Samples the event counts in `tick`, once per redraw; rates cover the last few seconds.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ View = Literal["tasks", "workers", "types"]
 VIEWS: Final[tuple[View, ...]] = ("tasks", "workers", "types")
 Page = Literal["info", "result", "traceback", "help"]
 
-#: Seconds over which rates are taken, and for which a message stays.
+#: Seconds over which rates are measured, and for which a message is shown.
 _WINDOW: Final = 5.0
 _MESSAGE: Final = 8.0
-#: Seconds to wait for the answers of workers.
+#: Seconds to wait for replies of workers.
 _ANSWER: Final = 2.0
 
 
 class Prompt(NamedTuple):
-    """A line that the user is asked for."""
+    """A question to the user, and the callback for the answer."""
 
     question: str
-    #: One key is enough: y, or anything else for no.
+    #: Whether one key answers: y for yes, any other for no.
     yes_no: bool
     done: Callable[[str], object]
 
 
 class Model:
-    """The screen's memory. Used by one thread, but for what comes in."""
+    """The state of the screen, used by one thread; only events, connection changes and replies come from others."""
 
     def __init__(self, app: App) -> None:
         self.app = app
         self.state: State = app.events.State()
         self.broker: str = app.transport.display_url
-        #: Why the broker is not heard; "" when it is, None before the first attempt has ended.
+        #: The connection error; "" while connected, None before the first attempt has ended.
         self.trouble: str | None = None
         self.view: View = "tasks"
         self.page: Page | None = None
@@ -56,8 +56,8 @@ class Model:
         self.prompt: Prompt | None = None
         self.typed = ""
         self.paused = False
-        self.left = False
-        #: Lines of the list that fit; the views set it.
+        self.closed = False
+        #: Lines of the list that fit on the screen; set by `views.draw`.
         self.height = 10
         self._selected: dict[View, str | None] = dict.fromkeys(VIEWS)
         self._top: dict[View, int] = dict.fromkeys(VIEWS, 0)
@@ -76,16 +76,16 @@ class Model:
         self._receiver.close()
 
     def _on_connection(self, error: TransportError | None) -> None:
-        # The URL is on the screen already.
+        # The screen shows the URL already.
         self.trouble = "" if error is None else str(error).replace(f"{self.broker} ", "")
 
     @property
     def error(self) -> BaseException | None:
-        """What ended the capture."""
+        """The error that ended the capture, if any."""
         return self._receiver.error
 
     def tick(self) -> None:
-        """Sample the counts; leave when the capture has ended."""
+        """Sample the event counts; quit when the capture has failed."""
         now = time.monotonic()
         with self.state.lock:
             counts = dict(self.state.counts)
@@ -93,10 +93,10 @@ class Model:
         while len(self._samples) > 2 and self._samples[1][0] <= now - _WINDOW:
             self._samples.popleft()
         if self.error is not None:
-            self.left = True
+            self.closed = True
 
     def rate(self, kind: str) -> float:
-        """Return how many events of a type come a second."""
+        """Return how many events of the type `kind` arrive per second."""
         if len(self._samples) < 2:
             return 0.0
         (since, before), (until, after) = self._samples[0], self._samples[-1]
@@ -104,29 +104,29 @@ class Model:
 
     @property
     def message(self) -> tuple[str, bool]:
-        """What to tell the user, and whether it is an error."""
+        """The current message ("": none), and whether it is an error."""
         until, text, failed = self._message
         return (text, failed) if time.monotonic() < until else ("", False)
 
-    def tell(self, text: str, *, failed: bool = False) -> None:
-        """Show `text` for a while."""
+    def show_message(self, text: str, *, failed: bool = False) -> None:
+        """Show `text` for a few seconds."""
         self._message = (time.monotonic() + _MESSAGE, text, failed)
 
-    # ------------------------------------------------------------ what is listed
+    # ------------------------------------------------------------ lists
 
     def tasks(self) -> list[Task]:
-        """The tasks, last heard of first; as they were when the screen was paused."""
+        """Return the tasks, latest event first; while paused, as of the moment of pausing."""
         if self._frozen is not None:
             return self._frozen
         return [task for _, task in self.state.tasks_by_time()]
 
     def workers(self) -> list[Worker]:
-        """The workers, by name."""
+        """Return the workers, sorted by name."""
         with self.state.lock:
             return sorted(self.state.workers.values(), key=lambda worker: worker.hostname)
 
     def keys(self) -> list[str]:
-        """What the lines of the view are known by."""
+        """Return the keys of the lines of the view: task ids, node names or task names."""
         if self.view == "tasks":
             return [task.uuid for task in self.tasks()]
         if self.view == "workers":
@@ -134,11 +134,11 @@ class Model:
         return self.state.task_types()
 
     def window(self, keys: list[str]) -> tuple[int, int]:
-        """Return the first line to show, and the selected one (-1: there is none)."""
+        """Return the indexes of the first line to show and of the selected line (-1: none)."""
         if not keys:
             return 0, -1
         wanted = self._selected[self.view]
-        # With nothing chosen, the first line is the selected one, whatever comes.
+        # Without a selection, the first line is the selected one, also when new lines arrive.
         chosen = keys.index(wanted) if wanted in keys else 0
         top = self._top[self.view] if wanted in keys else 0
         top = max(0, min(top, chosen, len(keys) - self.height), chosen - self.height + 1)
@@ -146,7 +146,7 @@ class Model:
         return top, chosen
 
     def task(self) -> Task | None:
-        """The selected task."""
+        """Return the selected task."""
         if self.view != "tasks":
             return None
         tasks = self.tasks()
@@ -156,11 +156,11 @@ class Model:
     # ------------------------------------------------------------ keys
 
     def press(self, key: str) -> None:
-        """Do what `key` asks for."""
+        """Handle the key `key`."""
         if self.prompt is not None:
             self._answer(key)
         elif self.page is not None:
-            self._turn(key)
+            self._scroll(key)
         elif key in _MOVES:
             self._move(key)
         elif key in ("tab", "back tab", "1", "2", "3"):
@@ -182,7 +182,7 @@ class Model:
         elif len(key) == 1:
             self.typed += key
 
-    def _turn(self, key: str) -> None:
+    def _scroll(self, key: str) -> None:
         if key in ("up", "k"):
             self.scroll -= 1
         elif key in ("down", "j"):
@@ -207,7 +207,7 @@ class Model:
             chosen = len(keys) - 1 if key in ("end", "G") else 0
         else:
             chosen = max(0, min(chosen + step, len(keys) - 1))
-        # On the first line again: follow what comes.
+        # The first line is selected again: follow new lines.
         self._selected[self.view] = keys[chosen] if chosen or (step is not None and step > 0) else None
 
     def _change_view(self, key: str) -> None:
@@ -217,27 +217,27 @@ class Model:
 
     def _open(self, page: Page) -> None:
         if page != "help" and self.task() is None:
-            self.tell("Select a task first: key 1 lists them", failed=True)
+            self.show_message("Select a task first: key 1 lists the tasks", failed=True)
             return
         if page != "help" and self._selected["tasks"] is None:
             task = self.task()
-            # What is looked at stays, whatever comes.
+            # The page keeps its task when new lines arrive.
             self._selected["tasks"] = task.uuid if task is not None else None
         self.page, self.scroll = page, 0
 
-    def _leave(self) -> None:
-        self.left = True
+    def _quit(self) -> None:
+        self.closed = True
 
     def _pause(self) -> None:
         self.paused = not self.paused
         self._frozen = self.tasks() if self.paused else None
 
-    # ------------------------------------------------------------ asking workers
+    # ------------------------------------------------------------ remote control
 
     def _revoke(self) -> None:
         task = self.task()
         if task is None:
-            self.tell("Select a task first: key 1 lists them", failed=True)
+            self.show_message("Select a task first: key 1 lists the tasks", failed=True)
             return
         self._selected["tasks"] = task.uuid
         question = f"Revoke {task.name or 'task'} {task.uuid}? (y/n)"
@@ -251,7 +251,7 @@ class Model:
             _, chosen = self.window(types)
             name = types[chosen] if chosen >= 0 else None
         if name is None:
-            self.tell("Select a task, or a type of task, first", failed=True)
+            self.show_message("Select a task or a task type first", failed=True)
             return
         self.typed = ""
         question = f"Rate limit of {name} (10/s, 200/m, 1000/h; 0: none): "
@@ -268,7 +268,7 @@ class Model:
         self._ask("disable_events", {})
 
     def _ask(self, command: str, arguments: dict[str, Any]) -> None:
-        self.tell(f"{command} …")
+        self.show_message(f"{command} …")
         thread = threading.Thread(target=self._broadcast, args=(command, arguments), daemon=True)
         thread.start()
 
@@ -276,26 +276,26 @@ class Model:
         try:
             replies = self.app.control.broadcast(command, arguments, reply=True, timeout=_ANSWER) or []
         except FrameworkError as error:
-            self.tell(f"{command}: {error}", failed=True)
+            self.show_message(f"{command}: {error}", failed=True)
             return
         answers = [(node, answer) for reply in replies for node, answer in reply.items()]
         if not answers:
-            self.tell(f"{command}: no worker has answered", failed=True)
+            self.show_message(f"{command}: no worker replied", failed=True)
             return
         failed = [(node, answer["error"]) for node, answer in answers if isinstance(answer, dict) and "error" in answer]
         if failed:
-            self.tell(f"{command}: {failed[0][0]} says: {failed[0][1]}", failed=True)
+            self.show_message(f"{command}: error from {failed[0][0]}: {failed[0][1]}", failed=True)
         else:
             node, answer = answers[0]
             others = f" (and {len(answers) - 1} more)" if len(answers) > 1 else ""
             text = answer.get("ok", answer) if isinstance(answer, dict) else answer
-            self.tell(f"{node}{others}: {text}")
+            self.show_message(f"{node}{others}: {text}")
 
 
 _MOVES: Final = frozenset({"up", "k", "down", "j", "page up", "page down", "home", "end", "g", "G"})
 _PAGES: Final[dict[str, Page]] = {"i": "info", "enter": "info", "r": "result", "t": "traceback", "?": "help"}
 _ACTIONS: Final[dict[str, Callable[[Model], object]]] = {
-    "q": Model._leave,
+    "q": Model._quit,
     " ": Model._pause,
     "c": Model._revoke,
     "l": Model._limit,

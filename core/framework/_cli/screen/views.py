@@ -1,4 +1,4 @@
-"""Draws the live screen: two lines of facts, a list or a page, a line of keys."""
+"""Draws the live screen: two status lines, a list or a page, a message line and a line of keys."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ _KEYS: Final = {
     "types": "l rate limit  tab view  ? help  q quit",
 }
 _HELP: Final = """\
-1 2 3, tab      tasks, workers, types of task
+1 2 3, tab      tasks, workers, task types
 ↑ ↓ j k         select; page up, page down, home, end
-home, g         the first line, which follows what comes
-space           pause the list of tasks, and go on
+home, g         the first line, which follows new lines
+space           pause or resume the list of tasks
 
 i, enter        everything known about the selected task
 r               its result
 t               its traceback
-c               revoke it: it will not start; if it runs, it goes on
+c               revoke it: it will not start, but is not stopped if it runs
 l               rate limit of its type, on all workers
 
 e, E            switch task events of all workers on, off
-q, Ctrl-C       leave
+q, Ctrl-C       quit
 
-The screen shows what it has heard since it was opened: at most the last 10,000 tasks and 5,000 workers."""
+The screen shows events since it was opened, for at most the last 10,000 tasks and 5,000 workers."""
 _SHORT_ID: Final = 8
-#: Columns from which there is room for whole ids.
+#: Minimum columns for a wide layout, with full ids.
 _WIDE: Final = 140
 _CHROME: Final = 5
 
@@ -66,10 +66,10 @@ def draw(model: Model, console: Console) -> RenderableType:
     middle = [Text.assemble(*((segment.text, segment.style or "") for segment in line)) for line in shown]
     return Group(
         _title(model, width),
-        _facts(model, width),
+        _status(model, width),
         *middle,
         Text(filler[:-1]) if filler else Text("", end=""),
-        *_foot(model, width),
+        *_footer(model, width),
     )
 
 
@@ -97,14 +97,14 @@ def _title(model: Model, width: int) -> Text:
     return left
 
 
-def _facts(model: Model, width: int) -> Text:
+def _status(model: Model, width: int) -> Text:
     workers = model.workers()
     alive = sum(worker.alive for worker in workers)
     text = Text(" ")
     for view in VIEWS:
         text.append(f" {VIEWS.index(view) + 1} {view} ", "reverse" if view == model.view else "dim")
     text.append("  online ", "dim")
-    # While the broker is away nobody knows who lives.
+    # Without a connection the state of the workers is unknown.
     text.append("?" if model.trouble else f"{alive}", "yellow" if model.trouble else "green" if alive else "red")
     text.append(f"/{len(workers)} ")
     rates = [("received", "in"), ("succeeded", "ok"), ("failed", "failed")]
@@ -117,7 +117,7 @@ def _facts(model: Model, width: int) -> Text:
     return _fit(text, width)
 
 
-def _foot(model: Model, width: int) -> list[Text]:
+def _footer(model: Model, width: int) -> list[Text]:
     if model.prompt is not None:
         line = Text(f" {model.prompt.question}", "bold yellow")
         line.append(model.typed + ("" if model.prompt.yes_no else "▏"), "bold")
@@ -176,7 +176,7 @@ def _tasks(model: Model, width: int) -> RenderableType:
 
 
 def _add(table: Table, cells: Iterable[str | Text], *, selected: bool) -> None:
-    # As Text: square brackets in what others send are no markup.
+    # `Text` keeps square brackets in names and arguments from being parsed as markup.
     table.add_row(
         *(Text(cell) if isinstance(cell, str) else cell for cell in cells), style="reverse" if selected else ""
     )
@@ -189,7 +189,7 @@ def _workers(model: Model, width: int) -> RenderableType:
     table = _table(
         ("WORKER", None, ""),
         ("STATUS", 8, ""),
-        ("HEARD", 8, "right"),
+        ("SEEN", 8, "right"),
         ("ACTIVE", 6, "right"),
         ("PROCESSED", 11, "right"),
         ("LOAD", 5, "right"),
@@ -198,15 +198,15 @@ def _workers(model: Model, width: int) -> RenderableType:
     )
     top, chosen = model.window([worker.hostname for worker in workers])
     for number, worker in enumerate(workers[top : top + model.height], top):
-        _add(table, _worker(worker, width, deaf=bool(model.trouble)), selected=number == chosen)
+        _add(table, _worker(worker, width, disconnected=bool(model.trouble)), selected=number == chosen)
     return table
 
 
-def _worker(worker: Worker, width: int, *, deaf: bool) -> list[str | Text]:
+def _worker(worker: Worker, width: int, *, disconnected: bool) -> list[str | Text]:
     software = " ".join(part for part in (worker.sw_ident, worker.sw_ver, worker.sw_sys) if part)
     return [
         worker.hostname,
-        Text("?", "yellow") if deaf else Text(worker.status, "green" if worker.alive else "red"),
+        Text("?", "yellow") if disconnected else Text(worker.status, "green" if worker.alive else "red"),
         f"{max(0.0, time.time() - worker.heartbeat):.0f} s ago",
         "-" if worker.active is None else f"{worker.active:,}",
         "-" if worker.processed is None else f"{worker.processed:,}",
@@ -252,15 +252,15 @@ def _types(model: Model, _width: int) -> RenderableType:
 def _empty(model: Model) -> RenderableType:
     workers = model.workers()
     if model.trouble:
-        text = "The broker is away. The screen goes on when it is back."
+        text = "The broker cannot be reached. The screen continues when it is back."
     elif model.trouble is None:
         text = "Connecting."
     elif not workers and not model.state.event_count:
-        text = "No worker has been heard of. Start one (framework worker), or check the broker's URL above."
+        text = "No events from any worker yet. Start one (framework worker), or check the broker's URL above."
     elif not any(worker.alive for worker in workers):
         text = "No worker is online."
     else:
-        text = "No task has been heard of. Workers tell of tasks when started with -E; press e to have them do so now."
+        text = "No task events yet. Workers send them when started with -E; press e to switch them on now."
     return Text(f"\n  {text}", "yellow")
 
 
@@ -273,10 +273,10 @@ def _page(model: Model, width: int) -> RenderableType:
         title, text = "Keys", _HELP
     elif model.page == "result":
         title = f"Result of {task.name} {task.uuid}"
-        text = task.result if task.result is not None else task.exception or f"None yet: the task is {task.state}."
+        text = task.result if task.result is not None else task.exception or f"No result yet: the task is {task.state}."
     elif model.page == "traceback":
         title = f"Traceback of {task.name} {task.uuid}"
-        text = task.traceback or "There is none."
+        text = task.traceback or "No traceback."
     else:
         title, text = f"{task.name} {task.uuid}", _info(task)
     lines = Text(text).wrap(Console(width=width), max(10, width - 2))

@@ -7,9 +7,9 @@ In the plugin's own repository one class is enough::
     class TestAcmeWatcher(FsnotifySuite):
         fsnotify = "acme"
 
-1. Real files in a directory of the test's own are changed in every way in which editors and deployments change them.
-2. On a system on which the watcher does not work its tests are skipped, with its own reason.
-3. `changes` and `life` hold the tests by subject; `base` has what a suite may be told.
+1. Changes real files in a temporary directory in every way in which editors and deployments do.
+2. Skips the tests, with the watcher's reason, on a system on which the watcher does not work.
+3. `changes` and `life` hold the tests by subject; `base` holds the attributes of a suite and the fixtures.
 """
 
 from __future__ import annotations
@@ -22,4 +22,4 @@ __all__ = ["Bench", "FsnotifySuite"]
 
 
 class FsnotifySuite(ChangePromises, LifePromises, FsnotifySuiteBase):
-    """Every promise of a file watcher. Subclass it, name the class ``Test…``, and set `fsnotify`."""
+    """Tests every promise of a file watcher. Subclass it, name the class ``Test…``, and set `fsnotify`."""

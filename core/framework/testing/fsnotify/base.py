@@ -1,8 +1,8 @@
-"""What every part of the file watchers' suite shares.
+"""The common base of the tests of file watchers.
 
-1. `FsnotifySuiteBase` has what an author may set, and the fixtures `bench` and `source`.
-2. `Bench` makes a watcher and asks it as the worker's loop does: when its descriptor is readable, or now and then.
-3. It makes every call of the watcher in one thread beside the test: a call that does not return fails the test.
+1. `FsnotifySuiteBase` has the attributes that an author may set, and the fixtures `bench` and `source`.
+2. `Bench` creates watchers and reads them as the worker's loop does: when the descriptor is readable, or at intervals.
+3. `Bench` makes every call of a watcher in a separate thread, so that a call that does not return fails the test.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ T = TypeVar("T")
 
 
 class FsnotifySuiteBase:
-    """What a suite may be told. Only `fsnotify` must be set."""
+    """The attributes and fixtures of a suite. Only `fsnotify` must be set."""
 
     #: The watcher's name, as in the setting `fsnotify` under ``[worker]``, or its class.
     fsnotify: ClassVar[str | type[Watcher]]
     #: The watcher's options, as in its table of the config file.
     options: ClassVar[Mapping[str, Any]] = {}
-    #: The watcher never names a file that has not changed, which the contract allows.
+    #: Whether the watcher reports only files that have changed; the contract allows others.
     exact: ClassVar[bool] = False
-    #: Seconds after which a test gives up waiting.
+    #: Seconds after which a test stops waiting.
     patience: ClassVar[float] = 20.0
 
     @pytest.fixture
     def bench(self, request: pytest.FixtureRequest) -> Iterator[Bench]:
-        """Ask a watcher; it is closed with the test."""
+        """Yield the bench of the test; its watchers are closed at the end."""
         bench = Bench(self)
         if (reason := bench.watcher_type.unavailable()) is not None:
             request.node.user_properties.append(("missing trait", "not on this system"))
@@ -48,7 +48,7 @@ class FsnotifySuiteBase:
 
     @pytest.fixture
     def source(self, tmp_path: Path) -> Path:
-        """A file in a directory of its own, two levels below the test's."""
+        """Return a file two directories below the test's directory."""
         path = tmp_path / "proj" / "pkg" / "tasks.py"
         path.parent.mkdir(parents=True)
         path.write_text("one")
@@ -56,7 +56,7 @@ class FsnotifySuiteBase:
 
 
 class Bench:
-    """One watcher, and what it has been told to watch."""
+    """Creates watchers for one test, and records the paths that they watch."""
 
     def __init__(self, suite: FsnotifySuiteBase) -> None:
         self.suite = suite
@@ -80,16 +80,16 @@ class Bench:
         def answer() -> None:
             try:
                 answers.put((function(), None))
-            except BaseException as error:  # noqa: BLE001 - it is raised where the test waits for it
+            except BaseException as error:  # noqa: BLE001 - raised again in the test's thread
                 answers.put((None, error))
 
         self._calls.put(answer)
         try:
             value, error = answers.get(timeout=self.suite.patience)
         except Empty:
-            self._thread = None  # it is lost; what it does yet is nobody's
+            self._thread = None  # abandon the blocked thread
             self._calls = SimpleQueue()
-            pytest.fail(f"a call of the watcher {self.name!r} has not returned after {self.suite.patience:g} s")
+            pytest.fail(f"a call of the watcher {self.name!r} did not return within {self.suite.patience:g} s")
         if error is not None:
             raise error
         return value  # type: ignore[return-value]
@@ -100,7 +100,7 @@ class Bench:
             call()
 
     def make(self) -> Watcher:
-        """Return a watcher that watches nothing yet."""
+        """Return a new watcher that watches nothing yet."""
         options = loader.options("fsnotify", self.name, self.watcher_type, self.suite.options)
         watcher = self.call(lambda: self.watcher_type(options))
         self._made.append(watcher)
@@ -108,7 +108,7 @@ class Bench:
 
     @property
     def watcher(self) -> Watcher:
-        """The test's watcher."""
+        """The watcher of the test."""
         return self._made[0] if self._made else self.make()
 
     def end(self) -> None:
@@ -120,38 +120,38 @@ class Bench:
             self._thread.join(self.suite.patience)
 
     def watch(self, *paths: Path) -> None:
-        """Watch `paths`, too."""
+        """Watch `paths`, in addition to earlier ones."""
         names = [str(path) for path in paths]
         self._watched.update(names)
         watcher = self.watcher
         self.call(lambda: watcher.watch(names))
 
     def read(self) -> set[str]:
-        """Return what the watcher tells; it tells only of what it watches, under the names that it was given."""
-        told = self.call(self.watcher.read)
-        assert isinstance(told, set), f"`read` returned {told!r}; wanted a set"
-        strange = told - self._watched
-        assert not strange, f"told of {sorted(strange)}, which it was not asked to watch"
-        return told
+        """Return the paths that the watcher reports; fail if it reports a path that it does not watch."""
+        reported = self.call(self.watcher.read)
+        assert isinstance(reported, set), f"`read` returned {reported!r}; wanted a set"
+        unknown = reported - self._watched
+        assert not unknown, f"reported {sorted(unknown)}, which it does not watch"
+        return reported
 
     # ------------------------------------------------------------ waiting
 
     def expect(self, *paths: Path) -> None:
-        """Wait until all of `paths` have been told, and until there is nothing more to tell."""
+        """Wait until all of `paths` have been reported, and then until `read` returns nothing."""
         wanted = {str(path) for path in paths}
-        told: set[str] = set()
+        reported: set[str] = set()
 
-        def all_told() -> bool:
-            self.await_news(lambda: f"{sorted(wanted - told)} to be told")
-            told.update(self.read())
-            return told >= wanted
+        def all_reported() -> bool:
+            self.wait_for_change(lambda: f"{sorted(wanted - reported)} to be reported")
+            reported.update(self.read())
+            return reported >= wanted
 
-        wait_for(all_told, self.suite.patience, lambda: f"{sorted(wanted)} to be told; told of {sorted(told)}")
-        assert not self.suite.exact or told == wanted, f"told of {sorted(told)}; {sorted(wanted)} changed"
-        self.rest()
+        wait_for(all_reported, self.suite.patience, lambda: f"{sorted(wanted)} to be reported; got {sorted(reported)}")
+        assert not self.suite.exact or reported == wanted, f"reported {sorted(reported)}; {sorted(wanted)} changed"
+        self.wait_until_quiet()
 
-    def await_news(self, what: Callable[[], str]) -> None:
-        """Sleep as the loop does: until the descriptor is readable, or for a moment."""
+    def wait_for_change(self, what: Callable[[], str]) -> None:
+        """Wait until the descriptor is readable; without a descriptor, sleep briefly."""
         fd = self.call(self.watcher.fileno)
         if fd is None:
             time.sleep(min(0.01, self.watcher.interval))
@@ -160,9 +160,9 @@ class Bench:
 
     @staticmethod
     def readable(fd: int, timeout: float) -> bool:
-        """Say whether `fd` becomes readable within `timeout` seconds."""
+        """Return whether `fd` becomes readable within `timeout` seconds."""
         return bool(select.select([fd], [], [], timeout)[0])
 
-    def rest(self) -> None:
-        """Wait until there is nothing more to tell."""
-        wait_for(lambda: not self.read(), self.suite.patience, lambda: "an end of what it tells")
+    def wait_until_quiet(self) -> None:
+        """Wait until `read` returns nothing."""
+        wait_for(lambda: not self.read(), self.suite.patience, lambda: "`read` to return nothing")

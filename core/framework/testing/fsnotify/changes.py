@@ -1,4 +1,4 @@
-"""Promises 1 and 2: no change is missed, however it came about, and it is told under the right name."""
+"""Promises 1 and 2: every change is reported, whatever caused it, under the watched name."""
 
 from __future__ import annotations
 
@@ -13,59 +13,59 @@ from framework.testing.fsnotify.base import Bench, FsnotifySuiteBase
 
 
 def rewrite(source: Path) -> None:
-    """Write it anew, as simple editors do."""
+    """Overwrite the file, as simple editors do."""
     source.write_text("changed")
 
 
 def append(source: Path) -> None:
-    """Write more at its end."""
+    """Append to the file."""
     with source.open("a") as stream:
         stream.write("more")
 
 
 def replace(source: Path) -> None:
-    """Rename another file over it, as careful editors do."""
+    """Replace the file by renaming another file over it, as careful editors do."""
     other = source.parent.parent.parent / "other"
     other.write_text("other")
     os.replace(other, source)
 
 
 def replace_beside(source: Path) -> None:
-    """Rename a file of the same directory over it."""
+    """Replace the file by renaming a file of the same directory over it."""
     other = source.with_suffix(".tmp")
     other.write_text("other")
     os.replace(other, source)
 
 
 def remove(source: Path) -> None:
-    """Remove it."""
+    """Remove the file."""
     source.unlink()
 
 
 def remove_and_make(source: Path) -> None:
-    """Remove it and make it again."""
+    """Remove the file and create it again."""
     source.unlink()
     source.write_text("again")
 
 
 def save_with_a_backup(source: Path) -> None:
-    """Rename it, and write a new one."""
+    """Rename the file to a backup and write a new one."""
     source.rename(source.with_suffix(".bak"))
     source.write_text("saved")
 
 
 def move_away(source: Path) -> None:
-    """Rename it into another directory."""
+    """Move the file to another directory."""
     source.rename(source.parent.parent.parent / "elsewhere")
 
 
 def remove_directory(source: Path) -> None:
-    """Remove it with its directory."""
+    """Remove the file with its directory."""
     shutil.rmtree(source.parent)
 
 
 def rename_above(source: Path) -> None:
-    """Rename the directory above its own."""
+    """Rename the parent of the file's directory."""
     source.parent.parent.rename(source.parent.parent.with_name("old"))
 
 
@@ -86,11 +86,11 @@ changes = pytest.mark.parametrize("change", CHANGES, ids=[change.__name__ for ch
 
 
 class ChangePromises(FsnotifySuiteBase):
-    """What happens to files."""
+    """Tests of changes to files."""
 
     @changes
     def test_a_change_is_told(self, bench: Bench, source: Path, change: Callable[[Path], None]) -> None:
-        """Written to, replaced, removed, made again, renamed, alone or with its directory: from `watch` on."""
+        """Every change after `watch` is reported: write, replace, remove and rename, of the file or its directory."""
         source.with_name("other.py").write_text("other")
         bench.watch(source)
         change(source)
@@ -100,37 +100,37 @@ class ChangePromises(FsnotifySuiteBase):
     def test_what_comes_after_a_change_is_told_too(
         self, bench: Bench, source: Path, change: Callable[[Path], None]
     ) -> None:
-        """Whatever has happened to it: the next change is seen as well as the first, and the one after that."""
+        """After any change to a file, the next two changes are reported as well."""
         bench.watch(source)
         change(source)
         bench.expect(source)
         source.parent.mkdir(parents=True, exist_ok=True)
-        bench.rest()
+        bench.wait_until_quiet()
         source.write_text("the next one")
         bench.expect(source)
         append(source)
         bench.expect(source)
 
     def test_a_change_between_two_reads_is_told(self, bench: Bench, source: Path) -> None:
-        """One that came before `read` was called for the first time, and one that comes just after a `read`."""
+        """A change before the first `read` and a change right after a `read` are both reported."""
         bench.watch(source)
         for number in range(20):
             append(source) if number % 2 else replace(source)
             bench.expect(source)
 
     def test_a_file_that_is_not_there_is_told_when_it_comes(self, bench: Bench, tmp_path: Path) -> None:
-        """Its directories come one by one, with a `read` between them."""
+        """A missing file is reported when it is created, after its directories were created one by one."""
         late = tmp_path / "a" / "b" / "c" / "late.py"
         bench.watch(late)
-        bench.rest()
+        bench.wait_until_quiet()
         for directory in (late.parent.parent, late.parent):
             directory.mkdir(parents=True)
-            bench.rest()
+            bench.wait_until_quiet()
         late.write_text("here")
         bench.expect(late)
 
     def test_a_file_that_comes_with_its_directories_is_told(self, bench: Bench, tmp_path: Path) -> None:
-        """All at once, before anybody looks."""
+        """A missing file is reported when it is created together with its directories, without a `read` in between."""
         late = tmp_path / "a" / "b" / "c" / "late.py"
         bench.watch(late)
         late.parent.mkdir(parents=True)
@@ -138,7 +138,7 @@ class ChangePromises(FsnotifySuiteBase):
         bench.expect(late)
 
     def test_a_directory_that_is_replaced_is_watched(self, bench: Bench, source: Path, tmp_path: Path) -> None:
-        """The new one is, the old one is not any more, as when a deployment puts a new tree in place."""
+        """When a directory tree is replaced, as in a deployment, the new tree is watched and the old one is not."""
         bench.watch(source)
         shutil.copytree(tmp_path / "proj", tmp_path / "next")
         (tmp_path / "next" / "pkg" / "tasks.py").write_text("the next release")
@@ -151,7 +151,7 @@ class ChangePromises(FsnotifySuiteBase):
         assert not self.exact or bench.read() == set()
 
     def test_links_are_followed_and_watched(self, bench: Bench, source: Path, tmp_path: Path) -> None:
-        """What a symbolic link leads to, and that it comes to lead elsewhere; told under the link's name."""
+        """Changes to a link's target, and of the link itself, are reported under the link's name."""
         link, through = tmp_path / "links" / "linked.py", tmp_path / "links" / "current" / "tasks.py"
         link.parent.mkdir()
         link.symlink_to(source)
@@ -169,7 +169,7 @@ class ChangePromises(FsnotifySuiteBase):
         bench.expect(through)
 
     def test_many_files_and_more_of_them_later(self, bench: Bench, source: Path) -> None:
-        """A hundred, in two calls of `watch` that overlap: all of them are watched."""
+        """A hundred files in two overlapping calls of `watch` are all watched."""
         files = [source.with_name(f"module{number}.py") for number in range(100)]
         for path in files:
             path.write_text("one")
@@ -180,19 +180,19 @@ class ChangePromises(FsnotifySuiteBase):
         bench.expect(*files)
 
     def test_watching_again_loses_no_change(self, bench: Bench, source: Path) -> None:
-        """A file that has changed and is named to `watch` once more is told all the same."""
+        """A change is reported even if `watch` is called for the file again before `read`."""
         bench.watch(source)
         rewrite(source)
         bench.watch(source, source.with_name("another.py"))
         bench.expect(source)
 
     def test_what_is_not_watched_is_not_told(self, bench: Bench, source: Path) -> None:
-        """New files beside a watched one, and above it, and that somebody reads it."""
+        """New files in the same and in the parent directory, and reads of the watched file, are not reported."""
         bench.watch(source)
-        bench.rest()
+        bench.wait_until_quiet()
         source.with_name("neighbour.py").write_text("new")
         (source.parent.parent / "above.py").write_text("new")
         assert source.read_text() == "one"
-        # The last of them is told of; what came before it would be, too.
+        # Once this later change is reported, earlier ones would have been reported as well.
         append(source)
         bench.expect(source)

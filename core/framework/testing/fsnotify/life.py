@@ -1,4 +1,4 @@
-"""Promises 2 to 4: `read` never waits, the loop can sleep, there is no thread, and nothing is left behind."""
+"""Promises 2 to 4: `read` never blocks, the loop can sleep, the watcher has no thread and leaks nothing."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from framework.testing.survey import survey
 
 
 class LifePromises(FsnotifySuiteBase):
-    """From the beginning to the end."""
+    """Tests from creation to close."""
 
     def test_making_one_opens_nothing(self, bench: Bench) -> None:
-        """Nothing is held before `watch` or `fileno`; to close it then is harmless."""
-        bench.call(lambda: None)  # the thread in which the watcher is called counts, too
+        """The constructor holds no resources, and `close` right after it is harmless."""
+        bench.call(lambda: None)  # start the bench's own thread before the survey
         before = survey()
         watcher = bench.make()
         assert survey().left_since(before) == []
         bench.call(watcher.close)
 
     def test_read_does_not_wait(self, bench: Bench, source: Path) -> None:
-        """It returns at once, as often as one asks, also when there is nothing to tell."""
+        """`read` returns at once, also when nothing has changed."""
         bench.watch(source)
-        bench.rest()
+        bench.wait_until_quiet()
         for _ in range(100):
             bench.read()
         append(source)
         bench.expect(source)
 
     def test_it_comes_to_rest(self, bench: Bench, source: Path) -> None:
-        """What has been told is not told again and again."""
+        """A change is not reported again and again."""
         bench.watch(source)
-        bench.rest()
+        bench.wait_until_quiet()
         replace(source)
         bench.expect(source)
         assert [bench.read() for _ in range(10)] == [set()] * 10
 
     def test_a_change_wakes_the_loop(self, bench: Bench, source: Path) -> None:
-        """The descriptor turns readable though nobody calls `read`; without one there is an interval to wait."""
+        """A change makes the descriptor readable; a watcher without one has an interval of at most 60 seconds."""
         bench.watch(source)
-        bench.rest()
+        bench.wait_until_quiet()
         fd = bench.call(bench.watcher.fileno)
         if fd is None:
             assert 0 < bench.watcher.interval <= 60
@@ -53,20 +53,20 @@ class LifePromises(FsnotifySuiteBase):
         bench.expect(source)
 
     def test_it_does_not_spin(self, bench: Bench, source: Path) -> None:
-        """When everything has been told, the descriptor is not readable any more."""
+        """The descriptor is not readable after all changes have been reported."""
         bench.watch(source)
         append(source)
         bench.expect(source)
         fd = bench.call(bench.watcher.fileno)
         if fd is None:
-            pytest.skip("it has no descriptor")
+            pytest.skip("the watcher has no descriptor")
         for _ in range(10):
             assert not bench.readable(fd, 0) or bench.read() or not bench.readable(fd, 0), (
-                "the descriptor stays readable with nothing to tell"
+                "the descriptor stays readable without a change"
             )
 
     def test_the_descriptor_stays_the_same(self, bench: Bench, source: Path, tmp_path: Path) -> None:
-        """From the first call until `close`, whatever happens to the files."""
+        """`fileno` returns the same descriptor until `close`, whatever happens to the files."""
         first = bench.call(bench.watcher.fileno)
         bench.watch(source)
         for change in (append, replace):
@@ -78,18 +78,18 @@ class LifePromises(FsnotifySuiteBase):
         assert bench.call(bench.watcher.fileno) == first
 
     def test_it_has_no_thread(self, bench: Bench, source: Path) -> None:
-        """Under a green pool there would be none for it, and the loop waits anyway. Nor has it a process."""
+        """The watcher starts neither a thread, which a green pool would patch, nor a process."""
         bench.call(lambda: None)
         before = survey()
         bench.watch(source)
         append(source)
         bench.expect(source)
         after = survey()
-        assert len(after.threads) == len(before.threads), f"there is a thread more: {after.threads - before.threads}"
+        assert len(after.threads) == len(before.threads), f"new threads: {after.threads - before.threads}"
         assert after.children == before.children
 
     def test_two_watchers_are_two(self, bench: Bench, source: Path) -> None:
-        """One is closed, and the other goes on."""
+        """Closing one watcher does not affect another."""
         bench.watch(source)
         other = bench.make()
         bench.call(lambda: other.watch([str(source)]))
@@ -100,7 +100,7 @@ class LifePromises(FsnotifySuiteBase):
         bench.expect(source)
 
     def test_closing_is_harmless(self, bench: Bench, source: Path) -> None:
-        """Before `watch` and twice; a watcher that is closed tells nothing."""
+        """`close` may be called before `watch` and twice; a closed watcher reports nothing."""
         bench.call(bench.make().close)
         bench.watch(source)
         append(source)
@@ -109,7 +109,7 @@ class LifePromises(FsnotifySuiteBase):
         assert bench.read() == set()
 
     def test_ten_lives_leave_nothing_behind(self, bench: Bench, source: Path) -> None:
-        """No descriptor and no thread of ten watchers, also of those that had something to tell."""
+        """Ten watchers leave no descriptor and no thread, even if changes were not read."""
         bench.call(lambda: None)
         self._live(bench, source)
         before = survey()
@@ -127,7 +127,7 @@ class LifePromises(FsnotifySuiteBase):
         bench.call(watcher.close)
 
     def test_changes_leave_nothing_behind(self, bench: Bench, source: Path) -> None:
-        """A file that is replaced and a directory that is made anew, twenty times: it holds no more than before."""
+        """Replacing a file and its directory twenty times does not increase the watcher's resources."""
 
         def change() -> None:
             replace(source)

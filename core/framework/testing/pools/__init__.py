@@ -7,10 +7,10 @@ In the plugin's own repository one class is enough::
     class TestAcmePool(PoolSuite):
         pool = "acme"
 
-1. What the pool's traits rule out is skipped; pytest's summary says which trait it was.
-2. A pool that patches the interpreter is tested in one of its own, patched before anything is imported; one with the
-   trait `main_thread` gets pytest's main thread.
-3. `jobs`, `limits`, `slots`, `stopping`, `patching` hold the tests by subject; `base` has what a suite may be told.
+1. Skips tests that need a trait which the pool does not have; pytest's summary names the trait.
+2. Tests a pool that patches the interpreter in a child process that is patched before any other import; gives a pool
+   with the trait `main_thread` pytest's main thread.
+3. `jobs`, `limits`, `slots`, `stopping`, `patching` hold the tests by subject; `base` holds the attributes of a suite.
 """
 
 from __future__ import annotations
@@ -26,4 +26,4 @@ __all__ = ["Bench", "PoolSuite", "needs"]
 
 
 class PoolSuite(JobPromises, LimitPromises, SlotPromises, StopPromises, PatchPromises, PoolSuiteBase):
-    """Every promise of a pool. Subclass it, name the class ``Test…``, and set `pool`."""
+    """Tests every promise of a pool. Subclass it, name the class ``Test…``, and set `pool`."""

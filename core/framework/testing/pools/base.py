@@ -1,9 +1,9 @@
-"""What every part of the pools' suite shares.
+"""The common base of the tests of pools.
 
-1. `PoolSuiteBase` has what an author may set, and the fixture `start`, which makes pools and ends them with the test.
-2. `Bench` is that fixture's value: it starts a pool in a real loop, and runs a test of a pool that wants the main
-   thread in another one.
-3. `needs` gates a test by a trait.
+1. `PoolSuiteBase` has the attributes that an author may set, and the fixture `start`, which creates pools.
+2. `Bench`, the value of `start`, starts pools in a real loop and stops them after the test; if the pool needs the main
+   thread, it runs the test in another thread.
+3. `needs` skips a test unless the pool has a trait.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from framework.testing.harness import PATIENCE, Harness
 
 
 def needs(*traits: str) -> pytest.MarkDecorator:
-    """Skip a test, and say why, unless the pool has all of `traits`."""
+    """Skip a test, with the reason, unless the pool has all of `traits`."""
     return pytest.mark.needs_trait(*traits)
 
 
 class PoolSuiteBase:
-    """What a suite may be told. Only `pool` must be set."""
+    """The attributes and fixtures of a suite. Only `pool` must be set."""
 
     #: The pool's name, as in `--pool`, or its class.
     pool: ClassVar[str | type[Pool]]
     #: The pool's options, as in its table of the config file.
     options: ClassVar[Mapping[str, Any]] = {}
-    #: What else is to be in the `PoolContext`, for example ``{"start_method": "spawn"}``.
+    #: Further fields of the `PoolContext`, for example ``{"start_method": "spawn"}``.
     context: ClassVar[Mapping[str, Any]] = {}
-    #: Slots that most tests ask for; a pool with the trait `main_thread` has one.
+    #: Slots in most tests; a pool with the trait `main_thread` has one.
     slots: ClassVar[int] = 2
-    #: Jobs of the tests that send many.
+    #: Number of jobs in tests with many jobs.
     many: ClassVar[int] = 5_000
-    #: Jobs are coroutines, which a pool with the trait `async_tasks` runs on its event loop.
+    #: Whether jobs are coroutines, which a pool with the trait `async_tasks` runs on its event loop.
     coroutines: ClassVar[bool] = False
     #: Seconds without any progress after which a test fails.
     patience: ClassVar[float] = PATIENCE
 
     @pytest.fixture
     def start(self, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bench]:
-        """Make a pool: ``start()`` returns a started `Harness`; whatever was started ends with the test."""
+        """Yield a function that starts a pool and returns its `Harness`; the pools are stopped after the test."""
         bench = Bench(self, tmp_path)
         for marker in request.node.iter_markers("needs_trait"):
             for trait in marker.args:
@@ -61,7 +61,7 @@ class PoolSuiteBase:
 
 
 class Bench:
-    """Makes pools for one test."""
+    """Creates pools for one test."""
 
     def __init__(self, suite: PoolSuiteBase, directory: Path) -> None:
         self.suite = suite
@@ -70,14 +70,14 @@ class Bench:
         self.traits: PoolTraits = self.pool_type.traits
         self.name = name_of(suite.pool)
         self.slots = 1 if self.traits.main_thread else suite.slots
-        #: Modules that a test writes here can be imported where the pool's jobs run.
+        #: A directory from which the pool's jobs can import modules.
         self.modules = directory / "modules"
         self._made: list[Harness] = []
         self._mains: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._main_is_lost = False
 
     def __call__(self, slots: int | None = None, recipe: Mapping[str, Any] | None = None, **context: Any) -> Harness:
-        """Return a started pool with so many `slots` (as many as the suite says by default)."""
+        """Return a started pool with `slots` slots, by default those of the suite."""
         return self.make(slots, recipe, **context).start()
 
     def make(self, slots: int | None = None, recipe: Mapping[str, Any] | None = None, **context: Any) -> Harness:
@@ -96,11 +96,11 @@ class Bench:
         return harness
 
     def gate(self) -> Path:
-        """Return the path of a file that is not there yet: a job ``await:<path>`` runs until a test makes it."""
+        """Return the path of a file that does not exist: a job ``await:<path>`` runs until the test creates it."""
         return self.directory / f"gate-{uuid4().hex}"
 
     def run(self, test: Callable[[], object]) -> None:
-        """Run a test's function, and hold the pools that it made to their word; called by the pytest plugin."""
+        """Run a test's function, stop its pools and check their reports; called by the pytest plugin."""
         if not self.traits.main_thread:
             self._run(test)
             return
@@ -109,7 +109,7 @@ class Bench:
         def drive() -> None:
             try:
                 self._run(test)
-            except BaseException as error:  # noqa: BLE001 - raised again where pytest sees it
+            except BaseException as error:  # noqa: BLE001 - raised again in pytest's thread
                 errors.append(error)
             finally:
                 self._mains.put(None)
@@ -122,7 +122,7 @@ class Bench:
                     break
                 run_main()
             except KeyboardInterrupt:
-                # Ours, to get out of a `run_main` that did not return; anybody else's is passed on.
+                # `_leave_main` interrupts a `run_main` that did not return; any other interrupt is passed on.
                 if not self._main_is_lost:
                     raise
         driver.join()
@@ -134,7 +134,7 @@ class Bench:
         try:
             test()
             failed = False
-        except Exception as error:  # the test's wall: what the pool did wrong meanwhile belongs to the report
+        except Exception as error:  # the test's wall: add broken promises of the pool to the report
             self._explain(error)
             raise
         finally:
@@ -143,10 +143,10 @@ class Bench:
     def _explain(self, error: BaseException) -> None:
         for harness in self._made:
             if harness.problems or harness.errors:
-                error.add_note(f"What the pool did wrong: {harness.complaints()}")
+                error.add_note(f"Errors of the pool: {harness.complaints()}")
 
     def close(self, failed: bool = False) -> None:
-        """End what was started; unless the test has `failed` anyway, fail on every promise that was broken."""
+        """Stop all pools; unless the test has `failed` already, fail if a promise was broken."""
         made, self._made = self._made, []
         try:
             for harness in made:
@@ -176,5 +176,5 @@ def load(pool: str | type[Pool]) -> type[Pool]:
 
 
 def name_of(pool: str | type[Pool]) -> str:
-    """Return what a pool is called in messages."""
+    """Return the name of a pool for messages."""
     return pool if isinstance(pool, str) else pool.__name__

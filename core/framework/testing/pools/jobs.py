@@ -1,4 +1,4 @@
-"""Promises 1 to 3: jobs begin once, end once, and bring home what is theirs; nothing blocks, none waits in vain."""
+"""Promises 1 to 3: each job starts once and ends once with its own outcome; no call blocks and no job is stuck."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from framework.testing.pools.base import Bench, PoolSuiteBase, needs
 from framework.testing.wait import wait_for
 from framework.testing.workload import digest
 
-#: What no job of the workload can be read from, and what every pool must carry all the same.
+#: Payloads that the workload cannot parse and that every pool must carry unchanged.
 ODD_PAYLOADS = [
     b"",
     bytes(range(256)),
@@ -35,7 +35,7 @@ ODD_PAYLOADS = [
 
 
 def most_at_once(pool: Harness) -> int:
-    """Return how many jobs that note "in" and "out" were inside at the same time."""
+    """Return the largest number of concurrent jobs, from the entries "in" and "out" of the ledger."""
     inside = most = 0
     for line in ledger.lines(pool.ledger):
         inside += {"in": 1, "out": -1}.get(line, 0)
@@ -44,10 +44,10 @@ def most_at_once(pool: Harness) -> int:
 
 
 class JobPromises(PoolSuiteBase):
-    """Jobs in, outcomes out."""
+    """Tests of jobs and their outcomes."""
 
     def test_every_job_runs_once_and_ends_once(self, start: Bench) -> None:
-        """Thousands of small jobs: each is noted once in the ledger and ends once, with its own outcome."""
+        """Each of thousands of small jobs runs once and ends once, with its own outcome."""
         pool = start()
         numbers = range(self.many)
         outcomes = pool.run(*[b"note:%d;echo:%d" % (number, number) for number in numbers])
@@ -57,7 +57,7 @@ class JobPromises(PoolSuiteBase):
         pool.check()
 
     def test_a_job_begins_before_it_ends(self, start: Bench) -> None:
-        """`started` comes once for each job, before `finished`, with the process that runs it, and from the loop."""
+        """`started` is called once for each job, in the loop, before `finished`, with the pid of its process."""
         pool = start()
         seqs = [seq for _ in range(20) for seq in pool.submit(b"noop", b"sleep:0.002")]
         pool.wait(seqs)
@@ -65,7 +65,7 @@ class JobPromises(PoolSuiteBase):
         assert [seq for seq in seqs if pool.begun[seq][1] > pool.ended_at[seq]] == []
 
     def test_a_running_job_is_reported_while_it_runs(self, start: Bench) -> None:
-        """`started` is not put off until a job has ended, wherever the job waited before."""
+        """`started` is reported while a job runs, even if the job waited behind short jobs."""
         pool = start()
         pool.run(*[b"noop"] * 50, task="short")
         gate = start.gate()
@@ -75,7 +75,7 @@ class JobPromises(PoolSuiteBase):
         pool.wait(seqs)
 
     def test_a_random_mix_loses_nothing(self, start: Bench) -> None:
-        """Short jobs, long ones and failing ones in any order, also under the same name: every one is accounted for."""
+        """In a random mix of short, long and failing jobs with the same task name, each job runs once and ends once."""
         pool = start()
         rng = random.Random(7)
         tails = [rng.choices(["", ";sleep:0.0005", ";sleep:0.03", ";raise"], [70, 27, 2, 1])[0] for _ in range(1_000)]
@@ -85,7 +85,7 @@ class JobPromises(PoolSuiteBase):
         assert [outcome.code for outcome in outcomes] == wanted
 
     def test_outcomes_come_home_unchanged(self, start: Bench) -> None:
-        """The pool passes on what the workload answers: code, document, note and traceback."""
+        """The pool returns the workload's outcome unchanged: code, document, note and traceback."""
         pool = start()
         codes = [SUCCESS, FAILURE, RETRY, IGNORED, REJECTED, REQUEUED, REVOKED, INVALID]
         outcomes = pool.run(*[b"big:%d;echo:as it was;end:%d" % (code + 1, code) for code in codes])
@@ -95,7 +95,7 @@ class JobPromises(PoolSuiteBase):
             assert 0 <= outcome.runtime < self.patience
 
     def test_large_payloads_and_documents(self, start: Bench) -> None:
-        """Messages and results of megabytes."""
+        """Payloads and documents may have megabytes."""
         pool = start()
         sizes = [10, 70_000, 3_000_000, 500]
         outcomes = pool.run(*[b"big:%d;noop:%s" % (size, b"y" * size) for size in sizes])
@@ -103,20 +103,20 @@ class JobPromises(PoolSuiteBase):
 
     @pytest.mark.parametrize("payload", ODD_PAYLOADS, ids=["empty", "binary", "long", "text", "parts"])
     def test_any_payload_arrives_as_it_was(self, start: Bench, payload: Any) -> None:
-        """A payload is opaque: any bytes, and the parts that AMQP hands over."""
+        """A payload is opaque: any bytes, or the parts of an AMQP message, arrive unchanged."""
         pool = start()
         [outcome] = pool.run(payload)
         assert (outcome.code, outcome.note) == (INVALID, digest(payload))
 
     def test_a_payload_that_cannot_be_carried_ends_too(self, start: Bench) -> None:
-        """Parts with a value in them that no pipe takes: an INVALID job, and the next ones run."""
+        """A job whose payload cannot be serialized ends as INVALID, and the next jobs run."""
         pool = start()
         bad: Any = ({"header": object()}, {}, "application/json", "utf-8", b"[]")
         outcomes = pool.run(b"noop", bad, b"noop")
         assert [outcome.code for outcome in outcomes] == [SUCCESS, INVALID, SUCCESS]
 
     def test_submit_never_blocks(self, start: Bench) -> None:
-        """While every slot is busy, with megabytes on their way, the loop turns: it opens what the jobs wait for."""
+        """The loop keeps running while all slots are busy and megabytes are in transit."""
         pool = start()
         gate = start.gate()
         try:
@@ -128,7 +128,7 @@ class JobPromises(PoolSuiteBase):
         assert {outcome.code for outcome in pool.wait(seqs)} == {SUCCESS}
 
     def test_jobs_run_side_by_side_in_all_slots_and_no_more(self, start: Bench) -> None:
-        """As many jobs run at once as there are slots: they wait for each other. And never one more."""
+        """Exactly as many jobs run at the same time as the pool has slots."""
         pool = start()
         wanted = start.slots
         outcomes = pool.run(*[b"note:in;meet:%d;sleep:0.02;note:out" % wanted] * (wanted * 4))
@@ -136,7 +136,7 @@ class JobPromises(PoolSuiteBase):
         assert most_at_once(pool) == wanted
 
     def test_capacity_is_what_is_free_when_jobs_are_long(self, start: Bench) -> None:
-        """Idle: every slot. All slots busy with jobs known as long: nothing. Free again: every slot."""
+        """The capacity is the number of slots while idle, and 0 while all slots run jobs known to be long."""
         pool = start()
         pool.run(*[b"sleep:0.1"] * start.slots, task="long")
         wait_for(lambda: pool.capacity() == start.slots, self.patience, "a capacity of every slot")
@@ -149,7 +149,7 @@ class JobPromises(PoolSuiteBase):
         wait_for(lambda: pool.capacity() == start.slots, self.patience, "a capacity of every slot again")
 
     def test_a_long_job_holds_none_up_that_another_slot_could_run(self, start: Bench) -> None:
-        """A job that is long against all expectation: those that the pool took with it end before it does."""
+        """When a job of a short task takes long, the jobs that the pool accepted with it run in other slots."""
         if start.slots == 1:
             pytest.skip(f"the pool {start.name!r} has one slot")
         pool = start()
@@ -164,7 +164,7 @@ class JobPromises(PoolSuiteBase):
 
     @needs("processes")
     def test_a_job_whose_process_dies_is_lost_alone(self, start: Bench) -> None:
-        """By a signal or by `os._exit`: WORKER_LOST for the job that did it, and every other runs exactly once."""
+        """A job that kills its process, by a signal or `os._exit`, ends as WORKER_LOST; all others run exactly once."""
         pool = start()
         pool.run(*[b"noop"] * 40, task="short")
         payloads = [b"note:%d" % number for number in range(200)]
@@ -177,7 +177,7 @@ class JobPromises(PoolSuiteBase):
 
     @needs("async_tasks")
     def test_coroutines_run_side_by_side(self, start: Bench) -> None:
-        """Jobs that are coroutines: as many at once as there are slots, every one once, limits where they have them."""
+        """As many coroutines as slots run at the same time, in one thread."""
         pool = start(20, {"coroutines": True})
         outcomes = pool.run(*[b"note:in;meet:20;note:out"] * 20)
         assert {outcome.code for outcome in outcomes} == {SUCCESS}
@@ -187,13 +187,13 @@ class JobPromises(PoolSuiteBase):
 
     @needs("main_thread")
     def test_jobs_run_in_the_main_thread(self, start: Bench) -> None:
-        """`run_main` is called in the main thread, and there the jobs run."""
+        """The jobs run in the main thread, in which `run_main` is called."""
         assert [outcome.note for outcome in start().run(*[b"thread"] * 3)] == ["main"] * 3
 
     def test_two_pools_are_two(self, start: Bench) -> None:
-        """Pools share nothing: one is stopped, and the other goes on."""
+        """Stopping one pool does not affect another."""
         if start.traits.main_thread:
-            pytest.skip(f"the pool {start.name!r} has the one main thread")
+            pytest.skip(f"the pool {start.name!r} needs the main thread, which only one pool can have")
         one, two = start(), start()
         one.run(b"noop")
         one.stop()

@@ -1,4 +1,4 @@
-"""Time limits and termination: they hit the job that is meant, and nothing else."""
+"""Time limits and termination: they end the intended job and no other."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ SIGTERM = 15
 
 
 class LimitPromises(PoolSuiteBase):
-    """What ends a job from outside."""
+    """Tests of time limits and termination."""
 
     @needs("soft_limit")
     def test_the_soft_limit_can_be_caught(self, start: Bench) -> None:
-        """`SoftTimeLimitExceeded` is raised in the job, which cleans up and ends as it likes."""
+        """`SoftTimeLimitExceeded` is raised in the job, which can catch it, clean up and succeed."""
         pool = start()
         [outcome] = pool.run(b"soft:30", soft=0.2)
         assert (outcome.code, outcome.note) == (SUCCESS, "cleaned up")
 
     @needs("soft_limit")
     def test_the_soft_limit_ends_a_job_that_does_not_catch_it(self, start: Bench) -> None:
-        """The job fails with `SoftTimeLimitExceeded`."""
+        """A job that does not catch `SoftTimeLimitExceeded` fails, and its slot runs the next job."""
         pool = start()
         [outcome] = pool.run(b"spin:30", soft=0.2)
         assert outcome.code in (FAILURE, TIMED_OUT)
@@ -30,7 +30,7 @@ class LimitPromises(PoolSuiteBase):
 
     @needs("soft_limit")
     def test_soft_limits_never_hit_the_next_job(self, start: Bench) -> None:
-        """Limits that expire just when jobs end: each job ends once, and what follows is left alone."""
+        """When soft limits expire just as jobs end, each job ends once and later jobs are not interrupted."""
         pool = start()
         outcomes = pool.run(*[b"spin:0.004"] * 200, soft=0.004)
         assert {outcome.code for outcome in outcomes} <= {SUCCESS, FAILURE, TIMED_OUT}
@@ -38,7 +38,7 @@ class LimitPromises(PoolSuiteBase):
 
     @needs("hard_limit")
     def test_the_hard_limit_ends_a_job(self, start: Bench) -> None:
-        """The verdict is TIMED_OUT with the limit as its text, after no less than that time, and the slot goes on."""
+        """The job ends as TIMED_OUT, not before its limit and with the limit as note; the slot runs the next job."""
         pool = start()
         [outcome] = pool.run(b"spin:30", hard=0.2)
         assert (outcome.code, outcome.note) == (TIMED_OUT, "0.2")
@@ -47,7 +47,7 @@ class LimitPromises(PoolSuiteBase):
 
     @needs("hard_limit")
     def test_the_hard_limit_cannot_be_caught(self, start: Bench) -> None:
-        """A job that takes no notice of anything has its verdict all the same, and its slot is free for the next."""
+        """A job that ignores all exceptions ends as TIMED_OUT too, and its slot runs the next job."""
         pool = start(1)
         [outcome] = pool.run(b"stubborn:1.5", hard=0.1)
         assert outcome.code == TIMED_OUT
@@ -55,7 +55,7 @@ class LimitPromises(PoolSuiteBase):
 
     @needs("hard_limit")
     def test_the_hard_limit_ends_only_its_job(self, start: Bench) -> None:
-        """A job in another slot goes on, and so do those that come after."""
+        """A job in another slot keeps running, and later jobs succeed."""
         if start.slots == 1:
             pytest.skip(f"the pool {start.name!r} has one slot")
         pool = start()
@@ -71,21 +71,21 @@ class LimitPromises(PoolSuiteBase):
 
     @needs("soft_limit", "hard_limit")
     def test_the_hard_limit_follows_the_soft_one(self, start: Bench) -> None:
-        """A job that cleans up for too long after its soft limit is ended by the hard one."""
+        """A job that takes too long to clean up after its soft limit ends at its hard limit."""
         pool = start()
         [outcome] = pool.run(b"soft:30;spin:30", soft=0.1, hard=0.5)
         assert (outcome.code, outcome.note) == (TIMED_OUT, "0.5")
 
     @needs("soft_limit", "hard_limit")
     def test_a_job_below_its_limits_is_left_alone(self, start: Bench) -> None:
-        """Limits that are not reached do nothing."""
+        """A job that ends before its limits succeeds."""
         pool = start()
         outcomes = pool.run(*[b"sleep:0.01"] * 20, soft=20, hard=30)
         assert {outcome.code for outcome in outcomes} == {SUCCESS}
 
     @needs("soft_limit", "hard_limit")
     def test_limits_count_from_the_beginning_of_a_job(self, start: Bench) -> None:
-        """Not from when it was handed to the pool: what waits behind a long job has all its time still."""
+        """The time that a job waits in the pool does not count towards its limits."""
         pool = start(1)
         pool.run(*[b"noop"] * 50, task="short")
         first = pool.submit(b"sleep:1", task="short")
@@ -96,7 +96,7 @@ class LimitPromises(PoolSuiteBase):
 
     @needs("terminate")
     def test_terminate_ends_a_job(self, start: Bench) -> None:
-        """The job is TERMINATED, once, and its slot goes on."""
+        """A terminated job ends once, as TERMINATED with a note, and its slot runs the next job."""
         pool = start(1)
         [seq] = pool.submit(b"spin:30")
         pool.wait_begun(seq)
@@ -108,7 +108,7 @@ class LimitPromises(PoolSuiteBase):
 
     @needs("terminate")
     def test_terminate_ends_only_its_job(self, start: Bench) -> None:
-        """Neither what runs in another slot nor what comes after it in the same one is hit."""
+        """Termination does not affect a job in another slot or later jobs."""
         if start.slots == 1:
             pytest.skip(f"the pool {start.name!r} has one slot")
         pool = start()
@@ -124,7 +124,7 @@ class LimitPromises(PoolSuiteBase):
 
     @needs("terminate")
     def test_terminate_tells_what_runs(self, start: Bench) -> None:
-        """False for a job that the pool never had, and for one that has ended; the others take no notice."""
+        """`terminate` returns False for an unknown job and for one that has ended, and affects no other job."""
         pool = start()
         [seq] = pool.submit(b"noop")
         pool.wait([seq])
@@ -134,7 +134,7 @@ class LimitPromises(PoolSuiteBase):
 
     @needs("terminate")
     def test_terminating_twice_ends_a_job_once(self, start: Bench) -> None:
-        """A second request changes nothing, whether the job is still there or not."""
+        """A second `terminate` of the same job has no effect."""
         pool = start()
         [seq] = pool.submit(b"spin:30")
         pool.wait_begun(seq)
@@ -145,7 +145,7 @@ class LimitPromises(PoolSuiteBase):
 
     @needs("terminate")
     def test_terminations_never_hit_the_next_job(self, start: Bench) -> None:
-        """Jobs that end just when they are terminated: one end each, and those that follow are left alone."""
+        """Jobs that end just as they are terminated end once, and later jobs are not affected."""
         pool = start()
         for _ in range(30):
             [seq] = pool.submit(b"spin:0.003")

@@ -1,4 +1,4 @@
-"""What a pool replaces in the standard library: all of it in time, and nothing for good."""
+"""Patching: the interpreter is patched before other imports, and the original functions stay available."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from framework.testing.pools.base import Bench, PoolSuiteBase
 
 
 class PatchPromises(PoolSuiteBase):
-    """The interpreter that a pool needs."""
+    """Tests of the patched interpreter."""
 
     def test_the_interpreter_is_patched(self, start: Bench) -> None:
-        """After `patch`, which was called before anything else was imported, `patched` says yes."""
+        """`patched` returns True after `patch`."""
         assert start.pool_type.patched()
 
     def test_patching_again_is_harmless(self, start: Bench) -> None:
-        """The application may have done it already."""
+        """A second `patch` is harmless; the application may have patched already."""
         start.pool_type.patch()
         assert start.pool_type.patched()
         assert start().run(b"noop")[0].code == SUCCESS
 
     def test_what_was_replaced_is_still_there(self, start: Bench) -> None:
-        """Threads of the system's, and polls that block them: core has some that no task may hold up."""
+        """`original` returns the functions for system threads and blocking polls, which core uses."""
         ours, theirs = _socket.socketpair()
         threads, poll = original("_thread"), original("select").poll
         assert isinstance(threads.start_new_thread, BuiltinFunctionType)
@@ -37,12 +37,12 @@ class PatchPromises(PoolSuiteBase):
             theirs.close()
 
         threads.start_new_thread(answer, ())
-        assert select.select([ours.fileno()], [], [], self.patience)[0], "the thread did not come up"
+        assert select.select([ours.fileno()], [], [], self.patience)[0], "the thread did not start"
         ours.close()
         assert idents != [threads.get_ident()]
 
     def test_what_a_task_may_let_out_is_no_exception(self, start: Bench) -> None:
-        """`task_errors` is for what core would not take for a failure by itself."""
+        """`task_errors` lists only classes that are not an `Exception`, which core treats as failures anyway."""
         for kind in start.pool_type.task_errors:
             assert issubclass(kind, BaseException)
             assert not issubclass(kind, Exception)

@@ -1,4 +1,4 @@
-"""What remote control asks of a pool: what it tells about itself, growing and shrinking, restarting, recycling."""
+"""Remote control of a pool: figures for `inspect stats`, growing and shrinking, restarting, recycling."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KEYS = {
     "timeouts",
     "writes",
 }
-#: What a pool without the trait refuses.
+#: Methods that a pool without the trait refuses, with arguments.
 REFUSED: Final[dict[str, list[tuple[str, tuple[int, ...]]]]] = {
     "resize": [("grow", (1,)), ("shrink", (1,))],
     "terminate": [("terminate", (1, 15))],
@@ -40,7 +40,7 @@ REFUSED: Final[dict[str, list[tuple[str, tuple[int, ...]]]]] = {
 
 
 class Module:
-    """A module that jobs can import, and that changes on disk."""
+    """A module on disk that jobs import and tests change."""
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(exist_ok=True)
@@ -48,12 +48,12 @@ class Module:
         self.path = directory / f"{self.name}.py"
 
     def write(self, value: int) -> None:
-        """Have VALUE be `value` on disk."""
-        # A size of its own for each value: compiled code is looked up by time and size, and time may stand still.
+        """Write VALUE = `value` to the file."""
+        # Each value has its own file size: Python identifies compiled code by mtime and size, and mtime may be equal.
         self.path.write_text(f"VALUE = {value}{' ' * value}\n")
 
     def reload(self) -> None:
-        """Import the module in this process, or once more, as the core does before it restarts a pool."""
+        """Import or reload the module in this process, as core does before it restarts a pool."""
         importlib.invalidate_caches()
         if self.name in sys.modules:
             importlib.reload(sys.modules[self.name])
@@ -62,11 +62,11 @@ class Module:
 
 
 class SlotPromises(PoolSuiteBase):
-    """A pool's slots."""
+    """Tests of slots."""
 
     @pytest.fixture
     def module(self, start: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[Module]:
-        """A module whose VALUE is 1, importable here and where jobs run."""
+        """Yield a module whose VALUE is 1, importable in this process and where jobs run."""
         module = Module(start.modules)
         module.write(1)
         monkeypatch.syspath_prepend(str(start.modules))
@@ -74,7 +74,7 @@ class SlotPromises(PoolSuiteBase):
         sys.modules.pop(module.name, None)
 
     def test_info_has_every_key(self, start: Bench) -> None:
-        """What `inspect stats` shows: every key, right types, and nothing that JSON cannot carry."""
+        """`info` returns every key of `inspect stats`, with JSON values of the right types."""
         pool = start()
         pool.run(b"noop")
         info = pool.info()
@@ -86,7 +86,7 @@ class SlotPromises(PoolSuiteBase):
         assert getattr(importlib.import_module(module), name) is not None
 
     def test_info_names_what_lives(self, start: Bench) -> None:
-        """``processes`` are pids of living processes, or ids of living threads of this one, each named once."""
+        """``processes`` lists each live process, or each live thread of this process, once."""
         pool = start()
         pool.run(*[b"sleep:0.01"] * 4)
         ids = pool.pids()
@@ -97,11 +97,11 @@ class SlotPromises(PoolSuiteBase):
             wait_for(lambda: len(pool.pids()) == start.slots, self.patience, "every process")
 
     def test_info_tells_the_workers_own_limits(self, start: Bench) -> None:
-        """``timeouts`` is what the context says, whatever limits single jobs have."""
+        """``timeouts`` has the limits of the `PoolContext`, not those of single jobs."""
         assert start(soft_limit=1.5, hard_limit=3).info()["timeouts"] == [1.5, 3]
 
     def test_info_tells_how_jobs_were_spread(self, start: Bench) -> None:
-        """``writes``: the total, the share and the number of each process."""
+        """``writes`` has the number of jobs: in total, by process, and the share of each process."""
         pool = start()
         assert pool.info()["writes"]["total"] == 0
         pool.run(*[b"noop"] * 40)
@@ -113,7 +113,7 @@ class SlotPromises(PoolSuiteBase):
         assert writes["avg"] == f"{1 / len(counts):.2%}"
 
     def test_started_names_the_process(self, start: Bench) -> None:
-        """The pid of `started` is where the job runs: a process of the pool's, or this one."""
+        """`started` reports the pid of the process that runs the job: one of the pool's, or this one."""
         pool = start()
         seqs = pool.submit(*[b"sleep:0.01;pid"] * 10)
         outcomes = pool.wait(seqs)
@@ -125,7 +125,7 @@ class SlotPromises(PoolSuiteBase):
             assert {outcome.note for outcome in outcomes} == {str(os.getpid())}
 
     def test_what_the_traits_rule_out_is_refused(self, start: Bench) -> None:
-        """Without the trait, a request raises NotImplementedError and harms nothing."""
+        """A method that needs a missing trait raises NotImplementedError and has no effect."""
         pool = start()
         for trait, requests in REFUSED.items():
             if not getattr(start.traits, trait):
@@ -138,7 +138,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("resize")
     def test_growing_makes_room_at_once(self, start: Bench) -> None:
-        """Two slots are busy and two jobs are waiting to be let in: two slots more, and all four run side by side."""
+        """Two waiting jobs start as soon as a pool with two busy slots grows by two."""
         pool = start(2)
         four = pool.submit(*[b"note:in;meet:4;note:out"] * 4)
         pool.wait_begun(*four[:2])
@@ -150,7 +150,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("resize")
     def test_shrinking_leaves_one_slot(self, start: Bench) -> None:
-        """However many are taken away, one stays, and one job runs at a time."""
+        """A pool never shrinks below one slot."""
         pool = start(4)
         pool.run(*[b"sleep:0.02"] * 8)
         pool.call(pool.pool.shrink, 10)
@@ -160,7 +160,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("resize")
     def test_shrinking_loses_no_running_job(self, start: Bench) -> None:
-        """Slots that are in a job go when it has ended."""
+        """A busy slot is removed after its job has ended."""
         pool = start(3)
         gate = start.gate()
         seqs = pool.submit(*[b"note:in;await:%s" % bytes(gate)] * 3)
@@ -173,7 +173,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("resize")
     def test_growing_and_shrinking_while_jobs_run(self, start: Bench) -> None:
-        """Up and down while hundreds of jobs go through: none is lost, none runs twice."""
+        """Growing and shrinking while hundreds of jobs run loses no job and runs none twice."""
         pool = start(2)
         seqs = pool.submit(*[b"note:%d;sleep:0.002" % number for number in range(300)])
         for number, step in enumerate([3, -2, 2, -4, 1, -1, 3]):
@@ -194,7 +194,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("restart")
     def test_a_restart_loses_nothing(self, start: Bench) -> None:
-        """Three restarts while hundreds of jobs go through: every one runs once and succeeds."""
+        """Three restarts while hundreds of jobs run: every job runs once and succeeds."""
         pool = start()
         seqs = pool.submit(*[b"note:%d;sleep:0.002" % number for number in range(400)])
         for mark in (50, 150, 250):
@@ -205,7 +205,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("restart")
     def test_a_restart_lets_the_running_job_end(self, start: Bench) -> None:
-        """A slot is replaced after its current job, however long that takes, and others go on meanwhile."""
+        """A slot is replaced after its current job has ended, and other slots keep working meanwhile."""
         pool = start()
         gate = start.gate()
         [seq] = pool.submit(b"note:in;await:%s" % bytes(gate))
@@ -220,7 +220,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("restart", "processes")
     def test_a_restart_replaces_every_process(self, start: Bench) -> None:
-        """None of the old processes is left, and there are as many new ones."""
+        """A restart replaces all processes with the same number of new ones."""
         pool = start()
         wait_for(lambda: len(pool.pids()) == start.slots, self.patience, "every process")
         before = set(pool.pids())
@@ -237,7 +237,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("restart", "processes")
     def test_a_restart_imports_what_it_is_told(self, start: Bench, module: Module) -> None:
-        """Slots made from then on have imported the modules, also those that replace others later."""
+        """Processes started after the restart import the given modules, including later replacements."""
         pool = start()
         imported = f"imported:{module.name}".encode()
         assert pool.run(imported)[0].note == "no"
@@ -251,7 +251,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("restart")
     def test_a_fresh_restart_runs_the_code_on_disk(self, start: Bench, module: Module) -> None:
-        """`fresh`: what is on disk now. Where jobs run in this process, the workload is made anew."""
+        """With `fresh`, the pool runs the code that is on disk now."""
         module.reload()
         pool = start(recipe={"module": module.name})
         assert pool.run(b"value")[0].note == "1"
@@ -262,7 +262,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("restart", "processes")
     def test_a_plain_restart_keeps_the_code(self, start: Bench, module: Module) -> None:
-        """Not `fresh`: what the pool has run so far, whatever is on disk."""
+        """Without `fresh`, the pool keeps running the code that it has loaded."""
         pool = start(recipe={"module": module.name})
         assert pool.run(b"value")[0].note == "1"
         wait_for(lambda: len(pool.pids()) == start.slots, self.patience, "every process")
@@ -276,7 +276,7 @@ class SlotPromises(PoolSuiteBase):
 
     @needs("recycles")
     def test_no_process_runs_more_jobs_than_it_may(self, start: Bench) -> None:
-        """`max_tasks_per_child`: never one more in a process, and no job is lost when it is replaced."""
+        """No process runs more than `max_tasks_per_child` jobs, and no job is lost when a process is replaced."""
         pool = start(max_tasks_per_child=5)
         outcomes = pool.run(*[b"note:%d;pid" % number for number in range(60)])
         assert max(Counter(outcome.note for outcome in outcomes).values()) <= 5

@@ -1,4 +1,4 @@
-"""Promises 4 and 5: taking jobs back, stopping and killing, in any order, as often as one likes; and what is left."""
+"""Promises 4 and 5: `quiesce`, `stop` and `kill` work in any order and repeatedly, and leak nothing."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ ENDS = [
 
 
 class StopPromises(PoolSuiteBase):
-    """The end of a pool."""
+    """Tests of the end of a pool."""
 
     def _fill(self, start: Bench, pool: Harness) -> tuple[bytes, list[int], list[int]]:
-        """Have every slot in a job, and many waiting that are known as short.
+        """Run a job in every slot and queue many jobs known to be short.
 
-        Returns the path of the gate that the running ones wait for, the running ones, and the waiting ones.
+        Returns the path of the file that the running jobs wait for, the running jobs and the waiting jobs.
         """
         pool.run(*[b"noop"] * 50, task="short")
         gate = bytes(start.gate())
@@ -45,7 +45,7 @@ class StopPromises(PoolSuiteBase):
     # ------------------------------------------------------------ quiesce
 
     def test_quiesce_takes_back_what_has_not_begun(self, start: Bench) -> None:
-        """Every waiting job is returned and never runs; what runs goes on to its end; once more returns nothing."""
+        """`quiesce` returns waiting jobs, which never run; running jobs end normally; a second call returns nothing."""
         pool = start()
         gate, running, waiting = self._fill(start, pool)
         taken = pool.quiesce()
@@ -57,18 +57,18 @@ class StopPromises(PoolSuiteBase):
         kept = [seq for seq in [*running, *waiting] if seq not in taken and seq not in pool.held_back]
         assert {outcome.code for outcome in pool.wait(kept)} == {SUCCESS}
         pool.stop()
-        assert ledger.read(pool.ledger)["ran"] == ran, "a job began after quiesce"
-        assert not set(taken) & pool.begun.keys(), "a job that was taken back began"
+        assert ledger.read(pool.ledger)["ran"] == ran, "a job started after quiesce"
+        assert not set(taken) & pool.begun.keys(), "a job that was taken back started"
 
     def test_quiesce_of_an_idle_pool_returns_nothing(self, start: Bench) -> None:
-        """Nothing waits, nothing is returned."""
+        """`quiesce` returns nothing when no job waits."""
         pool = start()
         pool.run(*[b"noop"] * 10)
         assert pool.quiesce() == []
 
     @pytest.mark.parametrize("moment", [1, 30, 120])
     def test_quiesce_at_any_moment_keeps_the_books(self, start: Bench, moment: int) -> None:
-        """While jobs go through: each has run, or was taken back, or never got as far as the pool."""
+        """At any moment, every job has run, was returned by `quiesce`, or was never submitted to the pool."""
         pool = start()
         seqs = pool.submit(*[b"note:%d;sleep:0.001" % number for number in range(300)], task="short")
         pool.wait_ended(moment)
@@ -81,14 +81,14 @@ class StopPromises(PoolSuiteBase):
     # ------------------------------------------------------------ stop and kill
 
     def test_stop_before_start_is_harmless(self, start: Bench) -> None:
-        """A start that failed before the pool's turn came."""
+        """`stop` of a pool that was never started returns without an error."""
         harness = start.make()
         within(self.patience, lambda: harness.pool.stop(harness.loop.time()), "stop")
         harness.stop(0)
 
     @pytest.mark.parametrize("ends", ENDS, ids="-".join)
     def test_ends_in_any_order_and_twice(self, start: Bench, ends: tuple[str, ...]) -> None:
-        """`quiesce`, `stop` and `kill` may follow each other as they like."""
+        """`quiesce`, `stop` and `kill` may be called in any order and repeatedly."""
         pool = start()
         assert pool.run(b"noop")[0].code == SUCCESS
         for end in ends:
@@ -100,7 +100,7 @@ class StopPromises(PoolSuiteBase):
                 assert pool.quiesce() == []
 
     def test_stop_waits_for_what_runs(self, start: Bench) -> None:
-        """Until the deadline: a job that needs less time gets as far as its end."""
+        """A running job that ends before the deadline of `stop` runs to its end."""
         pool = start()
         [seq] = pool.submit(b"note:began;sleep:0.3;note:ended")
         pool.wait_begun(seq)
@@ -109,7 +109,7 @@ class StopPromises(PoolSuiteBase):
         assert ledger.lines(pool.ledger) == ["began", "ended"]
 
     def test_stop_keeps_its_deadline(self, start: Bench) -> None:
-        """It returns when the time is over, also while a job runs that does not end."""
+        """`stop` returns at its deadline, even if a job still runs."""
         pool = start()
         gate = start.gate()
         [seq] = pool.submit(b"await:%s" % bytes(gate))
@@ -118,7 +118,7 @@ class StopPromises(PoolSuiteBase):
         gate.touch()
 
     def test_kill_ends_what_runs(self, start: Bench) -> None:
-        """Every running job has its end, TERMINATED, and nothing that waited begins."""
+        """After `kill`, every running job ends as TERMINATED and no waiting job starts."""
         pool = start()
         gate, running, _ = self._fill(start, pool)
         ran = ledger.read(pool.ledger)["ran"]
@@ -126,10 +126,10 @@ class StopPromises(PoolSuiteBase):
         assert {outcome.code for outcome in pool.wait(running)} == {TERMINATED}
         open(gate, "w").close()
         pool.stop()
-        assert ledger.read(pool.ledger)["ran"] == ran, "a job began after kill"
+        assert ledger.read(pool.ledger)["ran"] == ran, "a job started after kill"
 
     def test_what_is_killed_as_it_begins_has_an_end(self, start: Bench) -> None:
-        """In the turn of the loop in which it was submitted: once a job was said to begin, its end is told."""
+        """When `kill` follows `submit` at once, every job that was reported as started is reported as ended."""
         pool = start()
         pool.run(b"noop")
         gate = start.gate()
@@ -141,7 +141,7 @@ class StopPromises(PoolSuiteBase):
 
     @pytest.mark.parametrize("end", ["stop", "kill"])
     def test_a_pool_that_has_ended_wants_no_jobs(self, start: Bench, end: str) -> None:
-        """Its capacity is zero."""
+        """The capacity is 0 after `stop` or `kill`."""
         pool = start()
         pool.run(b"noop")
         if end == "stop":
@@ -150,10 +150,10 @@ class StopPromises(PoolSuiteBase):
             pool.kill()
         assert pool.capacity() == 0
 
-    # ------------------------------------------------------------ what is left
+    # ------------------------------------------------------------ leaks
 
     def test_ten_lives_leave_nothing_behind(self, start: Bench) -> None:
-        """No descriptor, no thread and no child of this process is left of ten pools that were started and stopped."""
+        """Starting and stopping ten pools leaves no descriptor, thread or child process."""
         self._live(start)
         before = survey()
         for _ in range(10):
@@ -175,14 +175,14 @@ class StopPromises(PoolSuiteBase):
             found[:] = survey().left_since(before)
             return not found
 
-        wait_for(nothing, self.patience, lambda: f"nothing to be left of the pools; there are {', '.join(found)}")
+        wait_for(nothing, self.patience, lambda: f"no leak; found {', '.join(found)}")
 
     @needs("restart")
     def test_ten_restarts_leave_nothing_behind(self, start: Bench) -> None:
-        """The same for ten restarts in one life, with jobs in between."""
+        """Ten restarts of a pool, with jobs in between, leave no descriptor, thread or child process."""
         pool = start()
         if start.traits.processes:
-            # Those of which a restart does not know yet would pass for the new ones.
+            # Processes that are still starting would be taken for the new ones.
             wait_for(lambda: len(pool.pids()) == start.slots, self.patience, "the first processes")
         self._restart(pool, start)
         before = survey()
@@ -200,7 +200,7 @@ class StopPromises(PoolSuiteBase):
 
     @needs("terminate", "hard_limit")
     def test_jobs_ended_by_force_leave_nothing_behind(self, start: Bench) -> None:
-        """Ten jobs over their hard limit and ten terminated: what they ran in is gone or in use again."""
+        """Ten jobs over their hard limit and ten terminated jobs leave no descriptor, thread or child process."""
         pool = start()
         self._force(pool)
         before = survey()
@@ -225,5 +225,5 @@ class StopPromises(PoolSuiteBase):
             return pool.capacity() >= pool.slots
 
         with contextlib.suppress(AssertionError):
-            # As it was before: a pool may take a moment to replace what it had to end.
+            # A pool may need a moment to replace slots.
             wait_for(whole, 3, "every slot")

@@ -8,11 +8,11 @@ In the plugin's own repository one class is enough::
         result_store = "acme"
         url = "acme://localhost:1234/tests"
 
-1. A store that has to be started first gives its address in a fixture: override `store_url`. One that answers through
-   the broker is lent that in the fixture `lent`.
-2. Ids are new in every test: the store need not be empty.
-3. What the store's traits rule out is skipped, and the reason says which trait it was.
-4. `keeping`, `waiting` and `chords` hold the tests by subject; `base` has what a suite may be told.
+1. To start a store first, override the fixture `store_url`. A store that sends results through the broker gets the
+   broker from the fixture `lent`.
+2. Every test uses new ids, so the store need not be empty.
+3. Skips tests that need a trait which the store does not have; the reason names the trait.
+4. `keeping`, `waiting` and `chords` hold the tests by subject; `base` holds the attributes of a suite.
 """
 
 from __future__ import annotations
@@ -26,4 +26,4 @@ __all__ = ["Bench", "ResultStoreSuite", "needs"]
 
 
 class ResultStoreSuite(KeepingPromises, WaitingPromises, ChordPromises, ResultStoreSuiteBase):
-    """Every promise of a result store. Subclass it, name the class ``Test…``, and set `result_store` and `url`."""
+    """Tests every promise of a result store. Subclass it, name the class ``Test…``, set `result_store` and `url`."""

@@ -1,4 +1,4 @@
-"""Promise 5: the parts of a chord are counted, one of those who return them sends the body, and groups are kept."""
+"""Promise 5: the store counts the parts of a chord, gives one worker the turn to send the body, and keeps groups."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from framework.exceptions import ConfigError
 from framework.testing.result_stores.base import Bench, ResultStoreSuiteBase, needs
 from framework.testing.wait import wait_for
 
-#: Seconds that a turn is kept where the test does not wait for its end.
+#: Lease of a turn, in seconds, in tests that do not wait for its end.
 LONG: Final = 600.0
 
 
 def part(group: str, number: float | None, value: str | None = None) -> ChordPart:
-    """Return what the task at the place `number` came to."""
+    """Return the part of the task at position `number` of the header."""
     return ChordPart(group, f"T{number}", number, (value or f"value of T{number}").encode())
 
 
 class ChordPromises(ResultStoreSuiteBase):
-    """Counting, taking turns, ending, expiring."""
+    """Tests of chords and groups."""
 
     @needs("chords")
     def test_the_last_part_gets_the_turn_and_all_parts_in_order(self, bench: Bench) -> None:
-        """In the order of the header, however they come; when the body is sent, the chord is over."""
+        """The last part gets the turn and all parts in header order; after `end_chord` the chord no longer exists."""
         store, [group] = bench.worker(), bench.ids(1)
         store.begin_chord(group, 4)
         for number in (None, 11, 2):
@@ -43,7 +43,7 @@ class ChordPromises(ResultStoreSuiteBase):
 
     @needs("chords")
     def test_a_task_that_runs_twice_counts_once(self, bench: Bench) -> None:
-        """And what it came to first is what counts."""
+        """A part that is returned twice counts once, with its first value."""
         store, [group] = bench.worker(), bench.ids(1)
         store.begin_chord(group, 2)
         assert store.return_part(part(group, 0), "a", LONG) is Turn.WAIT
@@ -53,26 +53,26 @@ class ChordPromises(ResultStoreSuiteBase):
 
     @needs("chords")
     def test_the_turn_belongs_to_one_until_it_lapses(self, bench: Bench) -> None:
-        """Nobody else has it or can end the chord; when its holder does nothing for as long as it said, another may."""
+        """Only the holder of the turn can end the chord, until its lease expires and another worker gets the turn."""
         store, [group] = bench.worker(), bench.ids(1)
         store.begin_chord(group, 1)
         assert store.return_part(part(group, 0), "a", LONG) is Turn.MINE
         assert store.return_part(part(group, 0), "b", LONG) is Turn.TAKEN
         assert not store.hold_turn(group, "b", LONG)
         assert not store.end_chord(group, "b", LONG)
-        # Who has it gets it again, and may then keep it for as short as it likes.
+        # The holder can take the turn again, with a shorter lease.
         assert store.return_part(part(group, 0), "a", 1.0) is Turn.MINE
         wait_for(
             lambda: store.return_part(part(group, 0), "b", LONG) is Turn.MINE,
             self.patience,
-            lambda: "the end of a turn that lapses",
+            lambda: "the lease of the turn to expire",
         )
         assert not store.end_chord(group, "a", LONG)
         assert store.end_chord(group, "b", LONG)
 
     @needs("chords")
     def test_parts_without_a_chord_get_no_turn(self, bench: Bench) -> None:
-        """Of a chord that has not begun, and of one whose body has failed."""
+        """A part gets no turn before the chord has begun or after its body has failed."""
         store, [group] = bench.worker(), bench.ids(1)
         assert store.return_part(part(group, 0), "a", LONG) is Turn.OVER
         store.begin_chord(group, 2)
@@ -82,7 +82,7 @@ class ChordPromises(ResultStoreSuiteBase):
 
     @needs("chords")
     def test_a_chord_may_grow_and_begin_again(self, bench: Bench) -> None:
-        """More parts than were expected at first; and the same group once more after its end."""
+        """A chord can get more parts after it has begun, and its group id can be used again after its end."""
         store, [group] = bench.worker(), bench.ids(1)
         store.begin_chord(group, 1)
         store.grow_chord(group)
@@ -94,26 +94,26 @@ class ChordPromises(ResultStoreSuiteBase):
 
     @needs("chords")
     def test_one_of_many_at_once_gets_the_turn(self, bench: Bench) -> None:
-        """Workers return the parts at the same moment, each part twice: none is lost, and one has the turn."""
+        """When workers return all parts at the same time, each part twice, all are kept and one gets the turn."""
         [group] = bench.ids(1)
         stores = [bench.worker() for _ in range(12)]
         begin = threading.Barrier(len(stores))
 
-        def bring(number: int) -> Turn:
+        def return_part(number: int) -> Turn:
             begin.wait(self.patience)
             return stores[number].return_part(part(group, number // 2), f"token {number}", LONG)
 
         for store in stores:
             store.begin_chord(group, len(stores) // 2)
         with ThreadPoolExecutor(len(stores)) as threads:
-            turns = list(threads.map(bring, range(len(stores))))
+            turns = list(threads.map(return_part, range(len(stores))))
         assert turns.count(Turn.MINE) == 1
         assert set(turns) <= {Turn.MINE, Turn.WAIT, Turn.TAKEN}
         assert len(bench.worker().chord_parts(group)) == len(stores) // 2
 
     @needs("chords")
     def test_groups_are_kept_until_they_are_dropped(self, bench: Bench) -> None:
-        """For every client; one that nobody saved is None."""
+        """Every client can fetch a saved group until it is forgotten; an unknown group is None."""
         store, other, [group] = bench.worker(), bench.client(oid="another"), bench.ids(1)
         assert store.fetch_group(group) is None
         store.save_group(group, b"members")
@@ -123,20 +123,20 @@ class ChordPromises(ResultStoreSuiteBase):
 
     @needs("chords")
     def test_chords_and_groups_end_when_their_time_is_over(self, bench: Bench) -> None:
-        """After the seconds of `chord_expires` and of `expires`."""
+        """Chords expire after `chord_expires` seconds, groups after `expires` seconds."""
         store, [group] = bench.worker(chord_expires=1.0, expires=1.0), bench.ids(1)
         store.begin_chord(group, 2)
         store.return_part(part(group, 0), "a", LONG)
         store.save_group(group, b"members")
-        wait_for(lambda: store.fetch_group(group) is None, self.patience, lambda: "the end of a group")
+        wait_for(lambda: store.fetch_group(group) is None, self.patience, lambda: "the group to expire")
         wait_for(
             lambda: store.return_part(part(group, 1), "a", LONG) is Turn.OVER,
             self.patience,
-            lambda: "the end of a chord",
+            lambda: "the chord to expire",
         )
 
     def test_a_store_that_cannot_count_says_so(self, bench: Bench) -> None:
-        """Without the trait `chords`: whatever concerns chords and groups is refused with `ConfigError`."""
+        """Without the trait `chords`, all methods for chords and groups raise `ConfigError`."""
         if bench.traits.chords:
             return
         for refused in _calls(bench.worker()):

@@ -1,4 +1,4 @@
-"""Promises 1 and 2: every document is kept as it was, a success stays, and nothing is left behind."""
+"""Promises 1 and 2: the store keeps every document unchanged, never replaces a success, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SECRET = "s3cr3t-w0rd"
 
 
 class KeepingPromises(ResultStoreSuiteBase):
-    """Storing, fetching, forgetting, closing."""
+    """Tests of storing, fetching, forgetting and closing."""
 
     @needs("stores")
     def test_a_result_reaches_whoever_asked(self, bench: Bench) -> None:
-        """A worker stores, and the client that sent the tasks has every document, byte by byte."""
+        """The client that sent the tasks gets every document that a worker stores, byte for byte."""
         ids = bench.ids(3)
         client = bench.client(ids)
         states = ("SUCCESS", "FAILURE", "REVOKED")
@@ -30,7 +30,7 @@ class KeepingPromises(ResultStoreSuiteBase):
 
     @needs("stores")
     def test_documents_of_any_size(self, bench: Bench) -> None:
-        """From a few bytes to a megabyte, in any script."""
+        """Documents may have any size up to a megabyte and any characters."""
         ids = bench.ids(4)
         client = bench.client(ids)
         results: tuple[object, ...] = ("", "æ☃", {"deep": [[[{}]]]}, "x" * 1_000_000)
@@ -40,7 +40,7 @@ class KeepingPromises(ResultStoreSuiteBase):
 
     @needs("stores")
     def test_many_at_once(self, bench: Bench) -> None:
-        """Thousands in one call: each comes, and comes once."""
+        """Each of thousands of results that are stored in one call is yielded once."""
         ids = bench.ids(self.many)
         client = bench.client(ids)
         records = [bench.record(task_id, result=number) for number, task_id in enumerate(ids)]
@@ -49,7 +49,7 @@ class KeepingPromises(ResultStoreSuiteBase):
 
     @needs("stores")
     def test_nothing_to_store_is_no_error(self, bench: Bench) -> None:
-        """An empty batch, and a result that nobody listens for."""
+        """Storing an empty batch, or a result that no client waits for, is no error."""
         worker = bench.worker()
         worker.store([])
         [gone] = bench.ids(1)
@@ -57,7 +57,7 @@ class KeepingPromises(ResultStoreSuiteBase):
 
     @needs("stores", "shared")
     def test_fetch_returns_what_there_is(self, bench: Bench) -> None:
-        """Of some ids those that are known, at once; of no ids nothing; as often as one asks, for every client."""
+        """`fetch` returns the known ones of the given ids, at once, repeatedly and for every client."""
         ids = bench.ids(3)
         records = [bench.record(task_id) for task_id in ids[:2]]
         bench.worker().store(records)
@@ -68,7 +68,7 @@ class KeepingPromises(ResultStoreSuiteBase):
 
     @needs("stores", "shared")
     def test_a_later_document_replaces_an_earlier_one(self, bench: Bench) -> None:
-        """STARTED, RETRY and FAILURE: the last one counts, also within a batch."""
+        """A later STARTED, RETRY or FAILURE replaces an earlier one, also within a batch."""
         one, other = bench.ids(2)
         worker = bench.worker()
         last = None
@@ -82,7 +82,7 @@ class KeepingPromises(ResultStoreSuiteBase):
 
     @needs("stores", "shared")
     def test_a_success_is_never_replaced(self, bench: Bench) -> None:
-        """By nothing that comes later, whoever stores it, nor by what follows it in the same batch."""
+        """No later document replaces a success, whichever worker stores it, also within a batch."""
         one, other = bench.ids(2)
         success = bench.record(one, result=1)
         bench.worker().store([success])
@@ -94,18 +94,18 @@ class KeepingPromises(ResultStoreSuiteBase):
 
     @needs("stores", "shared")
     def test_an_end_is_not_replaced_by_a_retry(self, bench: Bench) -> None:
-        """It is told late; by anything else an end is replaced, as that of a task that is run once more."""
+        """A late RETRY does not replace FAILURE or REVOKED; STARTED does, because the task runs again."""
         failed, revoked, again = bench.ids(3)
         ends = [bench.record(failed, "FAILURE"), bench.record(revoked, "REVOKED")]
         bench.worker().store(ends)
         bench.worker().store([bench.record(task_id, "RETRY") for task_id in (failed, revoked)])
-        course = [bench.record(again, state) for state in ("RETRY", "FAILURE", "RETRY", "STARTED", "RETRY")]
-        bench.worker().store(course)
-        assert bench.worker().fetch([failed, revoked, again]) == documents([*ends, course[-1]])
+        history = [bench.record(again, state) for state in ("RETRY", "FAILURE", "RETRY", "STARTED", "RETRY")]
+        bench.worker().store(history)
+        assert bench.worker().fetch([failed, revoked, again]) == documents([*ends, history[-1]])
 
     @needs("stores")
     def test_forgotten_is_gone(self, bench: Bench) -> None:
-        """And nothing else; to forget what is not known is no error."""
+        """`forget` removes the given results only; an unknown id is no error."""
         ids = bench.ids(3)
         client = bench.client(ids)
         records = [bench.record(task_id) for task_id in ids]
@@ -117,16 +117,16 @@ class KeepingPromises(ResultStoreSuiteBase):
 
     @needs("stores", "shared")
     def test_results_end_when_their_time_is_over(self, bench: Bench) -> None:
-        """Each after the seconds of `expires`, failures after those of their own, if they have any; 0 is for ever."""
+        """Results expire after `expires` seconds, failures after `failure_expires` if set; 0 means never."""
         brief, failure, lasting = bench.ids(3)
         bench.worker(expires=0.0).store([bench.record(lasting)])
         bench.worker(expires=1.0, failure_expires=3600.0).store([bench.record(brief), bench.record(failure, "FAILURE")])
         client = bench.client()
-        wait_for(lambda: not client.fetch([brief]), self.patience, lambda: "the end of a result")
+        wait_for(lambda: not client.fetch([brief]), self.patience, lambda: "the result to expire")
         assert client.fetch([failure, lasting]).keys() == {failure, lasting}
 
     def test_making_one_connects_to_nothing(self, bench: Bench) -> None:
-        """Nor does closing it, once or twice."""
+        """Neither the constructor nor `close`, also if repeated, connects to the store."""
         before = survey()
         store = bench.worker()
         assert survey().left_since(before) == []
@@ -134,7 +134,7 @@ class KeepingPromises(ResultStoreSuiteBase):
         store.close()
 
     def test_no_password_is_shown(self, bench: Bench) -> None:
-        """Neither in `display_url` nor in what an error says."""
+        """Neither `display_url` nor an error message shows the password."""
         parts = urlsplit(bench.url)
         place = parts.netloc.rpartition("@")[2]
         try:
@@ -144,7 +144,7 @@ class KeepingPromises(ResultStoreSuiteBase):
         assert SECRET not in shown
 
     def test_ten_lives_leave_nothing_behind(self, bench: Bench) -> None:
-        """No descriptor, no thread and no child of ten workers and ten clients."""
+        """Ten workers and ten clients leave no descriptor, thread or child process."""
         self._live(bench)
         before = survey()
         for _ in range(10):
@@ -155,7 +155,7 @@ class KeepingPromises(ResultStoreSuiteBase):
             found[:] = survey().left_since(before)
             return not found
 
-        wait_for(nothing, self.patience, lambda: f"nothing to be left; there are {', '.join(found)}")
+        wait_for(nothing, self.patience, lambda: f"no leak; found {', '.join(found)}")
 
     def _live(self, bench: Bench) -> None:
         ids = bench.ids(2)
@@ -169,7 +169,7 @@ class KeepingPromises(ResultStoreSuiteBase):
             store.close()
 
     def test_a_store_that_keeps_nothing_says_so(self, bench: Bench) -> None:
-        """Without the trait `stores`: a result is dropped, and to wait for one is an error with a remedy in it."""
+        """Without the trait `stores`, results are dropped, and `wait` raises an error that names the remedy."""
         if bench.traits.stores:
             return
         ids = bench.ids(2)

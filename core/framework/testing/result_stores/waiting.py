@@ -1,4 +1,4 @@
-"""Promises 3 and 4: whoever waits is told, once, as soon as there is something, in any thread."""
+"""Promises 3 and 4: `wait` yields each result once, as soon as it is stored, in any thread."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from framework.testing.result_stores.base import Bench, ResultStoreSuiteBase, do
 
 
 class WaitingPromises(ResultStoreSuiteBase):
-    """Waiting for what is there, for what comes, and for what does not."""
+    """Tests of waiting for results."""
 
     @needs("stores", "shared")
     def test_what_is_there_is_yielded_at_once(self, bench: Bench) -> None:
-        """Also with no time to wait, and once for an id that is named twice."""
+        """A stored result is yielded at once, even with a timeout of 0, and once if its id is given twice."""
         [task_id] = bench.ids(1)
         record = bench.record(task_id)
         bench.worker().store([record])
@@ -24,12 +24,12 @@ class WaitingPromises(ResultStoreSuiteBase):
 
     @needs("stores")
     def test_no_ids_are_no_wait(self, bench: Bench) -> None:
-        """It ends at once, however long it might take."""
+        """`wait` without ids returns at once, whatever the timeout."""
         assert bench.wait(bench.client(), []) == {}
 
     @needs("stores")
     def test_who_waits_is_woken(self, bench: Bench) -> None:
-        """The result comes while somebody waits, and so do the next ones: one after another, each when it is asked."""
+        """Results that are stored while a client waits are yielded one after another, as soon as each is stored."""
         ids = bench.ids(20)
         client, worker = bench.client(ids), bench.worker()
         turns = [threading.Event() for _ in ids]
@@ -52,7 +52,7 @@ class WaitingPromises(ResultStoreSuiteBase):
 
     @needs("stores")
     def test_states_on_the_way_are_passed_over(self, bench: Bench) -> None:
-        """`is_ready` decides: STARTED and RETRY are not what is waited for."""
+        """Documents for which `is_ready` is false, such as STARTED and RETRY, are not yielded."""
         [task_id] = bench.ids(1)
         client, worker = bench.client([task_id]), bench.worker()
         worker.store([bench.record(task_id, "STARTED")])
@@ -65,7 +65,7 @@ class WaitingPromises(ResultStoreSuiteBase):
 
     @needs("stores")
     def test_a_wait_ends_with_its_time(self, bench: Bench) -> None:
-        """What has come is yielded first; then `framework.exceptions.TimeoutError`."""
+        """`wait` yields stored results first and raises `framework.exceptions.TimeoutError` at its timeout."""
         come, missing = bench.ids(2)
         client = bench.client([come, missing])
         bench.worker().store([bench.record(come)])
@@ -77,22 +77,22 @@ class WaitingPromises(ResultStoreSuiteBase):
 
     @needs("stores")
     def test_who_waits_may_look_at_something_else(self, bench: Bench) -> None:
-        """`on_interval` is called in between, however long nothing comes."""
+        """`on_interval` is called repeatedly while no result arrives."""
         [task_id] = bench.ids(1)
         client, worker = bench.client([task_id]), bench.worker()
         calls: list[None] = []
 
-        def look() -> None:
+        def on_interval() -> None:
             calls.append(None)
             if len(calls) == 2:
                 worker.store([bench.record(task_id)])
 
-        assert [found for found, _ in client.wait([task_id], self.patience, is_ready, look)] == [task_id]
+        assert [found for found, _ in client.wait([task_id], self.patience, is_ready, on_interval)] == [task_id]
         assert len(calls) >= 2
 
     @needs("stores")
     def test_a_wait_that_is_broken_off_harms_no_other(self, bench: Bench) -> None:
-        """Somebody takes the first of several results and goes; the rest can be waited for again."""
+        """After a wait that is abandoned after its first result, another wait yields the rest."""
         ids = bench.ids(5)
         client = bench.client(ids)
         records = [bench.record(task_id) for task_id in ids]
@@ -105,7 +105,7 @@ class WaitingPromises(ResultStoreSuiteBase):
 
     @needs("stores")
     def test_many_threads_wait_at_once(self, bench: Bench) -> None:
-        """Four of them, over one store, each for tasks of its own; four more store when all of them wait."""
+        """Four threads wait on one store, each for its own tasks, while four other threads store the results."""
         shares = [bench.ids(50) for _ in range(4)]
         client = bench.client([task_id for share in shares for task_id in share])
         worker = bench.worker()
@@ -113,11 +113,11 @@ class WaitingPromises(ResultStoreSuiteBase):
         waiting = [threading.Event() for _ in shares]
 
         def wait(number: int) -> set[str]:
-            def look(document: bytes) -> bool:
+            def check(document: bytes) -> bool:
                 waiting[number].set()
                 return is_ready(document)
 
-            return {task_id for task_id, _ in client.wait(shares[number], self.patience, look)}
+            return {task_id for task_id, _ in client.wait(shares[number], self.patience, check)}
 
         def work(number: int) -> None:
             for event in waiting:
@@ -134,7 +134,7 @@ class WaitingPromises(ResultStoreSuiteBase):
 
     @needs("stores")
     def test_clients_have_their_own_results(self, bench: Bench) -> None:
-        """Two clients wait side by side: each has what it sent."""
+        """Two clients that wait at the same time each get the results of their own tasks."""
         ours, theirs = bench.ids(1), bench.ids(1)
         client, other = bench.client(ours), bench.client(theirs, oid=f"other-{bench.oid}")
         bench.worker().store([bench.record(ours[0]), bench.record(theirs[0], oid=f"other-{bench.oid}")])

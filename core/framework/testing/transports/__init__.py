@@ -8,11 +8,11 @@ In the plugin's own repository one class is enough::
         transport = "acme"
         url = "acme://localhost:1234/tests"
 
-1. A broker that has to be started first gives its address in a fixture: override `broker_url`.
-2. Names of queues and exchanges are new in every test: the broker need not be empty.
-3. What the transport's traits rule out is skipped; so is what the author excuses, with his reason.
-4. `messages`, `settling`, `waking`, `parking`, `fanout`, `ends` hold the tests by subject; `base` has what a suite may
-   be told.
+1. To start a broker first, override the fixture `broker_url`.
+2. Every test uses new names of queues and exchanges, so the broker need not be empty.
+3. Skips tests that need a trait which the transport does not have, and tests in `excused`, with the author's reason.
+4. `messages`, `settling`, `waking`, `parking`, `fanout`, `ends` hold the tests by subject; `base` holds the attributes
+   of a suite.
 """
 
 from __future__ import annotations
@@ -31,4 +31,4 @@ __all__ = ["Bench", "TransportSuite", "needs"]
 class TransportSuite(
     MessagePromises, SettlingPromises, WakingPromises, ParkingPromises, FanoutPromises, EndPromises, TransportSuiteBase
 ):
-    """Every promise of a transport. Subclass it, name the class ``Test…``, and set `transport` and `url`."""
+    """Tests every promise of a transport. Subclass it, name the class ``Test…``, and set `transport` and `url`."""

@@ -1,8 +1,8 @@
-"""What every part of the transports' suite shares.
+"""The common base of the tests of transports.
 
-1. `TransportSuiteBase` has what an author may set, and the fixtures `broker_url` and `bench`.
-2. `Bench` opens faces of the transport, and closes them with the test; it sleeps on descriptors as the loop does.
-3. `needs` gates a test by a trait.
+1. `TransportSuiteBase` has the attributes that an author may set, and the fixtures `broker_url` and `bench`.
+2. `Bench` creates producers, consumers and mailboxes, waits on their descriptors as the loop does, and closes them.
+3. `needs` skips a test unless the transport has a trait.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from framework.api.transport import Consumer, Delivery, Exchange, Mailbox, Produ
 from framework.message import Outgoing, read, read_head
 from framework.testing.wait import wait_for
 
-#: Seconds between two heartbeats that the bench sends while it waits; a worker asks the consumer how often.
+#: Seconds between two heartbeats that the bench sends while it waits.
 _BEAT = 0.5
 
 
 def needs(*traits: str) -> pytest.MarkDecorator:
-    """Skip a test, and say why, unless the transport has all of `traits`."""
+    """Skip a test, with the reason, unless the transport has all of `traits`."""
     return pytest.mark.needs_trait(*traits)
 
 
 class TransportSuiteBase:
-    """What a suite may be told. `transport` must be set, and `url` unless the fixture `broker_url` is overridden."""
+    """The attributes and fixtures of a suite. Set `transport`, and set `url` or override `broker_url`."""
 
     #: The transport's name, as in the scheme of a broker URL, or its class.
     transport: ClassVar[str | type[Transport]]
-    #: Where the broker is.
+    #: URL of the broker.
     url: ClassVar[str] = ""
     #: The transport's options, as in its table of the config file.
     options: ClassVar[Mapping[str, Any]] = {}
-    #: The broker settings that every transport is given.
+    #: The broker settings that every transport gets.
     settings: ClassVar[Mapping[str, Any]] = {}
-    #: Seconds after which a test gives up waiting; more than the broker needs to find out that a client has died.
+    #: Seconds after which a test stops waiting; longer than the broker needs to detect a dead client.
     patience: ClassVar[float] = 20.0
-    #: Tests that this broker cannot pass, by name, with the reason.
+    #: Tests that the broker cannot pass: name: reason.
     excused: ClassVar[Mapping[str, str]] = {}
-    #: Messages of the test that sends many.
+    #: Number of messages in the test with many messages.
     many: ClassVar[int] = 2_000
 
     @pytest.fixture
     def broker_url(self) -> str:
-        """Where the broker is; override this to start one."""
+        """Return the URL of the broker; override this fixture to start a broker."""
         return self.url
 
     @pytest.fixture
     def bench(self, request: pytest.FixtureRequest, broker_url: str) -> Iterator[Bench]:
-        """Open faces of the transport; they are closed with the test."""
+        """Yield the bench of the test; everything that it created is closed at the end."""
         bench = Bench(self, broker_url)
         for marker in request.node.iter_markers("needs_trait"):
             for trait in marker.args:
@@ -65,12 +65,12 @@ class TransportSuiteBase:
         if reason := self.excused.get(request.node.originalname):
             request.node.user_properties.append(("missing trait", "excused"))
             pytest.skip(f"the transport {bench.name!r} is excused: {reason}")
-        with bench.faces:
+        with bench.opened:
             yield bench
 
 
 class Bench:
-    """Opens faces of a transport for one test."""
+    """Creates transports, producers, consumers and mailboxes for one test."""
 
     def __init__(self, suite: TransportSuiteBase, url: str) -> None:
         self.suite = suite
@@ -79,38 +79,38 @@ class Bench:
         self.name = named if isinstance(named, str) else named.__name__
         self.transport_type: type[Transport] = loader.load("transport", named) if isinstance(named, str) else named
         self.traits = self.transport_type.traits
-        #: Closes everything, the last first.
-        self.faces = ExitStack()
+        #: Closes everything that the bench created, the last first.
+        self.opened = ExitStack()
         self.transport = self.another()
 
-    # ------------------------------------------------------------ faces
+    # ------------------------------------------------------------ producers, consumers, mailboxes
 
     def another(self, url: str | None = None) -> Transport:
-        """Return another transport to the same broker, as another process would make it."""
+        """Return another transport to the same broker, as another process would create it."""
         options = loader.options("transport", self.name, self.transport_type, self.suite.options)
         transport = self.transport_type(url or self.url, options, dict(self.suite.settings))
-        self.faces.callback(transport.close)
+        self.opened.callback(transport.close)
         return transport
 
     def producer(self) -> Producer:
         """Return a producer."""
         producer = self.transport.producer()
-        self.faces.callback(producer.close)
+        self.opened.callback(producer.close)
         return producer
 
     def consumer(self, *queues: Queue) -> Consumer:
         """Return a consumer of `queues`."""
         consumer = self.transport.consumer()
-        self.faces.callback(consumer.close, requeue=False)
+        self.opened.callback(consumer.close, requeue=False)
         consumer.prefetch(10_000)
         for queue in queues:
             consumer.add_queue(queue)
         return consumer
 
     def mailbox(self, *queues: Queue) -> Mailbox:
-        """Return a mailbox that has subscribed to `queues`."""
+        """Return a mailbox that is subscribed to `queues`."""
         mailbox = self.transport.mailbox()
-        self.faces.callback(mailbox.close)
+        self.opened.callback(mailbox.close)
         for queue in queues:
             mailbox.subscribe(queue)
         return mailbox
@@ -118,11 +118,11 @@ class Bench:
     # ------------------------------------------------------------ names and messages
 
     def new(self, word: str = "test") -> str:
-        """Return a name that nobody has used."""
+        """Return a new name that begins with `word`."""
         return f"{word}.{uuid4().hex[:12]}"
 
     def queue(self, **fields: Any) -> Queue:
-        """Return a queue that nobody has used, fed by an exchange of its own name."""
+        """Return a new queue, bound to an exchange of the same name."""
         name = fields.pop("name", None) or self.new()
         fields.setdefault("exchange", Exchange(name))
         fields.setdefault("routing_key", name)
@@ -136,7 +136,7 @@ class Bench:
         return Outgoing(headers=headers, correlation_id=str(number), **fields)
 
     def filled(self, count: int = 10, **fields: Any) -> Queue:
-        """Return a new queue with `count` messages in it, numbered from 0."""
+        """Return a new queue that contains `count` messages, numbered from 0."""
         queue = self.queue(**fields)
         producer = self.producer()
         producer.declare([queue])
@@ -146,11 +146,11 @@ class Bench:
     # ------------------------------------------------------------ waiting
 
     def readable(self, face: Consumer | Mailbox, timeout: float) -> bool:
-        """Sleep until `face` has something to tell, for `timeout` seconds at most; False: it has not."""
+        """Wait up to `timeout` seconds; return whether the descriptor of `face` is readable."""
         return bool(select.select([face.fileno()], [], [], timeout)[0])
 
     def gather(self, consumer: Consumer, count: int) -> list[Delivery]:
-        """Fetch until there are `count` deliveries, sleeping on the descriptor as a worker's loop does."""
+        """Fetch `count` deliveries, waiting on the descriptor as a worker's loop does."""
         found: list[Delivery] = []
 
         def complete() -> bool:
@@ -161,10 +161,7 @@ class Bench:
         return found
 
     def drain(self, consumer: Consumer, queue: Queue) -> list[Delivery]:
-        """Return everything that waits in `queue` now: what comes before a message that is sent after it.
-
-        On a broker that keeps no order: what has come when that message has.
-        """
+        """Publish a last message and return all deliveries from `queue` that arrive before it, or together with it."""
         last = self.new("last")
         producer = self.transport.producer()
         producer.publish([self.message(last, queue)])
@@ -190,7 +187,7 @@ class Bench:
                 consumer.heartbeat()
 
     def listen(self, mailbox: Mailbox, count: int) -> list[tuple[str, bytes]]:
-        """Receive until there are `count` messages; returns exchanges and bodies."""
+        """Receive `count` or more messages; return their exchanges and bodies."""
         found: list[tuple[str, bytes]] = []
         deadline = time.monotonic() + self.suite.patience
         while True:
@@ -202,7 +199,7 @@ class Bench:
             self.readable(mailbox, min(left, _BEAT))
 
     def size_becomes(self, queue: Queue, number: int | None) -> None:
-        """Wait until so many messages wait in `queue`."""
+        """Wait until `number` messages wait in `queue`; None: until it does not exist."""
         wait_for(
             lambda: self.transport.sizes([queue]) == {queue.name: number},
             self.suite.patience,

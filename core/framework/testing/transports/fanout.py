@@ -1,4 +1,4 @@
-"""Mailboxes: what is broadcast reaches everybody once, replies reach who asked, and nobody else."""
+"""Mailboxes: a broadcast reaches every subscriber once, and a reply reaches only the requester."""
 
 from __future__ import annotations
 
@@ -11,58 +11,58 @@ from framework.testing.transports.base import Bench, TransportSuiteBase, needs
 
 
 def own(queue: str, exchange: Exchange, key: str = "") -> Queue:
-    """Return a queue of one mailbox's own."""
+    """Return an exclusive queue for one mailbox."""
     return Queue(name=queue, exchange=exchange, routing_key=key, durable=False, exclusive=True, auto_delete=True)
 
 
 def broadcast(text: str, exchange: Exchange) -> Outgoing:
-    """Return a message for everybody."""
+    """Return a message to all subscribers of `exchange`."""
     return Outgoing(text.encode(), {}, exchange=exchange.name, exchange_type="fanout", delivery_mode=1)
 
 
 class FanoutPromises(TransportSuiteBase):
-    """Remote control's ways."""
+    """Tests of mailboxes."""
 
     def _control(self, bench: Bench) -> Exchange:
         return Exchange(bench.new("control"), type="fanout", durable=False)
 
     @needs("fanout")
     def test_a_broadcast_reaches_every_mailbox_once(self, bench: Bench) -> None:
-        """Two subscribers, several messages, in order; one that subscribed to another exchange hears nothing."""
+        """Every subscriber of an exchange gets each broadcast once and in order; subscribers of others get none."""
         control, other = self._control(bench), self._control(bench)
-        boxes = [bench.mailbox(own(bench.new(), control)) for _ in range(2)]
-        stranger = bench.mailbox(own(bench.new(), other))
+        mailboxes = [bench.mailbox(own(bench.new(), control)) for _ in range(2)]
+        unrelated = bench.mailbox(own(bench.new(), other))
         sender = bench.mailbox()
         sender.send([broadcast(text, control) for text in ("one", "two", "three")])
         sender.send([broadcast("end", control)])
         sender.send([broadcast("end", other)])
-        for box in boxes:
-            assert bench.listen(box, 4) == [(control.name, text) for text in (b"one", b"two", b"three", b"end")]
-        assert bench.listen(stranger, 1) == [(other.name, b"end")]
+        for mailbox in mailboxes:
+            assert bench.listen(mailbox, 4) == [(control.name, text) for text in (b"one", b"two", b"three", b"end")]
+        assert bench.listen(unrelated, 1) == [(other.name, b"end")]
 
     @needs("fanout")
     def test_a_producer_broadcasts_too(self, bench: Bench) -> None:
-        """What clients send; nobody listening is no error."""
+        """A client can broadcast through a producer."""
         control = self._control(bench)
-        box = bench.mailbox(own(bench.new(), control))
+        mailbox = bench.mailbox(own(bench.new(), control))
         bench.producer().publish([broadcast("ping", control)])
-        assert bench.listen(box, 1) == [(control.name, b"ping")]
+        assert bench.listen(mailbox, 1) == [(control.name, b"ping")]
 
     @needs("fanout")
     def test_a_broadcast_wakes_who_sleeps(self, bench: Bench) -> None:
-        """The descriptor turns readable, and `receive` never waits."""
+        """A broadcast makes the descriptor readable, and `receive` never blocks."""
         control = self._control(bench)
-        box, sender = bench.mailbox(own(bench.new(), control)), bench.mailbox()
+        mailbox, sender = bench.mailbox(own(bench.new(), control)), bench.mailbox()
         for number in range(5):
-            while box.receive():
+            while mailbox.receive():
                 pass
             sender.send([broadcast(str(number), control)])
-            assert bench.readable(box, self.patience), "nobody was woken"
-            assert bench.listen(box, 1) == [(control.name, str(number).encode())]
+            assert bench.readable(mailbox, self.patience), "the descriptor did not become readable"
+            assert bench.listen(mailbox, 1) == [(control.name, str(number).encode())]
 
     @needs("fanout")
     def test_replies_reach_who_asked(self, bench: Bench) -> None:
-        """By the key of the reply queue, of any size; to nobody else."""
+        """A reply of any size reaches only the reply queue with its routing key."""
         replies = Exchange(bench.new("reply"), durable=False)
         asker, other = (bench.mailbox(own(bench.new(), replies, key)) for key in ("asker", "other"))
         worker = bench.mailbox()
@@ -74,21 +74,21 @@ class FanoutPromises(TransportSuiteBase):
 
     @needs("fanout")
     def test_replies_to_nobody_vanish(self, bench: Bench) -> None:
-        """A client that has gone away costs nothing: the next message is delivered as ever."""
+        """A message without a receiver is dropped, and the next message is delivered."""
         control = self._control(bench)
         replies = Exchange(bench.new("reply"), durable=False)
         bench.mailbox(own(bench.new(), replies, "known"))
-        box = bench.mailbox(own(bench.new(), control))
+        mailbox = bench.mailbox(own(bench.new(), control))
         sender = bench.mailbox()
         for number in range(3):
             sender.send([Outgoing(b"", {}, exchange=replies.name, routing_key="gone", delivery_mode=1)])
             sender.send([Outgoing(b"", {}, routing_key=bench.new("no-such-queue"), delivery_mode=1)])
             sender.send([broadcast(str(number), control)])
-            assert bench.listen(box, 1) == [(control.name, str(number).encode())]
+            assert bench.listen(mailbox, 1) == [(control.name, str(number).encode())]
 
     @needs("fanout")
     def test_events_are_chosen_by_their_key(self, bench: Bench) -> None:
-        """Where events travel through a topic exchange; through a fan-out one everybody hears everything."""
+        """A topic exchange delivers events by routing key; a fan-out exchange delivers all events to all."""
         kind = bench.traits.events_exchange
         events = Exchange(bench.new("events"), type=kind)
         some = bench.mailbox(own(bench.new(), events, "task.#"))
@@ -99,8 +99,8 @@ class FanoutPromises(TransportSuiteBase):
                 [Outgoing(key.encode(), {}, exchange=events.name, routing_key=key, exchange_type=kind, delivery_mode=1)]
             )
         assert [body for _, body in bench.listen(everything, 3)] == [b"worker.online", b"task.sent", b"task.end"]
-        heard = [body for _, body in self._until(bench, some, b"task.end")]
-        assert heard == [b"task.sent", b"task.end"] if kind == "topic" else heard[-1] == b"task.end"
+        received = [body for _, body in self._until(bench, some, b"task.end")]
+        assert received == [b"task.sent", b"task.end"] if kind == "topic" else received[-1] == b"task.end"
 
     def _until(self, bench: Bench, mailbox: Mailbox, last: bytes) -> list[tuple[str, bytes]]:
         found: list[tuple[str, bytes]] = []
@@ -110,7 +110,7 @@ class FanoutPromises(TransportSuiteBase):
 
     @needs("fanout")
     def test_reach_counts_subscribers(self, bench: Bench) -> None:
-        """How many subscriptions have it, or None where the broker does not tell."""
+        """`reach` sends messages and returns how many subscribers got them, or None if the broker does not count."""
         control = self._control(bench)
         for _ in range(2):
             bench.mailbox(own(bench.new(), control))
@@ -118,7 +118,7 @@ class FanoutPromises(TransportSuiteBase):
 
     @needs("fanout")
     def test_a_closed_mailbox_is_out(self, bench: Bench) -> None:
-        """Closing twice is harmless; what comes later is for the others; asked again, it says ConnectionLost."""
+        """A second `close` is harmless; later broadcasts reach the others, and `receive` raises ConnectionLost."""
         control = self._control(bench)
         gone, here = (bench.mailbox(own(bench.new(), control)) for _ in range(2))
         gone.close()

@@ -1,4 +1,4 @@
-"""Promise 1, and what a message is: it comes out once, in order, with everything that it had."""
+"""Promise 1: every message is delivered once, in order and unchanged."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from framework.testing.transports.base import Bench, TransportSuiteBase, ids, nu
 
 
 class MessagePromises(TransportSuiteBase):
-    """Messages in, messages out."""
+    """Tests of publishing and fetching."""
 
     def test_every_message_comes_once(self, bench: Bench) -> None:
-        """Thousands of messages in batches: none is lost, none comes twice."""
+        """Each of thousands of messages, fetched in batches, is delivered once."""
         queue = bench.filled(self.many)
         consumer = bench.consumer(queue)
         found: list[str] = []
@@ -30,13 +30,13 @@ class MessagePromises(TransportSuiteBase):
         assert bench.drain(consumer, queue) == []
 
     def test_messages_come_in_order(self, bench: Bench) -> None:
-        """First in, first out, also over several batches."""
+        """Messages are delivered first in, first out, also over several batches."""
         queue = bench.filled(100)
         consumer = bench.consumer(queue)
         assert ids(bench.gather(consumer, 30) + bench.gather(consumer, 70)) == numbers(100)
 
     def test_publish_returns_when_the_broker_has_them(self, bench: Bench) -> None:
-        """Every message of a batch is there for others as soon as `publish` has returned."""
+        """When `publish` returns, the broker has every message of the batch."""
         queue = bench.queue()
         producer = bench.producer()
         producer.declare([queue])
@@ -45,7 +45,7 @@ class MessagePromises(TransportSuiteBase):
             assert bench.another().sizes([queue]) == {queue.name: number * 10}
 
     def test_a_message_keeps_everything_it_had(self, bench: Bench) -> None:
-        """Body, headers, content type and encoding, ids, priority and where it went to."""
+        """A delivery has the body, headers, content type and encoding, ids, priority and routing key of its message."""
         queue = bench.queue()
         consumer = bench.consumer(queue)
         sent = Outgoing(
@@ -71,7 +71,7 @@ class MessagePromises(TransportSuiteBase):
 
     @pytest.mark.parametrize("size", [0, 1, 200_000, 3_000_000])
     def test_bodies_of_any_size(self, bench: Bench, size: int) -> None:
-        """From nothing to megabytes."""
+        """Bodies may be empty or have megabytes."""
         queue = bench.queue()
         consumer = bench.consumer(queue)
         bench.producer().publish([bench.message("x", queue, body=b"\xfe" * size)])
@@ -79,7 +79,7 @@ class MessagePromises(TransportSuiteBase):
         assert read(delivery.payload).body == b"\xfe" * size
 
     def test_fetch_returns_no_more_than_it_was_asked_for(self, bench: Bench) -> None:
-        """However many there are."""
+        """`fetch` returns at most the given number of deliveries."""
         consumer = bench.consumer(bench.filled(20))
         found = bench.gather(consumer, 1)
         while len(found) < 20:
@@ -91,7 +91,7 @@ class MessagePromises(TransportSuiteBase):
         assert len(set(ids(found))) == 20
 
     def test_two_consumers_share_a_queue(self, bench: Bench) -> None:
-        """Each message goes to one of them."""
+        """Each message goes to one of two consumers of a queue."""
         queue = bench.queue()
         bench.producer().declare([queue])
         one, two = bench.consumer(queue), bench.consumer(queue)
@@ -102,7 +102,7 @@ class MessagePromises(TransportSuiteBase):
         assert sorted(ids(found), key=int) == numbers(40)
 
     def test_one_consumer_serves_several_queues(self, bench: Bench) -> None:
-        """All of them, also while one is full; each delivery says where it comes from."""
+        """A consumer gets messages from all of its queues, and each delivery names its queue."""
         full, other = bench.filled(200), bench.filled(5)
         consumer = bench.consumer(full, other)
         found = bench.gather(consumer, 205)
@@ -112,25 +112,25 @@ class MessagePromises(TransportSuiteBase):
         }
 
     def test_threads_share_a_producer(self, bench: Bench) -> None:
-        """Four threads publish at the same time over one connection: nothing is lost or mixed up."""
+        """Four threads can publish through one producer at the same time without losing a message."""
         queue = bench.queue()
         producer = bench.producer()
         producer.declare([queue])
 
-        def publish(letter: str) -> None:
+        def publish(prefix: str) -> None:
             for number in range(25):
-                producer.publish([bench.message(f"{letter}{number}", queue)])
+                producer.publish([bench.message(f"{prefix}{number}", queue)])
 
-        threads = [threading.Thread(target=publish, args=(letter,)) for letter in "abcd"]
+        threads = [threading.Thread(target=publish, args=(prefix,)) for prefix in "abcd"]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         found = ids(bench.gather(bench.consumer(queue), 100))
-        assert sorted(found) == sorted(f"{letter}{number}" for letter in "abcd" for number in range(25))
+        assert sorted(found) == sorted(f"{prefix}{number}" for prefix in "abcd" for number in range(25))
 
     def test_declaring_twice_is_harmless(self, bench: Bench) -> None:
-        """A queue that exists, with what is in it, stays as it is; a consumer that has it already takes no notice."""
+        """Declaring an existing queue keeps its messages; adding a queue to a consumer twice has no effect."""
         queue = bench.filled(3)
         bench.producer().declare([queue, queue])
         consumer = bench.consumer(queue, queue)
@@ -138,7 +138,7 @@ class MessagePromises(TransportSuiteBase):
         assert bench.drain(consumer, queue) == []
 
     def test_no_message_is_dropped_in_silence(self, bench: Bench) -> None:
-        """To a queue that does not exist: refused, or kept for whoever declares it."""
+        """A message to a queue that does not exist is refused, or delivered once the queue is declared."""
         queue = bench.queue()
         try:
             bench.producer().publish([bench.message("x", queue)])
@@ -147,7 +147,7 @@ class MessagePromises(TransportSuiteBase):
         assert ids(bench.gather(bench.consumer(queue), 1)) == ["x"]
 
     def test_a_direct_exchange_feeds_every_queue_with_the_key(self, bench: Bench) -> None:
-        """And no other."""
+        """A direct exchange delivers to all queues bound with the routing key, and to no others."""
         exchange = Exchange(bench.new())
         one, two, other = (bench.queue(exchange=exchange, routing_key=key) for key in ("a", "a", "b"))
         producer = bench.producer()
@@ -158,7 +158,7 @@ class MessagePromises(TransportSuiteBase):
         assert bench.transport.sizes([other]) == {other.name: 0}
 
     def test_a_topic_exchange_matches_keys(self, bench: Bench) -> None:
-        """``*`` is one word, ``#`` any number of them."""
+        """In a binding key, ``*`` matches one word and ``#`` any number of words."""
         exchange = Exchange(bench.new(), type="topic")
         video = bench.queue(exchange=exchange, routing_key="media.video.#")
         any_media = bench.queue(exchange=exchange, routing_key="media.*")
@@ -171,7 +171,7 @@ class MessagePromises(TransportSuiteBase):
         assert ids(bench.drain(bench.consumer(any_media), any_media)) == ["0", "1"]
 
     def test_the_highest_priority_comes_first(self, bench: Bench) -> None:
-        """Whichever end of the scale that is on this broker; equals stay in order."""
+        """Messages are delivered by priority, on the broker's own scale; equal priorities stay in order."""
         queue = bench.queue(max_priority=10)
         producer = bench.producer()
         producer.declare([queue])

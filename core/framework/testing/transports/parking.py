@@ -1,4 +1,4 @@
-"""Promise 7: what is parked comes at its time, whoever lives or dies until then; or before, when it is recalled."""
+"""Promise 7: a parked message is delivered at its time, whichever consumers end until then, or when it is recalled."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from framework.message import read_head
 from framework.testing.transports.base import Bench, TransportSuiteBase, ids, needs, numbers
 from framework.testing.wait import wait_for
 
-#: Seconds for which the tests park: long enough to be seen in time, also on a slow machine.
+#: Seconds for which tests park messages: long enough to check them in time on a slow machine.
 _SHORT: Final = 1.5
-#: Later than any test.
+#: Seconds for which tests park messages that must not come due.
 _LONG: Final = 3600.0
 
 
 class ParkingPromises(TransportSuiteBase):
-    """Messages for later."""
+    """Tests of parking and recalling."""
 
     def _park(self, bench: Bench, consumer: Consumer, count: int, until: float) -> None:
         for delivery in bench.gather(consumer, count):
-            assert delivery.park(until), "it was not taken"
+            assert delivery.park(until), "`park` returned False"
         consumer.flush()
 
     def _parked_become(self, bench: Bench, consumer: Consumer | None, wanted: dict[str, int]) -> None:
-        """Wait until so many are parked: a broker may be asked to park first, and hear of the original afterwards."""
+        """Wait until the queues have the `wanted` numbers of parked messages; a broker may report them late."""
         transport = bench.another()
 
         def parked() -> dict[str, int]:
@@ -37,13 +37,10 @@ class ParkingPromises(TransportSuiteBase):
 
         wait_for(lambda: parked() == wanted, self.patience, lambda: f"{wanted} to be parked; there are {parked()}")
 
-    def _told(self, bench: Bench, consumer: Consumer, sooner: float, other: Consumer) -> None:
-        """Sleep on the descriptor until the consumer knows of a message that is due in less than `sooner` seconds.
+    def _wait_for_due_at(self, bench: Bench, consumer: Consumer, sooner: float, other: Consumer) -> None:
+        """Wait until `due_at` of `consumer` is less than `sooner` seconds ahead; send heartbeats for `other`."""
 
-        `other` has something on loan meanwhile.
-        """
-
-        def knows() -> bool:
+        def due() -> bool:
             other.heartbeat()
             if not bench.readable(consumer, 0.2):
                 consumer.heartbeat()
@@ -51,29 +48,29 @@ class ParkingPromises(TransportSuiteBase):
             assert consumer.fetch(10) == []
             return consumer.due_at is not None and consumer.due_at < time.monotonic() + sooner
 
-        wait_for(knows, self.patience, lambda: f"it to be told of a time; it knows of {consumer.due_at}")
+        wait_for(due, self.patience, lambda: f"the consumer to update `due_at`, which is {consumer.due_at}")
 
     def _at_its_time(self, bench: Bench, consumer: Consumer) -> list[Delivery]:
-        """Fetch as core does that has been told of nothing but `due_at`; of a broker that pushes, of the descriptor."""
+        """Fetch at `due_at`, or when the descriptor is readable if the broker pushes, as core does."""
         found: list[Delivery] = []
         deadline = time.monotonic() + self.patience + _SHORT
         while not found:
-            assert time.monotonic() < deadline, "nothing came at the time that the consumer named"
+            assert time.monotonic() < deadline, "no message was delivered at `due_at`"
             if consumer.due_at is not None:
                 time.sleep(min(max(0.0, consumer.due_at - time.monotonic()), _SHORT) + 0.001)
             else:
-                told = bench.readable(consumer, _SHORT + self.patience)
-                assert told, "there is something parked, and the consumer names no time"
+                readable = bench.readable(consumer, _SHORT + self.patience)
+                assert readable, "a message is parked, but `due_at` is None and the descriptor is not readable"
             found += consumer.fetch(10)
         return found
 
     def _wait_until(self, moment: float) -> None:
-        # A tenth for a broker whose clock is not quite ours.
+        # The broker's clock may differ by up to a tenth of a second.
         wait_for(lambda: time.time() > moment + 0.1, _SHORT + self.patience, "their time to come")
 
     @needs("parks")
     def test_what_is_parked_comes_at_its_time(self, bench: Bench) -> None:
-        """Not before, and uncounted; and then it is a message as any other, which is gone when it is acknowledged."""
+        """A parked message is delivered at its time, not counted as a redelivery, and removed when acknowledged."""
         queue = bench.filled(1)
         consumer = bench.consumer(queue)
         until = time.time() + _SHORT
@@ -91,7 +88,7 @@ class ParkingPromises(TransportSuiteBase):
 
     @needs("parks")
     def test_the_time_is_named(self, bench: Bench) -> None:
-        """`due_at` is None while nothing is parked, and else the time of what comes first."""
+        """`due_at` is None while no message is parked, else the time of the message that is due first."""
         queue = bench.filled(2)
         consumer = bench.consumer(queue)
         first, second = bench.gather(consumer, 2)
@@ -106,7 +103,7 @@ class ParkingPromises(TransportSuiteBase):
 
     @needs("parks")
     def test_what_is_parked_outlives_its_consumer(self, bench: Bench) -> None:
-        """Neither closing nor being closed without a word gives it back early, or loses it."""
+        """A parked message stays parked when its consumer is closed, with or without requeueing."""
         queue = bench.filled(3)
         for number in range(3):
             consumer = bench.consumer(queue)
@@ -119,7 +116,7 @@ class ParkingPromises(TransportSuiteBase):
 
     @needs("parks")
     def test_others_learn_of_it(self, bench: Bench) -> None:
-        """A consumer that sleeps learns what another parks, also when that comes to be earlier; it gets it then."""
+        """A waiting consumer updates `due_at` when another one parks a message, and gets the message at its time."""
         queue = bench.filled(2)
         one = bench.consumer(queue)
         first, second = bench.gather(one, 2)
@@ -127,17 +124,17 @@ class ParkingPromises(TransportSuiteBase):
         assert two.fetch(10) == []
         first.park(time.time() + _LONG)
         one.flush()
-        self._told(bench, two, 2 * _LONG, one)
+        self._wait_for_due_at(bench, two, 2 * _LONG, one)
         wanted = ids([second])
         second.park(time.time() + _SHORT)
         one.flush()
-        self._told(bench, two, _LONG / 2, one)
+        self._wait_for_due_at(bench, two, _LONG / 2, one)
         one.close(requeue=False)
         assert ids(self._at_its_time(bench, two)) == wanted
 
     @needs("parks")
     def test_many_are_parked_and_each_comes_once(self, bench: Bench) -> None:
-        """More than one look brings back, for two consumers; those that are alike stay as many as they were."""
+        """Two consumers get each of many parked messages once; identical messages are not merged."""
         count = min(self.many, 1_200) // 4 * 4
         queue = bench.queue()
         producer = bench.producer()
@@ -151,23 +148,23 @@ class ParkingPromises(TransportSuiteBase):
         self._wait_until(until)
         found: list[Delivery] = []
 
-        def all_came() -> bool:
+        def all_delivered() -> bool:
             found.extend([*one.fetch(100), *two.fetch(100)])
             return len(found) >= count
 
-        wait_for(all_came, self.patience, lambda: f"{count} to come, {len(found)} have")
+        wait_for(all_delivered, self.patience, lambda: f"{count} deliveries, got {len(found)}")
         assert sorted(ids(found), key=int) == [number for number in numbers(count // 2) for _ in "ab"]
         self._parked_become(bench, None, {queue.name: 0})
 
     @needs("parks")
     def test_it_is_looked_at_and_purged(self, bench: Bench) -> None:
-        """It is not among what waits; `parked` counts it, for its queue alone, and a purge drops it."""
+        """`parked` counts parked messages by queue, `sizes` does not count them, and `purge` drops them."""
         queue, other = bench.filled(4), bench.filled(1)
         consumer = bench.consumer()
         consumer.prefetch(3)
         consumer.add_queue(queue)
         held = bench.gather(consumer, 3)
-        # No room for another one, however soon the broker has these.
+        # A prefetch limit of 1: no further message is fetched when these are parked.
         consumer.prefetch(1)
         for delivery in held[:2]:
             delivery.park(time.time() + _LONG)
@@ -180,7 +177,7 @@ class ParkingPromises(TransportSuiteBase):
 
     @needs("parks")
     def test_parking_settles(self, bench: Bench) -> None:
-        """With the next `fetch`; what is said afterwards changes nothing, nor does the end of the consumer."""
+        """Parking settles a delivery with the next `fetch`; a later settlement or `close` has no effect."""
         queue = bench.filled(2)
         consumer = bench.consumer(queue)
         first, second = bench.gather(consumer, 2)
@@ -194,7 +191,7 @@ class ParkingPromises(TransportSuiteBase):
 
     @needs("parks")
     def test_it_keeps_its_priority(self, bench: Bench) -> None:
-        """Of two that come due together the more important one comes first, whichever end of the scale that is."""
+        """Two parked messages that are due at the same time are delivered by priority."""
         queue = bench.queue(max_priority=10)
         producer = bench.producer()
         producer.declare([queue])
@@ -211,14 +208,14 @@ class ParkingPromises(TransportSuiteBase):
     # ------------------------------------------------------------ recalling
 
     def _keyed(self, bench: Bench, consumer: Consumer, *keys: str, ahead: float = _LONG) -> None:
-        """Park the next messages under `keys`, the first one first."""
+        """Park the next messages under `keys`, in that order."""
         for delivery, key in zip(bench.gather(consumer, len(keys)), keys, strict=True):
-            assert delivery.park(time.time() + ahead, key), "it was not taken"
+            assert delivery.park(time.time() + ahead, key), "`park` returned False"
         consumer.flush()
 
     @needs("recalls")
     def test_what_is_recalled_comes_at_once(self, bench: Bench) -> None:
-        """What was parked under the keys, and nothing else, uncounted; once, whoever asks, and however often."""
+        """`recall` returns the messages parked under the keys, once, and does not count them as redelivered."""
         queue = bench.filled(5)
         one, two = bench.consumer(queue), bench.consumer(queue)
         self._keyed(bench, one, "a", "b\nc", "d e", "é", "")
@@ -236,7 +233,7 @@ class ParkingPromises(TransportSuiteBase):
 
     @needs("recalls")
     def test_what_is_recalled_is_on_loan(self, bench: Bench) -> None:
-        """It can be given back, and parked again; and what its consumer does not settle goes back when that closes."""
+        """A recalled message can be released or parked again, and is requeued if its consumer closes."""
         queue = bench.filled(3)
         one = bench.consumer(queue)
         self._keyed(bench, one, "a", "b", "c")
@@ -252,7 +249,7 @@ class ParkingPromises(TransportSuiteBase):
 
     @needs("recalls")
     def test_all_of_a_key_are_recalled(self, bench: Bench) -> None:
-        """Several may have the same key, and some of them may be gone already; the others stay."""
+        """`recall` returns all messages with a key that are still parked, and no others."""
         queue = bench.filled(6)
         consumer = bench.consumer(queue)
         first = bench.gather(consumer, 1)[0]
@@ -266,7 +263,7 @@ class ParkingPromises(TransportSuiteBase):
 
     @needs("recalls")
     def test_recalling_settles(self, bench: Bench) -> None:
-        """What the consumer has parked and settled just before is parked and settled by then."""
+        """`recall` first sends the consumer's pending settlements, including parked messages."""
         queue = bench.filled(3)
         consumer = bench.consumer(queue)
         first, second, third = bench.gather(consumer, 3)
@@ -279,7 +276,7 @@ class ParkingPromises(TransportSuiteBase):
 
     @needs("recalls")
     def test_recalling_is_for_the_queues_that_are_consumed(self, bench: Bench) -> None:
-        """All of them, and no others: those that were cancelled neither."""
+        """`recall` covers all queues that the consumer consumes, but no cancelled queues."""
         queue, other, cancelled = bench.filled(1), bench.filled(1), bench.filled(1)
         for each in (queue, other, cancelled):
             self._keyed(bench, bench.consumer(each), "same")
@@ -293,7 +290,7 @@ class ParkingPromises(TransportSuiteBase):
 
     @needs("recalls")
     def test_recalling_keeps_it_awake(self, bench: Bench) -> None:
-        """A consumer that sleeps is woken by what comes afterwards, as before, and names the time of what is left."""
+        """After `recall`, new messages still wake the consumer, and `due_at` covers the remaining parked messages."""
         queue = bench.filled(2)
         consumer = bench.consumer(queue)
         self._keyed(bench, consumer, "a", "b", ahead=_LONG)
@@ -301,7 +298,7 @@ class ParkingPromises(TransportSuiteBase):
         for key in ("none", "a"):
             consumer.recall([key])
             bench.producer().publish([bench.message(f"after {key}", queue)])
-            assert bench.readable(consumer, self.patience), "it was not woken"
+            assert bench.readable(consumer, self.patience), "the descriptor did not become readable"
             assert ids(bench.gather(consumer, 1)) == [f"after {key}"]
             assert consumer.fetch(10) == []
         assert consumer.due_at is not None

@@ -1,4 +1,4 @@
-"""Promises 2 and 4: a message on loan is settled once, or comes back, whatever happens to who had it."""
+"""Promises 2 and 4: a delivery is settled once, or its message is redelivered, even if its consumer dies."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from framework.testing.transports.base import Bench, TransportSuiteBase, ids, ne
 
 
 class SettlingPromises(TransportSuiteBase):
-    """What becomes of a delivery."""
+    """Tests of settling deliveries, and of queues."""
 
     def test_what_is_acknowledged_is_gone(self, bench: Bench) -> None:
-        """It does not come back, also when its consumer gives back what it has."""
+        """An acknowledged message is not redelivered, not even when its consumer closes with requeueing."""
         queue = bench.filled(4)
         consumer = bench.consumer(queue)
         for delivery in bench.gather(consumer, 4):
@@ -26,7 +26,7 @@ class SettlingPromises(TransportSuiteBase):
         assert bench.drain(bench.consumer(queue), queue) == []
 
     def test_settlements_are_sent_with_the_next_fetch(self, bench: Bench) -> None:
-        """Without a `flush`: `fetch` sends them first."""
+        """`fetch` sends pending settlements first, so that no `flush` is needed."""
         queue = bench.filled(2)
         consumer = bench.consumer(queue)
         for delivery in bench.gather(consumer, 2):
@@ -34,7 +34,7 @@ class SettlingPromises(TransportSuiteBase):
         assert sorted(ids(bench.gather(consumer, 2))) == ["0", "1"]
 
     def test_each_settlement_does_what_it_says(self, bench: Bench) -> None:
-        """Of a batch, one is acknowledged, one dropped, one given back, one released: the last two come again."""
+        """Requeued and released messages are redelivered; acknowledged and dropped ones are not."""
         queue = bench.filled(4)
         consumer = bench.consumer(queue)
         done, dropped, returned, released = bench.gather(consumer, 4)
@@ -48,7 +48,7 @@ class SettlingPromises(TransportSuiteBase):
         assert sorted(ids(found)) == again
 
     def test_a_delivery_is_settled_once(self, bench: Bench) -> None:
-        """What is said after the first settlement changes nothing."""
+        """A second settlement of a delivery has no effect."""
         queue = bench.filled(2)
         consumer = bench.consumer(queue)
         acked, dropped = bench.gather(consumer, 2)
@@ -60,10 +60,9 @@ class SettlingPromises(TransportSuiteBase):
         assert bench.drain(consumer, queue) == []
 
     def test_what_is_given_back_comes_first(self, bench: Bench) -> None:
-        """Before what waited behind it.
+        """A requeued message is delivered before the messages behind it.
 
-        While nobody consumes: a broker that is told two things at once, that a message is back and that there is room
-        for one more, may deal with the second first.
+        The queue is cancelled meanwhile, because a broker may deliver the next message before it requeues this one.
         """
         queue = bench.filled(5)
         consumer = bench.consumer()
@@ -78,7 +77,7 @@ class SettlingPromises(TransportSuiteBase):
         assert ids(bench.gather(consumer, 5))[0] == "0"
 
     def test_deliveries_are_counted(self, bench: Bench) -> None:
-        """How often it was handed out before: in the delivery, and in the message for whoever gets it."""
+        """The delivery and the message's headers have the number of earlier deliveries."""
         queue = bench.filled(1)
         consumer = bench.consumer(queue)
         for count in range(3):
@@ -88,7 +87,7 @@ class SettlingPromises(TransportSuiteBase):
             delivery.reject(requeue=True)
 
     def test_what_is_on_loan_is_nobody_elses(self, bench: Bench) -> None:
-        """Another consumer gets what is left, and the rest when it is given back."""
+        """Another consumer does not get unacknowledged messages until they are requeued."""
         queue = bench.filled(3)
         one = bench.consumer()
         one.prefetch(2)
@@ -104,7 +103,7 @@ class SettlingPromises(TransportSuiteBase):
         assert sorted(ids(bench.gather(two, 2))) == given_back
 
     def test_closing_gives_back_what_is_on_loan(self, bench: Bench) -> None:
-        """What was settled before is settled; a second close changes nothing."""
+        """Closing with requeueing returns unacknowledged messages to the queue; settled ones stay settled."""
         queue = bench.filled(4)
         consumer = bench.consumer(queue)
         done, *others = bench.gather(consumer, 4)
@@ -116,7 +115,7 @@ class SettlingPromises(TransportSuiteBase):
         assert sorted(ids(found)) == wanted
 
     def test_what_is_adopted_stays_on_loan(self, bench: Bench) -> None:
-        """A connection is given up, and the next one asked to adopt: what it does not take over comes back, once."""
+        """A new consumer adopts deliveries of a lost connection; the other deliveries are redelivered once."""
         queue = bench.filled(6)
         lost = bench.consumer(queue)
         first, second, done, *_others = bench.gather(lost, 6)
@@ -124,7 +123,7 @@ class SettlingPromises(TransportSuiteBase):
         settled = ids([done])[0]
         done.ack()
         consumer = bench.transport.consumer()
-        bench.faces.callback(consumer.close, requeue=False)
+        bench.opened.callback(consumer.close, requeue=False)
         consumer.prefetch(10_000)
         adopted = {wanted[delivery]: delivery for delivery in consumer.adopt(lost, list(wanted))}
         lost.close(requeue=False)
@@ -141,7 +140,7 @@ class SettlingPromises(TransportSuiteBase):
 
     @needs("shared")
     def test_what_a_killed_process_had_comes_back(self, bench: Bench) -> None:
-        """A process takes messages and dies without a word: every one comes to somebody else, once."""
+        """The messages of a killed process are redelivered to another consumer, once."""
         queue = bench.filled(10)
         with self._taker(bench, queue.name, 6) as taker:
             assert taker.stdout is not None
@@ -173,7 +172,7 @@ class SettlingPromises(TransportSuiteBase):
     # ------------------------------------------------------------ queues
 
     def test_a_cancelled_queue_keeps_its_messages(self, bench: Bench) -> None:
-        """Nothing more comes of it; what is on loan can be settled; consumed again, it goes on."""
+        """A cancelled queue delivers nothing until it is added again; its deliveries can still be settled."""
         queue, other = bench.filled(3), bench.queue()
         consumer = bench.consumer()
         consumer.prefetch(1)
@@ -192,23 +191,23 @@ class SettlingPromises(TransportSuiteBase):
         assert sorted(ids(bench.gather(consumer, 2))) == others
 
     def test_sizes_and_purge(self, bench: Bench) -> None:
-        """How many wait. A purge drops what waits, says how much that was, and spares what is on loan."""
+        """`sizes` counts waiting messages; `purge` drops and counts them, but not unacknowledged ones."""
         queue = bench.filled(5)
         assert bench.transport.sizes([queue]) == {queue.name: 5}
         consumer = bench.consumer()
         consumer.prefetch(1)
         consumer.add_queue(queue)
-        [loan] = bench.gather(consumer, 1)
+        [held] = bench.gather(consumer, 1)
         bench.size_becomes(queue, 4)
         assert bench.transport.purge(queue) == 4
-        spared = ids([loan])
-        loan.reject(requeue=True)
+        spared = ids([held])
+        held.reject(requeue=True)
         consumer.flush()
         consumer.prefetch(10)
         assert ids(bench.drain(consumer, queue)) == spared
 
     def test_a_queue_that_does_not_exist_has_no_size(self, bench: Bench) -> None:
-        """None, and not 0; nor does asking make one. There is nothing to purge in it, which is no error."""
+        """The size of a missing queue is None; neither `sizes` nor `purge` creates the queue or raises an error."""
         missing = bench.queue()
         for _ in range(2):
             assert bench.transport.sizes([missing]) == {missing.name: None}
@@ -216,7 +215,7 @@ class SettlingPromises(TransportSuiteBase):
 
     @pytest.mark.parametrize("number", [1, 50])
     def test_exactly_the_unsettled_come_back(self, bench: Bench, number: int) -> None:
-        """Every third is acknowledged, every third dropped; the consumer goes, and the others come again."""
+        """When a consumer closes, exactly the messages that it has not acknowledged or dropped are redelivered."""
         queue = bench.filled(number * 3)
         consumer = bench.consumer(queue)
         kept = []

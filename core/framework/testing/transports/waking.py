@@ -1,4 +1,4 @@
-"""Promise 3: `fetch` never blocks, and whoever sleeps on the descriptor is woken."""
+"""Promise 3: `fetch` never blocks, and a new message makes the consumer's descriptor readable."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from framework.testing.transports.base import Bench, TransportSuiteBase, ids, nu
 
 
 class WakingPromises(TransportSuiteBase):
-    """Waiting for messages."""
+    """Tests of waiting for messages."""
 
     def test_fetch_does_not_wait(self, bench: Bench) -> None:
-        """An empty queue: nothing, at once, as often as one asks."""
+        """`fetch` from an empty queue returns at once, also repeatedly."""
         consumer = bench.consumer(bench.queue())
         for _ in range(20):
             assert within(self.patience / 4, lambda: list(consumer.fetch(10)), "fetch") == []
 
     def test_a_message_wakes_an_idle_consumer(self, bench: Bench) -> None:
-        """After a fetch that returned fewer than asked, the descriptor turns readable, and the message is there."""
+        """After a `fetch` that returned fewer messages than requested, a new message makes the descriptor readable."""
         queue = bench.queue()
         consumer = bench.consumer(queue)
         producer = bench.producer()
@@ -29,18 +29,18 @@ class WakingPromises(TransportSuiteBase):
             publisher.start()
             found: list[str] = []
             while not found:
-                assert bench.readable(consumer, self.patience), "nobody was woken"
+                assert bench.readable(consumer, self.patience), "the descriptor did not become readable"
                 found += ids(consumer.fetch(10))
             publisher.join(self.patience)
             assert found == [str(number)]
 
     def test_attending_takes_nothing_away(self, bench: Bench) -> None:
-        """New messages are left for `fetch`; what was handed out before may come either way, once."""
+        """`poll_while_full` returns no new messages; each redelivered one comes once, from it or from `fetch`."""
         queue = bench.filled(3)
         consumer = bench.consumer(queue)
         found: list[str] = []
         for _ in range(3):
-            # A broker that pushes may send it any moment: before, or after.
+            # A broker that pushes may deliver before or after this call.
             assert not consumer.poll_while_full()
             found += ids(bench.gather(consumer, 1))
         assert sorted(found) == numbers(3)
@@ -51,7 +51,7 @@ class WakingPromises(TransportSuiteBase):
         assert sorted(again) == numbers(3)
 
     def test_who_rests_leaves_the_others_theirs(self, bench: Bench) -> None:
-        """What a full consumer was not given yet is everybody's; with its next fetch it takes part again."""
+        """After `pause_delivery`, other consumers get the waiting messages; the next `fetch` resumes delivery."""
         queue = bench.filled(3)
         full = bench.consumer(queue)
         full.prefetch(1)
@@ -68,7 +68,7 @@ class WakingPromises(TransportSuiteBase):
         assert ids(bench.gather(full, 1)) == ["3"]
 
     def test_no_wake_up_is_lost_in_a_race(self, bench: Bench) -> None:
-        """Messages that come just as the consumer falls asleep: none waits for the next one."""
+        """A message that arrives just as the consumer begins to wait makes the descriptor readable."""
         queue = bench.queue()
         consumer = bench.consumer(queue)
         producer = bench.producer()
@@ -88,12 +88,14 @@ class WakingPromises(TransportSuiteBase):
                 delivery.ack()
                 taken.release()
             if len(found) < 100:
-                assert bench.readable(consumer, self.patience), f"nobody was woken after {len(found)} messages"
+                assert bench.readable(consumer, self.patience), (
+                    f"the descriptor did not become readable after {len(found)} messages"
+                )
         thread.join(self.patience)
         assert found == numbers(100)
 
     def test_what_another_gives_back_wakes(self, bench: Bench) -> None:
-        """A consumer sleeps; another gives a message back, and it comes."""
+        """A message that another consumer requeues wakes a waiting consumer."""
         queue = bench.filled(1)
         one = bench.consumer(queue)
         [held] = bench.gather(one, 1)
@@ -104,7 +106,7 @@ class WakingPromises(TransportSuiteBase):
         assert ids(bench.gather(two, 1)) == ["0"]
 
     def test_the_descriptor_stays_the_same(self, bench: Bench) -> None:
-        """From the first call until `close`."""
+        """`fileno` returns the same descriptor until `close`."""
         queue = bench.queue()
         consumer = bench.consumer(queue)
         descriptor = consumer.fileno()
@@ -117,17 +119,17 @@ class WakingPromises(TransportSuiteBase):
         assert consumer.fileno() == descriptor
 
     def test_it_does_not_spin(self, bench: Bench) -> None:
-        """An idle consumer may be woken for nothing now and then, and not again and again."""
+        """The descriptor of an idle consumer is not readable all the time."""
         consumer = bench.consumer(bench.queue())
         wakings = 0
         end = time.monotonic() + 1
         while time.monotonic() < end and bench.readable(consumer, 0.3):
             assert consumer.fetch(10) == []
             wakings += 1
-        assert wakings < 50, "the descriptor is readable all the time, and there is nothing"
+        assert wakings < 50, "the descriptor is readable all the time without a message"
 
     def test_heartbeats_harm_nothing(self, bench: Bench) -> None:
-        """Whenever they come: what is on loan stays, what waits comes."""
+        """`heartbeat` may be called at any time: it loses no unacknowledged and no waiting message."""
         queue = bench.filled(3)
         consumer = bench.consumer(queue)
         [first, *_] = bench.gather(consumer, 3)
