@@ -11,7 +11,7 @@ import pytest
 from framework._config.autoscale import Range
 from framework.api.autoscaler import Autoscaler, Observation
 from framework.api.plugin import NoOptions
-from framework.worker.autoscaler.simulation import PATTERNS, SimulatedLoad, SimulatedTask, Simulation, SimulationReport
+from framework.testing.simulation import PATTERNS, SimulatedLoad, SimulatedTask, Simulation, SimulationReport
 from framework.worker.intake.capacity import Prefetch
 
 

@@ -17,8 +17,7 @@ from framework._cli.program import Section
 from framework._cli.session import CommandSession
 from framework._config.autoscale import autoscale_range
 from framework.exceptions import ConfigError
-from framework.worker.autoscaler.driver import AutoscalerDriver
-from framework.worker.autoscaler.simulation import (
+from framework.testing.simulation import (
     PATTERNS,
     SimulatedLoad,
     SimulatedTask,
@@ -26,6 +25,7 @@ from framework.worker.autoscaler.simulation import (
     SimulationReport,
     SimulationSample,
 )
+from framework.worker.autoscaler.driver import AutoscalerDriver
 from framework.worker.intake.capacity import Prefetch
 
 _WIDTH: Final = 72

@@ -30,8 +30,8 @@ import pytest
 from framework._boot import loader
 from framework._config.autoscale import Range
 from framework.api.autoscaler import Autoscaler, Machine, Observation
+from framework.testing.simulation import SimulatedTask, Simulation, burst, steady
 from framework.testing.survey import survey
-from framework.worker.autoscaler.simulation import SimulatedTask, Simulation, burst, steady
 
 #: Prefixes of Python's audit events for operations that an autoscaler must not perform.
 _OUTSIDE = ("open", "os.listdir", "os.scandir", "os.system", "socket.", "subprocess.", "urllib.")
