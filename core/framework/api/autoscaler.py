@@ -56,7 +56,7 @@ class Autoscaler(Plugin, ABC):
     """Base class of autoscalers. Creating an autoscaler starts nothing."""
 
     #: What the decision depends on. ``queue``: waiting tasks; core calls `decide` as soon as a task waits, and reserves
-    #: as many messages as the largest pool could run. ``machine``: free load and memory; core calls `decide` once a
+    #: as many messages as the largest pool could run. ``machine``: load and free memory; core calls `decide` once a
     #: second, with `Observation.machine`, and reserves one message more than the pool can run, to see that more wait.
     basis: ClassVar[Literal["queue", "machine"]] = "queue"
 

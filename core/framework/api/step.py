@@ -37,8 +37,8 @@ class Step(ABC):
 
     #: Unique within its graph.
     name: ClassVar[str]
-    #: When the step fails to start. ``required``: the start fails. ``degrade``: the worker starts without the step and
-    #: is not ready.
+    #: When the step fails to start. ``required``: the start fails. ``degrade``: the worker starts without the step,
+    #: and the health endpoint lists it in ``missing_steps``.
     policy: ClassVar[Policy] = "required"
     graph: ClassVar[Literal["worker", "consumer"]] = "worker"
     requires: ClassVar[tuple[str, ...]] = ()
