@@ -192,7 +192,7 @@ def _summary(letter: DeadLetter) -> dict[str, Any]:
         "text": letter.text,
         "deliveries": letter.deliveries,
         "time": None if letter.time is None else datetime.fromtimestamp(letter.time).astimezone().isoformat(),
-        "dead_letter_queue": letter.box,
+        "dead_letter_queue": letter.dead_letter_queue,
     }
 
 

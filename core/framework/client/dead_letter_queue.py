@@ -15,7 +15,7 @@ from typing import Final
 
 from framework.api.transport import Consumer, Delivery, Producer, Queue, Transport
 from framework.exceptions import MessageUndecodable
-from framework.wire.dead_letter import DeadLetter, open_letter
+from framework.wire.dead_letter import DeadLetter, read_dead_letter
 
 #: Seconds without a message after which a box believes to have all there are.
 _SILENCE: Final = 2.0
@@ -49,7 +49,7 @@ class DeadLetterQueue:
         deadline = time.monotonic() + _SILENCE
         while True:
             found = consumer.fetch(_BATCH)
-            self._borrowed += [(open_letter(delivery), delivery) for delivery in found]
+            self._borrowed += [(read_dead_letter(delivery), delivery) for delivery in found]
             if found:
                 deadline = time.monotonic() + _SILENCE
             elif len(self._borrowed) >= count or time.monotonic() >= deadline:
