@@ -140,7 +140,7 @@ def test_letters_come_back_when_a_reader_is_killed(redis_url):
         f"app = App('x', broker={redis_url!r})\n"
         "app.conf.broker_transport_options = {'lease': 1}\n"
         f"box = LetterBox(loader.make_transport(app.conf.settings), [{DLQ!r}])\n"
-        "assert len(box.letters) == 3\n"
+        "assert len(box.dead_letters) == 3\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], env=workers.environment(os.environ), check=False, timeout=60)

@@ -32,7 +32,7 @@ def letters(url: str) -> Counter[str]:
         contextlib.closing(make_transport(app.conf.settings)) as broker,
         DeadLetterQueue(broker, [DLQ]) as box,
     ):
-        return Counter(f"{(each.task or '').removeprefix('ended.')} {each.reason}" for each in box.letters)
+        return Counter(f"{(each.task or '').removeprefix('ended.')} {each.reason}" for each in box.dead_letters)
 
 
 def _end(name: str, **options: Any) -> Any:

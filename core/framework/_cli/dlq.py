@@ -170,7 +170,7 @@ def _chosen(box: DeadLetterQueue, choice: _Choice) -> list[DeadLetter]:
     ids, _queues, task, reason = choice
     found = [
         letter
-        for letter in box.letters
+        for letter in box.dead_letters
         if (not ids or letter.id in ids) and task in (None, letter.task) and reason in (None, letter.reason)
     ]
     if absent := [wanted for wanted in ids if wanted not in {letter.id for letter in found}]:

@@ -102,8 +102,6 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         self._with(self.kwargs["header"], body)
         return body
 
-    # ------------------------------------------------ making the call
-
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
         """Settle the ids of all tasks; return the result of the body, whose parent is that of the header."""
         body = self._owned_body().clone()
@@ -242,9 +240,6 @@ def _count_among(body: Signature[Any], group_id: str) -> None:
         _count_among(body._owned_body(), group_id)
     elif not isinstance(body, group):
         body.options.setdefault("group_id", group_id)
-
-
-# ---------------------------------------------------------------- one result each
 
 
 def _members(tasks: Iterable[Signature[Any]]) -> list[Signature[Any]]:

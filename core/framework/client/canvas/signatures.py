@@ -64,8 +64,6 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
             immutable=immutable,
         )
 
-    # ------------------------------------------------ parts
-
     @property
     def task(self) -> str:
         """The task's name."""
@@ -104,8 +102,6 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         if self._type is None:
             self._type = self.app.tasks.get(self.task)
         return self._type
-
-    # ------------------------------------------------ making others of it
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], app: App | None = None) -> Signature[Any]:
@@ -213,8 +209,6 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
             return KINDS["chain"](self, Signature.from_dict(other, self._app))
         return refuse_task(other)
 
-    # ------------------------------------------------ stamps
-
     def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
         """Put stamps on it and on all that it links to and consists of.
 
@@ -222,8 +216,6 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         A name that is there already takes the new value; with `append_stamps` it gets a list of both.
         """
         stamp(self, visitor, append_stamps, headers)
-
-    # ------------------------------------------------ making the call
 
     def apply_async(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any

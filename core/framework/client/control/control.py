@@ -74,8 +74,6 @@ class Control:
             finally:
                 mailbox.close()
 
-    # ------------------------------------------------------------ commands
-
     def ping(self, destination: Sequence[str] | None = None, timeout: float = 1.0, **options: Any) -> Replies:
         """Ask who is there; return ``[{node: {"ok": "pong"}}]``."""
         return self.broadcast("ping", reply=True, destination=destination, timeout=timeout, **options) or Replies()

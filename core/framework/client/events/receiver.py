@@ -89,8 +89,6 @@ class Receiver:
             no_ack=True,
         )
 
-    # ------------------------------------------------------------ capturing
-
     def capture(self, limit: int | None = None, timeout: float | None = None, wakeup: bool = True) -> int:
         """Call handlers with events until `limit` have come, none has for `timeout` seconds, or `stop` is called.
 
@@ -177,8 +175,6 @@ class Receiver:
 
     def _sleep(self, seconds: float) -> None:
         select.select([self._wake_read], [], [], seconds)
-
-    # ------------------------------------------------------------ reading
 
     def read(self, payload: Payload) -> Iterator[dict[str, Any]]:
         """Yield the events of one message; one that is none is logged, and skipped."""

@@ -49,15 +49,11 @@ class Polaroid:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    # ------------------------------------------------------------ to override
-
     def on_shutter(self, state: State) -> Any:
         """Look at `state`, which does not change meanwhile."""
 
     def on_cleanup(self) -> Any:
         """Drop what is old."""
-
-    # ------------------------------------------------------------ running
 
     def install(self) -> None:
         """Begin to take pictures."""

@@ -240,8 +240,6 @@ class State:
             self.tasks.popitem(last=False)
         return task
 
-    # ------------------------------------------------------------ asking
-
     def alive_workers(self) -> list[Worker]:
         """Return the workers that are online and were heard of lately."""
         with self.lock:

@@ -30,8 +30,6 @@ class ResultSet(AppBound):
             self._app = self.results[0].app
         return super().app
 
-    # ------------------------------------------------ members
-
     def add(self, result: AsyncResult[Any]) -> None:
         """Add `result` if it is not in the set."""
         if result not in self.results:
@@ -76,8 +74,6 @@ class ResultSet(AppBound):
             else:
                 yield result
 
-    # ------------------------------------------------ how far they are
-
     def _refresh(self) -> None:
         """Read all documents that are not final, in one go."""
         open_ = {result.id: result for result in self._leaves() if result._document is None}
@@ -113,8 +109,6 @@ class ResultSet(AppBound):
         """Raise the exception of one that has failed."""
         for result in self.results:
             result.maybe_throw(propagate, callback)
-
-    # ------------------------------------------------ waiting
 
     def iterate(
         self,
@@ -220,8 +214,6 @@ class GroupResult(ResultSet):
         """The results of its tasks."""
         return self.results
 
-    # ------------------------------------------------ kept in the result store
-
     def save(self) -> None:
         """Keep in the result store which tasks it consists of, as long as results are kept; see `restore`.
 
@@ -258,8 +250,6 @@ class GroupResult(ResultSet):
     def as_list(self) -> list[str]:
         """Return its id and those of its parents."""
         return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
-
-    # ------------------------------------------------ identity
 
     def as_tuple(self) -> Any:
         """Return ``((id, parent), [result tuples])``."""

@@ -58,8 +58,6 @@ class AsyncResult(AppBound, Generic[R]):
         #: The document once it is final.
         self._document: dict[str, Any] | None = None
 
-    # ------------------------------------------------ reading
-
     @property
     def task_id(self) -> str:
         """As `id`."""
@@ -175,8 +173,6 @@ class AsyncResult(AppBound, Generic[R]):
         """Whether it has failed."""
         return self.state == "FAILURE"
 
-    # ------------------------------------------------ waiting
-
     def get(
         self,
         timeout: float | None = None,
@@ -262,8 +258,6 @@ class AsyncResult(AppBound, Generic[R]):
             callback(self.id, value)
         return value
 
-    # ------------------------------------------------ those below it
-
     def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[AsyncResult[Any] | GroupResult | None, Any]]:
         """Yield ``(parent, result)`` of this result and of what its task has sent, level by level.
 
@@ -292,8 +286,6 @@ class AsyncResult(AppBound, Generic[R]):
             pass
         return value
 
-    # ------------------------------------------------ doing something about it
-
     def forget(self) -> None:
         """Drop the result from the store, and that of its parents."""
         self._document = None
@@ -314,8 +306,6 @@ class AsyncResult(AppBound, Generic[R]):
         With `wait` it returns what workers reply, at most `timeout` seconds apart (default 1).
         """
         return revoke(self.app, self.id, terminate, signal, wait, timeout, options)
-
-    # ------------------------------------------------ identity
 
     def as_tuple(self) -> Any:
         """Return ``((id, parent), None)``, the form that travels in messages and documents."""

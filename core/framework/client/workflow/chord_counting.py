@@ -128,9 +128,6 @@ def _give_up(app: App, store: ResultStore, member: Member, error: Exception) -> 
     store.fail_chord(member.group_id)
 
 
-# ---------------------------------------------------------------- the results of the header
-
-
 def _values(app: App, store: ResultStore, group_id: str) -> list[Any]:
     """Return the results of the header. Raises `ChordError` when one has failed."""
     ordered: list[Any] = []
@@ -184,9 +181,6 @@ def _fetch(app: App, store: ResultStore, task_ids: list[str]) -> dict[str, Any]:
             raise ChordError(f"Dependency {task_id} raised {cause!r}") from cause
         found[task_id] = document["result"]
     return found
-
-
-# ---------------------------------------------------------------- failing
 
 
 def fail_all(app: App, tasks: Sequence[Doomed], error: BaseException, trace: str | None = None) -> None:
