@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from framework.client.app import App
     from framework.client.task import Task
 
-
 _made: list[weakref.ref[App]] = []
 _chosen: weakref.ref[App] | None = None
 #: The functions of shared tasks, with the options of their decorator.

@@ -24,7 +24,6 @@ from framework.wire.result_document import Documents
 if TYPE_CHECKING:
     from framework.client.task import Task
 
-
 R = TypeVar("R")
 
 

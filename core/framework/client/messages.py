@@ -118,7 +118,8 @@ class MessageBuilder:
         assert address is not None
         priority = plan.priority
         if parent is not None and self._task.inherit_parent_priority:
-            priority = _or(parent.delivery_info["priority"], priority)
+            inherited = parent.delivery_info["priority"]
+            priority = priority if inherited is None else inherited
         return Outgoing(
             _plain_body(args, kwargs),
             headers,
@@ -327,10 +328,6 @@ def _limit(value: Any, name: str) -> float | None:
     if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0):
         raise TypeError(f"{name} must be a number of seconds, not {value!r:.100}")
     return cast("float | None", value)
-
-
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
 
 
 def _zone(settings: Settings) -> tzinfo:

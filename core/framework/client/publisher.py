@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from framework.api.transport import Mailbox, Producer, Queue, Transport
     from framework.message import Outgoing
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -123,11 +122,7 @@ class Publisher:
             self.store.prepare(task_ids)
 
     def publish(
-        self,
-        messages: Sequence[Outgoing],
-        queues: Iterable[Queue] = (),
-        retry: bool | None = None,
-        policy: Any = None,
+        self, messages: Sequence[Outgoing], queues: Iterable[Queue] = (), retry: bool | None = None, policy: Any = None
     ) -> None:
         """Publish `messages`, after declaring those of `queues` that are not declared yet.
 

@@ -101,7 +101,7 @@ class Queues(Mapping[str, Queue]):
                         f"the queue {name!r} is not defined; defined are {', '.join(sorted(self._queues))} "
                         "(define it under [task.queues], or set create_missing_queues under [task])"
                     )
-                queue = self._missing(name)
+                queue = self.described(name, None, None, None, {})
             self._queues[name] = queue
         return queue
 
@@ -129,12 +129,6 @@ class Queues(Mapping[str, Queue]):
             "routing_key": name if routing_key is None else routing_key,
         }
         return self._finished(_from_table(name, table), settings.create_missing_queue_type)
-
-    def _missing(self, name: str) -> Queue:
-        settings = self._settings
-        kind = settings.create_missing_queue_exchange_type or "direct"
-        queue = Queue(name=name, exchange=Exchange(name, kind), routing_key=name)
-        return self._finished(queue, settings.create_missing_queue_type)
 
     def __getitem__(self, name: str) -> Queue:
         return self._queues[name]

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from framework._config.settings import TaskSettings
     from framework.client.task import Task
 
-
 #: The default of `max_deliveries` for a task that acks late.
 DEFAULT_MAX_DELIVERIES = 3
 

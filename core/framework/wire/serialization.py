@@ -26,16 +26,7 @@ from framework.wire.compression import compress, decompress
 from framework.wire.json_types import default, object_hook
 from framework.wire.safe_repr import safe_repr
 
-__all__ = [
-    "MAX_NESTING",
-    "decode",
-    "decode_result",
-    "decode_task",
-    "dumps",
-    "encode",
-    "loads",
-    "safe_repr",
-]
+__all__ = ["MAX_NESTING", "decode", "decode_result", "decode_task", "dumps", "encode", "loads", "safe_repr"]
 
 #: The default limit of nesting, in levels; about the depth that the parsers reach without exhausting the stack.
 MAX_NESTING: Final = 1000
