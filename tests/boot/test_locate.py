@@ -92,18 +92,18 @@ def test_the_directory_comes_first_on_the_path(project):
     ("files", "target", "text"),
     [
         ({}, None, "no application: give -A module, or write app = "),
-        ({}, "no such", "'no such' names no application; wanted module or module:attribute"),
+        ({}, "no such", "'no such' does not name an application; give module or module:attribute"),
         ({"locproj": ""}, "locprj", "there is no module locprj in "),
         ({"locproj": ""}, "locprj", "did you mean locproj?"),
         ({"loca": ""}, "loca.sub", "there is no module loca.sub"),
-        ({"locb": "x = 1"}, "locb", "the module locb (locb.py) holds no App; write `app = App('locb')` in it"),
+        ({"locb": "x = 1"}, "locb", "the module locb (locb.py) has no App; write `app = App('locb')` in it"),
         (
             {"locc": APP.format(name="a") + APP.format(name="b")},
             "locc",
-            "holds several Apps (a, b); choose one with -A locc:a",
+            "has several Apps (a, b); choose one with -A locc:a",
         ),
         ({"locd": APP.format(name="main")}, "locd:man", "has no attribute man; did you mean main?"),
-        ({"loce": "x = 1"}, "loce:x", "loce:x is of type int; wanted an App"),
+        ({"loce": "x = 1"}, "loce:x", "loce:x is of type int, not an App"),
         (
             {"locf": "\n\nimport nosuchlib\n"},
             "locf",

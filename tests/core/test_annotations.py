@@ -62,8 +62,8 @@ def test_they_hold_for_what_is_sent_and_for_handlers(make):
     ("annotations", "text"),
     [
         ({"proj.add": {"rate_limits": 1}}, "proj.add has no attribute 'rate_limits'; did you mean rate_limit"),
-        ({"proj.add": 5}, "proj.add must have a table of attributes, and has 5"),
-        (5, "must map names of tasks to attributes, and has 5"),
+        ({"proj.add": 5}, "proj.add must have a table of attributes, not 5"),
+        (5, "must map names of tasks to attributes, not 5"),
     ],
 )
 def test_what_tasks_do_not_have_is_refused(make, annotations, text):

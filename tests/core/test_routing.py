@@ -61,7 +61,7 @@ def test_definitions_of_every_kind():
 
 def test_missing_queues_may_be_forbidden():
     rules = router(create_missing_queues=False, queues={"a": {}})
-    with pytest.raises(QueueNotFound, match="there are: a, celery"):
+    with pytest.raises(QueueNotFound, match="defined are a, celery"):
         rules.queue_for("b")
 
 

@@ -96,4 +96,4 @@ def test_a_table_that_is_wrong_ends_the_start(tmp_path):
     )
     done = workers.run_command("-A", "wrong", "worker", "-P", "solo", app_dir=tmp_path)
     assert done.returncode == 78
-    assert "the ends of wrong.early: only what is acknowledged late can be given back" in done.stderr
+    assert "the ends of wrong.early: only a message that is acknowledged late can be requeued" in done.stderr

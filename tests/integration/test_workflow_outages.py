@@ -109,7 +109,7 @@ def test_what_follows_a_task_waits_for_the_broker(pool, scene, private, ledger_p
     with open(gate, "w"):
         pass
     # Each more often than `task_publish_retry_policy` tries.
-    worker.wait_line("The broker did not take a message", LONG, count=3 * 5)
+    worker.wait_line("The broker did not accept a message", LONG, count=3 * 5)
     private.start()
     assert isinstance(chained.get(timeout=LONG), int)
     assert isinstance(linked.get(timeout=LONG), int)

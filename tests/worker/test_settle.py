@@ -90,7 +90,7 @@ def test_what_is_acknowledged_early_has_nothing_to_give_back():
     assert ends_of(retry_on_worker_lost=True) == early | {"worker_lost": "retry"}
     everywhere = {"task_ends": {"failure": "requeue", "hard_timeout": "retry"}}
     assert ends_of(everywhere) == early | {"hard_timeout": "retry"}
-    with pytest.raises(ConfigError, match="the ends of t: only what is acknowledged late can be given back"):
+    with pytest.raises(ConfigError, match="the ends of t: only a message that is acknowledged late can be requeued"):
         ends_of(ends={"failure": "requeue"})
 
 

@@ -194,7 +194,7 @@ def _summary(dead_letter: DeadLetter) -> dict[str, Any]:
         "text": dead_letter.text,
         "deliveries": dead_letter.deliveries,
         "time": None if dead_letter.time is None else datetime.fromtimestamp(dead_letter.time).astimezone().isoformat(),
-        "dead_letter_queue": dead_letter.box,
+        "dead_letter_queue": dead_letter.dead_letter_queue,
     }
 
 

@@ -1,6 +1,5 @@
-"""The client: what a program that sends tasks, reads results and steers workers uses.
+"""The client: sends tasks, reads results and controls workers.
 
-`app` is the centre: it holds the tasks (`task`, `registry`), the sender (`sender`, `messages`, `routing`, `publisher`)
-and the doors to `results`, `control` and `events`. `canvas` makes workflows; `workflow` carries them on when a task
-ends.
+`app` holds the tasks (`task`, `registry`) and the sender (`sender`, `messages`, `routing`, `publisher`), and leads to
+`results`, `control` and `events`. `canvas` makes workflows; `workflow` continues them when a task ends.
 """

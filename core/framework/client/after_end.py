@@ -1,9 +1,8 @@
-"""What follows each end of a task: one table for each task, `Ends`.
+"""The action on a message after each end of its task: one table for each task, `Ends`.
 
-1. The columns are the ends that are not a success: a failure, either time limit, a lost process, a cold stop.
-2. The cells are `Action`s on the message: acknowledge it, give it back, send it again as a retry, or bury it.
-3. Celery's settings are names for cells of that table (`resolve_ends`); the setting and the task option `ends` fill in
-   any of them, and win.
+1. The columns are the ends other than success: a failure, either time limit, a lost process, a cold stop.
+2. The cells are `Action`s on the message: acknowledge, requeue, retry, or move to the dead-letter queue.
+3. `resolve_ends` fills the table from Celery's settings, then from the setting and the task option `ends`, which win.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from framework.exceptions import ConfigError
 if TYPE_CHECKING:
     from framework._config.settings import TaskSettings
 
-#: How a task may end other than well.
+#: The ends of a task other than success.
 End = Literal["failure", "soft_timeout", "hard_timeout", "worker_lost", "shutdown"]
 
 
 class Action(enum.Enum):
-    """What to do with a message."""
+    """An action on the message of a task that has ended."""
 
     ACK = "ack"
-    #: Back to its queue; the delivery is counted, and `max_deliveries` ends it.
+    #: Back to its queue, until `max_deliveries` is reached.
     REQUEUE = "requeue"
-    #: A new message with the retries counted up, after the task's `default_retry_delay`; `max_retries` ends it.
+    #: A new message with one retry more, after the task's `default_retry_delay`, until `max_retries` is reached.
     RETRY = "retry"
     DEAD_LETTER = "dead-letter"
 
 
 class Ends(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """What follows each end."""
+    """The action after each end."""
 
     failure: Action = Action.ACK
     soft_timeout: Action = Action.ACK
     hard_timeout: Action = Action.ACK
     worker_lost: Action = Action.ACK
-    #: A cold stop, which ends what runs.
+    #: A cold stop, which ends running tasks.
     shutdown: Action = Action.ACK
 
 
@@ -54,9 +53,9 @@ _BY_CODE: Final = {
 
 
 def decide(code: int, ends: Ends, retries: int, max_retries: int | None) -> Action:
-    """Return what becomes of a message whose task has ended with `code`; it has been retried `retries` times.
+    """Return the action on a message whose task has ended with `code` after `retries` retries.
 
-    What a process that runs tasks does itself about a failure, to retry or to requeue it, has come to another code.
+    A failure that the task's own process has retried or requeued has another code.
     """
     if code in _BY_CODE:
         action: Action = getattr(ends, _BY_CODE[code])
@@ -72,9 +71,9 @@ def decide(code: int, ends: Ends, retries: int, max_retries: int | None) -> Acti
 
 
 def resolve_ends(task: Any, settings: TaskSettings, acks_late: bool) -> Ends:
-    """Return the table of `task`: what `ends` says, else what Celery's settings come to.
+    """Return the table of `task`: its option `ends`, else the setting `ends`, else Celery's settings.
 
-    Raises `ConfigError` for an end or an action that there is not, and for a requeue of what was acknowledged before.
+    Raises `ConfigError` for an unknown end or action, and for a requeue of a message that is acknowledged early.
     """
 
     def own(name: str, default: Any) -> Any:
@@ -112,10 +111,10 @@ def _given(ends: Any, where: str, acks_late: bool) -> dict[str, Action]:
     except msgspec.ValidationError as error:
         known = ", ".join(Ends.__struct_fields__)
         actions = ", ".join(action.value for action in Action)
-        raise ConfigError(f"{where}: {error}; there are {known}, and what follows is one of {actions}") from None
+        raise ConfigError(f"{where}: {error}; the ends are {known}, the actions {actions}") from None
     if acks_late or Action.REQUEUE not in cells.values():
         return cells
     if where == _EVERYWHERE:
-        # For all tasks: those that are acknowledged early have nothing to give back.
+        # The setting is for all tasks: messages that are acknowledged early cannot be requeued.
         return {end: action for end, action in cells.items() if action is not Action.REQUEUE}
-    raise ConfigError(f"{where}: only what is acknowledged late can be given back; set acks_late, or choose retry")
+    raise ConfigError(f"{where}: only a message that is acknowledged late can be requeued; set acks_late or use retry")

@@ -1,9 +1,9 @@
-"""The application: tasks, settings, and the way to the broker.
+"""The application: tasks, settings, and the connection to the broker.
 
 1. `App.task` registers functions; `App.tasks` is the registry, shared tasks included.
-2. `App.send_task`, `App.send_many` and every task's `delay` publish through one connection, made when first needed.
-3. `App.AsyncResult` and its kin read results; `App.control` steers workers.
-4. Making an App reads no file and connects to nothing. Without any configuration the broker is an embedded one.
+2. `App.send_task`, `App.send_many` and `Task.delay` publish through one connection, opened on first use.
+3. `App.AsyncResult` and the like read results; `App.control` controls workers.
+4. An `App` reads no file and opens no connection when it is made. Without configuration the broker is embedded.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ R = TypeVar("R")
 
 
 class Maker(Protocol):
-    """Makes a task of a function; of a coroutine function one whose result is what it returns when awaited."""
+    """Makes a task from a function; the result of a coroutine function is the value of its coroutine."""
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
@@ -53,7 +53,7 @@ class Maker(Protocol):
 
 
 class BoundMaker(Protocol):
-    """As `Maker`, of a function that gets the task as its first argument."""
+    """As `Maker`, for a function that gets the task as its first argument."""
 
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
@@ -76,10 +76,10 @@ class App:
         task_cls: type[Task[..., Any]] | None = None,
         **settings: Any,
     ) -> None:
-        """`main` names the application, and the module of tasks defined in ``__main__``.
+        """`main` names the application, and replaces ``__main__`` in the names of tasks.
 
-        `broker` and `backend` are URLs; `include`: modules with tasks, imported by the worker; `settings`: flat names
-        such as ``task_acks_late=True``. All of them lie below the config file, the environment and flags.
+        `broker` and `backend` are URLs; `include` are modules with tasks, imported by the worker; `settings` have flat
+        names such as ``task_acks_late=True``. The config file, the environment and flags override all of them.
         """
         self.main = main
         self.task_class: type[Task[..., Any]] = task_cls or Task
@@ -102,8 +102,6 @@ class App:
         if not set_as_current:
             current.forget(self)
 
-    # ------------------------------------------------ tasks
-
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
 
@@ -117,10 +115,10 @@ class App:
     def task(self, /, *, bind: Literal[False] = False, **options: Any) -> Maker: ...
 
     def task(self, function: Any = None, /, **options: Any) -> Any:
-        """Make a task of a function: ``@app.task`` or ``@app.task(queue="media", acks_late=True)``.
+        """Make a task from a function: ``@app.task`` or ``@app.task(queue="media", acks_late=True)``.
 
         Options are the attributes of `Task`, and: `name` (default ``module.function``); `bind`: the function gets the
-        task as its first argument; `base`: the class; `autoretry_for`: exceptions that retry it, with
+        task as its first argument; `base`: the class; `autoretry_for`: exceptions after which it is retried, with
         `dont_autoretry_for`, `retry_kwargs`, `retry_backoff` (seconds, or true for 1), `retry_backoff_max` (600 s) and
         `retry_jitter` (true). Raises `AlreadyRegistered` when another function has the name, `TypeError` for an unknown
         option.
@@ -128,7 +126,7 @@ class App:
         if function is None:
             return lambda function: self._add(function, options)
         if not callable(function):
-            raise TypeError(f"@app.task takes a function, or options by keyword, and got {function!r:.100}")
+            raise TypeError(f"@app.task takes a function, or options by keyword, not {function!r:.100}")
         return self._add(function, options)
 
     def _add(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Task[..., Any]:
@@ -146,14 +144,14 @@ class App:
 
     @property
     def tasks(self) -> Registry:
-        """All tasks by name. Modules of `include` are not imported for it; the worker does that."""
+        """All tasks by name, without those of `include`: only the worker imports its modules."""
         self._registry.share(self)
         return self._registry
 
     def gen_task_name(self, name: str, module: str) -> str:
-        """Return the name of the task made of the function `name` in `module`.
+        """Return the task name of the function `name` in `module`.
 
-        In ``__main__`` the module is `main`, else the name of the file: the worker will import it under that name.
+        ``__main__`` is replaced by `main`, else by the name of the file, under which the worker will import it.
         """
         if module == "__main__":
             module = self.main or _main_module()
@@ -161,7 +159,7 @@ class App:
 
     @property
     def current_task(self) -> Task[..., Any] | None:
-        """The task that runs here, or None."""
+        """The running task, or None."""
         request = current_request()
         return None if request is None or request.task is None else self.tasks.get(request.task)
 
@@ -176,22 +174,20 @@ class App:
                 import_module(name)
 
     def set_current(self) -> None:
-        """Make this the application that shared tasks are sent by."""
+        """Make this the current application, which sends shared tasks."""
         current.choose(self)
 
     def config_from_object(
         self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None
     ) -> None:
-        """Take settings from an object or the name of a module, see `Conf.config_from_object`."""
+        """Read settings from an object, or from the module of that name; see `Conf.config_from_object`."""
         self.conf.config_from_object(obj, namespace=namespace, silent=silent, force=force)
-
-    # ------------------------------------------------ connections
 
     @property
     def hooks(self) -> Hooks:
         """The hooks of this application."""
         if self._hooks is None:
-            # Here: it brings pluggy and the metadata of installed packages, which only sending and working need.
+            # Here: it imports pluggy and reads the metadata of installed packages.
             from framework._boot.hooks import Hooks
 
             self._hooks = Hooks()
@@ -204,24 +200,24 @@ class App:
 
     @property
     def publisher(self) -> Publisher:
-        """This process's way to the broker."""
+        """The connection of this process to the broker."""
         settings = self.conf.settings
         known = self._publisher
         if known is None:
             known = self._publisher = (settings, Publisher(settings))
         elif known[0] is not settings:
-            # Settings have changed: connections made for the former ones are of no use.
+            # The settings have changed, so the connections may lead to another broker.
             known[1].close()
             known = self._publisher = (settings, Publisher(settings))
         return known[1]
 
     @property
     def sender(self) -> Sender:
-        """What builds and sends messages, with the settings as they are now."""
+        """The builder and sender of messages for the current settings."""
         settings = self.conf.settings
         known = self._sender
         if known is None or known[0] is not settings:
-            from framework.client.sender import Sender  # here: a program that only defines tasks starts without it
+            from framework.client.sender import Sender  # here: a program that only defines tasks does not need it
 
             known = self._sender = (settings, Sender(settings, self.publisher, self.hooks))
         return known[1]
@@ -233,12 +229,12 @@ class App:
 
     @property
     def transport(self) -> Transport:
-        """The transport of the broker that workers listen at; it connects when it is used."""
+        """The transport of the broker that workers consume from; it connects on first use."""
         return self.publisher.transport
 
     @property
     def result_store(self) -> ResultStore:
-        """The result store that the settings ask for; it connects when it is used."""
+        """The configured result store; it connects on first use."""
         return self.publisher.store
 
     backend = result_store
@@ -254,7 +250,7 @@ class App:
 
     @property
     def events(self) -> Events:
-        """What workers and clients tell while they work, for those who watch: see `framework.events`."""
+        """Events of workers and clients, for monitors: see `framework.events`."""
         from framework.client.events import Events  # here: few programs need it
 
         return Events(self)
@@ -264,7 +260,7 @@ class App:
         return self.sender.router.queue_for(name)
 
     def close(self) -> None:
-        """Disconnect. What is sent afterwards connects again."""
+        """Close all connections. A later call opens new ones."""
         if self._publisher is not None:
             self._publisher[1].close()
         self._publisher = self._sender = self._control = None
@@ -274,8 +270,6 @@ class App:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
-
-    # ------------------------------------------------ sending
 
     def send_task(
         self,
@@ -287,9 +281,9 @@ class App:
         add_to_parent: bool = True,
         **options: Any,
     ) -> AsyncResult[Any]:
-        """Send the task `name`, which need not exist here; options as in `Task.apply_async`."""
+        """Send the task `name`, which need not exist in this process; options as in `Task.apply_async`."""
         if not isinstance(name, str):
-            raise TypeError(f"send_task takes the name of a task, and got {name!r:.100}; tasks have apply_async")
+            raise TypeError(f"send_task takes the name of a task, not {name!r:.100}; a task object has apply_async")
         if task_id is not None:
             options["task_id"] = task_id
         parent = parent_request()
@@ -307,7 +301,7 @@ class App:
         options: Mapping[str, Any],
         parent: Context | None,
     ) -> AsyncResult[Any]:
-        """Build, publish and return the result; what `Task.apply_async` and `send_task` come down to."""
+        """Build and publish the message of a call, for `Task.apply_async` and `send_task`; return its result."""
         sender = self.sender
         plan = sender.plan(name, task)
         if not options and plan.plain:
@@ -334,11 +328,11 @@ class App:
         add_to_parent: bool = True,
         **options: Any,
     ) -> ResultSet:
-        """Send many tasks in one go: signatures, or a task and an iterable of its arguments.
+        """Send many calls at once: signatures, or a task and an iterable of its arguments.
 
         ``app.send_many(add, [(1, 2), (3, 4)])``, ``app.send_many(add.s(n, n) for n in range(1000))``. The broker has
-        all of them when this returns (a transport gets up to 10,000 at a time). `options` are for all calls, as in
-        `Task.apply_async`.
+        all messages when this returns (the transport publishes at most 10,000 at a time). `options` apply to all calls,
+        as in `Task.apply_async`.
         """
         parent = parent_request()
         results = send_many(self, calls, arguments, options, parent)
@@ -347,8 +341,6 @@ class App:
                 parent.add_child(result)
         return ResultSet(results, app=self)
 
-    # ------------------------------------------------ results, signatures
-
     @property
     def AsyncResult(self) -> Callable[..., AsyncResult[Any]]:  # noqa: N802 - Celery's name
         """``app.AsyncResult(task_id)``: the result of a task, by its id."""
@@ -356,7 +348,7 @@ class App:
 
     @property
     def ResultSet(self) -> Callable[..., ResultSet]:  # noqa: N802 - Celery's name
-        """``app.ResultSet(results)``: results waited for together."""
+        """``app.ResultSet(results)``: a set of results."""
         return partial(ResultSet, app=self)
 
     @property
@@ -365,7 +357,7 @@ class App:
         return Groups(self)
 
     def signature(self, task: Any, args: Any = None, kwargs: Any = None, **options: Any) -> Signature[Any]:
-        """Return a signature of `task`, a name, a task, or a mapping that describes one."""
+        """Return a signature of `task`: a name, a task, or a signature's document."""
         return signature(task, args, kwargs, app=self, **options)
 
     def __repr__(self) -> str:
@@ -373,7 +365,7 @@ class App:
 
 
 def _main_module() -> str:
-    """Return the name under which a worker will import the file that runs as ``__main__``."""
+    """Return the name under which a worker will import the ``__main__`` file."""
     main = sys.modules.get("__main__")
     spec = getattr(main, "__spec__", None)
     if spec is not None and spec.name != "__main__":
@@ -383,7 +375,7 @@ def _main_module() -> str:
 
 
 def _directory_of_caller() -> tuple[str, ...]:
-    """Return the directory of the module that makes an App: a config file may lie there."""
+    """Return the directory of the module that makes an App, where a config file may lie."""
     frame = sys._getframe(2)
     file = frame.f_globals.get("__file__")
     return (os.path.dirname(os.path.abspath(file)),) if isinstance(file, str) else ()
@@ -406,11 +398,10 @@ def shared_task(*, bind: Literal[False] = False, **options: Any) -> Maker: ...
 
 
 def shared_task(function: Any = None, /, **options: Any) -> Any:
-    """Make a task of every application of a function, for modules that do not know theirs.
+    """Make a task of every application from a function, in a module without an application of its own.
 
-    There is no global application: the function becomes a task of each `App` that looks its tasks up (the worker does),
-    and what is sent goes through the current one: that of the running task, else the one that `App.set_current` chose,
-    else the one made last.
+    Each `App` adds it when it looks up its tasks, as the worker does. Calls go through the current application: that of
+    the running task, else the one chosen by `App.set_current`, else the one made last.
     """
     if function is None:
         return lambda function: SharedTask(function, options)

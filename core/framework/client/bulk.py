@@ -1,8 +1,7 @@
-"""Bulk: sends many calls in one go, as `App.send_many` promises.
+"""Bulk sending: the work of `App.send_many`.
 
-1. Makes one list of `Call`s of whatever it is given.
-2. Builds and publishes them by the chunk: a bulk without end needs the memory of one.
-3. Costs per call what a call costs alone, and a round trip per chunk.
+1. Turns a task with arguments, or signatures, into `Call`s.
+2. Builds and publishes them in chunks, so that memory stays bounded for any number of calls.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ if TYPE_CHECKING:
     from framework.client.routing import Destination
     from framework.message import Outgoing
 
-#: Most messages that one call of a transport gets.
+#: The largest number of messages that a transport publishes at a time.
 CHUNK: Final = 10_000
 
-#: Task (None: not one of this process), name, args, kwargs, options.
+#: Task (None: unknown in this process), name, args, kwargs, options.
 Call: TypeAlias = tuple[Task[..., Any] | None, str, Any, Any, dict[str, Any]]
 
 
 def send_many(
     app: App, calls: object, arguments: Iterable[Iterable[Any]] | None, options: dict[str, Any], parent: Context | None
 ) -> list[AsyncResult[Any]]:
-    """Send what `App.send_many` was given, from within the task `parent` if there is one; return the results."""
+    """Send the calls of `App.send_many`, as children of `parent` unless that is None; return the results."""
     if not KNOWN.issuperset(options):
         check(options, parent is not None)
     pairs = _calls(calls, arguments, options)
@@ -73,7 +72,7 @@ def _send(
     queues: dict[str, Queue] = {}
     results: list[AsyncResult[Any]] = []
     wanted: list[str] = []
-    told: list[tuple[str, Outgoing, Destination]] = []
+    sent: list[tuple[str, Outgoing, Destination]] = []
     ids = iter(new_ids(len(chunk)))
     for task, name, args, kwargs, own in chunk:
         if task is not None and task.typing:
@@ -93,7 +92,7 @@ def _send(
             sender.before(name=name, message=message)
         messages.append(message)
         if sender.sent_events is not None:
-            told.append((name, message, address))
+            sent.append((name, message, address))
         ignored = message.headers.get("ignore_result") is True
         if not ignored:
             wanted.append(task_id)
@@ -105,5 +104,5 @@ def _send(
         for (_task, name, *_), message in zip(chunk, messages, strict=True):
             sender.after(name=name, message=message)
     if sender.sent_events is not None:
-        sender.sent_events.tell(told)
+        sender.sent_events.send(sent)
     return results

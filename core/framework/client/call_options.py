@@ -1,7 +1,7 @@
-"""The options of a call: which there are, and what becomes of one that is not among them.
+"""The options of a call, and a check for misspelt ones.
 
-Celery hands every other one on as a property of the message, so producers may have theirs, and none is refused, but
-where its name is almost that of an option: then it is a slip, and the call would silently not do what it says.
+Celery passes an unknown option on as a property of the message, so unknown names are allowed. A name that is almost
+that of an option is a misspelling, and the call would silently ignore it: such a name is refused.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, Final
 
 logger = logging.getLogger(__name__)
 
-#: What people write.
+#: Options that people write.
 _WRITTEN: Final = (
     "add_to_parent", "argsrepr", "compression", "countdown", "delivery_mode", "eta", "exchange", "exchange_type",
     "expires", "headers", "ignore_result", "kwargsrepr", "link", "link_error", "priority", "queue", "retries", "retry",
     "retry_policy", "routing_key", "serializer", "shadow", "soft_time_limit", "task_id", "time_limit",
 )  # fmt: skip
-#: What programs write, and Celery's clients for connections and messages of their own.
+#: Options that programs write, and those of Celery's clients for connections and messages.
 _PASSED_ON: Final = (
     "app_id", "chain", "chord", "chord_size", "connection", "content_encoding", "content_type", "correlation_id",
     "declare", "expiration", "group", "group_id", "group_index", "immediate", "interval", "mandatory", "max_retries",
@@ -28,19 +28,19 @@ _PASSED_ON: Final = (
     "type", "user_id",
 )  # fmt: skip
 KNOWN: Final = frozenset((*_WRITTEN, *_PASSED_ON))
-#: How like an option's a name must be to be taken for it: 1.0 is the same. A `trace_id` is no `task_id`.
+#: The least similarity to an option's name that counts as a misspelling (1.0: equal). `trace_id` is below it.
 _ALIKE: Final = 0.85
-#: Shorter ones are like too much.
+#: Shorter names match too easily.
 _SHORTEST: Final = 5
 
-_told: set[str] = set()
+_warned: set[str] = set()
 
 
 def check(options: Mapping[str, Any], inside_a_task: bool) -> None:
-    """Look at `options`, of which some are not in `KNOWN`.
+    """Check `options` for misspelt names.
 
-    Raises `TypeError` for a misspelt one. `inside_a_task` it is only logged, once: a signature may have come in a
-    message, and a task must not fail by the slip of somebody else.
+    Raises `TypeError` for one; `inside_a_task` logs it once instead: the signature may have come in a message, and a
+    task must not fail because of another program's mistake.
     """
     stamps = options.get("stamped_headers") or ()
     for name in options:
@@ -49,11 +49,11 @@ def check(options: Mapping[str, Any], inside_a_task: bool) -> None:
         meant = _meant(name)
         if meant is None:
             continue
-        text = f"tasks have no option {name!r} when they are called; did you mean {meant}?"
+        text = f"a call has no option {name!r}; did you mean {meant}?"
         if not inside_a_task:
             raise TypeError(text)
-        if name not in _told:
-            _told.add(name)
+        if name not in _warned:
+            _warned.add(name)
             logger.warning("%s", text)
 
 

@@ -1,7 +1,7 @@
-"""Coroutines of `async def` tasks in threads that have no event loop of their own.
+"""Coroutines of `async def` tasks in threads without an event loop.
 
 1. `run_here` runs a coroutine to its end on the asyncio runner of this thread, which is kept between tasks.
-2. `interrupt` reaches the coroutine that a thread is in, from another thread or from a signal handler.
+2. `interrupt` ends the coroutine of a thread, from another thread or from a signal handler.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 from framework.api.coroutine import Call, inside
 
 _local = threading.local()
-#: What runs now, by the thread it runs in.
+#: Running coroutines, by thread.
 _running: dict[int, tuple[asyncio.AbstractEventLoop, Call]] = {}
 
 
 async def _boxed(call: Call, coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, BaseException | None]:
-    # Boxed: a SystemExit that leaves an asyncio task would tear its loop down.
+    # Returned, not raised: a SystemExit from an asyncio task would stop its loop.
     try:
         return await call.drive(coroutine), None
     except BaseException as error:  # noqa: BLE001 - raised again by `run_here`
@@ -29,7 +29,7 @@ async def _boxed(call: Call, coroutine: Coroutine[Any, Any, Any]) -> tuple[Any, 
 
 
 def run_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run `coroutine` in this thread and return what it returns."""
+    """Run `coroutine` in this thread and return its value."""
     if asyncio._get_running_loop() is not None:
         return _run_beside(coroutine)
     runner: asyncio.Runner | None = getattr(_local, "runner", None)
@@ -40,7 +40,7 @@ def run_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
         _running[ident] = (runner.get_loop(), call)
         value, error = runner.run(_boxed(call, coroutine), context=contextvars.copy_context())
     except BaseException:  # raised again after the clean-up
-        # Struck outside of the coroutine: what is left in the loop is not to meet the next task.
+        # Interrupted outside of the coroutine: its remains in the loop must not affect the next task.
         close_here()
         raise
     finally:
@@ -51,7 +51,7 @@ def run_here(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def _run_beside(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run it in a thread of its own, as this one is inside a loop already."""
+    """Run `coroutine` in a new thread, because a loop runs in this one."""
     box: list[tuple[Any, BaseException | None]] = []
     context = contextvars.copy_context()
 
@@ -69,7 +69,7 @@ def _run_beside(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 def close_here() -> None:
-    """Close this thread's runner, if it has one."""
+    """Close the runner of this thread, if any."""
     runner: asyncio.Runner | None = getattr(_local, "runner", None)
     _local.runner = None
     if runner is not None:
@@ -77,13 +77,13 @@ def close_here() -> None:
 
 
 def interrupt(ident: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
-    """Have `exception` end the coroutine that the thread `ident` runs; see `AsyncWorkload.interrupt`."""
+    """End the coroutine of the thread `ident` with `exception`; see `AsyncWorkload.interrupt`."""
     running = _running.get(ident)
     if running is None or (frame is not None and inside(frame)):
         return False
     loop, call = running
     try:
         loop.call_soon_threadsafe(call.interrupt, exception)
-    except RuntimeError:  # the loop was closed meanwhile: nothing awaits there
+    except RuntimeError:  # the loop was closed meanwhile
         return False
     return True

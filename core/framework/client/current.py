@@ -1,12 +1,11 @@
 """The applications of this process, and the current one.
 
-There is no global application. What is not bound to one (`shared_task`, a signature that came in a message) uses
-the current one:
+Shared tasks, and signatures that came in a message, belong to no application and use the current one:
 1. that of the running task; else
-2. the one that `App.set_current` chose; else
+2. the one chosen by `App.set_current`; else
 3. the one made last.
-`current_app` and `current_task` stand for the current ones in code that does not know which application it is used in.
-A shared task is registered with every `App` when that looks its tasks up for the first time.
+`current_app` and `current_task` are proxies for library code. Each `App` registers shared tasks when it looks up its
+tasks for the first time.
 """
 
 from __future__ import annotations
@@ -22,27 +21,26 @@ if TYPE_CHECKING:
     from framework.client.app import App
     from framework.client.task import Task
 
-
 _made: list[weakref.ref[App]] = []
 _chosen: weakref.ref[App] | None = None
-#: Functions that want to be a task of every application, with the options they were decorated with.
+#: The functions of shared tasks, with the options of their decorator.
 shared: list[tuple[Callable[..., Any], dict[str, Any]]] = []
 
 
 def remember(app: App) -> None:
-    """Note that `app` was made."""
+    """Add `app` to the applications of this process."""
     _made[:] = [known for known in _made if known() is not None]
     _made.append(weakref.ref(app))
 
 
 def choose(app: App | None) -> None:
-    """Make `app` the current one; None: the one made last."""
+    """Make `app` the current application; None: the one made last."""
     global _chosen
     _chosen = None if app is None else weakref.ref(app)
 
 
 def forget(app: App) -> None:
-    """`app` was closed: it is not the current one any more if there is another."""
+    """Make another application the current one, if this process has another than `app`."""
     if len([known for known in _made if known() is not None]) > 1:
         _made[:] = [known for known in _made if known() is not None and known() is not app]
 
@@ -57,13 +55,13 @@ def find_app() -> App:
         app = app or known()
     if app is None:
         raise FrameworkError(
-            "there is no application in this process: make one, as in app = App('proj'), before calling shared tasks"
+            "this process has no application: make one, as in app = App('proj'), before calling shared tasks"
         )
     return app
 
 
 class AppBound:
-    """Belongs to an application: the one it was made with, else the one that is current when it is first needed."""
+    """Mixin with the attribute `app`: the application it was made with, else the current one on first use."""
 
     __slots__ = ()
 
@@ -73,15 +71,12 @@ class AppBound:
     def app(self) -> App:
         """The application it belongs to."""
         if self._app is None:
-            self._app = find_app()  # type: ignore[misc] # a class that has slots has one for it
+            self._app = find_app()  # type: ignore[misc] # a class with slots has one for it
         return self._app
 
 
-# ---------------------------------------------------------------- current_app and current_task
-
-
 class _Current:
-    """Stands for what is the current one whenever it is used; false while there is none."""
+    """Proxy for the current object; falsy without one."""
 
     __slots__ = ("_find", "_what")
 
@@ -92,7 +87,7 @@ class _Current:
     def __getattr__(self, name: str) -> Any:
         found = self._find()
         if found is None:
-            raise AttributeError(f"no task runs here: {self._what}.{name} is of use inside of tasks only")
+            raise AttributeError(f"no task is running: use {self._what}.{name} inside tasks only")
         return getattr(found, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -108,11 +103,11 @@ class _Current:
         return repr(self._find())
 
 
-def _task_that_runs_here() -> Task[..., Any] | None:
+def _running_task() -> Task[..., Any] | None:
     return None if current_request() is None else find_app().current_task
 
 
 #: The current application, see `shared_task`.
 current_app: Any = _Current(find_app, "current_app")
-#: The task that runs here: ``current_task.request.id``.
-current_task: Any = _Current(_task_that_runs_here, "current_task")
+#: The running task: ``current_task.request.id``.
+current_task: Any = _Current(_running_task, "current_task")

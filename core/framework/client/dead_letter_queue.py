@@ -1,9 +1,9 @@
-"""A box to read dead letters from, send them on their way again, or throw them away.
+"""Reads dead-letter queues, replays dead letters and drops them.
 
-1. `DeadLetterQueue` borrows all letters of some queues from the broker. They stay there: whatever is not replayed or
-   dropped is given back when the box is closed, or when this process dies.
-2. A replayed message is published first, and its letter acknowledged when the broker has it: it is in two places for a
-   moment, and never in none.
+1. `DeadLetterQueue` reserves all messages of some queues. They return to their queues when it is closed, or when this
+   process dies, unless they were replayed or dropped.
+2. A replay publishes the message before it acknowledges the dead letter: a crash in between may leave a copy, but
+   cannot lose the message.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from typing import Final
 
 from framework.api.transport import Consumer, Delivery, Producer, Queue, Transport
 from framework.exceptions import MessageUndecodable
-from framework.wire.dead_letter import DeadLetter, open_letter
+from framework.wire.dead_letter import DeadLetter, read_dead_letter
 
-#: Seconds without a message after which a box believes to have all there are.
+#: Seconds without a message after which the queues count as empty.
 _SILENCE: Final = 2.0
 _BATCH: Final = 256
 
 
 class DeadLetterQueue:
-    """All letters of some dead-letter queues, on loan until the box is closed; a context manager."""
+    """All dead letters of some queues, unacknowledged until it is closed; a context manager."""
 
     def __init__(self, transport: Transport, names: Iterable[str]) -> None:
-        """Borrow what waits in the queues `names`; those that do not exist are left alone. Raises `ConnectionLost`."""
+        """Fetch all messages of the queues `names`; a queue that does not exist is skipped. Raises `ConnectionLost`."""
         self._transport = transport
         self._producer: Producer | None = None
         self._consumer: Consumer | None = None
-        self._borrowed: list[tuple[DeadLetter, Delivery]] = []
+        self._reserved: list[tuple[DeadLetter, Delivery]] = []
         queues = [Queue(name=name, routing_key=name) for name in dict.fromkeys(names)]
         sizes = transport.sizes(queues)
-        # An empty one too: what a reader had that died comes back when somebody looks.
-        there = [queue for queue in queues if sizes.get(queue.name) is not None]
-        if there:
-            self._borrow(there, sum(sizes[queue.name] or 0 for queue in there))
+        # Empty queues too: a consumer restores the messages of a reader that has died.
+        present = [queue for queue in queues if sizes.get(queue.name) is not None]
+        if present:
+            self._fetch(present, sum(sizes[queue.name] or 0 for queue in present))
 
-    def _borrow(self, queues: Sequence[Queue], count: int) -> None:
+    def _fetch(self, queues: Sequence[Queue], count: int) -> None:
         consumer = self._consumer = self._transport.consumer()
         consumer.prefetch(0)
         for queue in queues:
@@ -49,68 +49,67 @@ class DeadLetterQueue:
         deadline = time.monotonic() + _SILENCE
         while True:
             found = consumer.fetch(_BATCH)
-            self._borrowed += [(open_letter(delivery), delivery) for delivery in found]
+            self._reserved += [(read_dead_letter(delivery), delivery) for delivery in found]
             if found:
                 deadline = time.monotonic() + _SILENCE
-            elif len(self._borrowed) >= count or time.monotonic() >= deadline:
+            elif len(self._reserved) >= count or time.monotonic() >= deadline:
                 break
             else:
                 poll.poll(_SILENCE * 1000)
 
     @property
     def dead_letters(self) -> list[DeadLetter]:
-        """What is in the box."""
-        return [letter for letter, _ in self._borrowed]
+        """The dead letters that were neither replayed nor dropped."""
+        return [dead for dead, _ in self._reserved]
 
-    def replay(self, letters: Iterable[DeadLetter], queue: str | None = None) -> list[tuple[DeadLetter, str]]:
-        """Publish the messages of `letters` to the queues that they came from, else to `queue`.
+    def replay(self, dead_letters: Iterable[DeadLetter], queue: str | None = None) -> list[tuple[DeadLetter, str]]:
+        """Publish the messages of `dead_letters` to `queue`, or if that is None to the queues that they came from.
 
-        Returns those that had to stay, with the reason. Raises `TransportError` when the broker does not take one: it
-        and the rest stay.
+        Returns the dead letters that could not be replayed, with the reason. Raises `TransportError` when the broker
+        refuses a message: it and all after it stay.
         """
         stayed: list[tuple[DeadLetter, str]] = []
-        there: set[str] = set()
+        declared: set[str] = set()
         producer = self._producer = self._producer or self._transport.producer()
-        for letter, delivery in self._taken(letters):
-            target = queue or letter.queue
+        for dead, delivery in self._selected(dead_letters):
+            target = queue or dead.queue
             try:
                 if target is None:
-                    stayed.append((letter, "it does not say which queue it came from; name one with --to"))
+                    stayed.append((dead, "it does not name the queue that it came from; choose one with --to"))
                     continue
-                message = letter.replayed(target)
+                message = dead.replayed(target)
             except MessageUndecodable as error:
-                stayed.append((letter, str(error)))
+                stayed.append((dead, str(error)))
                 continue
-            if target not in there:
-                self._provide(producer, target)
-                there.add(target)
+            if target not in declared:
+                self._declare(producer, target)
+                declared.add(target)
             producer.publish([message])
-            delivery.ack()
-            self._forget(delivery)
+            self._acknowledge(delivery)
         self._flush()
         return stayed
 
-    def _provide(self, producer: Producer, name: str) -> None:
+    def _declare(self, producer: Producer, name: str) -> None:
         queue = Queue(name=name, routing_key=name)
-        # One that exists may have been declared with arguments that are not known here.
+        # Only a missing queue: an existing one may have been declared with other arguments.
         if self._transport.sizes([queue])[name] is None:
             producer.declare([queue])
 
-    def drop(self, letters: Iterable[DeadLetter]) -> int:
-        """Throw `letters` away; return how many that were. There is no undo."""
-        taken = self._taken(letters)
-        for _, delivery in taken:
-            delivery.ack()
-            self._forget(delivery)
+    def drop(self, dead_letters: Iterable[DeadLetter]) -> int:
+        """Delete `dead_letters` from their queues for good; return their number."""
+        selected = self._selected(dead_letters)
+        for _, delivery in selected:
+            self._acknowledge(delivery)
         self._flush()
-        return len(taken)
+        return len(selected)
 
-    def _taken(self, letters: Iterable[DeadLetter]) -> list[tuple[DeadLetter, Delivery]]:
-        wanted = {id(letter) for letter in letters}
-        return [pair for pair in self._borrowed if id(pair[0]) in wanted]
+    def _selected(self, dead_letters: Iterable[DeadLetter]) -> list[tuple[DeadLetter, Delivery]]:
+        wanted = {id(dead) for dead in dead_letters}
+        return [pair for pair in self._reserved if id(pair[0]) in wanted]
 
-    def _forget(self, delivery: Delivery) -> None:
-        self._borrowed = [pair for pair in self._borrowed if pair[1] is not delivery]
+    def _acknowledge(self, delivery: Delivery) -> None:
+        delivery.ack()
+        self._reserved = [pair for pair in self._reserved if pair[1] is not delivery]
 
     def _flush(self) -> None:
         if self._consumer is not None:
@@ -123,11 +122,11 @@ class DeadLetterQueue:
         self.close()
 
     def close(self) -> None:
-        """Give the rest back, in the order in which it lay there, and disconnect; harmless when repeated."""
-        borrowed, self._borrowed = self._borrowed, []
+        """Return the remaining messages to their queues, in their order, and disconnect. Idempotent."""
+        reserved, self._reserved = self._reserved, []
         if self._consumer is not None:
-            # Each one goes to the front, so the first comes last; unlike `close` this counts no delivery.
-            for _, delivery in reversed(borrowed):
+            # Reversed: each goes to the front of its queue. Unlike `close`, `release` counts no delivery.
+            for _, delivery in reversed(reserved):
                 delivery.release()
             self._consumer.close(requeue=True)
             self._consumer = None

@@ -1,4 +1,4 @@
-"""Eager runs: a task where it is called, with retries and callbacks, without a broker."""
+"""Eager runs: a task in the caller's thread, with retries and callbacks, without a broker."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from framework.api.result_store import Record
 from framework.client.canvas import Signature
+from framework.client.canvas.documents import listed
 from framework.client.canvas.errbacks import call_errbacks
 from framework.client.coroutines import run_here
 from framework.client.request import Context, current_request, pop_request, push_request
@@ -23,14 +24,13 @@ from framework.wire.result_document import Documents
 if TYPE_CHECKING:
     from framework.client.task import Task
 
-
 R = TypeVar("R")
 
 
 def run_eagerly(
     task: Task[..., R], args: tuple[Any, ...], kwargs: dict[str, Any], options: Mapping[str, Any]
 ) -> EagerResult[R]:
-    """Run `task` now; options are those of `apply_async`, and `throw`: raise what it raises."""
+    """Run `task` now; options are those of `apply_async`, and `throw`: raise the task's exception."""
     settings = task.app.conf.settings
     annotate(task, settings.task.annotations)
     throw = options.get("throw")
@@ -66,7 +66,7 @@ def _request(
     kwargs: dict[str, Any],
     options: Mapping[str, Any],
 ) -> Context:
-    """Return the request of one run, a child of the task that runs here."""
+    """Return the request of one run, as a child of the running task."""
     parent = current_request()
     headers = {
         **(options.get("headers") or {}),
@@ -78,7 +78,7 @@ def _request(
         "group": options.get("group_id"),
         "group_index": options.get("group_index"),
     }
-    embed = {"callbacks": _listed(options.get("link")), "errbacks": _listed(options.get("link_error"))}
+    embed = {"callbacks": listed(options.get("link")) or None, "errbacks": listed(options.get("link_error")) or None}
     properties = {"delivery_info": {"exchange": options.get("exchange"), "routing_key": options.get("routing_key")}}
     return Context(headers, list(args), kwargs, embed, properties, app=task.app, called_directly=False, is_eager=True)
 
@@ -86,7 +86,7 @@ def _request(
 def _run(
     task: Task[..., Any], request: Context, task_id: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[str, Any, str | None]:
-    """Run it once; return its state, its value and the traceback."""
+    """Run the task once; return its state, its value and the traceback."""
     token = push_request(request)
     state: str
     value: Any
@@ -137,9 +137,3 @@ def _store(task: Task[..., Any], result: EagerResult[Any]) -> None:
             result.state, result.result, result.id, traceback=result.traceback
         )
         store.store([Record(result.id, document, result.state)])
-
-
-def _listed(links: Any) -> list[Any] | None:
-    if not links:
-        return None
-    return list(links) if isinstance(links, (list, tuple)) else [links]

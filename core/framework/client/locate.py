@@ -1,10 +1,10 @@
-"""Finds the application: from ``-A``, from the config file, or from what lies in the current directory.
+"""Finds the application: by ``-A``, the config file, or the files of the current directory.
 
-1. ``-A proj`` imports the module and takes its attribute `app`, else `celery`, else the only `App` in it, else that of
-   its submodule `proj.celery` or `proj.app`. ``-A proj:name`` names the attribute.
+1. ``-A proj`` imports the module and takes its attribute `app`, else `celery`, else its only `App`, else that of its
+   submodule `proj.celery` or `proj.app`. ``-A proj:name`` names the attribute.
 2. Without ``-A`` the setting `app` is the target; without that, an app.py or tasks.py in the current directory.
-3. The current directory stands first on `sys.path`; what is in front of it is what a child process needs too.
-4. An error in the user's module becomes one sentence with the file and line it came from.
+3. The current directory becomes the first of `sys.path`, here and in child processes.
+4. An error in the user's module becomes one sentence with the file and line of its cause.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _FILES: Final = ("app.py", "tasks.py")
 
 
 class LocatedApp(msgspec.Struct, frozen=True):
-    """An application and how to find it again in another process."""
+    """An application, and the target that another process loads it by."""
 
-    app: Any  # an `App`; importing that here would make every `framework --help` pay for it
+    app: Any  # an `App`; importing that here would slow down `framework --help`
     #: ``module:attribute``, importable with `path` in front of `sys.path`.
     target: str
     path: tuple[str, ...]
@@ -52,7 +52,7 @@ def extend_path(directory: str | None = None) -> str:
 
 
 def home_of(target: str | None) -> list[str]:
-    """Return the directories beside the module of `target` where a config file may lie, without importing it."""
+    """Return the directories of the module of `target` where a config file may lie, without importing it."""
     if not target:
         return []
     top = target.partition(":")[0].partition(".")[0]
@@ -67,7 +67,7 @@ def home_of(target: str | None) -> list[str]:
 
 
 def find_app(target: str | None, configured: str | None = None, directory: str | None = None) -> LocatedApp:
-    """Import and return the application of `target` (``-A``), else of `configured` (the setting `app`), else of here.
+    """Import and return the application: `target` (``-A``), else `configured` (the setting `app`), else of `directory`.
 
     Raises `AppNotFound`.
     """
@@ -78,7 +78,7 @@ def find_app(target: str | None, configured: str | None = None, directory: str |
         module_name = module_name[:-3]
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise AppNotFound(
-            f"{wanted!r} names no application; wanted module or module:attribute, as in -A proj.tasks:app"
+            f"{wanted!r} does not name an application; give module or module:attribute, as in -A proj.tasks:app"
         )
     module = _import(module_name, here)
     if attribute:
@@ -94,7 +94,7 @@ def find_app(target: str | None, configured: str | None = None, directory: str |
                     break
     if found is None:
         raise AppNotFound(
-            f"the module {module_name} ({_file(module)}) holds no App; write "
+            f"the module {module_name} ({_file(module)}) has no App; write "
             f"`app = App({module_name.rpartition('.')[2]!r})` in it, or name the right module with -A module:attribute"
         )
     name, app = found
@@ -104,8 +104,8 @@ def find_app(target: str | None, configured: str | None = None, directory: str |
 def load_app(target: str, path: Sequence[str], given: Mapping[str, Any]) -> App:
     """Import the application of a `LocatedApp` in another process, with its worker's configuration.
 
-    `given`: the worker's `Sources` as builtins. What code says is read anew: routing functions cannot be sent.
-    Raises `AppNotFound`.
+    `given` are the worker's `Sources` as builtins. Settings made in code are read again, because routing functions
+    cannot be sent. Raises `AppNotFound`.
     """
     sources.install(msgspec.convert(given, sources.Sources))
     for directory in reversed(path or (os.getcwd(),)):
@@ -117,7 +117,7 @@ def load_app(target: str, path: Sequence[str], given: Mapping[str, Any]) -> App:
 
 
 def import_modules(app: App) -> None:
-    """Import the modules of `imports` and `include`: their tasks are the worker's. Raises `AppNotFound`."""
+    """Import the modules of `imports` and `include`, with the tasks of the worker. Raises `AppNotFound`."""
     settings = app.conf.settings
     for module in dict.fromkeys((*settings.imports, *settings.include)):
         _import(module, os.getcwd())
@@ -128,8 +128,8 @@ def _guess(here: str) -> str:
         if os.path.isfile(os.path.join(here, name)):
             return name[:-3]
     raise AppNotFound(
-        f'no application: give -A module, or write app = "module" into framework.toml; there is no app.py or tasks.py '
-        f"in {here} either (`framework init` writes a starter project)"
+        f'no application: give -A module, or write app = "module" into framework.toml, or an app.py or tasks.py in '
+        f"{here} (`framework init` writes a starter project)"
     )
 
 
@@ -142,7 +142,7 @@ def _import(name: str, here: str) -> ModuleType:
             near = did_you_mean(name, nearby)
             raise AppNotFound(f"there is no module {name} in {here} or on the Python path{near}") from error
         raise AppNotFound(_failure(name, error)) from error
-    except Exception as error:  # a user's module may raise anything at import; it becomes one sentence
+    except Exception as error:  # a user's module may raise anything at import
         raise AppNotFound(_failure(name, error)) from error
 
 
@@ -151,7 +151,7 @@ def _is_module(here: str, entry: str) -> bool:
 
 
 def _failure(name: str, error: BaseException) -> str:
-    """Say what went wrong while importing `name`, and where in the user's code."""
+    """Return a sentence on the failed import of `name`, with the place in the user's code."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{display_path(error.filename)}, line {error.lineno}"
@@ -162,7 +162,7 @@ def _failure(name: str, error: BaseException) -> str:
             for frame in traceback.extract_tb(error.__traceback__)
             if not frame.filename.startswith("<") and os.path.abspath(frame.filename) != os.path.abspath(__file__)
         ]
-        # The innermost frame of the user's own code says more than one deep inside a library.
+        # The innermost frame of the user's own code is more helpful than one deep inside a library.
         own = [frame for frame in frames if "site-packages" not in frame.filename and not _is_stdlib(frame.filename)]
         shown = own or frames
         place = f"{display_path(shown[-1].filename)}, line {shown[-1].lineno}" if shown else "no place known"
@@ -186,7 +186,7 @@ def _attribute(module: ModuleType, attribute: str) -> App:
     if isinstance(found, ModuleType) and (inner := _search(found)) is not None:
         found = inner[1]
     if not _is_app(found):
-        raise AppNotFound(f"{module.__name__}:{attribute} is {_kind(found)}; wanted an App")
+        raise AppNotFound(f"{module.__name__}:{attribute} is {_kind(found)}, not an App")
     return found
 
 
@@ -199,7 +199,7 @@ def _search(module: ModuleType) -> tuple[str, App] | None:
     if len({id(app) for _, app in apps}) > 1:
         names = ", ".join(name for name, _ in apps)
         raise AppNotFound(
-            f"the module {module.__name__} holds several Apps ({names}); "
+            f"the module {module.__name__} has several Apps ({names}); "
             f"choose one with -A {module.__name__}:{apps[0][0]}"
         )
     return apps[0] if apps else None
@@ -210,7 +210,7 @@ def _apps(module: ModuleType) -> list[tuple[str, App]]:
 
 
 def _is_app(value: Any) -> TypeGuard[App]:
-    from framework.client.app import App  # here: the command line is to answer --help without it
+    from framework.client.app import App  # here: --help must not wait for it
 
     return isinstance(value, App)
 

@@ -1,9 +1,7 @@
-"""The message of a call, with every header of task protocol 2.
+"""Builds the message of a call, with every header of task protocol 2.
 
-1. `MessagePlan` holds what does not change between two calls of one task: a header template, the address, the
-   serializer.
-2. `MessageBuilder.build` makes one message, `MessageBuilder.build_plain` the same for a call without options, which is
-   most of them.
+1. `MessagePlan` holds the constant parts of a task's messages: a header template, the address, the serializer.
+2. `MessageBuilder.build` makes one message; `MessageBuilder.build_plain` is faster, for a call without options.
 
 Source: task protocol 2 (and 1, where the settings ask for it) as published by Celery 5.
 """
@@ -31,21 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Attributes of a task that are options of every call of it.
+#: Attributes of a task that are options of every call.
 TASK_OPTIONS: Final = (
-    "queue",
-    "exchange",
-    "exchange_type",
-    "routing_key",
-    "priority",
-    "expires",
-    "serializer",
-    "delivery_mode",
-    "compression",
-    "time_limit",
-    "soft_time_limit",
-)
-#: Options that are headers, under the names that these have there.
+    "queue", "exchange", "exchange_type", "routing_key", "priority", "expires", "serializer", "delivery_mode",
+    "compression", "time_limit", "soft_time_limit",
+)  # fmt: skip
+#: Options that become headers, with the names of the headers.
 _AS_HEADERS: Final = {
     "shadow": "shadow",
     "group_id": "group",
@@ -53,7 +42,7 @@ _AS_HEADERS: Final = {
     "stamped_headers": "stamped_headers",
     "ignore_result": "ignore_result",
 }
-#: Options about what is to follow the task.
+#: Options that name the signatures to call after the task.
 _FOLLOWING: Final = frozenset({"link", "link_error", "chain", "chord"})
 _NO_EMBED: Final[dict[str, Any]] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 _NO_EMBED_JSON: Final = b', {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
@@ -62,7 +51,7 @@ _fast_json = msgspec.json.Encoder().encode
 
 
 class MessagePlan:
-    """What is the same for every call of one task."""
+    """The constant parts of the messages of one task."""
 
     __slots__ = ("address", "compression", "name", "options", "plain", "priority", "serializer", "template")
 
@@ -101,7 +90,7 @@ class MessageBuilder:
     """Builds the messages of calls with one set of settings."""
 
     def __init__(self, settings: Settings, router: Router, publisher: Publisher) -> None:
-        """`publisher` is asked for the reply queue of this process."""
+        """`publisher` supplies the name of the reply queue."""
         self._task = settings.task
         self._router = router
         self._publisher = publisher
@@ -110,7 +99,7 @@ class MessageBuilder:
     def build_plain(
         self, plan: MessagePlan, task_id: str, args: Sequence[Any], kwargs: dict[str, Any], parent: Context | None
     ) -> Outgoing:
-        """Build the message of a call without options; `plan.plain` must be set."""
+        """Build the message of a call without options; `plan.plain` must be true."""
         headers = plan.template.copy()
         headers["id"] = task_id
         if parent is None:
@@ -129,7 +118,8 @@ class MessageBuilder:
         assert address is not None
         priority = plan.priority
         if parent is not None and self._task.inherit_parent_priority:
-            priority = _or(parent.delivery_info["priority"], priority)
+            inherited = parent.delivery_info["priority"]
+            priority = priority if inherited is None else inherited
         return Outgoing(
             _plain_body(args, kwargs),
             headers,
@@ -156,8 +146,7 @@ class MessageBuilder:
     ) -> tuple[Outgoing, Destination]:
         """Build the message of a call with `options`, those of `Task.apply_async`.
 
-        Raises `TypeError` and `ValueError` for arguments and options that cannot be sent, `ConfigError` for a bad
-        queue.
+        Raises `TypeError` or `ValueError` for arguments and options that cannot be sent, `ConfigError` for a bad queue.
         """
         _check_arguments(args, kwargs)
         given = self._given(plan, args, kwargs, options)
@@ -193,7 +182,7 @@ class MessageBuilder:
     def _given(
         self, plan: MessagePlan, args: Sequence[Any], kwargs: dict[str, Any], options: Mapping[str, Any]
     ) -> Mapping[str, Any]:
-        """Return the options of a call: its own, else those of the task, else those of its route."""
+        """Return the options of a call: those given, else those of the task, else those of its route."""
         given = plan.options
         if options:
             given = {**given, **{name: value for name, value in options.items() if value is not None}}
@@ -208,7 +197,7 @@ class MessageBuilder:
         given: Mapping[str, Any],
         parent: Context | None,
     ) -> tuple[dict[str, Any], int | None]:
-        """Return the headers, and after how many milliseconds the message expires."""
+        """Return the headers, and the milliseconds after which the message expires."""
         get = given.get
         levels = self._task.repr_maxlevels
         root_id, parent_id = _lineage(given, parent)
@@ -235,7 +224,7 @@ class MessageBuilder:
         return headers, expiration
 
     def _times(self, eta: Any, countdown: Any, expires: Any) -> tuple[str | None, str | None, int | None]:
-        """Return when to run and when to expire as ISO 8601, and the latter as milliseconds from now."""
+        """Return the eta and the time of expiry in ISO 8601, and the latter in milliseconds from now."""
         if eta is None and not countdown and expires is None:
             return None, None, None
         now = datetime.now(UTC)
@@ -245,7 +234,7 @@ class MessageBuilder:
         return begin, *self._expiry(expires, now)
 
     def _expiry(self, expires: Any, now: datetime) -> tuple[str | None, int | None]:
-        """Return `expires` as ISO 8601 and as milliseconds from now."""
+        """Return `expires` in ISO 8601 and in milliseconds from now."""
         if expires is None:
             return None, None
         if isinstance(expires, (int, float, timedelta)):
@@ -257,7 +246,7 @@ class MessageBuilder:
                 moment = moment.replace(tzinfo=UTC)
         left = (moment - now).total_seconds()
         if left < 0:
-            logger.warning("A task is sent that has expired %.1f s ago", -left)
+            logger.warning("The task being sent expired %.1f s ago: workers will discard it", -left)
         return moment.isoformat(), max(int(left * 1000), 0)
 
     def _priority(self, given: Mapping[str, Any], parent: Context | None) -> int | None:
@@ -267,19 +256,19 @@ class MessageBuilder:
         if priority is None:
             return self._task.default_priority
         if not isinstance(priority, int) or not 0 <= priority <= 255:
-            raise TypeError(f"priority must be a whole number from 0 to 255, and is {priority!r:.100}")
+            raise TypeError(f"priority must be a whole number from 0 to 255, not {priority!r:.100}")
         return priority
 
 
 def _check_arguments(args: Any, kwargs: Any) -> None:
     if not isinstance(args, (list, tuple)):
-        raise TypeError(f"the arguments of a task must be a list or tuple, and are {args!r:.100}")
+        raise TypeError(f"the arguments of a task must be a list or tuple, not {args!r:.100}")
     if type(kwargs) is not dict and not isinstance(kwargs, Mapping):  # the latter alone is slow
-        raise TypeError(f"the keyword arguments of a task must be a mapping, and are {kwargs!r:.100}")
+        raise TypeError(f"the keyword arguments of a task must be a mapping, not {kwargs!r:.100}")
 
 
 def _lineage(given: Mapping[str, Any], parent: Context | None) -> tuple[str | None, str | None]:
-    """Return the ids of the root and of the parent, as far as there are any."""
+    """Return the ids of the root and of the parent, or None."""
     root_id, parent_id = given.get("root_id"), given.get("parent_id")
     if parent is None:
         return root_id, parent_id
@@ -287,7 +276,7 @@ def _lineage(given: Mapping[str, Any], parent: Context | None) -> tuple[str | No
 
 
 def _stamps(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the stamps: options under names of their own, or what came in another message."""
+    """Return the stamps: options named in `stamped_headers`, else those in the option `stamps`."""
     own = given.get("stamps") or {}
     if names := given.get("stamped_headers"):
         return {name: given[name] if name in given else own.get(name) for name in names}
@@ -295,7 +284,7 @@ def _stamps(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _embed(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is to follow the task, for the body."""
+    """Return the `embed` part of the body: the signatures to call after the task."""
     if _FOLLOWING.isdisjoint(given):
         return _NO_EMBED
     return {
@@ -315,7 +304,7 @@ def _plain_body(args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
             return dumps((args, kwargs, _NO_EMBED))
     try:
         return b"[%b, %b%b" % (_fast_json(args), _fast_json(kwargs), _NO_EMBED_JSON)
-    except (ValueError, TypeError):  # lone surrogates, keys that are no strings
+    except (ValueError, TypeError):  # lone surrogates, keys that are not strings
         return dumps((args, kwargs, _NO_EMBED))
 
 
@@ -325,43 +314,39 @@ def _links(links: Any, name: str) -> list[Any] | None:
     found = list(links) if isinstance(links, (list, tuple)) else [links]
     for link in found:
         if not isinstance(link, Mapping):
-            raise TypeError(f"{name} takes signatures, such as add.s(1), or a list of them, and got {link!r:.100}")
+            raise TypeError(f"{name} takes signatures, such as add.s(1), or a list of them, not {link!r:.100}")
     return found
 
 
 def _mapping(value: Any, name: str) -> Mapping[str, Any]:
     if type(value) is not dict and not isinstance(value, Mapping):
-        raise TypeError(f"{name} must be a mapping of names to values, and is {value!r:.100}")
+        raise TypeError(f"{name} must be a mapping of names to values, not {value!r:.100}")
     return value
 
 
 def _limit(value: Any, name: str) -> float | None:
     if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0):
-        raise TypeError(f"{name} must be a number of seconds, and is {value!r:.100}")
+        raise TypeError(f"{name} must be a number of seconds, not {value!r:.100}")
     return cast("float | None", value)
 
 
-def _or(value: Any, default: Any) -> Any:
-    return default if value is None else value
-
-
 def _zone(settings: Settings) -> tzinfo:
-    """Return the zone of times without one."""
+    """Return the time zone of times without one."""
     if settings.timezone is None or settings.timezone.upper() == "UTC":
         return UTC
-    # Here: most programs keep to UTC.
+    # Here: most programs use UTC.
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
     try:
         return ZoneInfo(settings.timezone)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise ConfigError(
-            f"timezone must be the name of a time zone, such as Europe/Vienna, and is {settings.timezone!r}"
+            f"timezone must be the name of a time zone, such as Europe/Vienna, not {settings.timezone!r}"
         ) from error
 
 
 def _moment(value: Any, name: str, zone: tzinfo) -> str | None:
-    """Return a time as ISO 8601 with a zone; a text is what came in a message, and stays as it is."""
+    """Return a time in ISO 8601 with a zone; text, which comes from another message, is returned unchanged."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -369,14 +354,14 @@ def _moment(value: Any, name: str, zone: tzinfo) -> str | None:
             datetime.fromisoformat(value)
         except ValueError:
             raise ValueError(
-                f"{name} must be a datetime, or its text as in 2030-01-31T12:00:00+00:00, and is {value!r:.100}"
+                f"{name} must be a datetime, or its text as in 2030-01-31T12:00:00+00:00, not {value!r:.100}"
             ) from None
         return value
     if isinstance(value, datetime):
         return (value if value.tzinfo is not None else value.replace(tzinfo=zone)).isoformat()
     if name == "eta":
-        raise TypeError(f"eta must be a datetime, and is {value!r:.100}; countdown takes seconds")
-    raise TypeError(f"{name} must be a number of seconds or a datetime, and is {value!r:.100}")
+        raise TypeError(f"eta must be a datetime, not {value!r:.100}; countdown takes seconds")
+    raise TypeError(f"{name} must be a number of seconds or a datetime, not {value!r:.100}")
 
 
 def _seconds(value: Any, name: str) -> float:
@@ -385,7 +370,7 @@ def _seconds(value: Any, name: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number of seconds, and is {value!r:.100}") from None
+        raise TypeError(f"{name} must be a number of seconds, not {value!r:.100}") from None
 
 
 def _as_protocol_1(

@@ -1,13 +1,12 @@
-"""The publisher: this process's way to the broker, made when first needed and made anew after a fork.
+"""The publisher: the connections of this process to the broker, opened on first use and again after a fork.
 
-1. Holds the transport, one producer and the result store; loads plugins only when something is sent or read.
-   Messages may go to another broker than the one that workers listen at; events go to where workers listen.
+1. Holds the transport, one producer and the result store; loads plugins only when something is sent or read. Calls may
+   go to another broker than the one that workers consume from; events always go to the latter.
 2. Declares a queue before the first message to it on a connection.
-3. Tries again, with back-off, when the broker cannot be reached.
-4. `publish_until_accepted`: what has to be sent when a task ends waits for the broker, however long that is away. The
-   next task of a chain, a callback or a retry that cannot be sent would otherwise be lost, and with it the work that
-   leads up to it: nobody else knows of it. What a task sends by itself is its own affair: it is told, and can decide. A
-   coroutine is not patient: all others in its loop would have to wait with it.
+3. Publishes again, with back-off, while the broker cannot be reached.
+4. `publish_until_accepted` removes the limit of tries for messages that follow the end of a task: the next task of a
+   chain, a callback, a retry. No other process has them, so they would be lost. A task's own calls raise instead, and
+   the task can decide. A coroutine never waits: it would block all others in its loop.
 """
 
 from __future__ import annotations
@@ -33,18 +32,17 @@ if TYPE_CHECKING:
     from framework.api.transport import Mailbox, Producer, Queue, Transport
     from framework.message import Outgoing
 
-
 logger = logging.getLogger(__name__)
 
 
 def _loader() -> ModuleType:
-    from framework._boot import loader  # start-up time: it reads the metadata of installed packages
+    from framework._boot import loader  # here: it reads the metadata of installed packages
 
     return loader
 
 
 class Publisher:
-    """Publishes, for any thread."""
+    """Publishes messages and events. Thread-safe."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -52,14 +50,14 @@ class Publisher:
         self._lock = threading.RLock()
         self._oid = new_id()
         self._transport: Transport | None = None
-        #: Where messages are published; the same one, unless the settings name another broker for that.
+        #: The transport to publish by: `_transport`, unless the settings name another broker for calls.
         self._outlet: Transport | None = None
         self._producer: Producer | None = None
         self._store: ResultStore | None = None
-        #: For events; made when the first is sent.
+        #: For events; made for the first one.
         self._mailbox: Mailbox | None = None
         self._declared: set[str] = set()
-        #: What a fork brought along: kept, so that nothing closes the parent's connections, and never used.
+        #: Objects of the parent process after a fork: unused, but kept, because their end would close its connections.
         self._inherited: list[object] = []
 
     def _check_pid(self) -> None:
@@ -73,14 +71,14 @@ class Publisher:
 
     @property
     def oid(self) -> str:
-        """The name of this process's reply queue, sent as `reply_to`."""
+        """The name of the reply queue of this process, sent as `reply_to`."""
         if self._pid != os.getpid():
             self._check_pid()
         return self._oid
 
     @property
     def transport(self) -> Transport:
-        """The transport of the broker that workers listen at. Raises `PluginError` or `ConfigError`."""
+        """The transport of the broker that workers consume from. Raises `PluginError` or `ConfigError`."""
         self._check_pid()
         with self._lock:
             if self._transport is None:
@@ -102,7 +100,7 @@ class Publisher:
 
     @property
     def store(self) -> ResultStore:
-        """The result store that the settings ask for; ``none`` when they ask for none."""
+        """The configured result store, by default ``none``."""
         self._check_pid()
         with self._lock:
             if self._store is None:
@@ -111,29 +109,25 @@ class Publisher:
 
     @property
     def has_store(self) -> bool:
-        """Results are kept somewhere."""
+        """Whether a result store is configured."""
         backend = self._settings.result.backend
         return bool(backend) and not str(backend).startswith("none:")
 
     def expect(self, task_ids: Sequence[str], *, inside_task: bool) -> None:
-        """Let the result store get ready for the results of tasks that are about to be sent.
+        """Prepare the result store for the results of tasks that are about to be sent.
 
-        Inside a task only where they would be lost otherwise: few tasks read the results of those they send.
+        Few tasks read the results of their children, so `inside_task` this happens only if they would be lost.
         """
         if task_ids and self.has_store and not (inside_task and self.store.traits.shared):
             self.store.prepare(task_ids)
 
     def publish(
-        self,
-        messages: Sequence[Outgoing],
-        queues: Iterable[Queue] = (),
-        retry: bool | None = None,
-        policy: Any = None,
+        self, messages: Sequence[Outgoing], queues: Iterable[Queue] = (), retry: bool | None = None, policy: Any = None
     ) -> None:
-        """Publish `messages`, declaring `queues` first where that was not done yet.
+        """Publish `messages`, after declaring those of `queues` that are not declared yet.
 
-        `retry` and `policy` (None: the settings) say whether and how to try again; in a block of
-        `publish_until_accepted` there is no end to it unless `policy` sets one. Raises `ConnectionLost` in the end.
+        `retry` and `policy` (None: the settings) control further tries; a block of `publish_until_accepted` sets no
+        limit to them unless `policy` does. Raises `ConnectionLost` after the last try.
         """
         try:
             self._publish(messages, queues)
@@ -147,9 +141,9 @@ class Publisher:
         self, messages: Sequence[Outgoing], queues: Iterable[Queue], tries: Iterator[float], error: ConnectionLost
     ) -> None:
         for number, pause in enumerate(tries):
-            # Once is enough for who waits as long as it takes.
-            level = logging.DEBUG if number and patient() else logging.WARNING
-            logger.log(level, "The broker did not take a message, trying again in %.1f s: %s", pause, error)
+            # One warning an outage, if the number of tries is unlimited.
+            level = logging.DEBUG if number and waits_for_broker() else logging.WARNING
+            logger.log(level, "The broker did not accept a message, trying again in %.1f s: %s", pause, error)
             time.sleep(pause)
             try:
                 self._publish(messages, queues)
@@ -182,9 +176,9 @@ class Publisher:
             raise
 
     def announce(self, message: Outgoing) -> None:
-        """Send `message`, an event, to whoever listens.
+        """Send `message`, an event, to the receivers of events; drop it if the broker has no fan-out.
 
-        It is dropped where the broker has no fan-out. Raises `TransportError` when it is away, or takes nothing.
+        Raises `TransportError` when the broker cannot be reached, or is congested.
         """
         if not self.transport.traits.fanout:
             return
@@ -193,21 +187,21 @@ class Publisher:
             if mailbox is None:
                 mailbox = self._mailbox = self.transport.mailbox()
             try:
-                # Nobody writes to us, but the broker may have something to say about the connection.
+                # No messages arrive here, but the broker may have closed or blocked the connection.
                 mailbox.receive()
                 congested = mailbox.congested
                 if not congested:
-                    # Not `send`: nobody would come by the answers that it leaves behind.
+                    # Not `send`, which leaves replies of the broker unread.
                     mailbox.reach([message])
             except TransportError:
                 self._mailbox = None
                 mailbox.close()
                 raise
         if congested:
-            raise TransportError("the broker takes no messages at present")
+            raise TransportError("the broker accepts no messages at present")
 
     def close(self) -> None:
-        """Disconnect; what is sent afterwards connects again."""
+        """Close all connections; a later call opens new ones."""
         self._check_pid()
         with self._lock:
             outlet = None if self._outlet is self._transport else self._outlet
@@ -220,11 +214,11 @@ class Publisher:
 
 
 def _pauses(default: RetryPolicy, own: Any) -> Iterator[float]:
-    """Yield the seconds to wait before each new try."""
+    """Yield the seconds to wait before each further try by a retry policy."""
     policy = {
         name: getattr(default, name) for name in ("max_retries", "interval_start", "interval_step", "interval_max")
     }
-    if patient():
+    if waits_for_broker():
         policy["max_retries"] = None
     policy.update(own or {})
     first, step = policy["interval_start"] or 0.0, policy["interval_step"]
@@ -233,59 +227,57 @@ def _pauses(default: RetryPolicy, own: Any) -> Iterator[float]:
         yield backoff.next()
 
 
-# ---------------------------------------------------------------- waiting for the broker
-
 _PAUSE_FIRST: Final = 0.2
-#: Less than the turn to send a chord's body lasts: who has that tries again in time.
+#: Shorter than the turn to send a chord's body, so that its holder tries again before the turn lapses.
 _PAUSE_MAX: Final = 2.0
 
-_patient: ContextVar[bool] = ContextVar("framework_patient", default=False)
+_until_accepted: ContextVar[bool] = ContextVar("framework_publish_until_accepted", default=False)
 
 
 @contextmanager
 def publish_until_accepted() -> Iterator[None]:
-    """Have what is sent in the block wait for the broker."""
-    token = _patient.set(True)
+    """Publish the messages of the block without a limit of tries."""
+    token = _until_accepted.set(True)
     try:
         yield
     finally:
-        _patient.reset(token)
+        _until_accepted.reset(token)
 
 
-def patient() -> bool:
-    """Whether what is sent here waits for the broker."""
-    return _patient.get() and not _in_event_loop()
+def waits_for_broker() -> bool:
+    """Return whether the caller is in a block of `publish_until_accepted`, and not in an event loop."""
+    return _until_accepted.get() and not _in_event_loop()
 
 
 def pauses() -> Iterator[float]:
-    """Yield the seconds to wait before each new try, without end."""
+    """Yield the seconds to wait before each further try, without end."""
     backoff = Backoff(_PAUSE_FIRST, _PAUSE_MAX, jitter=0.0)
     while True:
         yield backoff.next()
 
 
-def insist(action: Callable[[], object], what: str) -> None:
-    """Do `action`, and again until no connection is missing for it, if there is patience here.
+def retry_until_connected(action: Callable[[], object], what: str) -> None:
+    """Call `action`, again after each `ConnectionLost` if `waits_for_broker`.
 
-    It may be done more than once. Raises `ConnectionLost` if there is none, and whatever else `action` raises.
+    Raises `ConnectionLost` otherwise, and any other exception of `action`. `what` begins the log line.
     """
-    told = False
+    logged = False
     for pause in pauses():
         try:
             action()
         except ConnectionLost as error:
-            if not patient():
+            if not waits_for_broker():
                 raise
-            if not told:
-                logger.warning("%s: waits until the connection is back: %s", what, error)
-                told = True
+            if not logged:
+                logger.warning("%s: waiting for the connection: %s", what, error)
+                logged = True
             time.sleep(pause)
         else:
             return
 
 
 def _in_event_loop() -> bool:
-    # Not imported here: a process that runs no coroutine does not load asyncio.
+    # Not imported: a process without coroutines must not load asyncio.
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:
         return False

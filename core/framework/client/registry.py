@@ -1,8 +1,8 @@
-"""Making tasks of functions, and the registry that holds them.
+"""The registry of tasks, and the making of tasks from functions.
 
 1. `make_task` builds a class for a function and makes its one instance.
-2. `Registry` is a mapping by name that refuses two different functions under one name.
-3. `SharedTask` stands for the task of the current application.
+2. `Registry` is a mapping by name that refuses two different functions with one name.
+3. `SharedTask` is a proxy for the task of the current application.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 
 #: Options of the decorator that are not attributes of a task.
 _RETRY_OPTIONS = ("dont_autoretry_for", "retry_kwargs", "retry_backoff", "retry_backoff_max", "retry_jitter")
-
-#: Options of Celery's decorator that say how its registry is filled; here a task belongs to the application it is made
-#: with, at once.
+#: Ignored options of Celery's decorator: here a task is registered with its application at once.
 _CELERYS = ("lazy", "shared")
 
 
@@ -39,7 +37,7 @@ class Registry(Mapping[str, Task[..., Any]]):
         self._built_in = False
 
     def add(self, task: Task[..., Any]) -> Task[..., Any]:
-        """Add `task`, or return the one that was made of the same function before.
+        """Add `task`; return it, or the one made from the same function before.
 
         Raises `AlreadyRegistered` when the name belongs to another function.
         """
@@ -50,29 +48,30 @@ class Registry(Mapping[str, Task[..., Any]]):
                     f"the task name {task.name!r} is taken by {_describe(known)}; "
                     f"give {_describe(task)} another one: @app.task(name=…)"
                 )
-            if _line(known) == _line(task):
+            # Not the same function: a reloaded module brings new code.
+            if _function_of(known) == _function_of(task):
                 return known
         self._tasks[task.name] = task
         return task
 
     def adopt(self, app: App, tasks: Mapping[str, Task[..., Any]]) -> None:
-        """Have `tasks`, those of another application, be those of `app`; they take the place of its own."""
+        """Add `tasks` of another application to those of `app`, replacing tasks of the same name."""
         for name, task in tasks.items():
             task.app = app
             self._tasks[name] = task
 
     def copy(self) -> dict[str, Task[..., Any]]:
-        """Return the tasks as they are now, for `restore`."""
+        """Return the present tasks, for `restore`."""
         return dict(self._tasks)
 
     def restore(self, tasks: Mapping[str, Task[..., Any]]) -> None:
-        """Have `tasks` and no others, but for shared ones that are defined from now on."""
+        """Replace all tasks by `tasks`; shared tasks defined from now on are added as usual."""
         self._tasks = dict(tasks)
         self._built_in = "celery.accumulate" in self._tasks
         self._shared = min(self._shared, len(current.shared))
 
     def share(self, app: App) -> None:
-        """Add the shared tasks that were defined since the last call, and at the first those that every worker has."""
+        """Add the shared tasks defined since the last call, and at the first call the built-in tasks."""
         if not self._built_in:
             self._built_in = True
             for name, function, options in BUILT_IN:
@@ -112,17 +111,12 @@ def _origin(task: Task[..., Any]) -> tuple[str, str]:
     return function.__module__, function.__qualname__
 
 
-def _line(task: Task[..., Any]) -> object:
-    """Tell two executions of one definition from one: a module that is reloaded brings new code."""
-    return _function_of(task)
-
-
 def _describe(task: Task[..., Any]) -> str:
     return ".".join(_origin(task))
 
 
 def make_task(app: App, function: Callable[..., Any], options: dict[str, Any]) -> Task[..., Any]:
-    """Return a task of `function`. Raises `TypeError` for an option that no task has."""
+    """Return a task made from `function`. Raises `TypeError` for an unknown option."""
     base: type[Task[..., Any]] = options.pop("base", None) or app.task_class
     bind = bool(options.pop("bind", False))
     name = options.pop("name", None) or app.gen_task_name(
@@ -136,9 +130,9 @@ def make_task(app: App, function: Callable[..., Any], options: dict[str, Any]) -
     if unknown:
         close = difflib.get_close_matches(unknown[0], [key for key in dir(base) if not key.startswith("_")], 1)
         hint = (
-            f"; did you mean {close[0]}?" if close else " (define it as an attribute of a class, and give that as base)"
+            f"; did you mean {close[0]}?" if close else " (define it as an attribute of a class, and pass that as base)"
         )
-        raise TypeError(f"the task {name} has an option {unknown[0]!r} that tasks do not have{hint}")
+        raise TypeError(f"the task {name} has the unknown option {unknown[0]!r}{hint}")
     kind = type(
         getattr(function, "__name__", "task"),
         (base,),
@@ -161,19 +155,19 @@ def make_task(app: App, function: Callable[..., Any], options: dict[str, Any]) -
 
 
 def _classes(errors: Any) -> tuple[type[BaseException], ...]:
-    """Return one exception class, or several, as a tuple."""
+    """Return one or several exception classes as a tuple."""
     return (errors,) if isinstance(errors, type) else tuple(errors)
 
 
 def retry_as_its_class_says(task: Task[..., Any]) -> None:
-    """Have a class-based task retried for the exceptions in its attribute `autoretry_for`."""
+    """Make a class-based task retry after the exceptions in its attribute `autoretry_for`."""
     errors = _classes(getattr(task, "autoretry_for", None) or ())
     if errors and "run" not in vars(task):  # once
         _retry_automatically(task, errors, {key: getattr(task, key, None) for key in _RETRY_OPTIONS})
 
 
 def _retry_automatically(task: Task[..., Any], errors: tuple[type[BaseException], ...], how: Mapping[str, Any]) -> None:
-    """Have `task` retried when it raises one of `errors`."""
+    """Make `task` retry when it raises one of `errors`."""
     run = task.run
     spared = _classes(how["dont_autoretry_for"] or ())
     backoff = how["retry_backoff"]
@@ -181,12 +175,12 @@ def _retry_automatically(task: Task[..., Any], errors: tuple[type[BaseException]
     jitter = True if how["retry_jitter"] is None else how["retry_jitter"]
 
     def again(error: BaseException) -> BaseException:
-        """Send it again; return what to raise."""
+        """Send the call again; return the exception to raise."""
         if isinstance(error, (Ignore, Reject, Retry, *spared)) or task.request.called_directly:
             return error
         options = dict(how["retry_kwargs"] or {})
         if backoff:
-            # At least a second, as with Celery: a fraction would come to no wait at all.
+            # At least a second, as in Celery: a fraction would round down to zero.
             wait = min(longest, max(1, int(backoff)) * 2**task.request.retries)
             options["countdown"] = random.randrange(int(wait) + 1) if jitter else wait
         return task.retry(exc=error, **options)
@@ -209,12 +203,12 @@ def _retry_automatically(task: Task[..., Any], errors: tuple[type[BaseException]
                 raise
             raise other from error
 
-    # On the instance: the class may be another task's base.
+    # On the instance: the class may be the base of another task.
     task.run = arun_and_retry if inspect.iscoroutinefunction(run) else run_and_retry  # type: ignore[method-assign]
 
 
 class SharedTask:
-    """A task of every application; it behaves as that of the current one."""
+    """A task of every application: a proxy for that of the current one."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
         self._function = function

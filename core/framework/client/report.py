@@ -1,6 +1,6 @@
-"""The report: what a bug report should say about an installation. `framework report` prints it, and workers answer it.
+"""The report on an installation, for bug reports: the output of `framework report` and a reply of workers.
 
-Versions, the platform, the application, the plugins in use, and the settings that somebody set, secrets masked.
+It lists versions, the platform, the application, the plugins, and the settings with other than default values.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from framework._config.show import masked
 if TYPE_CHECKING:
     from framework.client.app import App
 
-#: The name at the beginning of a requirement.
+#: The name in a requirement.
 _NAME: Final = re.compile(r"[\w.-]+")
 
 
@@ -44,7 +44,7 @@ def report(app: App) -> str:
 
 
 def _libraries() -> list[str]:
-    """Return what the distributions that bring plugins need, also for their extras, and Celery."""
+    """Return the requirements of all distributions with plugins, extras included, and Celery."""
     found = {"celery"}
     for distribution in {"framework", *(info.distribution for info in catalog.plugins())}:
         with contextlib.suppress(metadata.PackageNotFoundError):

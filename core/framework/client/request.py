@@ -1,8 +1,8 @@
-"""`Context`: what a running task knows about itself, and which one is running here.
+"""`Context`: the request of a running task.
 
-1. A `Context` keeps the message as it came and looks a field up when somebody asks: most tasks never do.
-2. `current_request` is the one that runs in this thread, greenlet or asyncio task; it is a `ContextVar`.
-3. What a running task sends is its child: `add_child` remembers it for the result document.
+1. A `Context` keeps the message and looks up its fields on demand: most tasks use none.
+2. `current_request` is that of the running task in this thread, greenlet or asyncio task; it is a `ContextVar`.
+3. `add_child` records a task that the running one has sent, for the result document.
 """
 
 from __future__ import annotations
@@ -30,26 +30,16 @@ PROTOCOL_HEADERS: Final = frozenset(
 
 
 class Context:
-    """The request of a task: `id`, `args`, `retries`, … Fields that the sender did not give are None.
+    """The request of a task: `id`, `args`, `retries`, …; a field that the sender has not set is None.
 
-    Made by the worker for each message, by `Task.apply` for an eager run, and empty for a plain call of the function.
-    Other attributes may be set on it freely.
+    The worker makes one for each message, `Task.apply` for an eager run, and a plain call of the function an empty one.
+    Other attributes may be set freely.
     """
 
     __slots__ = (
-        "__dict__",
-        "_app",
-        "_args",
-        "_children",
-        "_embed",
-        "_incoming",
-        "_kwargs",
-        "_properties",
-        "_raw",
-        "called_directly",
-        "hostname",
-        "is_eager",
-    )
+        "__dict__", "_app", "_args", "_children", "_embed", "_incoming", "_kwargs", "_properties", "_raw",
+        "called_directly", "hostname", "is_eager",
+    )  # fmt: skip
 
     if TYPE_CHECKING:
         id: str | None
@@ -102,7 +92,7 @@ class Context:
         is_eager: bool = False,
         incoming: Incoming | None = None,
     ) -> None:
-        """`headers` and `properties` are the message's; with `incoming`, missing `args` are decoded when asked for."""
+        """`headers` and `properties` are the message's; with `incoming`, missing `args` are decoded on demand."""
         self._raw = _EMPTY if headers is None else headers
         self._args = args
         self._kwargs = kwargs
@@ -125,7 +115,7 @@ class Context:
         embed: dict[str, Any] | None = None,
         hostname: str | None = None,
     ) -> Context:
-        """Return the context of a message. Without `args` its body is decoded when it is asked for."""
+        """Return the context of a message, whose body is decoded on demand if `args` is None."""
         return cls(
             incoming.headers,
             args,
@@ -137,8 +127,6 @@ class Context:
             called_directly=False,
             incoming=incoming,
         )
-
-    # ------------------------------------------------ fields, when asked for
 
     def __getattr__(self, name: str) -> Any:
         lookup = _FIELDS.get(name)
@@ -170,13 +158,11 @@ class Context:
 
     @property
     def raw_headers(self) -> dict[str, Any]:
-        """All headers of the message, as they came. Not to be changed."""
+        """All headers of the message. Read-only."""
         return self._raw
 
-    # ------------------------------------------------ children
-
     def add_child(self, result: Any) -> None:
-        """Remember the result of something that this task has sent, unless its `trail` is off."""
+        """Record the result of a task that this one has sent, unless its `trail` is off."""
         task = None if self._app is None else self._app.tasks.get(self.task or "")
         if task is not None and not task.trail:
             return
@@ -185,7 +171,7 @@ class Context:
         self._children.append(result)
 
     def children_as_tuples(self) -> list[Any]:
-        """Return the children as the result document holds them."""
+        """Return the children in the form of the result document."""
         return [child.as_tuple() for child in self._children] if self._children else []
 
     def __repr__(self) -> str:
@@ -193,20 +179,20 @@ class Context:
 
 
 def _header(name: str, default: Any = None) -> Callable[[Context], Any]:
-    def look(context: Context) -> Any:
+    def lookup(context: Context) -> Any:
         value = context._raw.get(name)
         return default if value is None else value
 
-    return look
+    return lookup
 
 
 def _embedded(name: str) -> Callable[[Context], Any]:
-    def look(context: Context) -> Any:
+    def lookup(context: Context) -> Any:
         if context._embed is None:
             context._decoded()
         return (context._embed or _EMPTY).get(name)
 
-    return look
+    return lookup
 
 
 def _args(context: Context) -> Any:
@@ -250,7 +236,7 @@ _FIELDS: Final[dict[str, Callable[[Context], Any]]] = {
     },
     "time_limit": lambda context: context.timelimit[0],
     "soft_time_limit": lambda context: context.timelimit[1],
-    # Fields of Celery's that nothing fills any more; code may still look at them.
+    # Obsolete fields of Celery that user code may still read.
     "loglevel": lambda context: None,
     "logfile": lambda context: None,
     "taskset": lambda context: context.group,
@@ -277,18 +263,16 @@ _FIELDS: Final[dict[str, Callable[[Context], Any]]] = {
 }  # fmt: skip
 
 
-# ---------------------------------------------------------------- which one runs here
-
 _current: ContextVar[Context | None] = ContextVar("framework_request", default=None)
 
 #: Make a context the current one; `pop_request` takes the token.
 push_request: Final[Callable[[Context | None], Token[Context | None]]] = _current.set
 pop_request: Final[Callable[[Token[Context | None]], None]] = _current.reset
-#: The context of the task that runs here, or None.
+#: The context of the running task, or None.
 current_request: Final[Callable[[], Context | None]] = _current.get
 
 
 def parent_request() -> Context | None:
-    """Return the request of the task that runs here for a worker, or None: its messages are that task's children."""
+    """Return the request of the running task, whose messages are its children; None in a plain call."""
     context = _current.get()
     return None if context is None or context.called_directly else context

@@ -1,10 +1,9 @@
-"""Routing: which queue a task's message goes to, and which queues a worker consumes from.
+"""Routing: the queue of each message, and the queues that a worker consumes from.
 
-1. `Queues` holds the queues that the settings define, and makes up the missing ones where it may.
-2. `Router` finds the route of a call: what the caller says wins over `task_routes`, which wins over the defaults.
-3. `address` turns a route into exchange and routing key: a direct queue is reached by its name, through the
-   anonymous exchange.
-4. `select_queues` is ``-Q`` and ``-X`` of the worker; `worker_direct` is a queue of one worker's own.
+1. `Queues` holds the queues that the settings define, and creates missing ones if allowed.
+2. `Router.route` applies `task_routes`: options of the call win over a route, and a route over the defaults.
+3. `Router.address` turns options into an exchange and a routing key; the anonymous exchange leads to a direct queue.
+4. `select_queues` applies ``-Q`` and ``-X`` of the worker; `worker_direct` is the own queue of one worker.
 
 Source: the routing rules and publishing rules of Celery 5 (task protocol 2).
 """
@@ -32,7 +31,7 @@ Rule: TypeAlias = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, 
 
 _EXCHANGE_FIELDS = frozenset(Exchange.__struct_fields__)
 _QUEUE_FIELDS = frozenset(Queue.__struct_fields__)
-#: Keys of a queue's table that speak of its exchange.
+#: Keys of a queue's table that are about its exchange.
 _OF_EXCHANGE = {
     "exchange_type": "type",
     "exchange_durable": "durable",
@@ -44,7 +43,7 @@ _OF_QUEUE = {"queue_durable": "durable", "queue_auto_delete": "auto_delete", "bi
 
 
 class Destination(NamedTuple):
-    """Where a message is published to, and the queue to declare first (None: nothing)."""
+    """The address to publish a message to, and the queue to declare first, or None."""
 
     exchange: str
     routing_key: str
@@ -53,11 +52,8 @@ class Destination(NamedTuple):
     delivery_mode: int
 
 
-# ---------------------------------------------------------------- queues
-
-
 class Queues(Mapping[str, Queue]):
-    """The queues of an application, by name; a missing one is made when it is asked for, if that is allowed."""
+    """The queues of an application by name; `queue_for` creates missing ones if the settings allow it."""
 
     def __init__(self, settings: TaskSettings) -> None:
         """Read ``[task] queues``. Raises `ConfigError`."""
@@ -76,7 +72,7 @@ class Queues(Mapping[str, Queue]):
         return self._finished(queue, settings.default_queue_type)
 
     def _finished(self, queue: Queue, kind: str) -> Queue:
-        """Fill in what a definition leaves open."""
+        """Return `queue` with defaults from the settings."""
         settings = self._settings
         changes: dict[str, Any] = {}
         if not queue.exchange.name:
@@ -91,9 +87,9 @@ class Queues(Mapping[str, Queue]):
         return msgspec.structs.replace(queue, **changes) if changes else queue
 
     def queue_for(self, name: str) -> Queue:
-        """Return the queue `name`, made up if need be.
+        """Return the queue `name`, created if it is missing.
 
-        Raises `QueueNotFound` when it is not defined and ``create_missing_queues`` under ``[task]`` is off.
+        Raises `QueueNotFound` if it is missing and ``create_missing_queues`` under ``[task]`` is off.
         """
         queue = self._queues.get(name)
         if queue is None:
@@ -102,10 +98,10 @@ class Queues(Mapping[str, Queue]):
             else:
                 if not self._settings.create_missing_queues:
                     raise QueueNotFound(
-                        f"the queue {name!r} is not defined; there are: {', '.join(sorted(self._queues))} "
+                        f"the queue {name!r} is not defined; defined are {', '.join(sorted(self._queues))} "
                         "(define it under [task.queues], or set create_missing_queues under [task])"
                     )
-                queue = self._missing(name)
+                queue = self.described(name, None, None, None, {})
             self._queues[name] = queue
         return queue
 
@@ -121,9 +117,9 @@ class Queues(Mapping[str, Queue]):
         routing_key: str | None,
         options: Mapping[str, Any],
     ) -> Queue:
-        """Return the queue `name` as described, the rest as the settings have it for queues that are missing.
+        """Return the queue `name` as described; for the rest, the settings for missing queues apply.
 
-        `options` are the keys of a queue's table. Raises `ConfigError` for a key or a value that is none.
+        `options` are the keys of a queue's table. Raises `ConfigError` for an unknown key or a bad value.
         """
         settings = self._settings
         table = {
@@ -133,12 +129,6 @@ class Queues(Mapping[str, Queue]):
             "routing_key": name if routing_key is None else routing_key,
         }
         return self._finished(_from_table(name, table), settings.create_missing_queue_type)
-
-    def _missing(self, name: str) -> Queue:
-        settings = self._settings
-        kind = settings.create_missing_queue_exchange_type or "direct"
-        queue = Queue(name=name, exchange=Exchange(name, kind), routing_key=name)
-        return self._finished(queue, settings.create_missing_queue_type)
 
     def __getitem__(self, name: str) -> Queue:
         return self._queues[name]
@@ -159,13 +149,13 @@ def _defined(settings: TaskSettings) -> Iterator[Queue]:
             yield _from_table(str(name), table)
         return
     if isinstance(defined, str) or not isinstance(defined, Iterable):
-        raise ConfigError(f"queues under [task] must be a table of queues or a list of Queue, and is {defined!r}")
+        raise ConfigError(f"queues under [task] must be a table of queues or a list of Queue, not {defined!r}")
     for queue in defined:
         yield as_queue(queue)
 
 
 def as_queue(queue: Any) -> Queue:
-    """Return `queue` as a `Queue`: one already, a name, a table with a name, or a kombu queue. Raises `ConfigError`."""
+    """Return `queue`, a `Queue`, a name, a table with a name or a kombu queue, as a `Queue`. Raises `ConfigError`."""
     if isinstance(queue, Queue):
         return queue
     if isinstance(queue, str):
@@ -175,11 +165,11 @@ def as_queue(queue: Any) -> Queue:
         return _from_table(str(table.pop("name")), table)
     if hasattr(queue, "name") and hasattr(queue, "exchange"):
         return _from_kombu(queue)
-    raise ConfigError(f"a queue must be a Queue, a name or a table with a name, and is {queue!r}")
+    raise ConfigError(f"a queue must be a Queue, a name or a table with a name, not {queue!r}")
 
 
 def _from_kombu(queue: Any) -> Queue:
-    """Take over the definition that a kombu queue holds."""
+    """Return the `Queue` with the definition of a kombu queue."""
     fields = {name: getattr(queue, name) for name in _QUEUE_FIELDS - {"exchange"} if hasattr(queue, name)}
     exchange = queue.exchange
     if exchange is not None and not isinstance(exchange, str):
@@ -206,7 +196,7 @@ def _from_table(name: str, table: Any) -> Queue:
     if not isinstance(table, Mapping):
         if hasattr(table, "exchange") and hasattr(table, "routing_key"):
             return _from_kombu(table)
-        raise ConfigError(f"{where} must be a table with exchange, routing_key …, and is {table!r}")
+        raise ConfigError(f"{where} must be a table with exchange, routing_key …, not {table!r}")
     queue, exchange = _fields_of(table)
     queue = {"name": name, **queue}
     unknown = [key for key in queue if key not in _QUEUE_FIELDS] + [
@@ -214,7 +204,7 @@ def _from_table(name: str, table: Any) -> Queue:
     ]
     if unknown:
         known = sorted((_QUEUE_FIELDS | set(_OF_EXCHANGE) | set(_OF_QUEUE)) - {"name"})
-        raise ConfigError(f"{where} has no key {unknown[0]!r}; it may have {', '.join(known)}")
+        raise ConfigError(f"{where} has no key {unknown[0]!r}; known are {', '.join(known)}")
     try:
         queue["exchange"] = msgspec.convert(exchange, Exchange)
         return msgspec.convert(queue, Queue)
@@ -223,7 +213,7 @@ def _from_table(name: str, table: Any) -> Queue:
 
 
 def _fields_of(table: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the fields of the queue and those of its exchange that the keys of `table` stand for."""
+    """Return the fields of the queue and those of its exchange from the keys of `table`."""
     queue: dict[str, Any] = {}
     exchange: dict[str, Any] = {}
     for key, value in table.items():
@@ -245,11 +235,8 @@ def _exchange_fields(exchange: Any) -> Mapping[str, Any]:
     return exchange if isinstance(exchange, Mapping) else {"name": exchange}
 
 
-# ---------------------------------------------------------------- routes
-
-
 class Router:
-    """Finds routes. Made once for a set of settings."""
+    """Finds the route of a call. Made once for a set of settings."""
 
     def __init__(self, settings: Settings) -> None:
         """Read ``[task] routes`` and ``[task] queues``. Raises `ConfigError`."""
@@ -260,13 +247,13 @@ class Router:
 
     @property
     def plain(self) -> bool:
-        """No rules: every task goes where its caller or the default says."""
+        """Whether there are no rules, so that only options and defaults decide."""
         return not self._rules
 
     def route(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return `options` with what `task_routes` says about the task `name`; what is in `options` wins."""
+        """Return `options` merged over the route of the task `name` in `task_routes`."""
         for rule in self._rules:
             found = rule(name, args, kwargs, options)
             if found:
@@ -280,7 +267,7 @@ class Router:
         return self.queues.queue_for(name)
 
     def address(self, options: Mapping[str, Any]) -> Destination:
-        """Return where a message goes that has these options: queue, exchange, routing_key, …."""
+        """Return the address of a message with these options: queue, exchange, routing_key, …."""
         queue = options.get("queue")
         exchange = options.get("exchange")
         key = options.get("routing_key")
@@ -306,7 +293,7 @@ class Router:
         return Destination(exchange, key or self._key_of(queue, kind), kind, queue, mode)
 
     def _kind_and_mode(self, queue: Queue | None, exchange: Any, kind: Any, mode: Any) -> tuple[str, int]:
-        """Return type of exchange and delivery mode: those of the call, else of its exchange, else of its queue."""
+        """Return exchange type and delivery mode: those of the call, else of its exchange, else of its queue."""
         if exchange is not None and not isinstance(exchange, str):
             kind, mode = kind or exchange.type, mode or exchange.delivery_mode
         if queue is not None:
@@ -327,14 +314,14 @@ def _delivery_mode(mode: Any) -> int | None:
         return mode
     if mode in ("transient", "persistent"):
         return 1 if mode == "transient" else 2
-    raise ConfigError(f"delivery_mode must be 1 (transient) or 2 (persistent), and is {mode!r}")
+    raise ConfigError(f"delivery_mode must be 1 (transient) or 2 (persistent), not {mode!r}")
 
 
 def _rules(routes: Any) -> Iterable[Any]:
     if routes is None:
         return ()
     if isinstance(routes, (list, tuple)):
-        # A list of rules; or a list of (pattern, route) pairs, which is one map with an order.
+        # A list of rules, or of (pattern, route) pairs, which are one ordered map.
         if all(isinstance(one, (list, tuple)) and len(one) == 2 for one in routes):
             return (routes,)
         return routes
@@ -352,9 +339,9 @@ def _rule(rule: Any) -> Rule:
         method = rule.route_for_task
         return lambda name, args, kwargs, options: method(name, args, kwargs)
     if callable(rule):
-        # As Celery calls routers: the options as keywords; `task` is given as a keyword too.
+        # As Celery calls routers, which may take `task` as a keyword.
         return lambda name, args, kwargs, options: rule(name, args, kwargs, dict(options), task=None)
-    raise ConfigError(f"routes under [task] must be a table, a function, or a list of them, and has {rule!r}")
+    raise ConfigError(f"routes under [task] must be a table, a function, or a list of them, not {rule!r}")
 
 
 def _imported(path: str) -> Any:
@@ -366,7 +353,7 @@ def _imported(path: str) -> Any:
 
 
 class _Map:
-    """Patterns with their routes: exact names first, then globs and regular expressions in their order."""
+    """Routes by pattern: exact names first, then globs and regular expressions in their order."""
 
     def __init__(self, items: Iterable[tuple[Any, Any]]) -> None:
         self._exact: dict[str, Route] = {}
@@ -376,7 +363,7 @@ class _Map:
             if not isinstance(target, Mapping):
                 raise ConfigError(
                     f"the route of {pattern!r} under [task] must be a queue's name or a table such as "
-                    f"{{queue = …}}, and is {route!r}"
+                    f"{{queue = …}}, not {route!r}"
                 )
             if isinstance(pattern, re.Pattern):
                 self._patterns.append((pattern, target))
@@ -397,20 +384,17 @@ class _Map:
         return None
 
 
-# ---------------------------------------------------------------- the worker
-
-
 def worker_direct(node: str) -> Queue:
-    """Return the queue that only the worker `node` consumes, where `worker_direct` is on."""
+    """Return the queue that only the worker `node` consumes, for the setting `worker_direct`."""
     return Queue(name=f"{node}.dq2", exchange=Exchange(name="C.dq2"), routing_key=node)
 
 
 def select_queues(
     settings: Settings, include: Sequence[str] | None = None, exclude: Sequence[str] | None = None
 ) -> list[Queue]:
-    """Return the queues to consume from: all that are defined, or those of `include`, without those of `exclude`.
+    """Return the queues to consume from: all defined ones or those of `include`, without those of `exclude`.
 
-    Raises `QueueNotFound` when one of `include` is not defined and missing queues may not be created.
+    Raises `QueueNotFound` when one of `include` is not defined and may not be created.
     """
     queues = Queues(settings.task)
     names = list(queues)

@@ -1,8 +1,8 @@
-"""Sending: turns a call into a message and hands that to the publisher.
+"""The sender: turns a call into a message and passes it to the publisher.
 
 1. `Sender.plan` keeps a `MessagePlan` for each task; `Sender.messages` builds the message of a call with it.
-2. `Sender.retry_of` makes the message that runs a task again: the one that came, with another count and eta.
-3. Hooks are called only if somebody listens.
+2. `Sender.retry_of` builds the message of a retry: that of the running call, with another count and eta.
+3. `Sender.send` publishes a message, with hooks and events.
 """
 
 from __future__ import annotations
@@ -38,13 +38,11 @@ class Sender:
         hooks.load_installed()
         self.before = hooks.bind("before_task_publish")
         self.after = hooks.bind("after_task_publish")
-        #: Tells monitors what is sent; None where that is not wanted.
+        #: None if the setting `send_sent_event` is off.
         self.sent_events = SentEvents(settings, publisher) if settings.task.send_sent_event else None
 
-    # ------------------------------------------------ plans
-
     def plan(self, name: str, task: Any = None) -> MessagePlan:
-        """Return the plan for the task `name`; `task` is None for a task that this process does not have."""
+        """Return the plan for the task `name`; `task` is None for a task unknown in this process."""
         plan = self._plans.get(name) if task is not None else None
         if plan is None:
             plan = self._make_plan(name, task)
@@ -75,13 +73,10 @@ class Sender:
             )
         return plan
 
-    # ------------------------------------------------ again
-
     def retry_of(self, request: Context, options: Mapping[str, Any], task: Any) -> tuple[Outgoing, Destination]:
         """Build the message that runs `request` again.
 
-        It keeps everything that came with the message but what `options` say: args, kwargs, eta, countdown,
-        retries, queue, ….
+        It equals the original message, but for `options`: args, kwargs, eta, countdown, retries, queue, ….
         """
         info = request.delivery_info
         kept = {
@@ -112,13 +107,13 @@ class Sender:
         args, kwargs = call.pop("args", None), call.pop("kwargs", None)
         args = request.args if args is None else args
         kwargs = request.kwargs if kwargs is None else kwargs
-        if type(args) is list:  # as the first call of it is shown
+        if type(args) is list:  # for the same `argsrepr` as in the first call
             args = tuple(args)
         task_id = str(call.pop("task_id", None) or request.id)
         return self.messages.build(self.plan(task.name, task), task_id, args, kwargs, call, None)
 
     def place_of(self, request: Context) -> dict[str, Any]:
-        """Return the options that send a message where that of `request` came from."""
+        """Return the options that send a message to the queue of `request`."""
         info = request.delivery_info
         exchange, key = info.get("exchange"), info.get("routing_key")
         if not exchange:
@@ -127,8 +122,6 @@ class Sender:
             if queue.exchange.name == exchange:
                 return {"exchange": exchange, "exchange_type": queue.exchange.type, "routing_key": key}
         return {"exchange": exchange, "routing_key": key}
-
-    # ------------------------------------------------ sending
 
     def send(self, name: str, message: Outgoing, address: Destination, options: Mapping[str, Any]) -> None:
         """Publish one message. Raises `TransportError`."""
@@ -143,4 +136,4 @@ class Sender:
         if self.after is not None:
             self.after(name=name, message=message)
         if self.sent_events is not None:
-            self.sent_events.tell([(name, message, address)])
+            self.sent_events.send([(name, message, address)])

@@ -1,7 +1,7 @@
-"""Events of senders: ``task-sent`` for every task, where the settings ask for it.
+"""The event ``task-sent``, for every task that a program sends, if the settings ask for it.
 
-1. Goes out after the task, on a connection of its own: monitors must neither hold up nor fail what they watch.
-2. What cannot be sent is dropped; each outage is told once.
+1. It is sent after the task, on another connection: monitoring must neither delay nor fail the call.
+2. An event that cannot be sent is dropped; the first of each outage is logged.
 
 Source: the events of Celery 5; section 8 of the wire protocol.
 """
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class SentEvents:
-    """Tells what was sent. Any thread may call."""
+    """Sends ``task-sent`` events. Thread-safe."""
 
     def __init__(self, settings: Settings, publisher: Publisher) -> None:
         self._settings = settings.event
@@ -37,8 +37,8 @@ class SentEvents:
         self._clock = itertools.count(1)
         self._away = False
 
-    def tell(self, sent: Sequence[tuple[str, Outgoing, Destination]]) -> None:
-        """Send an event for each task: its name, its message, and where that went."""
+    def send(self, sent: Sequence[tuple[str, Outgoing, Destination]]) -> None:
+        """Send an event for each task in `sent`: its name, its message and the address."""
         sender = origin()
         try:
             for start in range(0, len(sent), event_message.BATCH):
@@ -56,7 +56,7 @@ class SentEvents:
                 )
         except (TransportError, TypeError, ValueError) as error:
             if not self._away:
-                logger.warning("Events about sent tasks cannot be sent and are dropped: %s", error)
+                logger.warning("Dropping events about sent tasks until they can be sent: %s", error)
             self._away = True
         else:
             self._away = False

@@ -1,8 +1,8 @@
-"""Tasks: functions that can be sent.
+"""Tasks: functions that can be called by message.
 
-1. `Task` is what `App.task` makes of a function, and the base of task classes: it calls, sends, retries and replaces.
-2. `Task.request` is the `Context` of the running call; `current_request` that of whatever runs here.
-3. `Task.policy` is what the worker's main process needs to know of it, see `TaskPolicy`.
+1. `Task` is the result of `App.task`, and the base of task classes: it calls, sends, retries and replaces.
+2. `Task.request` is the `Context` of the running call.
+3. `Task.policy` holds the attributes that the worker's main process uses, see `TaskPolicy`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,7 @@ from framework.client.request import Context, current_request, parent_request, p
 from framework.client.results import AsyncResult
 from framework.client.task_policy import TaskPolicy, annotate, resolve
 from framework.client.workflow import replacing
-from framework.exceptions import (
-    Ignore,
-    MaxRetriesExceededError,
-    Reject,
-    Retry,
-    TransportError,
-)
+from framework.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, TransportError
 from framework.wire.result_document import Documents
 
 if TYPE_CHECKING:
@@ -42,16 +36,16 @@ _Retry = Retry
 
 
 class Task(Generic[P, R]):
-    """A task. `P` are the parameters of its function, `R` what that returns.
+    """A task. `P` are the parameters of its function, `R` is its return type.
 
-    Class-based tasks subclass it and define `run`; `App.task(base=…)` makes a task of such a class and a function.
+    Class-based tasks subclass it and define `run`; `App.task(base=…)` makes a task from such a class and a function.
     Attributes that are None take the value of the setting of that name under ``[task]``. Times are in seconds.
     """
 
     name: str = ""
-    #: The application it is registered with.
+    #: The application of the task.
     app: App
-    #: The function was given the task as its first argument.
+    #: Whether the function gets the task as its first argument.
     bind: ClassVar[bool] = False
     #: Check arguments against the function's signature when the task is sent.
     typing: bool = True
@@ -63,30 +57,30 @@ class Task(Generic[P, R]):
     acks_on_failure_or_timeout: bool | None = None
     reject_on_worker_lost: bool | None = None
     retry_on_worker_lost: bool | None = None
-    #: What follows each end: failure, soft_timeout, hard_timeout, worker_lost, shutdown to ack, requeue, retry or
-    #: dead-letter; wins over the names above.
+    #: The action after each end: failure, soft_timeout, hard_timeout, worker_lost, shutdown to ack, requeue, retry or
+    #: dead-letter. It overrides the attributes above.
     ends: Mapping[str, str] | None = None
     max_deliveries: int | None = None
 
     # ------------------------------------------------ limits
     rate_limit: str | float | None = None
-    #: ``worker``: the limit is each worker's; ``cluster``: all workers together keep it.
+    #: ``worker``: the limit is for each worker; ``cluster``: for all workers together.
     rate_limit_scope: Literal["worker", "cluster"] | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
     #: Retries after which `retry` gives up; None: never.
     max_retries: int | None = 3
     default_retry_delay: float = 180.0
-    #: Exceptions that are expected: logged without a traceback.
+    #: Expected exceptions, which are logged without a traceback.
     throws: tuple[type[BaseException], ...] = ()
 
     # ------------------------------------------------ results
     ignore_result: bool | None = None
     store_errors_even_if_ignored: bool | None = None
     track_started: bool | None = None
-    #: Send events about it.
+    #: Whether workers send events about it.
     send_events: bool = True
-    #: Remember what it sends as its children.
+    #: Whether the tasks that it sends are recorded as its children.
     trail: bool = True
     resultrepr_maxsize: int = 1024
     backend: Any = None
@@ -102,35 +96,33 @@ class Task(Generic[P, R]):
     compression: str | None = None
     delivery_mode: int | str | None = None
 
-    # Class attributes of the exceptions, so that a task needs no imports for them.
+    # So that a task need not import the exceptions.
     MaxRetriesExceededError = MaxRetriesExceededError
     Retry = Retry
     Ignore = Ignore
     Reject = Reject
 
-    #: What `typing` checks with: ``(signature, fewest, most positional arguments)``; made at the first call.
+    #: For the check of `typing`: ``(signature, fewest, most positional arguments)``; computed at the first call.
     _shape: tuple[inspect.Signature, int, int] | None = None
     _policy: tuple[object, TaskPolicy] | None = None
-    #: The function without what `autoretry_for` wraps around it.
+    #: The function without the wrapper of `autoretry_for`.
     __wrapped__: Callable[..., Any]
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Do the work. Defined by subclasses, or the decorated function."""
+        """The function of the task: a subclass defines it, or it is the decorated function."""
         raise NotImplementedError(f"the task {self.name or type(self).__name__} must define run()")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function here and now, as a function."""
+        """Call the function in this process, without a message."""
         token = push_request(Context({"task": self.name}, list(args), kwargs, app=getattr(self, "app", None)))
         try:
             return cast("R", self.run(*args, **kwargs))
         finally:
             pop_request(token)
 
-    # ------------------------------------------------ what it knows
-
     @property
     def request(self) -> Context:
-        """The running call of this task; an empty one when it does not run here."""
+        """The request of the running call, or an empty one."""
         request = current_request()
         if request is not None and request.task == self.name:
             return request
@@ -138,7 +130,7 @@ class Task(Generic[P, R]):
 
     @property
     def policy(self) -> TaskPolicy:
-        """How it is delivered, limited and recorded: its attributes, else the settings."""
+        """Its policy for delivery, limits and results: its attributes, else the settings."""
         settings = self.app.conf.settings
         if self._policy is None or self._policy[0] is not settings:
             annotate(self, settings.task.annotations)
@@ -147,13 +139,11 @@ class Task(Generic[P, R]):
 
     @policy.setter
     def policy(self, policy: TaskPolicy) -> None:
-        # A change at run time, by remote control: for as long as the settings stay.
+        # Set by remote control, until the settings change.
         self._policy = (self.app.conf.settings, policy)
 
-    # ------------------------------------------------ sending
-
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
-        """Send it with these arguments."""
+        """Send the task with these arguments."""
         return self.apply_async(args, kwargs)
 
     def apply_async(
@@ -168,12 +158,12 @@ class Task(Generic[P, R]):
         add_to_parent: bool = True,
         **options: Any,
     ) -> AsyncResult[R]:
-        """Send it.
+        """Send the task.
 
         `options`: countdown (s), eta, expires (s or datetime), queue, exchange, routing_key, priority, serializer,
         compression, headers, ignore_result, time_limit, soft_time_limit, retry, retry_policy, …. `link` and
-        `link_error` are signatures for success and failure. Raises `TypeError` when the arguments do not fit the
-        function, `TransportError` when the broker does not take the message.
+        `link_error` are signatures to call after success and failure. Raises `TypeError` when the arguments do not fit
+        the function, `TransportError` when the broker does not accept the message.
         """
         positional = () if args is None else sequence(args)
         named = {} if kwargs is None else dict(kwargs) if isinstance(kwargs, Mapping) else _named_arguments(kwargs)
@@ -198,7 +188,7 @@ class Task(Generic[P, R]):
         return result
 
     async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
-        """As `delay`, from a coroutine: sending happens in a thread and does not block the event loop."""
+        """As `delay`, from a coroutine: it sends in a thread and does not block the event loop."""
         return await self.aapply_async(args, kwargs)
 
     async def aapply_async(
@@ -208,13 +198,13 @@ class Task(Generic[P, R]):
         task_id: str | None = None,
         **options: Any,
     ) -> AsyncResult[R]:
-        """As `apply_async`, from a coroutine: sending happens in a thread and does not block the event loop."""
-        import asyncio  # here: most programs do without
+        """As `apply_async`, from a coroutine: it sends in a thread and does not block the event loop."""
+        import asyncio  # here: most programs do not need it
 
         return await asyncio.to_thread(self.apply_async, args, kwargs, task_id, **options)
 
     def check_arguments(self, args: Any, kwargs: Mapping[str, Any]) -> None:
-        """Raise `TypeError` when the function cannot be called so."""
+        """Raise `TypeError` when the function does not accept these arguments."""
         shape = self._shape
         if shape is None:
             shape = self._shape = _shape_of(self)
@@ -224,20 +214,18 @@ class Task(Generic[P, R]):
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self.name}() cannot be called so: {error} (its parameters are {signature})") from None
+            raise TypeError(f"{self.name}() cannot be called: {error} (its parameters are {signature})") from None
 
     def AsyncResult(self, task_id: str, **options: Any) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """Return the result of the call `task_id`."""
         return AsyncResult(task_id, app=self.app, task_name=self.name, **options)
-
-    # ------------------------------------------------ signatures
 
     def s(self, *args: Any, **kwargs: Any) -> Signature[R]:
         """Return a signature with these arguments."""
         return self.signature(args, kwargs)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature[R]:
-        """As `s`, and it takes no arguments from a task before it."""
+        """As `s`, for a signature that takes no arguments from a preceding task."""
         return self.signature(args, kwargs, immutable=True)
 
     def signature(
@@ -249,31 +237,24 @@ class Task(Generic[P, R]):
     subtask = signature
 
     def map(self, it: Iterable[Any]) -> Signature[list[R]]:
-        """Return a signature that calls it with each item, in one message."""
+        """Return a signature that calls the task with each item, in one message."""
         return xmap(self, it, app=self.app)
 
     def starmap(self, it: Iterable[Any]) -> Signature[list[R]]:
-        """As `map`, with each item taken apart: ``add.starmap([(1, 2), (3, 4)])``."""
+        """As `map`, with each item unpacked: ``add.starmap([(1, 2), (3, 4)])``."""
         return xstarmap(self, it, app=self.app)
 
     def chunks(self, it: Iterable[Any], n: int) -> Signature[Any]:
         """Return a signature of `starmap`s of `n` items each, sent as a group."""
         return chunks(self, it, n, app=self.app)
 
-    # ------------------------------------------------ here and now
-
     def apply(
-        self,
-        args: Iterable[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        **options: Any,
+        self, args: Iterable[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> EagerResult[R]:
-        """Run it here and now, retries included, without a broker; `throw`: raise what it raises."""
-        from framework.client.eager import run_eagerly  # here: it brings asyncio
+        """Run the task in this process, with retries, without a broker; `throw`: raise its exception."""
+        from framework.client.eager import run_eagerly  # here: it imports asyncio
 
         return run_eagerly(self, tuple(args or ()), dict(kwargs or {}), options)
-
-    # ------------------------------------------------ from inside
 
     def retry(
         self,
@@ -288,18 +269,16 @@ class Task(Generic[P, R]):
     ) -> _Retry:
         """Send the running call again and end this run: ``raise self.retry(exc=error)``.
 
-        It keeps its id and goes to the queue it came from after `countdown` seconds (default `default_retry_delay`)
-        or at `eta`.
-        Raises `Retry` (or returns it, if not `throw`); `exc`, or else `MaxRetriesExceededError`, when it was retried
-        `max_retries` times; what the broker raised when it cannot be sent.
+        The new message has the same id and queue, and runs after `countdown` seconds (default `default_retry_delay`) or
+        at `eta`. Raises `Retry` (or returns it, if not `throw`); after `max_retries` retries `exc`, or else
+        `MaxRetriesExceededError`; `TransportError` when the message cannot be sent.
         """
         request = self.request
         if request.called_directly:
-            # A plain call: there is no message to send again.
             if exc is not None:
                 raise exc
             raise Retry(
-                f"{self.name} was called as a function, so there is no message to send again: "
+                f"{self.name} was called as a function, so it has no message to send again: "
                 "send it with delay() or apply_async(), or run it with apply()"
             )
         limit = self.max_retries if max_retries is None else max_retries
@@ -336,22 +315,22 @@ class Task(Generic[P, R]):
                 sender.send(self.name, message, address, changes)
         except TransportError as error:
             if self.policy.acks_late:
-                # The message that came is still on loan: giving it back loses nothing.
+                # The message is still unacknowledged: requeuing it loses nothing.
                 raise Reject(error, requeue=True) from error
             raise
         if request.id is not None:
             request.add_child(AsyncResult(request.id, app=self.app))
 
     def replace(self, sig: Signature[Any]) -> NoReturn:
-        """Have `sig` run instead of the running call: it takes over its id, callbacks and place in a workflow.
+        """Run `sig` instead of the running call, with the same id, callbacks and place in a workflow.
 
-        The result of a group is the list of its results, which takes a result store that keeps chords.
+        The result of a group is the list of its results, which needs a result store that can count chords.
         Raises `Ignore`, which ends this run without a result.
         """
         replacing.replace(self, self.request, sig)
 
     def add_to_chord(self, sig: Signature[Any], lazy: bool = False) -> Any:
-        """Have `sig` be one more task of the header that the running call belongs to; send it, unless `lazy`.
+        """Add `sig` to the chord header of the running call, and send it unless `lazy`.
 
         Returns its result, or with `lazy` the signature. Raises `ValueError` outside of a header.
         """
@@ -364,7 +343,7 @@ class Task(Generic[P, R]):
         request = self.request
         ident = task_id or request.id
         if ident is None or state is None:
-            raise ValueError("update_state needs a state, and a task_id outside a running task")
+            raise ValueError("update_state needs a state, and outside a running task also a task_id")
         store = self.app.result_store
         if request.is_eager or not store.traits.stores:
             return
@@ -375,23 +354,23 @@ class Task(Generic[P, R]):
             document = documents.build(state, meta, ident)
         store.store([Record(ident, document, state, request.reply_to, request.correlation_id or ident)])
 
-    # ------------------------------------------------ what subclasses may say
-    # `einfo` is the traceback as text, with the attributes `exception`, `type`, `traceback` (the text) and `tb`.
+    # Handlers for subclasses, called in the process of the task. `einfo` is the traceback as text, with the attributes
+    # `exception`, `type`, `traceback` (the text) and `tb`.
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Called where the task runs, before `run`."""
+        """Called before `run`."""
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        """Called where the task ran when it returned."""
+        """Called when the task has returned."""
 
     def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called where the task ran when it is to run again."""
+        """Called when the task will be retried."""
 
     def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called where the task ran when it raised."""
+        """Called when the task has raised."""
 
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called where the task ran when it has succeeded or failed; not after `Retry`, `Ignore` and `Reject`."""
+        """Called when the task has succeeded or failed, but not after `Retry`, `Ignore` and `Reject`."""
 
     def __repr__(self) -> str:
         return f"<@task: {self.name}>"
@@ -405,16 +384,16 @@ def _named(name: str) -> Any:
 
 
 def sequence(args: Any) -> Sequence[Any]:
-    """Return positional arguments as a list or tuple. Raises `TypeError` for what can be none."""
+    """Return positional arguments as a list or tuple. Raises `TypeError` for a string, a mapping or a non-iterable."""
     if isinstance(args, (tuple, list)):
         return args
     if isinstance(args, (str, bytes, Mapping)) or not isinstance(args, Iterable):
-        raise TypeError(f"the arguments of a task must be a list or tuple, and are {args!r:.100}")
+        raise TypeError(f"the arguments of a task must be a list or tuple, not {args!r:.100}")
     return tuple(args)
 
 
 def _named_arguments(kwargs: Any) -> dict[str, Any]:
-    raise TypeError(f"the keyword arguments of a task must be a mapping, and are {kwargs!r:.100}")
+    raise TypeError(f"the keyword arguments of a task must be a mapping, not {kwargs!r:.100}")
 
 
 def _shape_of(task: Task[..., Any]) -> tuple[inspect.Signature, int, int]:
@@ -425,7 +404,7 @@ def _shape_of(task: Task[..., Any]) -> tuple[inspect.Signature, int, int]:
         if parameter.kind is parameter.VAR_POSITIONAL:
             most = 1 << 30
         elif parameter.kind is parameter.KEYWORD_ONLY and required:
-            fewest = 1 << 31  # never enough by position alone: the full check says what is missing
+            fewest = 1 << 31  # positional arguments never suffice: the full check names the missing one
         elif parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
             most += 1
             fewest += required

@@ -1,10 +1,9 @@
-"""What the worker's main process needs to know about a task, resolved once.
+"""The policy of a task: its attributes and the settings, resolved once.
 
-1. `resolve` makes the `TaskPolicy` of a task: its own attributes where set, else the settings.
-2. `annotate` applies the setting `annotations` of ``[task]``: attributes of tasks that are set from outside of their
-   code. It maps names of tasks, or ``*`` for all of them, to attributes with their values. In code it may be a list of
-   such mappings, and of objects whose `annotate(task)` returns attributes; later ones win over earlier ones, and a
-   task's own name over ``*``.
+1. `resolve` makes the `TaskPolicy` of a task.
+2. `annotate` applies the setting `annotations` of ``[task]``, setting attributes of tasks without changing their code.
+   It maps names of tasks, or ``*`` for all tasks, to attributes. In code it may be a list of such mappings, and of
+   objects whose `annotate(task)` returns attributes. Later entries override earlier ones, and a name overrides ``*``.
 """
 
 from __future__ import annotations
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from framework._config.settings import TaskSettings
     from framework.client.task import Task
 
-
-#: Deliveries after which a task that acks late is given up, where nothing else is said.
+#: The default of `max_deliveries` for a task that acks late.
 DEFAULT_MAX_DELIVERIES = 3
 
 Scope = Literal["worker", "cluster"]
@@ -32,12 +30,12 @@ _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class TaskPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """How a task is delivered, limited and recorded; times are in seconds."""
+    """A task's policy for delivery, limits and results; times are in seconds."""
 
     acks_late: bool
-    #: What becomes of the message when the task ends other than well.
+    #: The action on the message after each end other than success.
     ends: Ends
-    #: How often the message may be handed out; None: no limit.
+    #: How often the message may be delivered; None: no limit.
     max_deliveries: int | None
     ignore_result: bool
     store_errors_even_if_ignored: bool
@@ -46,22 +44,22 @@ class TaskPolicy(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     soft_time_limit: float | None
     #: Starts a second; 0.0: no limit.
     rate_limit: float
-    #: Whether that is each worker's, or the whole cluster's.
+    #: Whether the limit is for each worker, or for all workers together.
     rate_limit_scope: Scope = "worker"
-    #: None: retried for ever.
+    #: None: no limit.
     max_retries: int | None
-    #: Before a retry that somebody else than the task asks for.
+    #: The delay of a retry that the worker makes.
     retry_delay: float
     send_events: bool
     resultrepr_maxsize: int
 
-    def ignores(self, wish: bool | None) -> bool:
-        """Return whether the result is not kept; `wish` is the call's own (`ignore_result` of its message)."""
-        return self.ignore_result if wish is None else wish
+    def ignores(self, requested: bool | None) -> bool:
+        """Return whether the result is not stored; `requested` is the header `ignore_result` of the call."""
+        return self.ignore_result if requested is None else requested
 
 
 def resolve(task: Any, settings: TaskSettings) -> TaskPolicy:
-    """Return the policy of `task`: its own attributes where set, else the settings."""
+    """Return the policy of `task`: its attributes if set, else the settings."""
 
     def own(name: str, default: Any) -> Any:
         value = getattr(task, name, None)
@@ -88,9 +86,9 @@ def resolve(task: Any, settings: TaskSettings) -> TaskPolicy:
 
 
 def parse_rate(rate: object) -> float:
-    """Return `rate` in starts a second, 0.0 for no limit: a number, or a text like ``10/s``, ``200/m``, ``1000/h``.
+    """Return `rate`, a number or text like ``10/s``, ``200/m``, ``1000/h``, in starts a second; 0.0: no limit.
 
-    Raises `ConfigError` when it is neither.
+    Raises `ConfigError` for any other value.
     """
     if rate is None or rate == "":
         return 0.0
@@ -123,23 +121,20 @@ def _scope_of(task: Any, scope: Any) -> Scope:
     return scope  # type: ignore[no-any-return]
 
 
-# ---------------------------------------------------------------- the setting task.annotations
-
-
 def annotate(task: Task[..., Any], annotations: Any) -> None:
-    """Give `task` the attributes that `annotations` have for it. Raises `ConfigError` for one that no task has."""
+    """Set the attributes of `task` that `annotations` contain. Raises `ConfigError` for an unknown attribute."""
     if not annotations:
         return
     kind = type(task)
     for attributes in _of(task, annotations):
         if not isinstance(attributes, Mapping):
-            raise ConfigError(f"task_annotations: {task.name} must have a table of attributes, and has {attributes!r}")
+            raise ConfigError(f"task_annotations: {task.name} must have a table of attributes, not {attributes!r}")
         for name, value in attributes.items():
             if name.startswith("_") or not hasattr(kind, name):
                 close = difflib.get_close_matches(name, [key for key in dir(kind) if not key.startswith("_")], 1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ConfigError(f"task_annotations: {task.name} has no attribute {name!r}{hint}")
-            # On the class, so that functions become methods; a task has a class of its own.
+            # On the class, which belongs to this task alone, so that functions become methods.
             setattr(kind, name, value)
 
 
@@ -151,4 +146,4 @@ def _of(task: Task[..., Any], annotations: Any) -> Iterator[Any]:
         elif hasattr(one, "annotate"):
             yield one.annotate(task) or {}
         else:
-            raise ConfigError(f"task_annotations must map names of tasks to attributes, and has {one!r:.100}")
+            raise ConfigError(f"task_annotations must map names of tasks to attributes, not {one!r:.100}")

@@ -1,1 +1,1 @@
-"""Bytes and documents: everything that crosses the broker or the result store. It knows no `App`."""
+"""Bytes and documents: everything that crosses the broker or the result store. Nothing here imports `App`."""

@@ -1,8 +1,7 @@
-"""Compression of message bodies, under the MIME types that kombu gives them.
+"""Compression of message bodies, under kombu's MIME types.
 
-1. `compress` and `decompress` know zlib (called gzip), bzip2 and lzma themselves, and ask kombu's registry for any
-   other.
-2. Decompression stops as soon as the output is larger than allowed: a small message cannot fill the memory.
+1. zlib (called gzip), bzip2 and lzma are built in; kombu's registry supplies any other method.
+2. Decompression stops as soon as the output is larger than allowed, so a small message cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ _ALIASES: Final = {
     "xz": "application/x-lzma",
 }
 
-#: Modules of the standard library with the names of their decompressor and its error, by MIME type. Imported when
-#: needed: few programs need them, and not every Python has bz2 and lzma.
+#: By MIME type: module of the standard library, its decompressor, its error. Imported on use: few programs need them,
+#: and not every Python has bz2 and lzma.
 _BUILT_IN: Final = {
     "application/x-gzip": ("zlib", "decompressobj", "error"),
     "application/x-bz2": ("bz2", "BZ2Decompressor", ""),
@@ -33,9 +32,9 @@ _BUILT_IN: Final = {
 
 
 def compress(body: bytes, method: str) -> tuple[bytes, str]:
-    """Compress `body` by `method`, a name (gzip, bzip2, lzma, …) or MIME type; return it and the MIME type.
+    """Compress `body` by `method`, a name (gzip, bzip2, lzma, …) or MIME type; return the result and the MIME type.
 
-    Raises `ConfigError` when there is no such compression here.
+    Raises `ConfigError` for an unknown method.
     """
     mime = _ALIASES.get(method, method)
     if mime in _BUILT_IN:
@@ -43,17 +42,15 @@ def compress(body: bytes, method: str) -> tuple[bytes, str]:
     try:
         packed, kind = import_module("kombu.compression").compress(body, method)
     except KeyError:
-        raise ConfigError(
-            f"there is no compression {method!r} here (there are {', '.join(sorted(_ALIASES))})"
-        ) from None
+        raise ConfigError(f"unknown compression {method!r}: use one of {', '.join(sorted(_ALIASES))}") from None
     return packed, str(kind)
 
 
 def decompress(body: bytes, method: str, max_size: int | None = None) -> bytes:
     """Decompress `body` by `method`, a MIME type or name.
 
-    Raises `MessageTooLarge` when the result is larger than `max_size` bytes (checked while decompressing for the three
-    built-in methods), `MessageUndecodable` when the bytes or the method are wrong.
+    Raises `MessageTooLarge` when the result is larger than `max_size` bytes (the built-in methods stop there),
+    `MessageUndecodable` for an unknown method or malformed bytes.
     """
     mime = _ALIASES.get(method, method)
     if mime in _BUILT_IN:
@@ -63,26 +60,28 @@ def decompress(body: bytes, method: str, max_size: int | None = None) -> bytes:
     try:
         decoder: Callable[[bytes], bytes] = import_module("kombu.compression").get_decoder(method)
     except KeyError:
-        raise MessageUndecodable(f"the body is compressed by {method!r}, which is not known here") from None
+        raise MessageUndecodable(
+            f"the body is compressed by {method!r}, which this process cannot decompress"
+        ) from None
     try:
         plain = decoder(body)
-    except Exception as problem:  # each library has errors of its own, and the bytes come from outside
+    except Exception as problem:  # each library has its own errors, and the bytes come from outside
         raise MessageUndecodable(f"the body is not {method}: {problem}") from problem
     if max_size is not None and len(plain) > max_size:
         raise _too_large(max_size)
     return plain
 
 
-def _bounded(machine: Any, wrong: type[Exception], body: bytes, method: str, max_size: int | None) -> bytes:
+def _bounded(decompressor: Any, failure: type[Exception], body: bytes, method: str, max_size: int | None) -> bytes:
     limit = -1 if max_size is None else max_size + 1
     try:
-        # zlib's "no limit" is 0, that of the other two -1.
-        plain = machine.decompress(body, max(limit, 0) if wrong.__module__ == "zlib" else limit)
-    except (wrong, EOFError, ValueError) as error:
+        # Without a limit, zlib expects 0 and the other two expect -1.
+        plain = decompressor.decompress(body, max(limit, 0) if failure.__module__ == "zlib" else limit)
+    except (failure, EOFError, ValueError) as error:
         raise MessageUndecodable(f"the body is not {method}: {error}") from error
     if max_size is not None and len(plain) > max_size:
         raise _too_large(max_size)
-    if not machine.eof:
+    if not decompressor.eof:
         raise MessageUndecodable(f"the body is not {method}: it ends too early")
     return bytes(plain)
 

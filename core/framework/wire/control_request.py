@@ -1,17 +1,17 @@
-"""Asking workers: sends one request to the control exchange and collects what comes back.
+"""Control requests: one message to the control exchange, and the replies of the workers.
 
-1. The reply queue is reached by its name alone, through the anonymous exchange: when a client is killed, no binding of
-   its stays behind, and the queue and what is in it expire.
-2. The wait ends when everybody who can answer has: as many replies as asked for; or one from each listener that the
-   broker counted; or one from each worker on the roster that workers send along. Else no reply for `timeout` seconds
-   ends it.
-3. `Replies.missing` names the workers that are known to be there and have not answered.
-4. `matches` says which workers a request's pattern means: what the worker decides for itself, and the client for its
-   roster. What comes from outside is bounded: a pattern is a glob, or a regular expression that cannot take long.
-5. Every request has a ticket, and replies to other tickets are dropped: a late one never shows up in the next call.
+1. Workers send replies to the reply queue by its name, through the anonymous exchange. A killed client leaves no
+   binding behind, and its queue expires with all messages in it.
+2. `Broadcast.ask` returns when all expected replies have arrived: `limit` replies; or one from each listener that the
+   broker counted; or one from each worker on the roster that workers attach. Otherwise it returns when no reply has
+   arrived for `timeout` seconds.
+3. `Replies.missing` names the workers that are expected to reply and have not.
+4. `matches` applies a request's pattern to a node name, in the worker and for the client's roster. Patterns come from
+   outside: only globs and regular expressions of bounded cost are accepted.
+5. Each request has a ticket. Replies with another ticket are dropped, so a late one cannot show up in the next call.
 
-Source: the request and reply shapes of kombu's pidbox. The roster is an addition: a key in the request and a header of
-the reply that others ignore.
+Source: the request and reply shapes of kombu's pidbox. The roster is an extension: a key of the request and a header
+of the reply, which other implementations ignore.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ from framework.exceptions import MessageError
 from framework.message import Outgoing, read
 from framework.wire.serialization import decode_message, encode
 
-#: Seconds since a worker was last heard of, after which nobody waits for it any more.
+#: A worker that has been silent for more seconds than this is not waited for.
 _FRESH: Final = 7.0
-#: The reply's header with the workers that its sender has heard of lately: seconds since then, by node name.
+#: The header of a reply that lists other workers: seconds since their last heartbeat, by node name.
 ROSTER: Final = "roster"
 
 
 class Replies(list[dict[str, Any]]):
-    """One ``{node: reply}`` for each worker that answered, and who did not."""
+    """The replies, one ``{node: reply}`` for each worker that answered, and the workers that did not."""
 
     def __init__(self, replies: Iterable[dict[str, Any]] = ()) -> None:
         super().__init__(replies)
-        #: Workers that were asked and have not answered: seconds since they were last heard of, None: not known.
+        #: Workers that have not answered, with the seconds since their last heartbeat (None: unknown).
         self.missing: dict[str, float | None] = {}
-        #: Listeners that have not answered, where the broker counts them; those in `missing` are among them.
+        #: The number of listeners that have not answered, `missing` included, where the broker counts listeners.
         self.silent = 0
 
     @property
     def nodes(self) -> set[str]:
-        """The names of those that answered."""
+        """The node names of the workers that answered."""
         return {node for reply in self for node in reply}
 
 
 class Broadcast:
-    """One request and the collection of its replies. Used once."""
+    """One request and its replies. Used once."""
 
     def __init__(
         self,
@@ -80,7 +80,7 @@ class Broadcast:
         self._listeners: int | None = None
 
     def send(self, mailbox: Mailbox) -> None:
-        """Send, and want no replies."""
+        """Send the request without asking for replies."""
         mailbox.send([self._message(0.0)])
 
     def ask(
@@ -93,7 +93,7 @@ class Broadcast:
         control: Any,
         callback: Callable[[dict[str, Any]], object] | None = None,
     ) -> Replies:
-        """Send, and return the replies; `control` is the ``[control]`` table of the settings."""
+        """Send the request and return the replies; `control` is the ``[control]`` table of the settings."""
         queue = _reply_queue(self._exchange, control)
         mailbox.subscribe(queue)
         self._body |= {"ticket": self._ticket, "reply_to": {"exchange": "", "routing_key": queue.name}, ROSTER: True}
@@ -127,7 +127,7 @@ class Broadcast:
                 return False
             body = decode_message(incoming, accept=accept)
         except MessageError:
-            return False  # not ours, or nonsense: either way no reply
+            return False  # unreadable, so not a reply to this request
         if not isinstance(body, dict):
             return False
         self._replies.append(body)
@@ -143,7 +143,7 @@ class Broadcast:
         if self._listeners is not None and count >= self._listeners:
             return True
         if self._roster is None or self._destination or (self._listeners is not None and not self._to_some):
-            # Nothing known; or asked by name, and waited for by name; or the broker's count is the better one.
+            # The roster is missing, or not needed: destinations set `limit`, and the broker's count is more accurate.
             return False
         fresh = {node for node in self._expected() if self._roster[node] <= _FRESH}
         return fresh <= self._replies.nodes
@@ -191,10 +191,8 @@ def _reply_queue(exchange: str, control: Any) -> Queue:
     )
 
 
-# ---------------------------------------------------------------- which workers a pattern means
-
-#: More is refused, for a hostile expression must not stall the loop. Backtracking is exponential in repeated groups and
-#: in the number of repetitions: a few of them, one after another, are harmless.
+#: Longer patterns, or more repetitions, are refused: a hostile expression must not stall the loop. Backtracking is
+#: exponential in repeated groups and in the number of repetitions; a few repetitions in sequence are harmless.
 _PATTERN_MAX: Final = 128
 _REPETITIONS_MAX: Final = 4
 _REPETITION: Final = re.compile(r"[*+{]|(?<!\()\?")
@@ -202,25 +200,25 @@ _REPEATED_AGAIN: Final = re.compile(r"[)*+}][*+{]")
 
 
 def matches(node: str, pattern: str, matcher: str) -> bool:
-    """Say whether `pattern` means `node`; `matcher` is ``glob``, anything else means a regular expression.
+    """Return whether `pattern` matches `node`: a glob if `matcher` is ``glob``, else a regular expression.
 
-    Raises `MessageError` for an expression that is none, or might take long.
+    Raises `MessageError` for an expression that is invalid or may take long.
     """
     if matcher == "glob":
         return fnmatch.fnmatchcase(node, pattern)
     if not _harmless(pattern):
         raise MessageError(
             f"the pattern is longer than {_PATTERN_MAX} characters, repeats a group or has more than "
-            f"{_REPETITIONS_MAX} repetitions"
+            f"{_REPETITIONS_MAX} repetitions: use a simpler one"
         )
     try:
         return re.match(pattern, node) is not None
     except re.error as error:
-        raise MessageError(f"the pattern is no regular expression: {error}") from None
+        raise MessageError(f"the pattern is not a regular expression: {error}") from None
 
 
 def _harmless(pattern: str) -> bool:
-    """Return whether matching `pattern` against a host name takes no time worth mentioning."""
+    """Return whether matching `pattern` against a host name takes bounded time."""
     return (
         len(pattern) <= _PATTERN_MAX
         and len(_REPETITION.findall(pattern)) <= _REPETITIONS_MAX

@@ -1,9 +1,9 @@
-"""Dead letters: what they look like in a queue.
+"""Dead letters: their form in a queue.
 
-1. `enclose` makes a letter of a message that can never become a task, or must not run any more.
-2. `open_letter` reads one; `DeadLetter` is one as read.
-3. A dead-letter queue may also be fed by the broker itself (an AMQP dead-letter exchange): such messages are letters
-   whose reason is the broker's.
+1. `enclose` wraps a message that can never become a task, or must not run any more.
+2. `read_dead_letter` reads a delivery from a dead-letter queue as a `DeadLetter`.
+3. Messages that the broker itself moved there (by an AMQP dead-letter exchange) become dead letters with the broker's
+   reason.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from framework.exceptions import MessageUndecodable
 from framework.message import Incoming, Outgoing, Payload, again, as_envelope, read
 from framework.wire.safe_repr import safe_repr
 
-#: What the body of a dead letter is: one message envelope, as it was.
+#: The body of a dead letter is the envelope of the original message.
 CONTENT_TYPE: Final = "application/x-framework-envelope"
 
 
 def enclose(delivery: Delivery, queue: str, reason: str, text: str, task: str | None, task_id: str | None) -> Outgoing:
-    """Return the letter for `queue` that holds the message of `delivery`, with the `reason` (a word) and a sentence."""
+    """Return the dead letter for `queue` with the message of `delivery`, a `reason` (one word) and a sentence."""
     return Outgoing(
         body=_envelope(delivery.payload),
         headers={
@@ -34,7 +34,7 @@ def enclose(delivery: Delivery, queue: str, reason: str, text: str, task: str | 
                 "time": time.time(),
                 "deliveries": delivery.deliveries + 1,
             },
-            # Not `task`: a worker that consumes this queue by mistake must not run the letter.
+            # Not `task`: a worker that consumes this queue by mistake must not run it.
             "dead_task": task,
             "id": task_id,
         },
@@ -46,7 +46,7 @@ def enclose(delivery: Delivery, queue: str, reason: str, text: str, task: str | 
 
 
 def _envelope(payload: Payload) -> bytes:
-    """Return `payload` as an envelope; what JSON cannot hold of it (AMQP can carry more) is kept as text."""
+    """Return `payload` as an envelope; AMQP values without a JSON form are kept as text."""
     try:
         return as_envelope(payload)
     except (TypeError, ValueError, OverflowError, RecursionError):
@@ -57,62 +57,62 @@ def _envelope(payload: Payload) -> bytes:
 
 
 class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
-    """A dead letter."""
+    """A message from a dead-letter queue."""
 
-    #: The task's id and name, as far as the message told.
+    #: The task's id and name, if the message has them.
     id: str | None
     task: str | None
-    #: The dead-letter queue, and the queue that the message came from.
-    box: str
+    dead_letter_queue: str
+    #: The queue that the message came from.
     queue: str | None
     #: A word, such as ``undecodable`` or ``max-deliveries``, and a sentence.
     reason: str
     text: str
-    #: When it was buried (Unix time, seconds).
+    #: When it was moved to the dead-letter queue (Unix time, seconds).
     time: float | None
-    #: How often it had been handed out.
+    #: How often it had been delivered.
     deliveries: int | None
-    #: The message as it was, in kombu's JSON envelope.
+    #: The original message in kombu's JSON envelope.
     envelope: bytes
 
     def message(self) -> Incoming:
-        """Take the message apart. Raises `MessageUndecodable`, which may be what it died of."""
+        """Read the original message. Raises `MessageUndecodable`."""
         return read(self.envelope)
 
     def replayed(self, queue: str) -> Outgoing:
-        """Return the message, to be published to `queue` as if it had never been tried. Raises `MessageUndecodable`."""
+        """Return the original message for `queue`, without any trace of its deliveries. Raises `MessageUndecodable`."""
         return again(self.envelope, queue)
 
 
-def open_letter(delivery: Delivery) -> DeadLetter:
-    """Read the letter in `delivery`; what cannot be read at all is a letter too."""
+def read_dead_letter(delivery: Delivery) -> DeadLetter:
+    """Return the dead letter in `delivery`, also for an unreadable message or one that a worker has not wrapped."""
     try:
         found = read(delivery.payload)
     except MessageUndecodable as error:
-        return _letter(delivery, {"reason": "undecodable", "text": str(error)}, None, None)
+        return _dead_letter(delivery, {"reason": "undecodable", "text": str(error)}, None, None)
     headers = found.headers
     about = headers.get("dead_letter")
     if found.content_type == CONTENT_TYPE and isinstance(about, dict):
-        return _letter(delivery, about, headers.get("dead_task"), headers.get("id"), found.body)
+        return _dead_letter(delivery, about, headers.get("dead_task"), headers.get("id"), found.body)
     deaths = headers.get("x-death")
     death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else {}
     about = {
         "reason": death.get("reason") or "unknown",
-        "text": "put here by the broker" if death else "put here by somebody else",
+        "text": "moved here by the broker" if death else "published here by an unknown sender",
         "queue": death.get("queue"),
         "deliveries": death.get("count"),
     }
-    return _letter(delivery, about, headers.get("task"), headers.get("id"))
+    return _dead_letter(delivery, about, headers.get("task"), headers.get("id"))
 
 
-def _letter(
+def _dead_letter(
     delivery: Delivery, about: dict[str, Any], task: Any, task_id: Any, envelope: bytes | None = None
 ) -> DeadLetter:
     when, count = about.get("time"), about.get("deliveries")
     return DeadLetter(
         id=_text(task_id),
         task=_text(task),
-        box=delivery.queue,
+        dead_letter_queue=delivery.queue,
         queue=_text(about.get("queue")),
         reason=str(about.get("reason") or "unknown"),
         text=str(about.get("text") or ""),

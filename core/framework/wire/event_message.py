@@ -1,7 +1,7 @@
-"""Events as messages: what senders and receivers of events agree on.
+"""Event messages: the format that senders and receivers of events share.
 
-1. One event is a mapping; many are a list of them, sent as ``<group>.multi``.
-2. `outgoing` makes the message, `utc_offset` the zone that goes with every timestamp.
+1. The body is one event, a mapping, or a list of events with the routing key ``<group>.multi``.
+2. `outgoing` makes the message; `utc_offset` is the time zone that accompanies every timestamp.
 
 Source: the events of Celery 5; section 8 of the wire protocol.
 """
@@ -17,7 +17,7 @@ import msgspec
 from framework.message import JSON, UTF8, Outgoing
 from framework.wire.serialization import encode
 
-#: Events in one message, at the most.
+#: The largest number of events in one message.
 BATCH: Final = 250
 _json: Final = msgspec.json.Encoder().encode
 
@@ -41,9 +41,9 @@ def outgoing(
     exchange_type: str,
     serializer: str = "json",
 ) -> Outgoing:
-    """Return the message that carries `body`, an event or a list of them, with the routing key `key`.
+    """Return the message that carries `body`, an event or a list of events, with the routing key `key`.
 
-    Raises `ValueError` or `TypeError` for what the serializer cannot encode (text with half a surrogate pair is one).
+    Raises `ValueError` or `TypeError` for a value that the serializer cannot encode (a lone surrogate, for example).
     """
     if serializer == "json":
         content_type, content_encoding, data = JSON, UTF8, _json(body)

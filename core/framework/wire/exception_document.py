@@ -1,10 +1,10 @@
 """Exceptions as documents: ``{"exc_type", "exc_message", "exc_module"}``, as Celery's result stores keep them.
 
-1. `encode_exception` names the class as peers look it up and keeps the arguments, those that JSON cannot hold as
-   their repr.
-2. `ExceptionInfo` is a failure as the handlers of its task are told of it.
-3. `decode_exception` makes the exception again. It imports nothing: a class must be in a module that is loaded already,
-   in `builtins` or among ours, and be an `Exception`. Everything else becomes an `UnknownError` that keeps the text.
+1. `encode_exception` names the class as peers look it up, and keeps the arguments: as values, or as their repr where
+   JSON has no form for them.
+2. `ExceptionInfo` is the `einfo` argument of a task's handlers.
+3. `decode_exception` returns the exception. It imports nothing: the class must be an `Exception` of a loaded module, of
+   `builtins` or of this package. Any other becomes an `UnknownError` that keeps the text.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from framework.exceptions import UnknownError, wire_module
 from framework.wire.safe_repr import safe_repr
 from framework.wire.serialization import dumps
 
-#: Modules under which peers know classes that we have too.
+#: Modules in which peers look up the classes of `framework.exceptions`.
 _OURS: Final = frozenset({"celery.exceptions", "billiard.exceptions", "billiard.einfo", "framework.exceptions"})
 _ARGUMENT_MAX: Final = 64 * 1024
 
 
 class ExceptionInfo(str):
-    """The traceback of `exception` as text, which is what handlers of a task get as `einfo`."""
+    """The traceback of `exception` as text: the `einfo` argument of a task's handlers."""
 
     __slots__ = ("exception",)
 
@@ -41,12 +41,12 @@ class ExceptionInfo(str):
 
     @property
     def type(self) -> type[BaseException]:
-        """Its class."""
+        """The class of the exception."""
         return type(self.exception)
 
     @property
     def traceback(self) -> str:
-        """The text itself."""
+        """The traceback as plain text."""
         return str(self)
 
     @property
@@ -56,7 +56,7 @@ class ExceptionInfo(str):
 
 
 def encode_exception(error: BaseException) -> dict[str, Any]:
-    """Return the document of `error`; every value in it is one that JSON can hold."""
+    """Return the document of `error`, in values that JSON can hold."""
     kind = type(error)
     return {
         "exc_type": kind.__qualname__,
@@ -70,14 +70,14 @@ def _plain(argument: Any) -> Any:
         return argument
     try:
         dumps(argument)
-    except Exception:  # noqa: BLE001 - whatever an argument raises, the error it belongs to must be told
+    except Exception:  # noqa: BLE001 - whatever an argument raises, its error must be reported
         return safe_repr(argument, _ARGUMENT_MAX)
     return argument
 
 
 def decode_exception(document: Any) -> BaseException:
-    """Return the exception that `document` describes, an `UnknownError` if it cannot be made here. Raises nothing."""
-    if isinstance(document, BaseException):  # serializers such as pickle keep it whole
+    """Return the exception that `document` describes, else an `UnknownError`. Raises nothing."""
+    if isinstance(document, BaseException):  # from serializers such as pickle
         return document
     if not isinstance(document, Mapping) or "exc_type" not in document:
         return UnknownError(safe_repr(document))
@@ -92,7 +92,7 @@ def decode_exception(document: Any) -> BaseException:
     if kind is not None:
         try:
             made: object = kind(*args)
-        except Exception:  # noqa: BLE001 - a stranger's __init__ may raise anything
+        except Exception:  # noqa: BLE001 - the __init__ of a user's class may raise anything
             made = None
         if isinstance(made, kind):
             return made
@@ -104,7 +104,7 @@ def _find(name: str, module: str | None) -> type[Exception] | None:
         return found if issubclass(found, Exception) else None
     holder: Any = builtins if module in (None, "builtins", "exceptions") else sys.modules.get(module or "")
     for part in name.split("."):
-        # From the module's own dictionary: `getattr` might run a module's __getattr__, and that might import.
+        # Not `getattr`: a module's __getattr__ may import.
         holder = getattr(holder, "__dict__", {}).get(part)
     if isinstance(holder, type) and issubclass(holder, Exception):
         return holder

@@ -1,6 +1,6 @@
-"""Ids: of tasks (uuid4), and of this process as a sender.
+"""Ids of tasks, and the name of this process as a sender.
 
-1. `new_id`, `new_ids`: random version 4 uuids, many at a time without a system call for each.
+1. `new_id`, `new_ids`: random version 4 UUIDs, with one system call for many.
 2. `origin`: ``gen<pid>@<host>``, computed again after a fork.
 """
 
@@ -13,12 +13,12 @@ _VARIANTS = "89ab"
 
 
 def new_id() -> str:
-    """Return a random uuid4 in its usual form."""
+    """Return a random version 4 UUID as text."""
     return _format(os.urandom(16).hex())
 
 
 def new_ids(count: int) -> list[str]:
-    """Return `count` of them."""
+    """Return `count` random version 4 UUIDs as text."""
     random = os.urandom(16 * count).hex()
     return [_format(random[start : start + 32]) for start in range(0, 32 * count, 32)]
 
@@ -29,7 +29,7 @@ def _format(digits: str) -> str:
 
 
 def origin() -> str:
-    """Return the name under which this process sends."""
+    """Return the sender name of this process."""
     return _origin(os.getpid())
 
 

@@ -1,8 +1,7 @@
-"""The values that kombu's JSON has beyond plain JSON, both ways.
+"""The types that kombu's JSON adds to plain JSON: encoding and decoding.
 
-An object with exactly the keys ``__type__`` and ``__value__`` stands for a datetime, date, time, decimal, uuid,
-bytes or base64.
-What an application has registered with kombu itself works too.
+An object with exactly the keys ``__type__`` and ``__value__`` is a datetime, date, time, decimal, uuid, bytes or base64
+value, or of a type that the application has registered with kombu.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _ENCODERS: Final[dict[type, Callable[[Any], Any]]] = {
 
 _DECODERS: Final[dict[str, Callable[[Any], Any]]] = {
     "datetime": datetime.fromisoformat,
-    # A date may come with a time of day, from senders that encode it as a moment.
+    # Some senders encode a date with a time of day.
     "date": lambda value: datetime.fromisoformat(value).date(),
     "time": time.fromisoformat,
     "decimal": Decimal,
@@ -47,7 +46,7 @@ _MARKED: Final = {"__type__", "__value__"}
 
 
 def default(value: Any) -> Any:
-    """Return a JSON form of `value`. Raises `TypeError` when there is none."""
+    """Return the JSON form of `value`. Raises `TypeError` for a type without one."""
     own = getattr(value, "__json__", None)
     if own is not None:
         return own()
@@ -72,7 +71,7 @@ def default(value: Any) -> Any:
 
 
 def object_hook(value: dict[str, Any]) -> Any:
-    """Return what an object of JSON stands for. Raises `ValueError` and the like for a marked one that is wrong."""
+    """Return the value of a JSON object. Raises `ValueError` and the like for a malformed typed value."""
     if value.keys() != _MARKED:
         return value
     kind = value["__type__"]
@@ -82,4 +81,4 @@ def object_hook(value: dict[str, Any]) -> Any:
     kombu_json = sys.modules.get("kombu.utils.json")
     if kombu_json is not None:
         return kombu_json.object_hook(value)
-    raise ValueError(f"there is no type {kind!r} in JSON's extension")
+    raise ValueError(f"the typed value has the unknown type {kind!r}")

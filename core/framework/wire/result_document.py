@@ -1,8 +1,8 @@
 """Result documents, as Celery's result stores keep them.
 
-One place builds them, for the process that ran a task and for the main process alike. The order of the keys, the
-encoded exception and the module names under which peers look exception classes up are Celery's (result document of the
-key-value stores).
+The process that runs a task and the main process both build them here.
+
+Source: the result document of Celery's key-value stores (order of the keys, encoded exceptions and their modules).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ RETRY: Final = "RETRY"
 REVOKED: Final = "REVOKED"
 STARTED: Final = "STARTED"
 
-#: States after which nothing more comes; only these carry `date_done`.
+#: Final states; only their documents carry `date_done`.
 READY: Final = frozenset({SUCCESS, FAILURE, REVOKED})
 
 
 class Documents:
-    """Builds and encodes documents with one result serializer. Made once a process."""
+    """Builds and encodes result documents with one serializer. Made once a process."""
 
     def __init__(self, serializer: str = "json", compression: str | None = None, *, extended: bool = False) -> None:
         self._serializer = serializer
@@ -37,16 +37,13 @@ class Documents:
 
     @classmethod
     def of(cls, settings: ResultSettings) -> Documents:
-        """Return what builds documents as `settings` say."""
+        """Return `Documents` for `settings`."""
         return cls(settings.serializer, settings.compression, extended=settings.extended)
 
     def build_for(
         self, state: str, result: Any, request: Context, hostname: str | None, traceback: str | None = None
     ) -> bytes:
-        """Return the encoded document of the task that `request` is; `hostname` is the node that has it.
-
-        Raises as `build`.
-        """
+        """Return the encoded document of the task of `request`; `hostname` is its node. Raises as `build`."""
         return self.build(
             state,
             result,
@@ -72,8 +69,8 @@ class Documents:
     ) -> bytes:
         """Return the encoded document.
 
-        An exception as `result` is encoded by class and arguments, unless the state is SUCCESS: then a task returned
-        it. Raises whatever the serializer raises for a result that it cannot encode.
+        An exception as `result` is encoded by class and arguments, unless the state is SUCCESS, when it is the return
+        value. Raises the serializer's own error for a result that it cannot encode.
         """
         if isinstance(result, BaseException) and state != SUCCESS:
             result = encode_exception(result)
@@ -98,7 +95,7 @@ class Documents:
 
 
 def _extended(request: Context, hostname: str | None) -> dict[str, Any]:
-    """Return what the setting `extended` adds."""
+    """Return the fields that the setting `extended` adds."""
     more = {
         "name": request.task,
         "args": request.args,

@@ -1,4 +1,4 @@
-"""`safe_repr`: a repr of bounded length and depth, that never raises."""
+"""`safe_repr`: a repr of bounded length and depth that never raises."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def safe_repr(obj: Any, maxlen: int = 1024, maxlevels: int = 3) -> str:
     """Return the repr of `obj`, cut with ``...`` at about `maxlen` characters and below `maxlevels` levels."""
     kind = type(obj)
     if kind is tuple or kind is list:
-        # The usual arguments: a few plain values.
+        # A fast path for the usual arguments, a few plain values.
         left = maxlen
         for item in obj:
             item_kind = type(item)
@@ -42,17 +42,17 @@ def safe_repr(obj: Any, maxlen: int = 1024, maxlevels: int = 3) -> str:
 
 
 class _Writer:
-    """Writes until there is no room left; then only closing brackets."""
+    """Writes until the length limit is used up, then only closing brackets."""
 
-    def __init__(self, room: int, levels: int) -> None:
+    def __init__(self, left: int, levels: int) -> None:
         self.parts: list[str] = []
-        self.room = room
+        self.left = left
         self.levels = levels
         self.open: set[int] = set()
 
     def put(self, text: str) -> None:
         self.parts.append(text)
-        self.room -= len(text)
+        self.left -= len(text)
 
     def write(self, obj: Any, level: int) -> None:
         kind = type(obj)
@@ -64,21 +64,21 @@ class _Writer:
             self.write_other(obj)
 
     def write_text(self, obj: str | bytes) -> None:
-        room = max(self.room, 0)
-        if len(obj) <= room:
+        left = max(self.left, 0)
+        if len(obj) <= left:
             text = repr(obj)
-            self.put(text if len(text) <= room + 2 else f"{text[:room]}...{text[-1]}")
+            self.put(text if len(text) <= left + 2 else f"{text[:left]}...{text[-1]}")
         else:
-            text = repr(obj[:room])
-            self.put(f"{text[: room + 1]}...{text[-1]}")
+            text = repr(obj[:left])
+            self.put(f"{text[: left + 1]}...{text[-1]}")
 
     def write_other(self, obj: Any) -> None:
         try:
             text = repr(obj)
-        except Exception as error:  # noqa: BLE001 - a stranger's __repr__ may raise anything
+        except Exception as error:  # noqa: BLE001 - a user's __repr__ may raise anything
             text = f"<{type(obj).__name__}: its repr raises {type(error).__name__}>"
-        if len(text) > self.room:
-            text = f"{text[: max(self.room, 0)]}..."
+        if len(text) > self.left:
+            text = f"{text[: max(self.left, 0)]}..."
         self.put(text)
 
     def write_container(self, obj: Any, kind: type, level: int) -> None:
@@ -93,7 +93,7 @@ class _Writer:
         self.put(before)
         try:
             self.write_items(obj, level, is_dict=kind is dict)
-        except RuntimeError:  # another thread changes it
+        except RuntimeError:  # another thread changed it meanwhile
             self.put("...")
         if kind is tuple and len(obj) == 1:
             after = f",{after}"
@@ -106,7 +106,7 @@ class _Writer:
             if not first:
                 self.put(", ")
             first = False
-            if self.room <= 0:
+            if self.left <= 0:
                 self.parts.append("...")
                 return
             self.write(item, level + 1)

@@ -1,11 +1,10 @@
-"""Bodies and results: from Python to bytes and back.
+"""Serialization of message bodies and results.
 
-1. `encode` and `decode`: JSON with the typed values kombu adds (``{"__type__": …, "__value__": …}``), fast and
-   built in; every other serializer through kombu's registry, imported when first needed.
-2. `decode` refuses what is not accepted, too large (also after decompression) or nested too deep, before it costs
-   anything.
-3. `decode_task` reads the call out of a message: protocol 2, protocol 1, and the hybrid of both.
-4. `safe_repr`: a repr of bounded length, for people.
+1. `encode` and `decode`: JSON with the typed values that kombu adds, built in; every other serializer through kombu's
+   registry, imported on first use.
+2. `decode` refuses a body of an unaccepted type, too large (also after decompression) or nested too deep, before it
+   decodes it.
+3. `decode_task` reads the call of a message of protocol 2, of protocol 1, or of the hybrid of both.
 
 Source: task protocols 1 and 2 as published by Celery 5; the JSON types of kombu.
 """
@@ -27,21 +26,11 @@ from framework.wire.compression import compress, decompress
 from framework.wire.json_types import default, object_hook
 from framework.wire.safe_repr import safe_repr
 
-__all__ = [
-    "MAX_NESTING",
-    "decode",
-    "decode_result",
-    "decode_task",
-    "dumps",
-    "encode",
-    "loads",
-    "safe_repr",
-]
+__all__ = ["MAX_NESTING", "decode", "decode_result", "decode_task", "dumps", "encode", "loads", "safe_repr"]
 
-#: Levels of nesting that are read when nobody says otherwise; about what the parsers can do without running out of
-#: stack.
+#: The default limit of nesting, in levels; about the depth that the parsers reach without exhausting the stack.
 MAX_NESTING: Final = 1000
-#: What stands before the MIME type of a compressed result document.
+#: The prefix of a compressed result document; the MIME type and a zero byte follow.
 COMPRESSED_MARK: Final = b"\x00celery-compressed\x00"
 
 _CONTENT_TYPES: Final = {
@@ -57,7 +46,7 @@ def _make_dumps() -> Callable[[Any], str]:
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:  # an interpreter without the accelerator
         return json.JSONEncoder(default=default, check_circular=False).encode
-    # `JSONEncoder.encode` builds this anew for every value, which costs more than a small body itself.
+    # `JSONEncoder.encode` builds this for every value, which costs more than encoding a small body.
     chunks = make(None, default, json.encoder.encode_basestring_ascii, None, ": ", ", ", False, False, True)
     return lambda obj: "".join(chunks(obj, 0))
 
@@ -65,27 +54,21 @@ def _make_dumps() -> Callable[[Any], str]:
 _dumps = _make_dumps()
 
 
-# ---------------------------------------------------------------- JSON
-
-
 def dumps(obj: Any) -> bytes:
     """Encode `obj` as JSON; tuples become lists.
 
-    Raises `TypeError` for a value that JSON and its typed extension have no form for, `MessageTooLarge` for nesting
-    without end.
+    Raises `TypeError` for a type that has no JSON form, `MessageTooLarge` for endless nesting.
     """
     try:
         return _dumps(obj).encode()
     except RecursionError:
-        raise MessageTooLarge(
-            "the value cannot be encoded as JSON: it is nested too deep, or contains itself"
-        ) from None
+        raise MessageTooLarge("the value is nested too deep for JSON, or contains itself") from None
 
 
 def loads(data: bytes | str, max_nesting: int = MAX_NESTING) -> Any:
-    """Decode JSON. Raises `MessageTooLarge` when it is nested deeper than `max_nesting`, else `MessageUndecodable`."""
+    """Decode JSON. Raises `MessageTooLarge` above `max_nesting` levels, `MessageUndecodable` for malformed JSON."""
     raw = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
-    # The count of brackets bounds the depth, and is all that most messages ever need.
+    # The number of brackets bounds the depth: most messages need no closer look.
     if raw.count(b"[") + raw.count(b"{") > max_nesting and _depth(raw) > max_nesting:
         raise _too_deep(max_nesting)
     try:
@@ -93,7 +76,7 @@ def loads(data: bytes | str, max_nesting: int = MAX_NESTING) -> Any:
             try:
                 return _fast_loads(raw)
             except msgspec.MsgspecError:
-                pass  # perhaps one of the liberties that the standard library takes: NaN, lone surrogates, 1e400
+                pass  # the standard library accepts more: NaN, lone surrogates, 1e400
         return json.loads(raw.decode(), object_hook=object_hook)
     except RecursionError:
         raise _too_deep(max_nesting) from None
@@ -116,13 +99,10 @@ def _too_deep(limit: int) -> MessageTooLarge:
     return MessageTooLarge(f"the body is nested deeper than the {limit:,} levels that max_nesting under [task] allows")
 
 
-# ---------------------------------------------------------------- any serializer
-
-
 def encode(obj: Any, serializer: str = "json", compression: str | None = None) -> tuple[str, str, bytes, str | None]:
     """Return ``(content_type, content_encoding, body, MIME type of the compression or None)``.
 
-    Raises `ConfigError` for a serializer or compression that does not exist here, and what the serializer raises.
+    Raises `ConfigError` for an unknown serializer or compression, and the serializer's own errors.
     """
     if serializer == "json" or serializer == JSON:
         content_type, content_encoding, body = JSON, UTF8, dumps(obj)
@@ -146,9 +126,9 @@ def decode(
 ) -> Any:
     """Decode `body`. `compression` is the message header of that name.
 
-    `accept` lists serializer names or MIME types (None: json alone); `max_size` is in bytes, for `body` before and
-    after decompression (None: no limit); `max_nesting` in levels, for JSON. Raises `ContentRefused`, `MessageTooLarge`
-    or `MessageUndecodable`.
+    `accept` lists serializer names or MIME types (None: json only). `max_size` limits `body` in bytes, before and after
+    decompression (None: no limit), `max_nesting` the levels of JSON. Raises `ContentRefused`, `MessageTooLarge` or
+    `MessageUndecodable`.
     """
     kind = content_type or JSON
     if not accepted(kind, accept):
@@ -158,9 +138,7 @@ def decode(
             "add its serializer there if you trust every sender"
         )
     if max_size is not None and len(body) > max_size:
-        raise MessageTooLarge(
-            f"the body has {len(body):,} bytes, and max_message_size under [task] allows {max_size:,}"
-        )
+        raise MessageTooLarge(f"the body has {len(body):,} bytes; max_message_size under [task] allows {max_size:,}")
     if compression:
         body = decompress(body, compression, max_size)
     if kind == JSON:
@@ -169,13 +147,13 @@ def decode(
             return loads(body, max_nesting)
         try:
             return loads(body.decode(encoding), max_nesting)
-        except (LookupError, ValueError) as error:  # ValueError: a name that no encoding can have, or wrong bytes
+        except (LookupError, ValueError) as error:  # ValueError: an impossible name of an encoding, or malformed bytes
             raise MessageUndecodable(f"the body is not {encoding}: {error}") from error
     return _decode_by_registry(body, kind, content_encoding or "binary")
 
 
 def accepted(content_type: str, accept: Iterable[str] | None) -> bool:
-    """Return whether `content_type` is one of `accept` (names or MIME types; None: json alone)."""
+    """Return whether `content_type` is one of `accept` (names or MIME types; None: json only)."""
     if accept is None:
         return content_type == JSON
     for name in accept:
@@ -188,7 +166,7 @@ def accepted(content_type: str, accept: Iterable[str] | None) -> bool:
 
 def _registry() -> Any:
     """Return kombu's registry of serializers."""
-    # Here: kombu costs tens of milliseconds, and most programs speak JSON alone.
+    # Here: importing kombu takes tens of milliseconds, and most programs use only JSON.
     from kombu.serialization import registry
 
     return registry
@@ -200,7 +178,7 @@ def _registered_type(name: str) -> str | None:
 
 
 def _encode_by_registry(obj: Any, serializer: str) -> tuple[str, str, bytes]:
-    # Here, as in `_registry`.
+    # Here, for the same reason as in `_registry`.
     from kombu.exceptions import EncodeError, SerializerNotInstalled
 
     registry = _registry()
@@ -210,7 +188,7 @@ def _encode_by_registry(obj: Any, serializer: str) -> tuple[str, str, bytes]:
     except SerializerNotInstalled:
         known = ", ".join(sorted(registry._encoders))
         extra = f" (pip install 'framework[{name}]')" if name in ("yaml", "msgpack") else ""
-        raise ConfigError(f"there is no serializer {serializer!r} here{extra}; there are: {known}") from None
+        raise ConfigError(f"the serializer {serializer!r} is not installed{extra}; installed are {known}") from None
     except EncodeError as error:
         raise TypeError(f"the value cannot be encoded as {name}: {error}") from error
     return content_type, content_encoding, body.encode() if isinstance(body, str) else body
@@ -219,12 +197,12 @@ def _encode_by_registry(obj: Any, serializer: str) -> tuple[str, str, bytes]:
 def _decode_by_registry(body: bytes, content_type: str, content_encoding: str) -> Any:
     registry = _registry()
     if content_type not in registry.type_to_name:
-        raise MessageUndecodable(f"the content type {content_type!r} is not known here")
+        raise MessageUndecodable(f"no installed serializer reads the content type {content_type!r}")
     try:
         return registry.loads(body, content_type, content_encoding, accept={content_type})
     except RecursionError:
         raise MessageTooLarge("the body is nested too deep") from None
-    except Exception as error:  # each library has errors of its own, and the bytes come from outside
+    except Exception as error:  # each library has its own errors, and the bytes come from outside
         raise MessageUndecodable(f"the body is not {content_type}: {error}") from error
 
 
@@ -251,24 +229,21 @@ def decode_result(document: bytes, serializer: str = "json", accept: Iterable[st
     """Decode a result document, compressed or not. Raises `MessageUndecodable` or `ContentRefused`."""
     found = decode_stored(document, serializer, accept)
     if not isinstance(found, dict):
-        raise MessageUndecodable(f"a result document must be a mapping, and is {type(found).__name__}")
+        raise MessageUndecodable(f"a result document must be a mapping, not {type(found).__name__}")
     return found
 
 
 def decode_stored(document: bytes, serializer: str = "json", accept: Iterable[str] | None = None) -> Any:
-    """Decode anything that is kept in a result store, compressed or not. Raises as `decode_result`."""
+    """Decode any value from a result store, compressed or not. Raises as `decode_result`."""
     compression = None
     if document.startswith(COMPRESSED_MARK):
         mime, separator, document = document[len(COMPRESSED_MARK) :].partition(b"\x00")
         if not separator:
-            raise MessageUndecodable("the result is marked as compressed, and does not say how")
+            raise MessageUndecodable("the result is marked as compressed, but does not name the method")
         compression = mime.decode("ascii", "replace")
     kind = _CONTENT_TYPES.get(serializer) or _registered_type(serializer) or serializer
     encoding = UTF8 if kind in (JSON, "application/x-yaml") else "binary"
     return decode(document, kind, encoding, compression, accept=accept if accept is not None else (serializer,))
-
-
-# ---------------------------------------------------------------- tasks
 
 
 def decode_task(
@@ -280,8 +255,8 @@ def decode_task(
 ) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
     """Return ``(args, kwargs, embed)`` of the call in `incoming`; `embed` has callbacks, errbacks, chain, chord.
 
-    A protocol 1 or hybrid message gets the headers of protocol 2: `incoming.headers` is replaced.
-    Raises `MessageError`.
+    For a protocol 1 or hybrid message, `incoming.headers` is replaced by the headers of protocol 2. Raises
+    `MessageError`.
     """
     headers = incoming.headers
     body = decode_message(incoming, accept=accept, max_size=max_size, max_nesting=max_nesting)
@@ -300,7 +275,7 @@ def decode_task(
         raise MessageUndecodable(f"not a task message: its body is {type(body).__name__}, not [args, kwargs, embed]")
     if not isinstance(body, Mapping) or "task" not in body or "id" not in body:
         raise MessageUndecodable(
-            "neither a protocol 2 nor a protocol 1 task message: it names no task and no id in headers or body"
+            "neither a protocol 2 nor a protocol 1 task message: neither headers nor body name a task and an id"
         )
     args, kwargs, embed = _call(body.get("args"), body.get("kwargs"), _embed_of(body))
     fields = _from_protocol_1(body)
@@ -351,7 +326,7 @@ def _from_protocol_1(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_zone(moment: Any, utc: Any) -> Any:
-    """Give a local time of a protocol 1 message its zone; what is no time stays as it is, and is refused later."""
+    """Return a local time of a protocol 1 message with its zone; any other value unchanged, to be refused later."""
     if not isinstance(moment, str) or utc:
         return moment
     try:

@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: Options of a chain that are those of its last task.
+#: Options of a chain that are passed to its last task.
 _OF_THE_LAST = ("group_id", "group_index", "chord")
 
 
 class chain(Several[R]):  # noqa: N801 - called like a function
     """Tasks that run one after the other: ``chain(add.s(1, 2), double.s())``, or ``add.s(1, 2) | double.s()``.
 
-    Each but the immutable ones gets the result of the one before as its first argument. A group and what comes after it
-    become a chord.
+    Each task, unless immutable, gets the result of the preceding one as its first argument. A group and the task after
+    it become a chord.
     """
 
     subtask_type = "chain"
@@ -43,14 +43,14 @@ class chain(Several[R]):  # noqa: N801 - called like a function
     def __or__(self, other: Any) -> Any:
         if isinstance(other, dict):
             made = cast("chain[Any]", self.clone())
-            # If it was settled, it was the id of a task that is not the last any more.
+            # The id, if any, is that of the former last task.
             made.options.pop("task_id", None)
             made["kwargs"] = {"tasks": steps([*made.tasks, Signature.from_dict(other, self._app)])}
             return made
         return refuse_task(other)
 
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
-        """Settle the ids of all tasks; return the result of the last, whose parents are the others."""
+        """Assign ids to all tasks; return the result of the last, with the others as its parents."""
         tasks = steps(self.tasks)
         if not tasks:
             raise FrameworkError("a chain needs at least one task")
@@ -64,19 +64,19 @@ class chain(Several[R]):  # noqa: N801 - called like a function
             set_parent(result, before)
             before = result
         self["kwargs"] = {"tasks": tasks}
-        # Under this id Celery's workers store the failure of a chain that was to be the body of a chord.
+        # Celery's workers store the failure of a chain that is the body of a chord under this id.
         self.options["task_id"] = result.id
         return cast("AsyncResult[R]", result)
 
     def apply_async(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
-        """Send the first task, which carries the others; return the result of the last."""
+        """Send the first task, whose message carries the others; return the result of the last."""
         work = cast("chain[R]", self.clone(args, kwargs, **options))
         if work.app.conf.settings.task.always_eager:
             return work.apply()
         if any(task.get("subtask_type") == "chord" for task in work.tasks):
-            # Now, not when the tasks before it have run.
+            # Checked now, not after the preceding tasks have run.
             require_chords(work.app)
         own = dict(work.options)
         errbacks = listed(own.pop("link_error", None))
@@ -99,7 +99,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
     def apply(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> EagerResult[R]:
-        """Run all tasks here and now, until one fails."""
+        """Run all tasks in this process, until one fails."""
         work = cast("chain[R]", self.clone(args, kwargs, **options))
         own = dict(work.options)
         callbacks, errbacks = own.pop("link", None), listed(own.pop("link_error", None))
@@ -130,7 +130,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
 
 
 def steps(tasks: Iterable[Any]) -> list[Signature[Any]]:
-    """Return `tasks` with the links of chains among them instead of the chains; what follows a group is its body."""
+    """Return `tasks` with inner chains replaced by their tasks, and each group and its successor by a chord."""
     group, chord = KINDS["group"], KINDS["chord"]
     found: list[Signature[Any]] = []
     for task in tasks:
@@ -147,7 +147,7 @@ def steps(tasks: Iterable[Any]) -> list[Signature[Any]]:
 
 
 def _links_of(inner: chain[Any]) -> list[Signature[Any]]:
-    """Return the tasks of a chain inside another, with the callbacks that were the chain's."""
+    """Return the tasks of a chain inside another, with the callbacks of the chain."""
     links, errbacks = listed(inner.options.get("link")), listed(inner.options.get("link_error"))
     tasks = [task.clone() for task in inner.tasks] if links or errbacks else inner.tasks
     for task in tasks:
@@ -159,7 +159,7 @@ def _links_of(inner: chain[Any]) -> list[Signature[Any]]:
 
 
 def set_parent(result: Any, parent: Any) -> None:
-    """Put `parent` above `result`: a chord's, or a chain's, has parents of its own already."""
+    """Make `parent` the parent of `result`, or of its topmost parent if it has one."""
     seen = set()
     while result.parent is not None and id(result) not in seen:
         seen.add(id(result))
@@ -168,7 +168,7 @@ def set_parent(result: Any, parent: Any) -> None:
 
 
 def require_chords(app: App) -> None:
-    """Raise `ConfigError` when the result store cannot count the parts of chords."""
+    """Raise `ConfigError` if the result store cannot count the parts of chords."""
     store = app.result_store
     if not store.traits.chords:
         store._without_chords()

@@ -1,9 +1,9 @@
 """`chord`: a task, the body, that gets the results of a group, the header.
 
-1. Who sends a chord tells the result store how many results there will be, then sends the header; each of its messages
-   carries the body. Workers do the rest, see `framework.client.workflow.chord_counting`.
-2. Every task of the header must come to exactly one result: groups that stand directly in it are taken apart, a group
-   at the end of a chain in it becomes a chord whose body collects the results in a list.
+1. The sender stores the number of results in the result store, then sends the header; each of its messages carries the
+   body. Workers count the results, see `framework.client.workflow.chord_counting`.
+2. Each task of the header must have exactly one result. So a group in the header is replaced by its tasks, and a group
+   at the end of a chain in the header becomes a chord whose body collects the results in a list.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar, cast
 
 from framework.client.canvas.chains import chain, require_chords, set_parent
-from framework.client.canvas.documents import append_option, doomed, listed
+from framework.client.canvas.documents import append_option, frozen_tasks, listed
 from framework.client.canvas.errbacks import call_errbacks
 from framework.client.canvas.groups import OF_THE_RESULT, group, send_all, spread
 from framework.client.canvas.signatures import KINDS, Several, Signature, members, refuse_task
@@ -23,7 +23,7 @@ from framework.wire.identity import new_id
 
 R = TypeVar("R")
 
-#: Options that say when to begin.
+#: Options about the time of the start.
 _OF_THE_HEADER = ("countdown", "eta")
 _PLACE = ("queue", "exchange", "exchange_type", "routing_key")
 
@@ -31,8 +31,8 @@ _PLACE = ("queue", "exchange", "exchange_type", "routing_key")
 class chord(Several[R]):  # noqa: N801 - called like a function
     """A task that gets the results of others: ``chord([add.s(1, 1), add.s(2, 2)], total.s())``.
 
-    ``chord(header)(body)`` sends it; ``group(...) | body`` makes one too. It needs a result store that can count
-    results (Redis, SQLite) for all workers that take part.
+    ``chord(header)(body)`` sends one; ``group(...) | body`` makes one, too. All workers that take part need a result
+    store that can count results (Redis, SQLite).
     """
 
     subtask_type = "chord"
@@ -58,7 +58,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         self["kwargs"] = {**self.kwargs, "header": header, "body": body}
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
-        """Return a copy; `args` go to each task of the header. ``kwargs={"body": …}`` gives it another body."""
+        """Return a copy; `args` go to each task of the header. ``kwargs={"body": …}`` replaces the body."""
         made = cast("chord[R]", super().clone((), None, **options))
         named = dict(kwargs or {})
         body = named.pop("body", None) or self.kwargs.get("body")
@@ -79,13 +79,13 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         return refuse_task(other)
 
     def link(self, callback: Signature[Any]) -> Signature[Any]:
-        """Have `callback` sent with the result of the body; return `callback`."""
+        """Add `callback`, which is sent with the result of the body; return it."""
         return self._owned_body().link(callback)
 
     def link_error(self, errback: Signature[Any]) -> Signature[Any]:
-        """Have `errback` called when the body fails, which it does when a task of the header has failed.
+        """Add `errback`, which is called when the body fails, also because of a task of the header; return it.
 
-        With the setting `allow_error_cb_on_chord_header` each task of the header that fails calls it too.
+        With the setting `allow_error_cb_on_chord_header`, each task of the header that fails calls it, too.
         """
         self._owned_body().link_error(errback)
         if self.app.conf.settings.task.allow_error_cb_on_chord_header:
@@ -102,20 +102,18 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         self._with(self.kwargs["header"], body)
         return body
 
-    # ------------------------------------------------ making the call
-
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
-        """Settle the ids of all tasks; return the result of the body, whose parent is that of the header."""
+        """Assign ids to all tasks; return the result of the body, whose parent is that of the header."""
         body = self._owned_body().clone()
-        # Once the ids are settled, this is the header's, as with Celery; before that, it is what the body's shall be.
+        # Of a frozen chord, this is the id of the header, as in Celery; of any other, the id for the body.
         group_id = self.options.get("task_id")
-        if not doomed(body):
+        if not frozen_tasks(body):
             task_id, group_id = task_id or group_id, None
         header: group[Any] = group(*_members(self.tasks), app=self._app)
         result = body.freeze(task_id, **{name: value for name, value in options.items() if value is not None})
         set_parent(result, header.freeze(group_id or new_id()))
         for task in header.tasks:
-            # Set when the header is sent: Celery's workers may then give it another id, but leave those of its tasks.
+            # Set only when the header is sent: Celery's workers may give it another id, but keep those of its tasks.
             task.options.pop("group_id", None)
         self._with(header, body)
         self.options["task_id"] = header.id
@@ -126,8 +124,8 @@ class chord(Several[R]):  # noqa: N801 - called like a function
     ) -> AsyncResult[R]:
         """Send the header; return the result of the body.
 
-        `options` are for all tasks, but those that speak of the result (`link`, `task_id`, …), which are for the body,
-        and `countdown` and `eta`, which are for the header. Raises `ConfigError` when the result store keeps no chords.
+        `options` apply to all tasks, except those about the result (`link`, `task_id`, …), for the body only, and
+        `countdown` and `eta`, for the header only. Raises `ConfigError` if the result store cannot count chords.
         """
         work = cast("chord[R]", self.clone(args, kwargs))
         app = work.app
@@ -135,7 +133,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
             return cast("AsyncResult[R]", self.apply(args, kwargs, **options))
         work._owned_body()
         require_chords(app)
-        # What is None would go to the body as that, and Celery's workers take it for a value.
+        # Celery's workers take a None in the body's options for a value.
         options = {name: value for name, value in options.items() if value is not None}
         own = {**work.options, **options}
         to_parent = own.pop("add_to_parent", True)
@@ -145,7 +143,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         body = work._owned_body()
         for callback in listed(of_the_body.pop("link", None)):
             body.link(callback)
-        # What was set on the body itself wins over what was set on the chord, but not over this call.
+        # Options of this call override those of the body, which override those of the chord.
         apart = ("task_id", "parent_id", *_OF_THE_HEADER)
         common = {name: value for name, value in own.items() if name not in apart}
         called = {name: value for name, value in common.items() if name in options}
@@ -176,7 +174,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
     def apply(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> EagerResult[R]:
-        """Run header and body here and now."""
+        """Run header and body in this process."""
         work = cast("chord[R]", self.clone(args, kwargs, **options))
         own = dict(work.options)
         for errback in listed(own.pop("link_error", None)):
@@ -207,7 +205,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         return cast("EagerResult[R]", result)
 
     def __call__(self, body: Any = None, **options: Any) -> Any:
-        """Send it, with `body` if that is given; return the result of the body."""
+        """Send the chord, with `body` if given; return the result of the body."""
         return self.apply_async((), None if body is None else {"body": body}, **options)
 
     def __repr__(self) -> str:
@@ -215,7 +213,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
 
 
 def _results(header: Iterable[Any]) -> list[Any]:
-    """Return what the tasks of a header that ran here came to. Raises `ChordError`."""
+    """Return the values of an eager header. Raises `ChordError`."""
     values = []
     for result in header:
         if result.failed():
@@ -225,7 +223,7 @@ def _results(header: Iterable[Any]) -> list[Any]:
 
 
 def _sent(result: Any) -> Any:
-    """Return what is sent first of a chord with `result`: its header, unless that is empty."""
+    """Return the result of the first part of a chord that is sent: its header, or the body if that is empty."""
     top = result
     while top.parent is not None:
         top = top.parent
@@ -233,7 +231,7 @@ def _sent(result: Any) -> Any:
 
 
 def _count_among(body: Signature[Any], group_id: str) -> None:
-    """Have what the result of `body` comes from carry the id of the header, as Celery has it, unless it has another."""
+    """Set the group id of the task that gives the result of `body` to the header's, as Celery does, if it has none."""
     if isinstance(body, chain):
         tasks = body.tasks
         _count_among(tasks[-1], group_id)
@@ -244,11 +242,8 @@ def _count_among(body: Signature[Any], group_id: str) -> None:
         body.options.setdefault("group_id", group_id)
 
 
-# ---------------------------------------------------------------- one result each
-
-
 def _members(tasks: Iterable[Signature[Any]]) -> list[Signature[Any]]:
-    """Return the tasks of a header, each of which will come to one result."""
+    """Return the tasks of a header, each with exactly one result."""
     found: list[Signature[Any]] = []
     for task in tasks:
         found.extend(_members(spread(task)) if isinstance(task, group) else [one_result(task)])
@@ -256,9 +251,9 @@ def _members(tasks: Iterable[Signature[Any]]) -> list[Signature[Any]]:
 
 
 def one_result(task: Signature[Any], **place: Any) -> Signature[Any]:
-    """Return `task`, with its last part replaced by one that collects results in a list if it has several.
+    """Return `task`, with a last part that has several results replaced by a chord that collects them in a list.
 
-    `place`: options that say where that goes.
+    `place`: options for the address of the collecting task.
     """
     if isinstance(task, group):
         return collected(task, **place)
@@ -276,14 +271,14 @@ def one_result(task: Signature[Any], **place: Any) -> Signature[Any]:
 
 
 def collected(tasks: group[Any], **options: Any) -> chord[Any]:
-    """Return a chord of `tasks` whose result is the list of theirs."""
+    """Return a chord of `tasks` whose result is the list of their results."""
     collect: Signature[Any] = Signature("celery.accumulate", (), {"index": 0}, app=tasks._app)
     collect.set(**{**_place_of(tasks), **options})
     return chord(tasks, collect)
 
 
 def _place_of(tasks: group[Any]) -> dict[str, Any]:
-    """Return the queue that the first of `tasks` names: whoever serves that one serves the collecting too."""
+    """Return the address options of the first of `tasks`: some worker consumes from its queue."""
     for task in tasks.tasks:
         if isinstance(task, Several):
             continue

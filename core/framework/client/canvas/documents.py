@@ -1,8 +1,8 @@
-"""Signatures as documents, which is how messages carry them: what can be told from one without making anything of it.
+"""Documents of signatures, as messages carry them, read without making signatures of them.
 
 1. `Member`: a task of a chord's header.
-2. `doomed`: all tasks that a signature stands for, once they will never run.
-3. `listed`, `append_option`: options that hold one signature or several.
+2. `frozen_tasks`: all tasks of a signature that have ids.
+3. `listed`, `append_option`: options with one signature or several.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from framework.exceptions import FrameworkError
 if TYPE_CHECKING:
     from framework.client.request import Context
 
-#: Levels of signatures inside signatures that are looked at.
+#: Signatures nested deeper than this are ignored.
 _DEEPEST: Final = 100
 
 
@@ -31,30 +31,30 @@ class Member(NamedTuple):
 
     @classmethod
     def of(cls, request: Context) -> Member | None:
-        """Return the member that `request` is; None: its chord or its group is no such thing."""
+        """Return the member that `request` describes; None if it has no chord and group."""
         return cls.described(request.id, request.group, request.group_index, request.chord, request.root_id)
 
     @classmethod
     def described(cls, task_id: Any, group_id: Any, index: Any, body: Any, root_id: str | None) -> Member | None:
-        """Return the member that a message or an option describes; None: it is no such thing."""
+        """Return the member that a message or an option describes; None if it describes none."""
         if not isinstance(body, Mapping) or not group_id or not task_id:
             return None
         place = float(index) if isinstance(index, (int, float)) else None
         return cls(str(task_id), str(group_id), place, body, root_id)
 
 
-class Doomed(NamedTuple):
-    """A task that was to run later and never will."""
+class FrozenTask(NamedTuple):
+    """A task of a signature that has an id already (see `Signature.freeze`)."""
 
     task_id: str
     group_id: str | None
     reply_to: str | None
-    #: Set if it belongs to the header of a chord.
+    #: Set for a task of a chord's header.
     member: Member | None
 
 
-def doomed(element: Any, depth: int = 0) -> list[Doomed]:
-    """Return all tasks of a signature, as it stands in a message. Raises `FrameworkError` if it is none."""
+def frozen_tasks(element: Any, depth: int = 0) -> list[FrozenTask]:
+    """Return the tasks with ids of a signature's document. Raises `FrameworkError` if it is not a signature."""
     if not isinstance(element, Mapping):
         raise FrameworkError(f"not a signature: {element!r:.200}")
     if depth > _DEEPEST:
@@ -62,48 +62,48 @@ def doomed(element: Any, depth: int = 0) -> list[Doomed]:
     options, kwargs = element.get("options") or {}, element.get("kwargs") or {}
     kind = element.get("subtask_type")
     if kind in ("group", "chain"):
-        found = _all_doomed(kwargs.get("tasks") or (), depth)
+        found = _all_of(kwargs.get("tasks") or (), depth)
     elif kind == "chord":
         body = kwargs.get("body")
-        found = [*_doomed_header(kwargs.get("header") or (), depth), *_all_doomed([body] if body else [], depth)]
+        found = [*_of_header(kwargs.get("header") or (), depth), *_all_of([body] if body else [], depth)]
     else:
-        found = _doomed_task(options)
-    return [*found, *_all_doomed(reversed(options.get("chain") or ()), depth)]
+        found = _task_of(options)
+    return [*found, *_all_of(reversed(options.get("chain") or ()), depth)]
 
 
-def _all_doomed(elements: Iterable[Any], depth: int) -> list[Doomed]:
-    return [one for element in elements for one in doomed(element, depth + 1)]
+def _all_of(elements: Iterable[Any], depth: int) -> list[FrozenTask]:
+    return [one for element in elements for one in frozen_tasks(element, depth + 1)]
 
 
-def _doomed_header(header: Any, depth: int) -> list[Doomed]:
-    """Return the tasks of a chord's header, a group or a list. The body fails at once: nobody is to count them."""
+def _of_header(header: Any, depth: int) -> list[FrozenTask]:
+    """Return the tasks of a chord's header, a group or a list, without `member`: their body fails in any case."""
     tasks, group_id = header, None
     if isinstance(header, Mapping):
         tasks = (header.get("kwargs") or {}).get("tasks") or ()
         group_id = (header.get("options") or {}).get("task_id")
-    return [one._replace(member=None, group_id=one.group_id or group_id) for one in _all_doomed(tasks, depth)]
+    return [one._replace(member=None, group_id=one.group_id or group_id) for one in _all_of(tasks, depth)]
 
 
-def _doomed_task(options: Mapping[str, Any]) -> list[Doomed]:
-    """Return the one task of a signature with these options, if its id is settled."""
+def _task_of(options: Mapping[str, Any]) -> list[FrozenTask]:
+    """Return the one task of a signature with these options, if it has an id."""
     task_id, group_id = options.get("task_id"), options.get("group_id")
     if not task_id:
         return []
     member = Member.described(
         task_id, group_id, options.get("group_index"), options.get("chord"), options.get("root_id")
     )
-    return [Doomed(str(task_id), group_id, options.get("reply_to"), member)]
+    return [FrozenTask(str(task_id), group_id, options.get("reply_to"), member)]
 
 
 def listed(items: Any) -> list[Any]:
-    """Return `items` as a list: of one, if it is none."""
+    """Return `items`, a list, a tuple, one item or None, as a list."""
     if items is None:
         return []
     return list(items) if isinstance(items, (list, tuple)) else [items]
 
 
 def append_option(options: dict[str, Any], name: str, item: Any) -> None:
-    """Add `item` to the list `options[name]`, once."""
+    """Add `item` to the list `options[name]`, unless it contains it."""
     items = listed(options.get(name))
     if item not in items:
         items.append(item)

@@ -1,4 +1,4 @@
-"""Error callbacks: called here if the task is known and takes more than the id, else sent."""
+"""Error callbacks: called in this process if the task is registered and takes more than the id, else sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def call_errbacks(app: App, request: Context, exc: BaseException, tb: Any) -> None:
-    """Call or send the error callbacks of `request`. Raises `TransportError`; what an errback raises is logged."""
+    """Call or send the error callbacks of `request`; log an exception of one. Raises `TransportError`."""
     to_send = []
     for document in request.errbacks or ():
         errback = Signature.from_dict(document, app)
@@ -31,7 +31,7 @@ def call_errbacks(app: App, request: Context, exc: BaseException, tb: Any) -> No
         try:
             given = () if errback.immutable else (request, exc, tb)
             task.run(*given, *errback.args, **errback.kwargs)
-        except Exception:  # the task-execution wall: an errback must not hide the failure it is about
+        except Exception:  # the task-execution wall: an errback must not hide the failure of its task
             logger.exception("The error callback %s of task %s[%s] failed", errback.task, request.task, request.id)
         finally:
             pop_request(token)

@@ -17,15 +17,12 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: Options that speak of one result: of a chord's body, for example.
+#: Options about a single result, such as that of a chord's body.
 OF_THE_RESULT = ("group_id", "group_index", "chord", "chain", "link", "reply_to", "shadow")
 
 
 class group(Several[R]):  # noqa: N801 - called like a function
-    """Tasks that are sent at once: ``group(add.s(n, n) for n in range(10))``.
-
-    ``group | task`` is a chord.
-    """
+    """Tasks that are sent at once: ``group(add.s(n, n) for n in range(10))``. ``group | task`` is a chord."""
 
     subtask_type = "group"
 
@@ -35,7 +32,7 @@ class group(Several[R]):  # noqa: N801 - called like a function
 
     @property
     def id(self) -> str | None:
-        """The group's id, if that is settled."""
+        """The group's id, or None before `freeze`."""
         return cast("str | None", self.options.get("task_id"))
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
@@ -51,20 +48,20 @@ class group(Several[R]):  # noqa: N801 - called like a function
         return refuse_task(other)
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> group[R]:
-        """Delay the tasks: the first by `start` seconds, each by `step` more than the one before, up to `stop`."""
+        """Delay the tasks: the first by `start` seconds, each by `step` more than the preceding one, up to `stop`."""
         for place, task in zip(count(), self._own_tasks(), strict=False):
             delay = start + place * step
             task.set(countdown=delay if stop is None else min(delay, stop))
         return self
 
     def _own_tasks(self) -> list[Signature[Any]]:
-        """Return the signatures to change: from now on they are the group's own, those of groups in it included."""
+        """Return the tasks of the group and of inner groups for changes, after storing them in the group."""
         tasks = _leaves(self)
         self["kwargs"] = {**self.kwargs, "tasks": tasks}
         return tasks
 
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
-        """Settle the group's id and those of its tasks; return a `GroupResult`.
+        """Assign ids to the group and to its tasks; return a `GroupResult`.
 
         With `chord`, the signature of a body, the tasks are members of its header.
         """
@@ -74,7 +71,7 @@ class group(Several[R]):  # noqa: N801 - called like a function
         results = []
         for index, task in enumerate(self._own_tasks()):
             if body is None and "chord" in task.options:
-                # Settled where the chord was made, by somebody who had another order of things.
+                # The sender of the chord has set the place of this task already.
                 results.append(task.freeze())
             else:
                 results.append(task.freeze(None, group_id=group_id, group_index=index, chord=body))
@@ -83,9 +80,9 @@ class group(Several[R]):  # noqa: N801 - called like a function
     def apply_async(  # type: ignore[override] # several tasks have several results
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
-        """Send all tasks in one go; return their results.
+        """Send all tasks at once; return their results.
 
-        With `chain`, signatures that are to follow: send a chord and return its result.
+        With the option `chain`, signatures to run afterwards: send a chord and return its result.
         """
         work = cast("group[R]", self.clone(args, kwargs, **options))
         own = dict(work.options)
@@ -99,7 +96,7 @@ class group(Several[R]):  # noqa: N801 - called like a function
             return work.apply()
         to_parent = own.pop("add_to_parent", True)
         group_id = own.pop("task_id", None)
-        # Where it stands in a chord is settled in its tasks.
+        # The tasks carry their place in a chord themselves.
         for name in ("group_id", "group_index", "chord"):
             own.pop(name, None)
         tasks = work._own_tasks()
@@ -117,7 +114,7 @@ class group(Several[R]):  # noqa: N801 - called like a function
     def apply(  # type: ignore[override] # several tasks have several results
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
-        """Run all tasks here and now, one after the other."""
+        """Run all tasks in this process, one after the other."""
         work = cast("group[R]", self.clone(args, kwargs, **options))
         own = dict(work.options)
         group_id = own.pop("task_id", None) or new_id()
@@ -134,7 +131,7 @@ class group(Several[R]):  # noqa: N801 - called like a function
 
 
 def _leaves(work: group[Any]) -> list[Signature[Any]]:
-    """Return the tasks of `work`, with those of groups among them instead of the groups."""
+    """Return the tasks of `work`, with inner groups replaced by their tasks."""
     found: list[Signature[Any]] = []
     for task in work.tasks:
         if isinstance(task, group):
@@ -145,7 +142,7 @@ def _leaves(work: group[Any]) -> list[Signature[Any]]:
 
 
 def spread(tasks: group[Any]) -> list[Signature[Any]]:
-    """Return the tasks of a group, with the options that were the group's."""
+    """Return the tasks of a group, with the options of the group."""
     common = {name: value for name, value in tasks.options.items() if name not in ("task_id", *OF_THE_RESULT)}
     links, errbacks = listed(tasks.options.get("link")), listed(common.pop("link_error", None))
     if not (common or links or errbacks):
@@ -163,9 +160,9 @@ def spread(tasks: group[Any]) -> list[Signature[Any]]:
 
 
 def send_all(work: group[Any], options: Mapping[str, Any]) -> None:
-    """Send the tasks of `work`, whose ids are settled: the plain ones in one go."""
+    """Send the tasks of `work`, which have ids: the plain ones at once."""
     tasks = work.tasks
-    # Each task has its stamps already, and perhaps others too.
+    # Each task has its own stamps already.
     stamps = ("stamped_headers", *listed(options.get("stamped_headers")))
     options = {name: value for name, value in options.items() if name not in stamps}
     work.app.send_many([task for task in tasks if type(task) is Signature], **options, add_to_parent=False)

@@ -1,7 +1,7 @@
 """One task for many arguments: in one message (`xmap`, `xstarmap`), or in few (`chunks`).
 
-What is sent is one of the tasks that every worker has, ours and Celery's: ``celery.map``, ``celery.starmap``. It goes
-where the task itself would go.
+The message calls ``celery.map`` or ``celery.starmap``, built-in tasks of all workers, Celery's included. It goes to the
+queue of the task itself.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Mapped(Signature[R]):
     def __init__(self, name: str, task: Any, items: Iterable[Any], *, app: App | None = None, **options: Any) -> None:
         inner = Signature.from_dict(task if isinstance(task, Mapping) else task.s())
         if not isinstance(items, Iterable):
-            raise TypeError(f"{name} takes an iterable of arguments, and got {items!r:.100}")
+            raise TypeError(f"{name} takes an iterable of arguments, not {items!r:.100}")
         super().__init__(
             name,
             (),
@@ -50,7 +50,7 @@ class xmap(_Mapped[R]):  # noqa: N801 - called like a function
 
 
 class xstarmap(_Mapped[R]):  # noqa: N801 - called like a function
-    """As `xmap`, with each item taken apart: ``add.starmap([(1, 2), (3, 4)])``."""
+    """As `xmap`, with each item unpacked: ``add.starmap([(1, 2), (3, 4)])``."""
 
     def __init__(self, task: Any, it: Iterable[Any], **options: Any) -> None:
         super().__init__("celery.starmap", task, it, **options)
@@ -60,9 +60,9 @@ class chunks(Signature[R]):  # noqa: N801 - called like a function
     """`xstarmap` in parts of `n` items, sent as a group: ``add.chunks(pairs, 100)``."""
 
     def __init__(self, task: Any, it: Iterable[Any], n: int, *, app: App | None = None, **options: Any) -> None:
-        """Raises `ValueError` when `n` is less than one."""
+        """Raises `ValueError` if `n` is less than one."""
         if n < 1:
-            raise ValueError(f"chunks must hold at least one item, and n is {n!r}")
+            raise ValueError(f"chunks must have at least one item, but n is {n!r}")
         inner = Signature.from_dict(task if isinstance(task, Mapping) else task.s())
         super().__init__(
             "celery.chunks",
@@ -74,7 +74,7 @@ class chunks(Signature[R]):  # noqa: N801 - called like a function
         )
 
     def group(self) -> groups.group[Any]:
-        """Return the group of `xstarmap`s that it stands for. The items are read from their iterable now."""
+        """Return the equivalent group of `xstarmap`s. This reads the items from their iterable."""
         given = self.kwargs
         inner = given["task"]
         parts: list[xstarmap[Any]] = [xstarmap(inner, part, app=self._app) for part in _parts(given["it"], given["n"])]
@@ -89,11 +89,11 @@ class chunks(Signature[R]):  # noqa: N801 - called like a function
     def apply(  # type: ignore[override] # several tasks have several results
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
-        """Run the parts here and now."""
+        """Run the parts in this process."""
         return self.group().apply(**{**self.options, **options})
 
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
-        """Settle nothing: what is sent is a group. Raises `TypeError`."""
+        """Raise `TypeError`: only the group of the parts can have ids."""
         raise TypeError("chunks inside a workflow: write chunks(…).group() there")
 
     def __or__(self, other: Any) -> Any:
@@ -114,7 +114,7 @@ def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _place(inner: Signature[Any]) -> dict[str, Any]:
-    """Return where calls of `inner` go, as far as it or the settings say so."""
+    """Return the address options of `inner`: its own, those of its task, and those of its route."""
     sender = inner.app.sender
     given = {**sender.plan(inner.task, inner.type).options, **inner.options}
     if not sender.router.plain:

@@ -1,4 +1,4 @@
-"""`Signature`: a call that has not been made yet, a dict that travels inside messages as it is."""
+"""`Signature`: a call that has not been made yet, as a dict that messages can carry."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-#: The class of a document, by its ``subtask_type``; each kind enters itself, and is made by the others through this.
+#: The class of a document by its ``subtask_type``; each module registers its class, which others look up here.
 KINDS: dict[str, type[Any]] = {}
 
 
 class Signature(AppBound, dict[str, Any], Generic[R]):
-    """A call to be made later: ``add.s(2, 3)``. `R` is what the task returns.
+    """A call to be made later: ``add.s(2, 3)``. `R` is the return type of the task.
 
     Keys: task, args, kwargs, options, subtask_type, immutable. An immutable one (`si`) takes no arguments from a
-    task before it.
+    preceding task.
     """
 
     subtask_type: str | None = None
@@ -64,8 +64,6 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
             immutable=immutable,
         )
 
-    # ------------------------------------------------ parts
-
     @property
     def task(self) -> str:
         """The task's name."""
@@ -85,40 +83,37 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
 
     @property
     def options(self) -> dict[str, Any]:
-        """What `apply_async` will be given."""
+        """The options for `apply_async`."""
         return cast("dict[str, Any]", self.setdefault("options", {}))
 
     @property
     def immutable(self) -> bool:
-        """Whether it takes no arguments from a task before it."""
+        """Whether it takes no arguments from a preceding task."""
         return bool(self.get("immutable"))
 
     @property
     def id(self) -> str | None:
-        """The id the task will have, if that is settled (see `freeze`)."""
+        """The id of the task, or None before `freeze`."""
         return cast("str | None", self.options.get("task_id"))
 
     @property
     def type(self) -> Any:
-        """The task itself, or None when this process does not have it."""
+        """The task, or None if it is not registered in this process."""
         if self._type is None:
             self._type = self.app.tasks.get(self.task)
         return self._type
 
-    # ------------------------------------------------ making others of it
-
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], app: App | None = None) -> Signature[Any]:
-        """Return the signature that `document` describes, of the class its ``subtask_type`` says."""
+        """Return the signature that `document` describes, of the class for its ``subtask_type``."""
         if isinstance(document, Signature) and (app is None or document._app is app):
             return document
         name = document.get("task") if isinstance(document, Mapping) else None
         if not name or not isinstance(name, str):
             if hasattr(document, "apply_async"):
-                raise FrameworkError(f"{document!r} is a task, not a call of it: write .s(…) behind it")
+                raise FrameworkError(f"{document!r} is a task, not a signature: write .s(…) after it")
             raise FrameworkError(
-                "not a signature: it must be a mapping with task (a name), args, kwargs and options, "
-                f"and is {document!r:.200}"
+                f"a signature must be a mapping with task (a name), args, kwargs and options, not {document!r:.200}"
             )
         subtask_type = document.get("subtask_type")
         kind: type[Any] = KINDS.get(subtask_type, Signature) if isinstance(subtask_type, str) else Signature
@@ -130,7 +125,7 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         return made
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
-        """Return a copy: `args` put before its own, `kwargs` and options over its own (unless it is immutable)."""
+        """Return a copy with `args` before its own, `kwargs` and options over its own (if immutable, options only)."""
         made = self.__class__.__new__(self.__class__)
         dict.__init__(made, self)
         made._type, made._app = self._type, self._app
@@ -152,7 +147,7 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> Signature[R]:
-        """Return a copy with what is given in the place of its own."""
+        """Return a copy whose arguments and options are replaced by those given."""
         made = self.clone()
         if args is not None:
             made["args"] = tuple(args)
@@ -163,7 +158,7 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         return made
 
     def _merged(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return its options with `options` over them; stamps that it has already stay."""
+        """Return its options merged with `options`, which override all but its stamps."""
         own = self.options
         if not options:
             return dict(own)
@@ -182,26 +177,26 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         return self
 
     def set_immutable(self, immutable: bool) -> None:
-        """Make it take, or not take, arguments from a task before it."""
+        """Set whether it takes no arguments from a preceding task."""
         self["immutable"] = immutable
 
     def link(self, callback: Signature[Any]) -> Signature[Any]:
-        """Have `callback` sent with the result when the task succeeds; return `callback`."""
+        """Add `callback`, which is sent with the result when the task succeeds; return it."""
         append_option(self.options, "link", callback)
         return callback
 
     def link_error(self, errback: Signature[Any]) -> Signature[Any]:
-        """Have `errback` called when the task fails; return `errback`."""
+        """Add `errback`, which is called when the task fails; return it."""
         append_option(self.options, "link_error", errback)
         return errback
 
     def on_error(self, errback: Signature[Any]) -> Signature[R]:
-        """As `link_error`, and return itself."""
+        """As `link_error`, but return the signature."""
         self.link_error(errback)
         return self
 
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
-        """Settle the id of the task now; return its result."""
+        """Assign an id to the task; return its result."""
         own = self.options
         own["task_id"] = task_id or own.get("task_id") or new_id()
         own.setdefault("reply_to", self.app.oid)
@@ -213,22 +208,18 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
             return KINDS["chain"](self, Signature.from_dict(other, self._app))
         return refuse_task(other)
 
-    # ------------------------------------------------ stamps
-
     def stamp(self, visitor: StampingVisitor | None = None, append_stamps: bool = False, **headers: Any) -> None:
-        """Put stamps on it and on all that it links to and consists of.
+        """Put stamps on it, on its parts and on its callbacks.
 
-        `headers` are their names and values; `visitor` gives others, for each part its own.
-        A name that is there already takes the new value; with `append_stamps` it gets a list of both.
+        `headers` are names and values of stamps; `visitor` returns others for each part. The new value replaces that of
+        an existing stamp; with `append_stamps`, the stamp becomes a list of both.
         """
         stamp(self, visitor, append_stamps, headers)
-
-    # ------------------------------------------------ making the call
 
     def apply_async(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
-        """Send the task; `args` are put before its own. Returns its result."""
+        """Send the task, with `args` before its own; return its result."""
         call = self if not args and not kwargs and not options else self.clone(args, kwargs, **options)
         task = call.type
         if task is None:
@@ -242,14 +233,16 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
     def apply(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> EagerResult[R]:
-        """Run the task here and now."""
+        """Run the task in this process."""
         call = self.clone(args, kwargs, **options)
         if call.type is None:
-            raise FrameworkError(f"the task {call.task!r} is not registered here, so it can only be sent")
+            raise FrameworkError(
+                f"the task {call.task!r} is not registered in this process: send it with apply_async()"
+            )
         return cast("EagerResult[R]", call.type.apply(call.args, call.kwargs, **call.options))
 
     def __call__(self, *args: Any, **kwargs: Any) -> R:
-        """Call the function here and now, as a function."""
+        """Call the function in this process, without a message."""
         call = self.clone(args, kwargs)
         return cast("R", call.type(*call.args, **call.kwargs))
 
@@ -262,9 +255,9 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
 
 
 class Several(Signature[R]):
-    """What chains, groups and chords share: a list of signatures."""
+    """The base of chains, groups and chords: a list of signatures."""
 
-    #: Where it stands in the arguments.
+    #: The argument that has the list.
     _members: ClassVar[str] = "tasks"
 
     @property
@@ -280,7 +273,7 @@ class Several(Signature[R]):
 
     @property
     def app(self) -> App:
-        """The application of the first of them that has one, else the current one."""
+        """The application of the first signature that has one, else the current one."""
         if self._app is None:
             for task in self._listed():
                 if isinstance(task, Signature) and task._app is not None:
@@ -293,25 +286,25 @@ class Several(Signature[R]):
 
 
 def members(tasks: tuple[Any, ...], kind: str) -> Iterable[Any]:
-    """Return the signatures that `kind` was called with: themselves, or one iterable of them. Raises `TypeError`."""
+    """Return the signatures in the arguments of `kind`: several, or one iterable of them. Raises `TypeError`."""
     if len(tasks) != 1 or isinstance(tasks[0], dict):
         return tasks
     if not isinstance(tasks[0], Iterable):
-        raise TypeError(f"a {kind} takes signatures, such as add.s(1, 1), or an iterable of them, and got {tasks[0]!r}")
+        raise TypeError(f"a {kind} takes signatures, such as add.s(1, 1), or an iterable of them, not {tasks[0]!r}")
     return tasks[0]
 
 
 def refuse_task(other: Any) -> Any:
-    """Return `NotImplemented`, for ``signature | other``. Raises `TypeError` for a task: its `s` is what is meant."""
+    """Return `NotImplemented` for ``signature | other``. Raises `TypeError` if `other` is a task."""
     if hasattr(other, "apply_async"):
-        raise TypeError(f"{other!r} is a task, not a call of it: write .s(…) behind it")
+        raise TypeError(f"{other!r} is a task, not a signature: write .s(…) after it")
     return NotImplemented
 
 
 def signature(
     task: Any, args: Any = None, kwargs: Any = None, *, app: App | None = None, **options: Any
 ) -> Signature[Any]:
-    """Return a signature of `task`: a name, a task, or a mapping that describes one."""
+    """Return a signature of `task`: a name, a task, or a signature's document."""
     if isinstance(task, Mapping):
         return Signature.from_dict(task, app)
     return Signature(task, args, kwargs, app=app, **options)

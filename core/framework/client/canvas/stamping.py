@@ -1,4 +1,4 @@
-"""Stamps: names with values that all tasks of a workflow carry in their messages, to be found and revoked by.
+"""Stamps: names with values in the messages of all tasks of a workflow, for finding and revoking the tasks.
 
 A stamp is an option of a signature under its own name, listed in the option ``stamped_headers``.
 """
@@ -19,14 +19,14 @@ _NAMES = "stamped_headers"
 
 
 class StampingVisitor:
-    """Says which stamps each part of a workflow gets: subclass it, and give it to `Signature.stamp`.
+    """Base of visitors for `Signature.stamp`, which return the stamps for each part of a workflow.
 
-    Each method returns the stamps as a mapping, or nothing. ``stamped_headers`` in it lists those names that are
-    stamps; without it all are.
+    Each method returns a mapping of stamps, or None. Its key ``stamped_headers`` lists the names that are stamps;
+    without it, all are.
     """
 
     def on_signature(self, sig: Signature[Any], **headers: Any) -> Mapping[str, Any] | None:
-        """Stamps for `sig`; `headers` are those of what it stands in."""
+        """Stamps for `sig`; `headers` are the stamps of the signature around it."""
 
     def on_group_start(self, sig: Signature[Any], **headers: Any) -> Mapping[str, Any] | None:
         """Stamps for a group and its tasks."""
@@ -56,16 +56,9 @@ class StampingVisitor:
         """Stamps for an error callback of a task."""
 
 
-class _Nothing(StampingVisitor):
-    """Gives no stamps of its own."""
-
-
-_NOTHING = _Nothing()
-
-
 def stamp(sig: Signature[Any], visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]) -> None:
-    """Put the stamps that `headers` and `visitor` give on `sig` and all below it."""
-    _visit(sig, visitor or _NOTHING, append, _as_stamps(headers))
+    """Put the stamps from `headers` and `visitor` on `sig`, its parts and its callbacks."""
+    _visit(sig, visitor or StampingVisitor(), append, _as_stamps(headers))
 
 
 def _visit(sig: Signature[Any], visitor: StampingVisitor, append: bool, given: dict[str, Any]) -> None:

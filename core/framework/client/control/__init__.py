@@ -1,4 +1,4 @@
-"""Remote control from the client's side: `control` sends commands, `inspect` asks what workers know."""
+"""The client's side of remote control: `Control` sends commands, `Inspect` queries workers."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Remote control, seen from the client: send a command to workers, collect what they answer.
+"""Remote control: sends commands to workers and collects their replies.
 
-1. `Control.broadcast` sends a request and, if wanted, collects replies (see `framework.wire.control_request`); the
-   other methods of `Control` are named after the commands that they send.
-2. `Control.inspect` returns an `Inspect`, which asks for what workers know.
+1. `Control.broadcast` sends a request and, with `reply`, collects replies (see `framework.wire.control_request`); the
+   other methods of `Control` have the names of their commands.
+2. `Control.inspect` returns an `Inspect`, which queries workers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Control:
-    """Remote control of the workers of one `App`'s broker. Any thread may call; calls take turns."""
+    """Remote control of the workers of one `App`'s broker. Thread-safe; calls run one at a time."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -41,13 +41,13 @@ class Control:
     ) -> Replies | None:
         """Send `command` to all workers, to those named in `destination`, or to those whose name matches `pattern`.
 
-        Returns None without `reply`, else a list of ``{node: reply}``: when `limit` replies have come (default: the
-        number of destinations), when everybody known to be there has answered, or when none has come for `timeout`
+        Returns None without `reply`, else a list of ``{node: reply}``: when `limit` replies have arrived (default: the
+        number of destinations), when all known workers have answered, or when no reply has arrived for `timeout`
         seconds. Its attribute `missing` names workers that did not answer. Raises `ValueError` for a `destination` that
-        is no list or tuple, `ConnectionLost` when the broker is away.
+        is not a list or tuple, `ConnectionLost` when the broker cannot be reached.
         """
         if destination is not None and not isinstance(destination, (list, tuple)):
-            raise ValueError(f"destination must be a list or tuple of node names, and is {destination!r}")
+            raise ValueError(f"destination must be a list or tuple of node names, not {destination!r}")
         settings = self._app.conf.settings
         request = Broadcast(
             command,
@@ -74,10 +74,8 @@ class Control:
             finally:
                 mailbox.close()
 
-    # ------------------------------------------------------------ commands
-
     def ping(self, destination: Sequence[str] | None = None, timeout: float = 1.0, **options: Any) -> Replies:
-        """Ask who is there; return ``[{node: {"ok": "pong"}}]``."""
+        """Return ``[{node: {"ok": "pong"}}]`` from all workers that answer."""
         return self.broadcast("ping", reply=True, destination=destination, timeout=timeout, **options) or Replies()
 
     def revoke(
@@ -88,9 +86,9 @@ class Control:
         signal: str | int | None = None,
         **options: Any,
     ) -> Replies | None:
-        """Have workers skip the task with this id, or the tasks with these; with `terminate`, end those that run.
+        """Make workers skip the tasks with this id or these ids; with `terminate`, end them if they are running.
 
-        `signal` is what a process is sent that runs one, by name or number; None: TERM.
+        `signal`, a name or number, is sent to the process of a running task; None: TERM.
         """
         ids = task_id if isinstance(task_id, str) else list(task_id)
         arguments = {"task_id": ids, "terminate": terminate, "signal": signal}
@@ -103,7 +101,7 @@ class Control:
         signal: str | int | None = None,
         **options: Any,
     ) -> Replies | None:
-        """Revoke the task with this id, or the tasks with these, and end those that run."""
+        """Revoke the tasks with this id or these ids, and end them if they are running."""
         return self.revoke(task_id, destination=destination, terminate=True, signal=signal, **options)
 
     def time_limit(
@@ -114,16 +112,16 @@ class Control:
         destination: Sequence[str] | None = None,
         **options: Any,
     ) -> Replies | None:
-        """Limit how long tasks called `task_name` may run, in seconds, from their next start on; None: no limit."""
+        """Set the time limits of the task `task_name`, in seconds, for later starts; None: no limit."""
         arguments = {"task_name": task_name, "soft": soft, "hard": hard}
         return self.broadcast("time_limit", arguments, destination=destination, **options)
 
     def pool_grow(self, n: int = 1, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
-        """Have pools run `n` more tasks at a time."""
+        """Add `n` slots to the pool of each worker."""
         return self.broadcast("pool_grow", {"n": n}, destination=destination, **options)
 
     def pool_shrink(self, n: int = 1, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
-        """Have pools run `n` fewer tasks at a time; tasks that run go on to their end."""
+        """Remove `n` slots from the pool of each worker, after their running tasks."""
         return self.broadcast("pool_shrink", {"n": n}, destination=destination, **options)
 
     def pool_restart(
@@ -134,9 +132,9 @@ class Control:
         destination: Sequence[str] | None = None,
         **options: Any,
     ) -> Replies | None:
-        """Have workers import `modules` (with `reload`, anew) and replace every slot of their pools after its task.
+        """Make workers import `modules` (with `reload`, again) and replace each slot of their pools after its task.
 
-        Modules are those with tasks, where none are named. `reloader` is the dotted path of a function that reloads a
+        The default of `modules` is all modules with tasks. `reloader` is the dotted path of a function that reloads a
         module. Workers must allow it: `pool_restarts` under ``[worker]``.
         """
         arguments = {"modules": None if modules is None else list(modules), "reload": reload, "reloader": reloader}
@@ -145,10 +143,7 @@ class Control:
     def unrevoke(
         self, task_id: str | Sequence[str], destination: Sequence[str] | None = None, **options: Any
     ) -> Replies | None:
-        """Let the task with this id, or the tasks with these, run again.
-
-        Those whose message a worker has come across meanwhile have ended.
-        """
+        """Undo `revoke` for the tasks with this id or these ids, except for messages that workers have discarded."""
         ids = task_id if isinstance(task_id, str) else list(task_id)
         return self.broadcast("unrevoke", {"task_id": ids}, destination=destination, **options)
 
@@ -160,7 +155,7 @@ class Control:
         signal: str = "SIGTERM",
         **options: Any,
     ) -> Replies | None:
-        """Have workers skip tasks that are stamped with one of these values under its header, until they stop."""
+        """Make workers, until they stop, skip tasks that have one of these stamps, by name and value."""
         arguments = {"headers": headers, "terminate": terminate, "signal": signal}
         return self.broadcast("revoke_by_stamped_headers", arguments, destination=destination, **options)
 
@@ -174,11 +169,11 @@ class Control:
         destination: Sequence[str] | None = None,
         **others: Any,
     ) -> Replies | None:
-        """Have workers consume from `queue` too, until they stop.
+        """Make workers consume from `queue`, too, until they stop.
 
-        A queue that their settings define is taken as defined there. Else `exchange` and `routing_key` default to the
-        queue's name, and `options` are the other keys of a queue's table (``durable``, ``queue_arguments`` …).
-        `others` are the arguments of `broadcast`.
+        A definition in their settings is used, if any. Else `exchange` and `routing_key` default to the queue's name,
+        and `options` are the other keys of a queue's table (``durable``, ``queue_arguments`` …). `others` are the
+        arguments of `broadcast`.
         """
         arguments = {
             "queue": queue,
@@ -190,15 +185,15 @@ class Control:
         return self.broadcast("add_consumer", arguments, destination=destination, **others)
 
     def cancel_consumer(self, queue: str, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
-        """Have workers consume from `queue` no longer. What they have received still runs."""
+        """Make workers stop consuming from `queue`. Tasks that they have received still run."""
         return self.broadcast("cancel_consumer", {"queue": queue}, destination=destination, **options)
 
     def rate_limit(
         self, task_name: str, rate_limit: str | float | None, destination: Sequence[str] | None = None, **options: Any
     ) -> Replies | None:
-        """Limit how often tasks called `task_name` start on each worker: ``10/s``, ``200/m``, ``1000/h``; 0: no limit.
+        """Set the rate limit of the task `task_name`, ``10/s``, ``200/m``, ``1000/h`` or 0, until the workers stop.
 
-        Until the workers stop. A limit that is the cluster's (`rate_limit_scope`) stays that.
+        The `rate_limit_scope` of the task does not change.
         """
         arguments = {"task_name": task_name, "rate_limit": rate_limit}
         return self.broadcast("rate_limit", arguments, destination=destination, **options)
@@ -210,43 +205,40 @@ class Control:
         destination: Sequence[str] | None = None,
         **options: Any,
     ) -> Replies | None:
-        """Have workers that were started with ``--autoscale`` keep their pool between `min` and `max` slots.
-
-        None: as it is.
-        """
+        """Set the bounds of the pool size of workers with ``--autoscale``, in slots; None: unchanged."""
         return self.broadcast("autoscale", {"max": max, "min": min}, destination=destination, **options)
 
     def quiet(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
-        """Have workers take in no more tasks; what runs goes on, what waits goes back to its queue."""
+        """Make workers fetch no more tasks and requeue those that have not started; running tasks continue."""
         return self.broadcast("quiet", destination=destination, **options)
 
     def resume(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
-        """Have quiet workers take in tasks again."""
+        """Make quiet workers fetch tasks again."""
         return self.broadcast("resume", destination=destination, **options)
 
     def enable_events(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
-        """Have workers send task events."""
+        """Make workers send task events."""
         return self.broadcast("enable_events", destination=destination, **options)
 
     def disable_events(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
-        """Have workers send no task events."""
+        """Make workers stop sending task events."""
         return self.broadcast("disable_events", destination=destination, **options)
 
     def heartbeat(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
-        """Have workers send a heartbeat event now."""
+        """Make workers send a heartbeat event now."""
         return self.broadcast("heartbeat", destination=destination, **options)
 
     def election(self, id: str, topic: str, action: Any = None, **options: Any) -> Replies | None:  # noqa: A002
-        """Have Celery's workers elect one of theirs to do `action`; ours take no part."""
+        """Make Celery's workers elect one that does `action`; the workers of this project take no part."""
         return self.broadcast("election", {"id": id, "topic": topic, "action": action}, **options)
 
     def purge(self) -> int:
-        """Drop what waits in the queues that workers with these settings consume from; return how much that was."""
+        """Drop all messages of the queues that workers with these settings consume from; return their number."""
         queues = select_queues(self._app.conf.settings, None, None)
         return sum(self._app.transport.purge(queue) for queue in queues)
 
     def shutdown(self, destination: Sequence[str] | None = None, **options: Any) -> Replies | None:
-        """Have workers stop warmly."""
+        """Make workers stop warmly."""
         return self.broadcast("shutdown", destination=destination, **options)
 
     def inspect(
@@ -258,5 +250,5 @@ class Control:
         pattern: str | None = None,
         matcher: str | None = None,
     ) -> Inspect:
-        """Return an `Inspect` for all workers, those listed, or the one named."""
+        """Return an `Inspect` for all workers, for a list of workers, or for one."""
         return Inspect(self, destination, timeout, callback, limit, pattern, matcher)

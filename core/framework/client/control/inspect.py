@@ -1,4 +1,4 @@
-"""Asking workers what they know: `app.control.inspect()`. The methods are named after the commands."""
+"""Queries to workers: `app.control.inspect()`. The methods have the names of their commands."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 class Inspect:
-    """Asks workers what they know.
+    """Queries workers; each method returns ``{node: reply}``, or the reply of the one `destination`, or None."""
 
-    Each method returns ``{node: reply}``, or the reply of the one node named; None: nobody answered.
-    """
-
-    #: Workers that did not answer the last question, and how many seconds ago they were last heard of.
+    #: Workers that did not answer the last query, with the seconds since their last heartbeat (None: unknown).
     missing: Mapping[str, float | None] = MappingProxyType({})
 
     def __init__(
@@ -53,22 +50,22 @@ class Inspect:
         for reply in replies:
             for node, value in reply.items():
                 if node in merged:
-                    logger.warning("More than one worker is called %s: give each a name of its own with -n", node)
+                    logger.warning("More than one worker has the name %s: give each its own name with -n", node)
                 merged[node] = value
         if self._one is not None:
             return merged.get(self._one)
         return merged or None
 
     def ping(self) -> Any:
-        """Who is there."""
+        """Return ``{"ok": "pong"}`` of each worker."""
         return self.ask("ping")
 
     def active(self, safe: bool | None = None) -> Any:
-        """Tasks that run now."""
+        """Running tasks."""
         return self.ask("active", safe=safe)
 
     def reserved(self) -> Any:
-        """Tasks received and not started."""
+        """Tasks received but not started."""
         return self.ask("reserved")
 
     def scheduled(self) -> Any:
@@ -76,15 +73,15 @@ class Inspect:
         return self.ask("scheduled")
 
     def revoked(self) -> Any:
-        """Ids that were revoked."""
+        """Revoked ids."""
         return self.ask("revoked")
 
     def registered(self, *taskinfoitems: str) -> Any:
-        """Names of the tasks that workers know."""
+        """Names of the registered tasks."""
         return self.ask("registered", taskinfoitems=list(taskinfoitems) or None)
 
     def stats(self) -> Any:
-        """What workers have done and are made of."""
+        """Statistics of the workers and their parts."""
         return self.ask("stats")
 
     def active_queues(self) -> Any:
@@ -92,7 +89,7 @@ class Inspect:
         return self.ask("active_queues")
 
     def query_task(self, *ids: str) -> Any:
-        """What workers have of these tasks."""
+        """The state of these tasks, from the workers that have them."""
         return self.ask("query_task", ids=list(ids))
 
     def conf(self, with_defaults: bool = False) -> Any:
@@ -104,21 +101,21 @@ class Inspect:
         return self.ask("clock")
 
     def report(self) -> Any:
-        """What a bug report should say of the workers."""
+        """The report on each worker, for bug reports."""
         return self.ask("report")
 
     def memsample(self) -> Any:
-        """Take a sample of the memory that the workers' main processes hold."""
+        """Take a memory sample of the workers' main processes."""
         return self.ask("memsample")
 
     def memdump(self, samples: int = 10) -> Any:
-        """The samples of memory taken so far."""
+        """The memory samples so far."""
         return self.ask("memdump", samples=samples)
 
     def objgraph(self, type: str = "Request", n: int = 200, max_depth: int = 10) -> Any:  # noqa: A002 - Celery's name
-        """Have the workers draw what refers to the objects of a type, each into a file of its own."""
+        """Make each worker draw a graph of the references to objects of a type, into a file."""
         return self.ask("objgraph", num=n, max_depth=max_depth, type=type)
 
     def hello(self, from_node: str, revoked: Sequence[str] | None = None) -> Any:
-        """Exchange revoked ids and clocks, as a worker that starts does."""
+        """Exchange revoked ids and clocks, as a starting worker does."""
         return self.ask("hello", from_node=from_node, revoked=revoked)

@@ -1,6 +1,6 @@
-"""Events, seen from the client: what workers and clients tell while they work.
+"""Events of workers and clients, for monitors.
 
-`App.events` makes what is needed to watch them: a `Receiver`, which calls handlers, and a `State`, which remembers.
+`App.events` makes a `Receiver`, which calls handlers, and a `State`, which keeps the state of workers and tasks.
 
     state = app.events.State()
     with app.events.Receiver({"task-failed": alarm, "*": state.event}) as receiver:
@@ -28,11 +28,8 @@ class Events:
     def __init__(self, app: App) -> None:
         self._app = app
 
-    def Receiver(  # noqa: N802 - named like what it makes, as users of Celery know it
-        self,
-        handlers: Mapping[str, Handler] | None = None,
-        routing_key: str = "#",
-        node_id: str | None = None,
+    def Receiver(  # noqa: N802 - Celery's name
+        self, handlers: Mapping[str, Handler] | None = None, routing_key: str = "#", node_id: str | None = None
     ) -> Receiver:
         """Return a `framework.events.Receiver` for this application's broker."""
         return Receiver(self._app, handlers, routing_key, node_id)

@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 _HUMAN: Final = {"worker-offline": "shutdown", "worker-online": "started", "worker-heartbeat": "heartbeat"}
-#: Descriptions remembered, for events that bring only an id.
-_REMEMBERED: Final = 4_096
+#: The number of tasks whose description is kept for events that have only an id.
+_NAMES_MAX: Final = 4_096
 
 
 class Dumper:
-    """Turns events into lines."""
+    """Formats events as lines of text."""
 
     def __init__(self) -> None:
         self._names: OrderedDict[str, str] = OrderedDict()
@@ -36,6 +36,6 @@ class Dumper:
             return self._names.get(uuid, "")
         name, args, kwargs = (fields.pop(key, None) for key in ("name", "args", "kwargs"))
         about = self._names[uuid] = f"{name}({uuid}) args={args} kwargs={kwargs}"
-        if len(self._names) > _REMEMBERED:
+        if len(self._names) > _NAMES_MAX:
             self._names.popitem(last=False)
         return about

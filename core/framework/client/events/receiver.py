@@ -1,11 +1,11 @@
-"""The receiver: hands events to whoever wants them.
+"""The receiver of events.
 
-1. Subscribes a queue of its own to the events exchange, with the routing keys that were asked for.
-2. `capture` calls a handler for each event: the one for its type, else the one called ``*``. It connects again, with
-   back-off, when the connection is lost.
-3. Each event gets `local_received`, the time at which it came by this machine's clock. `timestamp` stays as it was
-   sent: seconds since the epoch, which need no time zone.
-4. What cannot be read as an event is logged and skipped.
+1. Binds its own queue to the events exchange, with the given routing key.
+2. `capture` calls a handler for each event: that for its type, else ``*``. After a lost connection, it connects again
+   with back-off.
+3. Adds `local_received` to each event: the time of arrival by the local clock. `timestamp` is not changed: it is in
+   seconds since the epoch, without a time zone.
+4. Logs and skips messages that are not events.
 
 Source: the events of Celery 5; section 8 of the wire protocol.
 """
@@ -35,13 +35,13 @@ logger = logging.getLogger(__name__)
 
 Handler = Callable[[dict[str, Any]], object]
 
-#: Seconds between two attempts to connect: at first, and at the most.
+#: The first and the longest pause between two attempts to connect, in seconds.
 _PAUSE_FIRST: Final = 0.1
 _PAUSE_MAX: Final = 2.0
 
 
 class Receiver:
-    """Captures events. One thread captures; any thread may `stop` it."""
+    """Captures events in one thread; any thread may `stop` it."""
 
     def __init__(
         self,
@@ -50,27 +50,27 @@ class Receiver:
         routing_key: str = "#",
         node_id: str | None = None,
     ) -> None:
-        """`handlers` by type of event; `routing_key` chooses events in the broker: ``task.#``, ``worker.heartbeat``.
+        """`handlers` by type of event; `routing_key` selects events in the broker: ``task.#``, ``worker.heartbeat``.
 
-        `node_id` names the queue; a random one if None. A broker that sends events by fan-out (Redis) filters less. As
-        workers send many task events in one message, with the key ``task.multi``, narrower keys than ``task.#`` miss
-        some.
+        `node_id` names the queue; None: a random name. A broker with a fan-out exchange for events (Redis) does not
+        select. Workers send many task events in one message with the key ``task.multi``, so a key narrower than
+        ``task.#`` misses some.
         """
         self._app = app
         self.handlers = dict(handlers or {})
         self.routing_key = routing_key
         self.node_id = node_id or str(uuid.uuid4())
-        #: Called with the error when the connection is lost or cannot be had, and with None when it is there.
+        #: Called with None after connecting, and with the error when the connection is lost or fails.
         self.on_connection: Callable[[TransportError | None], object] = lambda error: None
         self._stopped = False
-        #: Seconds without an event after which the capture ends, and when that is.
-        self._patience: float | None = None
+        #: Seconds without an event after which the capture ends, and the monotonic time of that end.
+        self._timeout: float | None = None
         self._deadline: float | None = None
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
 
     def queue(self) -> Queue:
-        """Return the definition of the receiver's queue. Raises `ConfigError` for settings that exclude each other."""
+        """Return the definition of the receiver's queue. Raises `ConfigError` for contradictory settings."""
         settings = self._app.conf.settings.event
         if settings.queue_exclusive and settings.queue_durable:
             raise ConfigError(
@@ -89,29 +89,24 @@ class Receiver:
             no_ack=True,
         )
 
-    # ------------------------------------------------------------ capturing
-
     def capture(self, limit: int | None = None, timeout: float | None = None, wakeup: bool = True) -> int:
-        """Call handlers with events until `limit` have come, none has for `timeout` seconds, or `stop` is called.
+        """Call handlers with events until `limit` have arrived, none for `timeout` seconds, or `stop` is called.
 
-        Returns how many came. None: without end. `wakeup`: ask the workers for a sign of life whenever the connection
-        is made. What a handler raises ends the capture. Raises `ConfigError` where the broker has no fan-out.
+        Returns the number of events. None: no limit. `wakeup`: request a heartbeat of the workers after each connect.
+        An exception of a handler ends the capture. Raises `ConfigError` if the broker has no fan-out.
         """
-        count = 0
-        for _event in self.itercapture(limit, timeout, wakeup):
-            count += 1
-        return count
+        return sum(1 for _event in self.itercapture(limit, timeout, wakeup))
 
     def itercapture(
         self, limit: int | None = None, timeout: float | None = None, wakeup: bool = True
     ) -> Iterator[dict[str, Any]]:
         """Like `capture`, and yield each event after its handler."""
         if not self._app.transport.traits.fanout:
-            raise ConfigError("this broker has no fan-out, so there are no events: use Redis, RabbitMQ or SQLite")
+            raise ConfigError("this broker has no fan-out and so no events: use Redis, RabbitMQ or SQLite")
         queue = self.queue()
         left = limit
         backoff = Backoff(_PAUSE_FIRST, _PAUSE_MAX)
-        self._patience = timeout
+        self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         while not self._stopped:
             try:
@@ -136,14 +131,14 @@ class Receiver:
                 self._sleep(backoff.next())
 
     def _events(self, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
-        """Yield events until none has come for too long, or `stop`."""
+        """Yield events until the deadline has passed or `stop` is called."""
         while not self._stopped:
             arrived = mailbox.receive()
             for _exchange, payload in arrived:
                 yield from self.read(payload)
             if arrived:
-                if self._patience is not None:
-                    self._deadline = time.monotonic() + self._patience
+                if self._timeout is not None:
+                    self._deadline = time.monotonic() + self._timeout
                 continue
             left = None if self._deadline is None else self._deadline - time.monotonic()
             if left is not None and left <= 0:
@@ -151,20 +146,20 @@ class Receiver:
             select.select([mailbox.fileno(), self._wake_read.fileno()], [], [], left)
 
     def process(self, event: dict[str, Any]) -> None:
-        """Hand `event` to the handler for its type, else to the one called ``*``."""
+        """Call the handler for the type of `event`, else that for ``*``."""
         handler = self.handlers.get(event["type"]) or self.handlers.get("*")
         if handler is not None:
             handler(event)
 
     def stop(self) -> None:
-        """End the capture, from any thread or a handler. The receiver is of no use afterwards."""
+        """End the capture for good, from any thread or from a handler."""
         self._stopped = True
-        # Full: it wakes anyway. Closed: there is nothing to wake.
+        # A full socket wakes the capture anyway; a closed one has no capture to wake.
         with suppress(OSError):
             self._wake_write.send(b"\0")
 
     def close(self) -> None:
-        """Stop, and let go of the receiver's descriptors; when nobody captures any more."""
+        """Stop and close the receiver's descriptors, after the end of the capture."""
         self.stop()
         self._wake_read.close()
         self._wake_write.close()
@@ -178,37 +173,35 @@ class Receiver:
     def _sleep(self, seconds: float) -> None:
         select.select([self._wake_read], [], [], seconds)
 
-    # ------------------------------------------------------------ reading
-
     def read(self, payload: Payload) -> Iterator[dict[str, Any]]:
-        """Yield the events of one message; one that is none is logged, and skipped."""
+        """Yield the events of one message; log and skip anything else in it."""
         try:
             body = decode_message(read(payload), accept=["json", self._app.conf.settings.event.serializer])
         except MessageError as error:
-            logger.warning("A message among the events cannot be read and is skipped: %s", error)
+            logger.warning("Skipping an unreadable event message: %s", error)
             return
         for event in body if isinstance(body, list) else (body,):
             if isinstance(event, dict) and isinstance(event.get("type"), str):
                 event["local_received"] = time.time()
                 yield event
             else:
-                logger.warning("Something among the events is none, and is skipped: %.200r", event)
+                logger.warning("Skipping a malformed event: %.200r", event)
 
 
 class BackgroundReceiver(threading.Thread):
-    """A receiver in a thread of its own."""
+    """A thread that captures events with a receiver."""
 
     def __init__(self, receiver: Receiver) -> None:
         super().__init__(name="framework-events", daemon=True)
         self.receiver = receiver
-        #: What ended the capture, if it was not `stop`.
+        #: The exception that ended the capture.
         self.error: BaseException | None = None
 
     def run(self) -> None:
         """Capture until stopped."""
         try:
             self.receiver.capture()
-        except Exception as error:  # noqa: BLE001 - the background thread's wall: whoever looks at it tells
+        except Exception as error:  # noqa: BLE001 - the background thread's wall: the owner reports `error`
             self.error = error
 
     def close(self) -> None:

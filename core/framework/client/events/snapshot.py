@@ -1,6 +1,6 @@
-"""Snapshots: looks at the state every so often, for those who store it rather than watch it.
+"""Snapshots: periodic reads of the state, for storing it.
 
-1. Subclass `Polaroid` with `on_shutter(state)`; it is called every `freq` seconds while no event changes the state.
+1. Subclass `Polaroid` with `on_shutter(state)`; it is called every `freq` seconds, while no event changes the state.
 2. `framework events --camera module:Class` runs one; in code, `with Camera(state): receiver.capture()`.
 """
 
@@ -23,9 +23,9 @@ _UNITS: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 class Polaroid:
-    """A camera. Its methods are called in a thread of its own."""
+    """A camera: calls `on_shutter` periodically, in its own thread."""
 
-    #: Whether to forget workers, counts and ended tasks after each picture.
+    #: Whether to forget workers, counts and ended tasks after each snapshot.
     clear_after = False
 
     def __init__(
@@ -36,9 +36,9 @@ class Polaroid:
         maxrate: str | float | None = None,
         cleanup_freq: float = 3600.0,
     ) -> None:
-        """Take a picture every `freq` seconds, but no more than `maxrate` (``"10/m"``, or a number a second).
+        """Take a snapshot every `freq` seconds, but at most `maxrate` (``"10/m"``, or a number a second).
 
-        `cleanup_freq`: seconds between two calls of `on_cleanup`. Raises `ConfigError` for a rate that is none.
+        `cleanup_freq`: seconds between two calls of `on_cleanup`. Raises `ConfigError` for a malformed rate.
         """
         self.state = state
         self.app = app
@@ -49,18 +49,14 @@ class Polaroid:
         self._ended = threading.Event()
         self._thread: threading.Thread | None = None
 
-    # ------------------------------------------------------------ to override
-
     def on_shutter(self, state: State) -> Any:
-        """Look at `state`, which does not change meanwhile."""
+        """Read `state`, which does not change meanwhile. Overridden by subclasses."""
 
     def on_cleanup(self) -> Any:
-        """Drop what is old."""
-
-    # ------------------------------------------------------------ running
+        """Drop old data. Overridden by subclasses."""
 
     def install(self) -> None:
-        """Begin to take pictures."""
+        """Start the thread that takes snapshots."""
         self._ended.clear()
         self._thread = threading.Thread(target=self._run, name="framework-camera", daemon=True)
         self._thread.start()
@@ -77,11 +73,11 @@ class Polaroid:
     def _safely(action: Any) -> None:
         try:
             action()
-        except Exception:  # the hook-call wall: the next picture may succeed
-            logger.exception("The camera failed")
+        except Exception:  # the hook-call wall: the next snapshot may succeed
+            logger.exception("The camera failed: this snapshot is lost, the next one is taken as usual")
 
     def capture(self) -> None:
-        """Take a picture now, unless that would be more than `maxrate`."""
+        """Take a snapshot now, unless that would exceed `maxrate`."""
         self.state.freeze_while(self._shutter)
 
     def _shutter(self) -> None:
@@ -93,7 +89,7 @@ class Polaroid:
             self.state.clear()
 
     def cancel(self) -> None:
-        """Take a last picture, and end. Harmless when repeated."""
+        """Stop the thread and take a last snapshot. Idempotent."""
         if self._thread is None:
             return
         self._ended.set()
@@ -116,4 +112,4 @@ def _seconds_between(rate: str | float | None) -> float:
     try:
         return _UNITS[unit or "s"] / float(count)
     except (KeyError, ValueError, ZeroDivisionError):
-        raise ConfigError(f"maxrate is {rate!r}; wanted a number with a unit, as in 10/s, 200/m or 1000/h") from None
+        raise ConfigError(f"maxrate must be a number with a unit, as in 10/s, 200/m or 1000/h, not {rate!r}") from None

@@ -1,10 +1,10 @@
-"""State: what the events so far say about workers and tasks, in bounded memory.
+"""The state of workers and tasks, from their events, in bounded memory.
 
-1. `State.event` takes one event in; a `Receiver` with ``{"*": state.event}`` keeps a state up to date.
-2. Tasks are kept in the order in which they were last heard of; the oldest go when there are too many.
-3. Events may come late or out of order: a task that has ended does not begin again, except to be retried.
+1. `State.event` applies one event; a `Receiver` with ``{"*": state.event}`` keeps a state up to date.
+2. Tasks are kept in the order of their last events; above the limit, the oldest are dropped.
+3. Late events and events out of order are allowed: an ended task does not become a running one, except for a retry.
 
-Any thread may read and write; who looks at many tasks at once holds `State.lock`.
+Thread-safe; hold `State.lock` to read many tasks consistently.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-#: Seconds between two heartbeats, where a worker does not say.
+T = TypeVar("T")
+
+#: Seconds between two heartbeats of a worker that does not send its interval.
 _FREQ: Final = 60.0
-#: A worker that was silent for so many times its interval is taken for dead.
-_PATIENCE: Final = 2.0
+#: A worker without a heartbeat for this many intervals counts as dead.
+_MISSED_MAX: Final = 2.0
 
-#: By event: the state that the task is in after it, and the attribute that keeps when.
+#: By event: the state of the task after it, and the attribute for its time.
 _STATES: Final = {
     "task-sent": ("PENDING", "sent"),
     "task-received": ("RECEIVED", "received"),
@@ -32,9 +34,9 @@ _STATES: Final = {
     "task-rejected": ("REJECTED", "rejected"),
     "task-cancelled": ("CANCELLED", "cancelled"),
 }
-#: How far along a task is: what is behind does not change what is ahead.
+#: The order of states: a late event does not set a task back.
 _PROGRESS: Final = {"PENDING": 0, "RECEIVED": 1, "STARTED": 2}
-#: States after which a message may come again, and the task begin anew.
+#: States after which the message may be delivered again, and the task start again.
 _AGAIN: Final = frozenset({"RETRY", "REJECTED", "CANCELLED"})
 READY_STATES: Final = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
@@ -54,15 +56,15 @@ class Worker:
         self.sw_ver: str | None = None
         self.sw_sys: str | None = None
         self.clock = 0
-        #: When it last said that it lives, by our clock; 0.0: never.
+        #: The time of its last worker event, by the local clock; 0.0: none.
         self.heartbeat = 0.0
-        #: It has said goodbye.
+        #: Whether its last event was ``worker-offline``.
         self.offline = False
 
     @property
     def alive(self) -> bool:
-        """It is online, and was heard of lately."""
-        return not self.offline and time.time() < self.heartbeat + _PATIENCE * self.freq
+        """Whether it is online and its last heartbeat is recent."""
+        return not self.offline and time.time() < self.heartbeat + _MISSED_MAX * self.freq
 
     @property
     def status(self) -> str:
@@ -70,7 +72,7 @@ class Worker:
         return "ONLINE" if self.alive else "OFFLINE"
 
     def update(self, event: Mapping[str, Any]) -> None:
-        """Take in one of its worker events."""
+        """Apply one of its worker events."""
         self.heartbeat = event.get("local_received") or time.time()
         self.offline = event["type"] == "worker-offline"
         for name in ("pid", "freq", "active", "processed", "sw_ident", "sw_ver", "sw_sys", "clock"):
@@ -84,7 +86,7 @@ class Worker:
 
 
 class Task:
-    """One task, as its events describe it. Times are seconds since the epoch, None: not heard of."""
+    """One task, as its events describe it. Times are in seconds since the epoch; None: no such event."""
 
     name: str | None = None
     state: str = "PENDING"
@@ -93,12 +95,12 @@ class Task:
     retries: int | None = None
     eta: str | None = None
     expires: str | float | None = None
-    #: repr of what it returned.
+    #: The repr of its return value.
     result: str | None = None
-    #: repr of what it raised.
+    #: The repr of its exception.
     exception: str | None = None
     traceback: str | None = None
-    #: Seconds that it ran.
+    #: In seconds.
     runtime: float | None = None
     queue: str | None = None
     exchange: str | None = None
@@ -121,7 +123,7 @@ class Task:
     #: Of the last event that changed its state.
     timestamp: float = 0.0
     clock: int = 0
-    #: Node name of the worker; of the sender as long as no worker has it.
+    #: The node names of its worker and of its sender.
     worker: str | None = None
     client: str | None = None
 
@@ -130,16 +132,16 @@ class Task:
 
     @property
     def id(self) -> str:
-        """Its id."""
+        """The task's id."""
         return self.uuid
 
     @property
     def ready(self) -> bool:
-        """It has ended."""
+        """Whether the task has ended."""
         return self.state in READY_STATES
 
     def update(self, event: Mapping[str, Any]) -> None:
-        """Take in one of its events. One of an unknown type changes no state."""
+        """Apply one of its events. An event of unknown type does not change `state`."""
         kind = event["type"]
         state, when = _STATES.get(kind, (None, None))
         if when is not None:
@@ -159,14 +161,14 @@ class Task:
     def _moves_to(self, state: str) -> bool:
         now = self.state
         if now in READY_STATES:
-            # Of two ends the later is true, except that one who retries is overtaken by what comes of it.
+            # Of two ends the later one counts; a late event of the start or of a retry does not.
             return state in READY_STATES
         if state in _PROGRESS and now in _PROGRESS:
             return _PROGRESS[state] >= _PROGRESS[now]
         return not (now in _AGAIN and state == "PENDING")
 
     def info(self) -> dict[str, Any]:
-        """Return what is known, by name."""
+        """Return all known attributes by name."""
         return {"uuid": self.uuid, "state": self.state, **{k: v for k, v in vars(self).items() if v is not None}}
 
     def __repr__(self) -> str:
@@ -180,8 +182,16 @@ _FIELDS: Final = (
 )
 
 
+def _entry(table: OrderedDict[str, T], key: str, make: Callable[[str], T], limit: int) -> T:
+    """Return the entry `key` of `table`, made if missing, as the last one; drop the first one above `limit`."""
+    entry = table[key] = table.pop(key, None) or make(key)
+    if len(table) > limit:
+        table.popitem(last=False)
+    return entry
+
+
 class State:
-    """Everything that the events so far have told."""
+    """The workers and tasks of all events so far."""
 
     def __init__(
         self,
@@ -189,71 +199,51 @@ class State:
         max_workers_in_memory: int = 5_000,
         max_tasks_in_memory: int = 10_000,
     ) -> None:
-        """`callback` is called with the state and each event, when the event has been taken in."""
+        """`callback` is called with the state and each event, after the event is applied."""
         self._callback = callback
         self._max_workers = max_workers_in_memory
         self._max_tasks = max_tasks_in_memory
         self.lock = threading.RLock()
         #: Workers by node name.
         self.workers: OrderedDict[str, Worker] = OrderedDict()
-        #: Tasks by id; the one last heard of is last.
+        #: Tasks by id, in the order of their last events.
         self.tasks: OrderedDict[str, Task] = OrderedDict()
-        #: Events taken in, those about tasks, and how many of each type.
+        #: The number of events, of events about tasks, and of events by type.
         self.event_count = 0
         self.task_count = 0
         self.counts: dict[str, int] = {}
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """Take in one event. One that is not in order is counted, and changes nothing else."""
+        """Apply one event. A malformed event is at most counted."""
         kind = event.get("type")
         if not isinstance(kind, str):
             return
         with self.lock:
             self.event_count += 1
-            if kind in self.counts or len(self.counts) < 1000:  # types come from outside
+            if kind in self.counts or len(self.counts) < 1000:  # bounded, because types come from outside
                 self.counts[kind] = self.counts.get(kind, 0) + 1
             hostname, uuid = event.get("hostname"), event.get("uuid")
             if kind.startswith("worker-") and isinstance(hostname, str):
                 if kind in ("worker-online", "worker-heartbeat", "worker-offline"):
-                    self._worker(hostname).update(event)
+                    _entry(self.workers, hostname, Worker, self._max_workers).update(event)
             elif kind.startswith("task-") and isinstance(uuid, str):
                 self.task_count += 1
-                self._task(uuid).update(event)
+                _entry(self.tasks, uuid, Task, self._max_tasks).update(event)
             if self._callback is not None:
                 self._callback(self, event)
 
-    def _worker(self, hostname: str) -> Worker:
-        worker = self.workers.get(hostname)
-        if worker is None:
-            worker = self.workers[hostname] = Worker(hostname)
-        self.workers.move_to_end(hostname)
-        if len(self.workers) > self._max_workers:
-            self.workers.popitem(last=False)
-        return worker
-
-    def _task(self, uuid: str) -> Task:
-        task = self.tasks.get(uuid)
-        if task is None:
-            task = self.tasks[uuid] = Task(uuid)
-        self.tasks.move_to_end(uuid)
-        if len(self.tasks) > self._max_tasks:
-            self.tasks.popitem(last=False)
-        return task
-
-    # ------------------------------------------------------------ asking
-
     def alive_workers(self) -> list[Worker]:
-        """Return the workers that are online and were heard of lately."""
+        """Return the workers that are online with a recent heartbeat."""
         with self.lock:
             return [worker for worker in self.workers.values() if worker.alive]
 
     def task_types(self) -> list[str]:
-        """Return the names of the tasks heard of, sorted."""
+        """Return the names of all known tasks, sorted."""
         with self.lock:
             return sorted({task.name for task in self.tasks.values() if task.name})
 
     def tasks_by_time(self, limit: int | None = None) -> Iterator[tuple[str, Task]]:
-        """Yield ``(id, task)``, last heard of first, at most `limit`."""
+        """Yield ``(id, task)`` from the latest event to the oldest, at most `limit`."""
         return self._some(lambda task: True, limit)
 
     def tasks_by_type(self, name: str, limit: int | None = None) -> Iterator[tuple[str, Task]]:
@@ -275,13 +265,13 @@ class State:
         return iter(found)
 
     def clear_tasks(self, ready: bool = True) -> None:
-        """Forget tasks: those that have ended, or, unless `ready`, the others."""
+        """Forget the tasks that have ended, or with `ready` false the others."""
         with self.lock:
             for uuid in [uuid for uuid, task in self.tasks.items() if task.ready == ready]:
                 del self.tasks[uuid]
 
     def clear(self, ready: bool = True) -> None:
-        """Forget workers and counts, and with `ready` only those tasks that have ended, else all."""
+        """Forget workers, counts and ended tasks, or with `ready` false all tasks."""
         with self.lock:
             self.workers.clear()
             self.event_count = self.task_count = 0

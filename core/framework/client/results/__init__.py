@@ -1,10 +1,9 @@
-"""Results: what became of a task, for whoever sent it.
+"""Results of tasks, for their sender.
 
-1. `AsyncResult` reads a task's document from the result store, and waits for it without polling where the store can
-   push.
-2. `EagerResult` is the same for a task that ran here and now.
-3. `ResultSet` waits for many at once; `GroupResult` is one with an id.
-4. A failure is raised again as the class that it was, see `framework.wire.exception_document.decode_exception`.
+1. `AsyncResult` reads a task's document from the result store, and waits for it without polling if the store can push.
+2. `EagerResult` is the result of an eager run.
+3. `ResultSet` waits for many results at once; `GroupResult` is a set with an id.
+4. A failure is raised with its own class, see `framework.wire.exception_document.decode_exception`.
 
 Source: the result documents of Celery 5.
 """

@@ -1,4 +1,4 @@
-"""What single results and sets of them share: reading a task's document, and where it is kept."""
+"""Functions that single results and sets share: reading documents from the result store, revoking."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from framework.api.result_store import ResultStore
     from framework.client.app import App
 
-#: Called with each document.
+#: A callback for each document.
 OnMessage = Callable[[dict[str, Any]], object]
 READY_STATES: Final = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 EXCEPTION_STATES: Final = frozenset({"RETRY", "FAILURE", "REVOKED"})
@@ -50,12 +50,12 @@ def decode(app: App, raw: bytes) -> dict[str, Any]:
 
 
 class ResultWatcher:
-    """Looks at documents that come while somebody waits: says which are final, and tells `on_message` of each once."""
+    """The `is_final` function for a wait: returns whether a document is final; calls `on_message` once with each."""
 
     def __init__(self, app: App, on_message: OnMessage | None) -> None:
         self._app = app
         self._on_message = on_message
-        #: The last one of each task: stores are asked more than once, and a document has no number.
+        #: The last document of each task: a store may return the same document several times.
         self._last: dict[str, bytes] = {}
 
     def __call__(self, raw: bytes) -> bool:
@@ -83,5 +83,5 @@ def refuse_inside_a_task(refuse: bool) -> None:
     if refuse and parent_request() is not None:
         raise RuntimeError(
             "Never call result.get() within a task: every slot may end up waiting for a task that finds no slot. "
-            "Chain the tasks instead, or give disable_sync_subtasks=False"
+            "Chain the tasks instead, or pass disable_sync_subtasks=False"
         )

@@ -1,4 +1,4 @@
-"""The results of many tasks: sets of them, groups, and what a stored tuple stands for."""
+"""The results of many tasks: sets, groups, and results from stored tuples."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ResultSet(AppBound):
-    """Results that are waited for together; sets among them count with all of theirs."""
+    """A set of results, which may contain other sets."""
 
     def __init__(self, results: Iterable[AsyncResult[Any]] = (), app: App | None = None) -> None:
         #: `AsyncResult`s, and sets of them.
@@ -30,22 +30,20 @@ class ResultSet(AppBound):
             self._app = self.results[0].app
         return super().app
 
-    # ------------------------------------------------ members
-
     def add(self, result: AsyncResult[Any]) -> None:
         """Add `result` if it is not in the set."""
         if result not in self.results:
             self.results.append(result)
 
     def remove(self, result: AsyncResult[Any] | str) -> None:
-        """Take a result out. Raises `KeyError` when it is not in the set."""
+        """Remove a result. Raises `KeyError` if it is not in the set."""
         found = next((one for one in self.results if one == result), None)
         if found is None:
             raise KeyError(str(result))
         self.results.remove(found)
 
     def discard(self, result: AsyncResult[Any] | str) -> None:
-        """Take a result out if it is in the set."""
+        """Remove a result if it is in the set."""
         with contextlib.suppress(KeyError):
             self.remove(result)
 
@@ -55,7 +53,7 @@ class ResultSet(AppBound):
         self.results.extend(result for result in results if result not in present)
 
     def clear(self) -> None:
-        """Take all results out."""
+        """Remove all results."""
         self.results.clear()
 
     def __len__(self) -> int:
@@ -69,17 +67,15 @@ class ResultSet(AppBound):
         return found
 
     def _leaves(self) -> Iterator[AsyncResult[Any]]:
-        """Yield the results of single tasks, those of sets inside this one too."""
+        """Yield the results of single tasks, also from inner sets."""
         for result in self.results:
             if isinstance(result, ResultSet):
                 yield from result._leaves()
             else:
                 yield result
 
-    # ------------------------------------------------ how far they are
-
     def _refresh(self) -> None:
-        """Read all documents that are not final, in one go."""
+        """Read the documents of all results that are not final yet, at once."""
         open_ = {result.id: result for result in self._leaves() if result._document is None}
         if open_:
             for task_id, raw in store_of(self.app).fetch(list(open_)).items():
@@ -90,7 +86,7 @@ class ResultSet(AppBound):
         return [None if result._document is None else result._document.get("status") for result in self._leaves()]
 
     def completed_count(self) -> int:
-        """Return how many have succeeded."""
+        """Return the number of tasks that have succeeded."""
         return self._final().count("SUCCESS")
 
     def ready(self) -> bool:
@@ -98,23 +94,21 @@ class ResultSet(AppBound):
         return all(self._final())
 
     def successful(self) -> bool:
-        """Whether all have succeeded."""
+        """Whether all tasks have succeeded."""
         return all(state == "SUCCESS" for state in self._final())
 
     def failed(self) -> bool:
-        """Whether one has failed."""
+        """Whether a task has failed."""
         return "FAILURE" in self._final()
 
     def waiting(self) -> bool:
-        """Whether one has not ended."""
+        """Whether a task has not ended."""
         return not self.ready()
 
     def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], object] | None = None) -> None:
-        """Raise the exception of one that has failed."""
+        """Raise the exception of the first task that has failed."""
         for result in self.results:
             result.maybe_throw(propagate, callback)
-
-    # ------------------------------------------------ waiting
 
     def iterate(
         self,
@@ -124,9 +118,9 @@ class ResultSet(AppBound):
         on_interval: Callable[[], object] | None = None,
         on_message: OnMessage | None = None,
     ) -> Iterator[tuple[AsyncResult[Any], Any]]:
-        """Yield ``(result, value)`` as the tasks end; `timeout` in seconds is for all of them.
+        """Yield ``(result, value)`` as the tasks end; `timeout` is in seconds, for all tasks together.
 
-        Raises `framework.exceptions.TimeoutError`, and if `propagate` the exception of a task that failed.
+        Raises `framework.exceptions.TimeoutError`, and with `propagate` the exception of a failed task.
         """
         refuse_inside_a_task(disable_sync_subtasks)
         open_: dict[str, AsyncResult[Any]] = {}
@@ -157,7 +151,7 @@ class ResultSet(AppBound):
         disable_sync_subtasks: bool = True,
         on_interval: Callable[[], object] | None = None,
     ) -> list[Any]:
-        """Wait for all tasks and return their results in the order they were sent, see `iterate`."""
+        """Wait for all tasks and return their values in the order of the results, see `iterate`."""
         del interval, no_ack
         values: dict[str, Any] = {}
         for result, value in self.iterate(timeout, propagate, disable_sync_subtasks, on_interval, on_message):
@@ -175,7 +169,7 @@ class ResultSet(AppBound):
         ]
 
     def forget(self) -> None:
-        """Drop the results from the store."""
+        """Delete the results from the store."""
         leaves = list(self._leaves())
         ids = [result.id for result in leaves if not isinstance(result, EagerResult)]
         for result in leaves:
@@ -192,7 +186,7 @@ class ResultSet(AppBound):
         timeout: float | None = None,
         **options: Any,
     ) -> Any:
-        """Have workers skip the tasks, by one message; arguments as in `AsyncResult.revoke`."""
+        """Make workers skip the tasks, by one message; arguments as in `AsyncResult.revoke`."""
         ids = [result.id for result in self._leaves()]
         return revoke(self.app, ids, terminate, signal, wait, timeout, options)
 
@@ -220,23 +214,21 @@ class GroupResult(ResultSet):
         """The results of its tasks."""
         return self.results
 
-    # ------------------------------------------------ kept in the result store
-
     def save(self) -> None:
-        """Keep in the result store which tasks it consists of, as long as results are kept; see `restore`.
+        """Store the ids of its tasks in the result store, for `restore`; they expire like results.
 
-        Raises `ConfigError` when the result store keeps no groups.
+        Raises `ConfigError` if the result store cannot store groups.
         """
         settings = self.app.conf.settings.result
         store_of(self.app).save_group(self.id, encode({"result": self.as_tuple()}, settings.serializer)[2])
 
     def delete(self) -> None:
-        """Drop what `save` has kept. The results of the tasks stay."""
+        """Undo `save`. The results of the tasks stay in the store."""
         store_of(self.app).forget_group(self.id)
 
     @classmethod
     def restore(cls, id: str, app: App | None = None) -> GroupResult | None:  # noqa: A002 - Celery's name
-        """Return the group that was saved under `id`; None: there is none."""
+        """Return the group that was saved with `id`, or None."""
         if app is None:
             app = find_app()
         raw = store_of(app).fetch_group(id)
@@ -250,7 +242,7 @@ class GroupResult(ResultSet):
         return found
 
     def forget(self) -> None:
-        """Drop the results, and those of its parents, from the store."""
+        """Delete the results and those of its parents from the store."""
         super().forget()
         if self.parent is not None:
             self.parent.forget()
@@ -258,8 +250,6 @@ class GroupResult(ResultSet):
     def as_list(self) -> list[str]:
         """Return its id and those of its parents."""
         return [self.id, *(self.parent.as_list() if self.parent is not None else ())]
-
-    # ------------------------------------------------ identity
 
     def as_tuple(self) -> Any:
         """Return ``((id, parent), [result tuples])``."""
@@ -278,7 +268,7 @@ class GroupResult(ResultSet):
 
 
 class Groups:
-    """``app.GroupResult``: makes and restores groups of one application."""
+    """``app.GroupResult``: makes and restores group results of one application."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -288,12 +278,12 @@ class Groups:
         return GroupResult(*args, **{"app": self._app, **kwargs})
 
     def restore(self, id: str) -> GroupResult | None:  # noqa: A002 - Celery's name
-        """Return the group that was saved under `id`; None: there is none."""
+        """Return the group that was saved with `id`, or None."""
         return GroupResult.restore(id, self._app)
 
 
 def result_from_tuple(value: Any, app: App | None = None) -> Any:
-    """Return the result that ``((id, parent), members or None)`` stands for. Raises `ValueError`."""
+    """Return the result that ``((id, parent), members or None)`` describes. Raises `ValueError`."""
     try:
         own, members = value
         task_id, parent = own if isinstance(own, (list, tuple)) else (own, None)

@@ -1,4 +1,4 @@
-"""The result of one task, sent away or run here and now."""
+"""The result of one task, sent or run eagerly."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ _PENDING: Final[dict[str, Any]] = {"status": "PENDING", "result": None}
 
 
 class AsyncResult(AppBound, Generic[R]):
-    """The result of a task that was sent. `R` is what the task returns."""
+    """The result of a task that was sent. `R` is the return type of the task."""
 
-    #: What `get` raises when the time is over.
+    #: The exception of `get` after `timeout`.
     TimeoutError = TimeoutError
 
     __slots__ = ("_app", "_document", "_given_name", "_ignored", "id", "parent")
@@ -55,10 +55,8 @@ class AsyncResult(AppBound, Generic[R]):
         self._app = app
         self._given_name = task_name
         self._ignored = ignored
-        #: The document once it is final.
+        #: The document, only if it is final.
         self._document: dict[str, Any] | None = None
-
-    # ------------------------------------------------ reading
 
     @property
     def task_id(self) -> str:
@@ -67,11 +65,11 @@ class AsyncResult(AppBound, Generic[R]):
 
     @property
     def backend(self) -> ResultStore:
-        """The result store that is asked."""
+        """The result store with the document."""
         return self.app.result_store
 
     def _read(self) -> dict[str, Any]:
-        """Return the document as it is now. Raises `ConnectionLost`, and `MessageError` for what is no document."""
+        """Return the current document. Raises `ConnectionLost`, and `MessageError` for a malformed document."""
         if self._document is not None:
             return self._document
         raw = store_of(self.app).fetch([self.id]).get(self.id)
@@ -85,19 +83,19 @@ class AsyncResult(AppBound, Generic[R]):
 
     @property
     def state(self) -> str:
-        """PENDING (or unknown), STARTED, RETRY, SUCCESS, FAILURE, REVOKED, or a state of the task's own."""
+        """PENDING (or unknown), STARTED, RETRY, SUCCESS, FAILURE, REVOKED, or a custom state."""
         return str(self._read().get("status"))
 
     status = state
 
     @property
     def result(self) -> Any:
-        """What the task returned, or the exception it raised; None while there is neither."""
+        """The return value of the task, or its exception; None before its end."""
         return result_of(self._read())
 
     @property
     def info(self) -> Any:
-        """As `result`; for a state of the task's own, what it gave with it."""
+        """As `result`; for a custom state, its `meta`."""
         return self.result
 
     @property
@@ -113,54 +111,54 @@ class AsyncResult(AppBound, Generic[R]):
 
     @property
     def children(self) -> list[Any]:
-        """The results of what the task has sent."""
-        # A real circle: children may be sets of results, and sets consist of results.
+        """The results of the tasks that the task has sent."""
+        # Here, because of a real circle: children may be sets of results, and sets consist of results.
         from framework.client.results.sets import result_from_tuple
 
         return [result_from_tuple(child, self.app) for child in self._read().get("children") or ()]
 
     @property
     def name(self) -> str | None:
-        """The task's name: with extended results, or when this process has sent it."""
+        """The name of the task (with extended results, or in the process that sent it)."""
         return self._read().get("name") or self._given_name
 
     @property
     def args(self) -> Any:
-        """Its arguments (extended results only)."""
+        """The arguments of the task (extended results only)."""
         return self._read().get("args")
 
     @property
     def kwargs(self) -> Any:
-        """Its keyword arguments (extended results only)."""
+        """The keyword arguments of the task (extended results only)."""
         return self._read().get("kwargs")
 
     @property
     def worker(self) -> str | None:
-        """The node that ran it (extended results only)."""
+        """The node that ran the task (extended results only)."""
         return self._read().get("worker")
 
     @property
     def retries(self) -> int | None:
-        """How often it was retried (extended results only)."""
+        """The number of retries (extended results only)."""
         return self._read().get("retries")
 
     @property
     def queue(self) -> str | None:
-        """The queue it came from (extended results only)."""
+        """The queue of the task (extended results only)."""
         return self._read().get("queue")
 
     @property
     def group_id(self) -> str | None:
-        """The group it belongs to."""
+        """The id of the task's group."""
         return self._read().get("group_id")
 
     @property
     def ignored(self) -> bool:
-        """Whether the task was sent with ``ignore_result``: there is nothing to wait for then."""
+        """Whether the task was sent with ``ignore_result``, and so never has a result."""
         return self._ignored
 
     def exists(self) -> bool:
-        """Whether the result store knows anything of the task."""
+        """Whether the result store has a document of the task."""
         return self.state != "PENDING"
 
     def ready(self) -> bool:
@@ -168,14 +166,12 @@ class AsyncResult(AppBound, Generic[R]):
         return self.state in READY_STATES
 
     def successful(self) -> bool:
-        """Whether it has ended well."""
+        """Whether the task has succeeded."""
         return self.state == "SUCCESS"
 
     def failed(self) -> bool:
-        """Whether it has failed."""
+        """Whether the task has failed."""
         return self.state == "FAILURE"
-
-    # ------------------------------------------------ waiting
 
     def get(
         self,
@@ -189,13 +185,12 @@ class AsyncResult(AppBound, Generic[R]):
         on_interval: Callable[[], object] | None = None,
         disable_sync_subtasks: bool = True,
     ) -> R:
-        """Wait for the task and return what it returned.
+        """Wait for the end of the task and return its value.
 
-        `timeout` is in seconds (None: for ever); `callback` is called with id and result, `on_message` with the
-        document of each state that the task comes to meanwhile (``{"status", "result", …}``); `interval` and `no_ack`
-        are accepted and not needed. Raises `framework.exceptions.TimeoutError`, the task's exception if
-        `propagate`, and `RuntimeError` inside a task unless `disable_sync_subtasks` is false: waiting there can
-        block every slot.
+        `timeout` is in seconds (None: no limit); `callback` is called with id and value, `on_message` with the document
+        of each state meanwhile (``{"status", "result", …}``); `interval` and `no_ack` are ignored. Raises
+        `framework.exceptions.TimeoutError`, with `propagate` the task's exception, and `RuntimeError` inside a task
+        unless `disable_sync_subtasks` is false: waiting there can block every slot.
         """
         del interval, no_ack
         if self._ignored:
@@ -214,8 +209,8 @@ class AsyncResult(AppBound, Generic[R]):
     wait = get
 
     async def aget(self, timeout: float | None = None, propagate: bool = True, **options: Any) -> R:
-        """As `get`, from a coroutine: the wait happens in a thread and does not block the event loop."""
-        import asyncio  # here: most programs do without
+        """As `get`, from a coroutine: it waits in a thread and does not block the event loop."""
+        import asyncio  # here: most programs do not need it
 
         return await asyncio.to_thread(self.get, timeout, propagate, **options)
 
@@ -226,34 +221,28 @@ class AsyncResult(AppBound, Generic[R]):
         on_interval: Callable[[], object] | None,
         on_message: OnMessage | None,
     ) -> dict[str, Any]:
-        """Wait for this one; a parent in a chain that fails ends the wait, as this one will then never run."""
+        """Wait for the document; a failed parent in a chain ends the wait, because this task will never run."""
         is_final = ResultWatcher(self.app, on_message)
-        before = []
+        waited = {self.id: self}
         parent = self.parent
         while parents and parent is not None:
             if isinstance(parent, AsyncResult) and parent._document is None:
-                before.append(parent)
+                waited[parent.id] = parent
             parent = parent.parent
-        if not before:
-            for _task_id, raw in store_of(self.app).wait([self.id], timeout, is_final, on_interval):
-                return self._take(raw)
-            raise TimeoutError(f"the result of task {self.id} did not arrive")
-        waited = {result.id: result for result in [self, *before]}
         deadline = None if timeout is None else time.monotonic() + timeout
         for task_id, raw in store_of(self.app).wait(list(waited), timeout, is_final, on_interval):
             document = waited[task_id]._take(raw)
             if task_id == self.id:
                 return document
             if document.get("status") in PROPAGATE_STATES:
-                # The worker marks the rest of the chain as failed: a moment later, or never if it dies between the
-                # two.
+                # The worker stores failures for the rest of the chain later, or never if it dies in between.
                 raise raisable(result_of(document))
             if deadline is not None and time.monotonic() > deadline:
                 break
         raise TimeoutError(f"the result of task {self.id} did not arrive within {timeout} seconds")
 
     def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], object] | None = None) -> Any:
-        """Return the result as it is now; raise it if it is a failure."""
+        """Return the current result; with `propagate`, raise that of a failure."""
         document = self._read()
         value = result_of(document)
         if propagate and document.get("status") in PROPAGATE_STATES:
@@ -262,10 +251,8 @@ class AsyncResult(AppBound, Generic[R]):
             callback(self.id, value)
         return value
 
-    # ------------------------------------------------ those below it
-
     def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[AsyncResult[Any] | GroupResult | None, Any]]:
-        """Yield ``(parent, result)`` of this result and of what its task has sent, level by level.
+        """Yield ``(parent, result)`` for this result and all below it, level by level.
 
         Raises `IncompleteStream` at a task that has not ended, unless `intermediate`.
         """
@@ -279,23 +266,21 @@ class AsyncResult(AppBound, Generic[R]):
                 raise IncompleteStream(f"the task {node.id} has not ended")
 
     def collect(self, intermediate: bool = False, **options: Any) -> Iterator[tuple[Any, Any]]:
-        """Wait for this result and for all below it: yield ``(result, value)``; `options` are those of `get`."""
+        """Wait for this result and all below it; yield ``(result, value)``; `options` are those of `get`."""
         for _, node in self.iterdeps(intermediate=True):
             if intermediate and not node.ready():
                 continue
             yield node, node.get(**options)
 
     def get_leaf(self) -> Any:
-        """Wait for this result and for all below it; return the value of the last."""
+        """Wait for this result and all below it; return the value of the last."""
         value = None
         for _, value in self.collect():  # noqa: B007 - the last one counts
             pass
         return value
 
-    # ------------------------------------------------ doing something about it
-
     def forget(self) -> None:
-        """Drop the result from the store, and that of its parents."""
+        """Delete the result and those of its parents from the store."""
         self._document = None
         if self.parent is not None:
             self.parent.forget()
@@ -309,16 +294,14 @@ class AsyncResult(AppBound, Generic[R]):
         timeout: float | None = None,
         **options: Any,
     ) -> Any:
-        """Have workers skip the task; with `terminate`, end it if it runs already.
+        """Make workers skip the task; with `terminate`, end it if it is running.
 
-        With `wait` it returns what workers reply, at most `timeout` seconds apart (default 1).
+        With `wait`, returns the replies of workers, which may be `timeout` seconds apart (default 1).
         """
         return revoke(self.app, self.id, terminate, signal, wait, timeout, options)
 
-    # ------------------------------------------------ identity
-
     def as_tuple(self) -> Any:
-        """Return ``((id, parent), None)``, the form that travels in messages and documents."""
+        """Return ``((id, parent), None)``, the form in messages and documents."""
         return [[self.id, self.parent.as_tuple() if self.parent is not None else None], None]
 
     __json__ = as_tuple
@@ -352,7 +335,7 @@ def _restore(
 
 
 class EagerResult(AsyncResult[R]):
-    """The result of a task that ran where it was called."""
+    """The result of an eager run."""
 
     __slots__ = ()
 
@@ -388,11 +371,11 @@ class EagerResult(AsyncResult[R]):
         on_interval: Callable[[], object] | None = None,
         disable_sync_subtasks: bool = True,
     ) -> R:
-        """Return what the task returned, or raise its exception if `propagate`. There is nothing to wait for."""
+        """Return the value of the task at once; with `propagate`, raise its exception."""
         return cast("R", self.maybe_throw(propagate, callback))
 
     def forget(self) -> None:
-        """Do nothing: nothing is stored."""
+        """Do nothing: the store has no document."""
 
     def revoke(self, *_args: Any, **_options: Any) -> None:
-        """Do nothing: the task has run."""
+        """Do nothing: the task has already run."""

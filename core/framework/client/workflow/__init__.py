@@ -1,1 +1,1 @@
-"""What follows when a task ends: callbacks, counting of chords, replacement, and the built-in tasks they need."""
+"""Workflows in the process of a task: callbacks, chord counting, replacement, and the built-in tasks for them."""

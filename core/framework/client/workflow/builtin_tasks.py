@@ -1,4 +1,4 @@
-"""The tasks that every worker has: parts of workflows, under the names that Celery's clients and workers use."""
+"""The tasks that every worker has: parts of workflows, with Celery's names."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
 
 
 def accumulate(self: Any, *args: Any, index: int | None = None, **_more: Any) -> Any:
-    """Return its arguments, or one of them: the end of a group whose results are wanted as one."""
+    """Return its arguments or one of them: the body of a chord that collects the results of a group."""
     return list(args) if index is None else args[index]
 
 
 def xmap(self: Any, task: Any, it: Sequence[Any]) -> list[Any]:
-    """Call a task with each item, as a function."""
+    """Call the function of a task with each item."""
     run = _called(self.app, task)
     return [run(item) for item in it]
 
 
 def xstarmap(self: Any, task: Any, it: Sequence[Sequence[Any]]) -> list[Any]:
-    """Call a task with each item taken apart, as a function."""
+    """Call the function of a task with each item unpacked."""
     run = _called(self.app, task)
     return [run(*item) for item in it]
 
@@ -40,13 +40,13 @@ def chunks(self: Any, task: Any, it: Sequence[Sequence[Any]], n: int) -> list[An
 
 
 def _called(app: App, document: Any) -> Any:
-    """Return what calls the task of `document` as a function. A coroutine is run to its end."""
+    """Return a function that calls that of the task in `document`, and runs a coroutine to its end."""
     task = app.tasks[document["task"] if isinstance(document, Mapping) else document]
 
     def call(*args: Any) -> Any:
         value = task(*args)
         if inspect.iscoroutine(value):
-            from framework.client.coroutines import run_here  # here: it brings asyncio
+            from framework.client.coroutines import run_here  # here: it imports asyncio
 
             return run_here(value)
         return value
@@ -63,7 +63,7 @@ def chord_unlock(
     result: Any = None,
     **_more: Any,
 ) -> None:
-    """Send the body of a chord once all results of its header are stored: sent by clients whose store cannot count."""
+    """Send the body of a chord after all results of its header are stored, for clients whose store cannot count."""
     app = self.app
     header = GroupResult(group_id, [result_from_tuple(one, app) for one in result or ()], app=app)
     if not header.ready():
@@ -79,14 +79,14 @@ def chord_unlock(
 
 
 def group(self: Any, tasks: Any, result: Any, group_id: str, partial_args: Any, add_to_parent: bool = True) -> Any:
-    """Send the tasks of a group: sent by old clients."""
+    """Send the tasks of a group, for old clients."""
     for document in tasks:
         Signature.from_dict(document, self.app).clone(partial_args).apply_async(group_id=group_id, add_to_parent=False)
     return result_from_tuple(result, self.app)
 
 
 def chord(self: Any, header: Any, body: Any, partial_args: Any = (), *_more: Any, **_options: Any) -> Any:
-    """Send a chord: sent by old clients."""
+    """Send a chord, for old clients."""
     tasks = header["kwargs"]["tasks"] if isinstance(header, Mapping) else header
     made: Any = canvas.chord(
         [Signature.from_dict(task, self.app) for task in tasks], Signature.from_dict(body, self.app)
@@ -95,12 +95,12 @@ def chord(self: Any, header: Any, body: Any, partial_args: Any = (), *_more: Any
 
 
 def chain(self: Any, *_args: Any, **_kwargs: Any) -> None:
-    """Raise `FrameworkError`: a chain travels in the message of its first task, not as a task."""
-    raise FrameworkError("celery.chain is not a task that runs: send the chain itself")
+    """Raise `FrameworkError`: the message of the first task carries a chain, not a task `celery.chain`."""
+    raise FrameworkError("celery.chain cannot run as a task: send the chain itself")
 
 
 def backend_cleanup(self: Any) -> None:
-    """Do nothing: result stores drop by themselves what has expired."""
+    """Do nothing: result stores drop expired results themselves."""
 
 
 #: The tasks: name, function that gets the task as its first argument, options.

@@ -1,6 +1,6 @@
-"""What a task's message asks to be done after the task has succeeded, for whoever ran it.
+"""Sends the callbacks and the next task of the chain after a task has succeeded, in the process that ran it.
 
-`send_callbacks` and `send_chain` come before its result is stored; what they raise makes the task fail.
+This happens before the result is stored, so an exception makes the task fail.
 
 Source: task protocol 2, embed, as published by Celery 5.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def follow_up(app: App, request: Context, retval: Any) -> None:
-    """Send callbacks and the next task of the chain, if the message asks for any."""
+    """Send the callbacks of `request` and the next task of its chain, if any."""
     if request.callbacks:
         send_callbacks(app, request, retval)
     if request.chain:

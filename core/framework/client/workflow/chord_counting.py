@@ -1,10 +1,10 @@
-"""Chords, where their tasks run: each result of the header is counted, and the last one sends the body.
+"""Chord counting, in the process of each task of a header: the last result sends the body.
 
-1. `conclude` keeps the result of a member and counts it, until both are done: stores and brokers may be away.
-2. Whoever completes the header gets the *turn*: reads all results, sends the body with them, ends the chord. A turn
-   that was taken by somebody who died lapses, and the next one who brings a part, even one that was counted, gets it.
-3. One member that failed fails the body: `fail` stores a `ChordError` for all that will never run, tells the chords
-   around this one, and calls the error callbacks. `fail_rest` does the first two for the rest of a chain.
+1. `conclude` stores the result of a member and counts it; it tries again while the store or the broker is unreachable.
+2. The process that completes the header gets the *turn*: it reads all results, sends the body with them and ends the
+   chord. The turn of a process that has died lapses; the next one that counts a part, even a counted one, gets it.
+3. A failed member fails the body: `fail` stores a `ChordError` for all tasks that will never run, counts it for outer
+   chords, and calls the error callbacks. `fail_rest` does the first two for the rest of a chain.
 
 Source: section 6 of the wire protocol.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from framework.api.result_store import ChordPart, Record, Turn
 from framework.client.canvas import Signature
-from framework.client.canvas.documents import Doomed, Member, doomed
+from framework.client.canvas.documents import FrozenTask, Member, frozen_tasks, listed
 from framework.client.canvas.errbacks import call_errbacks
 from framework.client.publisher import pauses
 from framework.client.request import Context
@@ -35,16 +35,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at a chord whose body somebody else is about to send.
-_LOOK_AGAIN: Final = 0.25
-_EXCEPTIONS: Final = frozenset({"RETRY", "FAILURE", "REVOKED"})
+#: Seconds between two attempts to get the turn while another process has it.
+_TURN_INTERVAL: Final = 0.25
 _FAILED: Final = frozenset({"FAILURE", "REVOKED"})
 
 
 def conclude(app: App, member: Member, state: str, result: Any, record: Record | None = None) -> None:
-    """Store `record`, the result of `member`, and count it; do what its being the last one asks for.
+    """Store `record`, the result of `member`, and count it; if it is the last one, send the body.
 
-    Goes on until that has worked, unless an exception is thrown in.
+    Tries until that succeeds; only an asynchronous exception ends it.
     """
     token = new_id().replace("-", "")
     waits: Iterator[float] | None = None
@@ -62,17 +61,17 @@ def conclude(app: App, member: Member, state: str, result: Any, record: Record |
             continue
         if turn is not Turn.TAKEN:
             return
-        # Only one whose part was there already finds the turn taken: it runs for the second time, perhaps because who
-        # had the turn is dead. Then the turn lapses.
-        time.sleep(_LOOK_AGAIN)
+        # This part was counted before, so the task has run for a second time, perhaps because the process with the turn
+        # has died. Then the turn lapses.
+        time.sleep(_TURN_INTERVAL)
 
 
 def count(app: App, member: Member, state: str, result: Any, token: str) -> Turn:
-    """Count `member` once; if all are there and nobody else is at it, send the body. Raises `ConnectionLost`."""
+    """Count `member` once; if it completes the header and gets the turn, send the body. Raises `ConnectionLost`."""
     store = app.result_store
     if not store.traits.chords:
         logger.error(
-            "The body of the chord that task %s belongs to will never run: the result store %s keeps no chords",
+            "The body of the chord of task %s will never run: the result store %s cannot count chords",
             member.task_id,
             store.display_url,
         )
@@ -84,7 +83,7 @@ def count(app: App, member: Member, state: str, result: Any, token: str) -> Turn
     claim = max(5.0, 2 * settings.chord_join_timeout)
     turn = store.return_part(ChordPart(member.group_id, member.task_id, member.place, value), token, claim)
     if turn is Turn.OVER:
-        logger.info("The chord %s of task %s is over", member.group_id, member.task_id)
+        logger.info("The chord %s of task %s has already ended", member.group_id, member.task_id)
     if turn is Turn.MINE:
         _finish(app, store, member, token, claim)
     return turn
@@ -100,24 +99,24 @@ def _finish(app: App, store: ResultStore, member: Member, token: str, claim: flo
     except (FrameworkError, MessageError) as error:
         _give_up(app, store, member, error)
         return
-    # Sending may take a while, with a broker that is slow to answer.
+    # A slow broker may delay the sending.
     if not store.hold_turn(group_id, token, claim + _sending_time(app)):
-        logger.warning("The body of chord %s is left to somebody else: the turn to send it has lapsed", group_id)
+        logger.warning("The turn to send the body of chord %s has lapsed: another process sends it", group_id)
         return
     options: dict[str, Any] = {"parent_id": member.task_id, "root_id": member.root_id or member.task_id}
     try:
         body.apply_async((values,), **options, add_to_parent=False)
     except ConnectionLost:
         raise
-    except Exception as error:  # noqa: BLE001 - body and results come from messages, and may be anything
+    except Exception as error:  # noqa: BLE001 - body and results come from messages, so any error is possible
         _give_up(app, store, member, ChordError(f"Callback error: {error!r}"))
         return
     if not store.end_chord(group_id, token, max(2 * claim, 300.0)):
-        logger.warning("The turn to send the body of chord %s has lapsed while it was sent", group_id)
+        logger.warning("The turn for chord %s has lapsed while its body was sent: it may be sent twice", group_id)
 
 
 def _sending_time(app: App) -> float:
-    """Return how many seconds the publishing of one message may take at most, roughly."""
+    """Return roughly the longest time to publish one message, in seconds."""
     policy = app.conf.settings.task.publish_retry_policy
     return 10.0 + (policy.max_retries or 0) * float(policy.interval_max)
 
@@ -126,9 +125,6 @@ def _give_up(app: App, store: ResultStore, member: Member, error: Exception) -> 
     logger.error("The chord %s fails: %s", member.group_id, error)
     fail(app, member.body, error, member.root_id)
     store.fail_chord(member.group_id)
-
-
-# ---------------------------------------------------------------- the results of the header
 
 
 def _values(app: App, store: ResultStore, group_id: str) -> list[Any]:
@@ -145,7 +141,7 @@ def _values(app: App, store: ResultStore, group_id: str) -> list[Any]:
     saved = store.fetch_group(group_id)
     if saved is None:
         return ordered
-    # A header with groups inside it, sent by a Celery client: its results have the header's shape.
+    # A Celery client has sent a header with inner groups: the results get the header's shape.
     members = _decode(app, saved)["result"][1] or ()
     missing = [task_id for task_id in _leaves(members) if task_id not in by_id]
     if missing:
@@ -171,7 +167,7 @@ def _shaped(one: Any, by_id: Mapping[str, Any]) -> Any:
 
 
 def _fetch(app: App, store: ResultStore, task_ids: list[str]) -> dict[str, Any]:
-    """Return results that came by another way than as parts."""
+    """Return results that were stored, but not counted as parts."""
     found = {}
 
     def is_final(raw: bytes) -> bool:
@@ -186,11 +182,8 @@ def _fetch(app: App, store: ResultStore, task_ids: list[str]) -> dict[str, Any]:
     return found
 
 
-# ---------------------------------------------------------------- failing
-
-
-def fail_all(app: App, tasks: Sequence[Doomed], error: BaseException, trace: str | None = None) -> None:
-    """Store `error` as the result of `tasks`, and count it for the chords that they belong to."""
+def fail_all(app: App, tasks: Sequence[FrozenTask], error: BaseException, trace: str | None = None) -> None:
+    """Store `error` as the result of `tasks`, and count it for their chords."""
     store = app.result_store
     if not tasks or not store.traits.stores:
         return
@@ -214,14 +207,13 @@ def fail_all(app: App, tasks: Sequence[Doomed], error: BaseException, trace: str
 
 
 def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str | None = None) -> None:
-    """Have the body of a chord, and all that would follow it, fail with `error`; call its error callbacks."""
-    # Whoever looks at the body finds the traceback of what has failed it.
+    """Fail the body of a chord and the tasks after it with `error`; call its error callbacks."""
     trace = "".join(format_exception(error))
-    fail_all(app, doomed(body), error, trace)
+    fail_all(app, frozen_tasks(body), error, trace)
     errbacks = _errbacks(body)
     if not errbacks:
         return
-    last = doomed({**body, "options": {**(body.get("options") or {}), "chain": None}})
+    last = frozen_tasks({**body, "options": {**(body.get("options") or {}), "chain": None}})
     request = Context(
         {"id": last[-1].task_id if last else None, "task": body.get("task"), "root_id": root_id},
         list(body.get("args") or ()),
@@ -234,23 +226,22 @@ def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str |
         call_errbacks(app, request, error, trace)
     except ConnectionLost:
         raise
-    except Exception as failed:  # noqa: BLE001 - they come from the message, and may be anything
+    except Exception as failed:  # noqa: BLE001 - they come from a message, so any error is possible
         logger.error("The error callbacks of the body of a chord were not called: %s", failed)
 
 
 def fail_rest(app: App, request: Context, error: BaseException, trace: str | None = None) -> None:
-    """Store `error` for the tasks of the chain of `request`, which will not run, next first; tell their chords."""
+    """Store `error` for the rest of the chain of `request`, next task first, and count it for their chords."""
     for element in reversed(request.chain or ()):
-        fail_all(app, doomed(element), error, trace)
+        fail_all(app, frozen_tasks(element), error, trace)
 
 
 def _errbacks(element: Any, depth: int = 0) -> list[Any]:
-    """Return the error callbacks of a signature and of what it consists of, each once."""
+    """Return the error callbacks of a signature and of its parts, each once."""
     if not isinstance(element, Mapping) or depth > 100:
         return []
     options, kwargs = element.get("options") or {}, element.get("kwargs") or {}
-    own = options.get("link_error") or ()
-    found = list(own) if isinstance(own, (list, tuple)) else [own]
+    found = listed(options.get("link_error") or None)
     kind = element.get("subtask_type")
     below = (kwargs.get("tasks") or ()) if kind in ("group", "chain") else ()
     for each in [*below, kwargs.get("body")] if kind == "chord" else below:

@@ -1,4 +1,4 @@
-"""A running task that changes the workflow it is in: `Task.replace` and `Task.add_to_chord`."""
+"""Changes to a workflow by a running task of it: `Task.replace` and `Task.add_to_chord`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ReplacedHere(Ignore):
-    """An eager run was replaced, and this is what came of it."""
+    """Raised by `replace` in an eager run, with the result of the replacement."""
 
     def __init__(self, result: EagerResult[Any]) -> None:
         super().__init__("Replaced by new task")
@@ -26,10 +26,10 @@ class ReplacedHere(Ignore):
 def replace(task: Task[..., Any], request: Context, sig: Signature[Any]) -> NoReturn:
     """Send `sig` in the place of `request`. Raises `Ignore`."""
     if request.called_directly and not request.is_eager:
-        raise FrameworkError(f"{task.name}.replace() works only in a running task, and this is a plain call")
+        raise FrameworkError(f"{task.name}.replace() works only in a running task, not in a plain call")
     app = task.app
     new = Signature.from_dict(sig, app).clone()
-    # Where this task came from, somebody serves the queue.
+    # Some worker consumes from the queue of this task.
     new = one_result(new, **app.sender.place_of(request))
     for link in request.callbacks or ():
         new.link(Signature.from_dict(link, app))
@@ -60,7 +60,7 @@ def replace(task: Task[..., Any], request: Context, sig: Signature[Any]) -> NoRe
 
 
 def add_to_chord(task: Task[..., Any], request: Context, sig: Signature[Any], lazy: bool) -> Any:
-    """Have `sig` count for the chord of `request`."""
+    """Add `sig` to the chord header of `request`."""
     if not request.chord or not request.group:
         raise ValueError(f"{task.name} does not run in the header of a chord")
     app = task.app

@@ -21,7 +21,7 @@ from framework.api.result_store import Record
 from framework.client.after_end import Action
 from framework.client.canvas.documents import Member
 from framework.client.canvas.errbacks import call_errbacks
-from framework.client.publisher import insist, publish_until_accepted
+from framework.client.publisher import publish_until_accepted, retry_until_connected
 from framework.client.request import Context
 from framework.client.task import Task
 from framework.client.workflow import callbacks, chord_counting
@@ -180,7 +180,7 @@ class Finish:
 
     def _fail_others(self, request: Context, error: BaseException, trace: str) -> None:
         with publish_until_accepted():
-            insist(
+            retry_until_connected(
                 lambda: chord_counting.fail_rest(self._app, request, error, trace),
                 f"The failure of the tasks after {_name(request)}[{request.id}] in its chain",
             )
