@@ -34,11 +34,7 @@ class System(NamedTuple):
 
     def environment(self, cells: Path, broker: str, results: str | None) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("FRAMEWORK_", "CELERY"))}
-        own = {
-            "PYTHONPATH": f"{self.folder}:{HERE.parent}",
-            "BENCH_CELLS": str(cells),
-            "BENCH_BROKER_URL": broker,
-        }
+        own = {"PYTHONPATH": f"{self.folder}:{HERE.parent}", "BENCH_CELLS": str(cells), "BENCH_BROKER_URL": broker}
         if results is not None:
             own["BENCH_RESULT_URL"] = results
         return kept | own

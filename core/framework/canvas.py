@@ -2,26 +2,6 @@
 
 from __future__ import annotations
 
-from framework.client.canvas import (
-    Signature,
-    StampingVisitor,
-    chain,
-    chord,
-    chunks,
-    group,
-    signature,
-    xmap,
-    xstarmap,
-)
+from framework.client.canvas import Signature, StampingVisitor, chain, chord, chunks, group, signature, xmap, xstarmap
 
-__all__ = [
-    "Signature",
-    "StampingVisitor",
-    "chain",
-    "chord",
-    "chunks",
-    "group",
-    "signature",
-    "xmap",
-    "xstarmap",
-]
+__all__ = ["Signature", "StampingVisitor", "chain", "chord", "chunks", "group", "signature", "xmap", "xstarmap"]

@@ -195,7 +195,7 @@ def as_envelope(payload: Payload) -> bytes:
             "content-type": content_type,
             "headers": headers,
             "properties": {**properties, "body_encoding": "base64"},  # type: ignore[dict-item]
-        },
+        }
     )
 
 

@@ -146,9 +146,7 @@ def test_another_process_is_given_the_sources_and_has_its_own_code(project):
 
 def test_imports_and_include_are_imported(project):
     project(
-        locn=APP.format(name="app") + "app.conf.imports = ['loco']\napp.conf.include = ['locp']\n",
-        loco="",
-        locp="",
+        locn=APP.format(name="app") + "app.conf.imports = ['loco']\napp.conf.include = ['locp']\n", loco="", locp=""
     )
     import_modules(find_app("locn").app)
     assert {"loco", "locp"} <= set(sys.modules)

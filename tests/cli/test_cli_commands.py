@@ -240,9 +240,7 @@ def test_a_flag_that_turns_off_says_so(run):
     assert "Do not send heartbeat events." in out
 
 
-UNAVAILABLE = [option.flag[-1] for option in options().values() if option.flag and option.since] + [
-    "--beat",
-]
+UNAVAILABLE = [option.flag[-1] for option in options().values() if option.flag and option.since] + ["--beat"]
 
 
 @pytest.mark.parametrize("flag", UNAVAILABLE)

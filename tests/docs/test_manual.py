@@ -52,11 +52,7 @@ def test_every_setting_has_a_row():
 
 @pytest.mark.parametrize(
     ("group", "page"),
-    [
-        ("framework.transports", "transports.md"),
-        ("framework.pools", "pools.md"),
-        ("framework.results", "results.md"),
-    ],
+    [("framework.transports", "transports.md"), ("framework.pools", "pools.md"), ("framework.results", "results.md")],
 )
 def test_every_built_in_plugin_has_a_heading(group, page):
     text = (DOCS / page).read_text()

@@ -22,12 +22,7 @@ SAID = r"was redelivered after it had succeeded"
 @pytest.mark.parametrize("deduplicate", [True, False], ids=["on", "off"])
 @pytest.mark.parametrize("broker", ["redis", "sqlite"])
 def test_a_worker_is_killed_between_result_and_acknowledgement(
-    broker: str,
-    deduplicate: bool,
-    request: pytest.FixtureRequest,
-    start_worker: Any,
-    client: Any,
-    ledger_path: Path,
+    broker: str, deduplicate: bool, request: pytest.FixtureRequest, start_worker: Any, client: Any, ledger_path: Path
 ) -> None:
     url = request.getfixturevalue(f"{broker}_url")
     conf = {"broker_transport_options": {"lease": LEASE}, "worker_deduplicate_successful_tasks": deduplicate}

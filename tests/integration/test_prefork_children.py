@@ -43,11 +43,7 @@ def start(start_worker, client, ledger_path):
 @pytest.mark.acceptance(126, 127)
 @pytest.mark.parametrize(
     ("args", "conf"),
-    [
-        (["--maxtasksperchild=3"], None),
-        (["--max-tasks-per-child=3"], None),
-        ([], {"CELERYD_MAX_TASKS_PER_CHILD": 3}),
-    ],
+    [(["--maxtasksperchild=3"], None), (["--max-tasks-per-child=3"], None), ([], {"CELERYD_MAX_TASKS_PER_CHILD": 3})],
     ids=["old", "new", "setting"],
 )
 def test_a_child_is_replaced_after_exactly_n_tasks(start, redis_url, args, conf):

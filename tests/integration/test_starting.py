@@ -88,10 +88,7 @@ def test_a_worker_shows_its_banner_gets_ready_and_stays_in_the_foreground(pool, 
 
 
 @pytest.mark.acceptance(2)
-@pytest.mark.parametrize(
-    ("app", "args"),
-    [("proj", ()), ("", ("-A", "proj")), ("", ("--app=proj",)), ("proj:app", ())],
-)
+@pytest.mark.parametrize(("app", "args"), [("proj", ()), ("", ("-A", "proj")), ("", ("--app=proj",)), ("proj:app", ())])
 def test_the_application_may_be_named_before_and_after_the_command(app, args, redis_url, start_worker):
     worker = start_worker("-P", "solo", *args, app=app, broker=redis_url)
     assert "  . proj.add" in worker.output

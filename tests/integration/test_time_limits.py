@@ -66,10 +66,7 @@ def test_a_hard_limit_is_told_once_and_its_message_settled(fleet):
 @pytest.mark.acceptance(107)
 @pytest.mark.parametrize(
     ("hard", "soft"),
-    [
-        ("CELERYD_TASK_TIME_LIMIT", "CELERYD_TASK_SOFT_TIME_LIMIT"),
-        ("task_time_limit", "task_soft_time_limit"),
-    ],
+    [("CELERYD_TASK_TIME_LIMIT", "CELERYD_TASK_SOFT_TIME_LIMIT"), ("task_time_limit", "task_soft_time_limit")],
 )
 def test_limits_in_code_by_either_name(request, tmp_path, hard, soft):
     conf = {hard: 0.6, soft: 0.3}

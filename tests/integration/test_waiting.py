@@ -15,8 +15,7 @@ LONG = 40
 
 
 @pytest.mark.parametrize(
-    ("broker", "priorities"),
-    [("redis", (0, 3, 6, 9)), ("sqlite", range(10)), ("amqp", range(9, -1, -1))],
+    ("broker", "priorities"), [("redis", (0, 3, 6, 9)), ("sqlite", range(10)), ("amqp", range(9, -1, -1))]
 )
 def test_by_priority_and_then_by_age(broker, priorities, request, client, start_worker, ledger_path):
     """`priorities`: those that the broker tells apart, the most important one first."""

@@ -171,12 +171,7 @@ def test_flower_lists_our_worker_and_its_tasks(place, run_tool, start_worker, ce
     worker = start_worker("-c", "2", broker=place.url, backend=place.results)
     port = free_port()
     output = run_tool(
-        *CELERY,
-        "flower",
-        "--address=127.0.0.1",
-        f"--port={port}",
-        "--enable_events",
-        FLOWER_UNAUTHENTICATED_API="true",
+        *CELERY, "flower", "--address=127.0.0.1", f"--port={port}", "--enable_events", FLOWER_UNAUTHENTICATED_API="true"
     )
     output("Visit me at|Connected to")
 

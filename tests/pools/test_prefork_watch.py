@@ -160,8 +160,7 @@ def test_stop_ends_a_stopped_child(make, stop):
 
 @both
 @pytest.mark.parametrize(
-    ("payload", "place"),
-    [(b"sleep:30", "in do_sleep"), (b"seize", "in do_seize"), (b"stubborn:30", "in do_stubborn")],
+    ("payload", "place"), [(b"sleep:30", "in do_sleep"), (b"seize", "in do_seize"), (b"stubborn:30", "in do_stubborn")]
 )
 def test_a_long_job_is_named_once_with_its_stack(make, caplog, payload, place):
     pool = make(stuck_after=0.3)

@@ -164,11 +164,7 @@ class PrivateRedis(PrivateServer):
     DATABASES: ClassVar[int] = 4096
 
     def __init__(
-        self,
-        directory: str | os.PathLike[str] | None = None,
-        *,
-        persist: bool = False,
-        options: tuple[str, ...] = (),
+        self, directory: str | os.PathLike[str] | None = None, *, persist: bool = False, options: tuple[str, ...] = ()
     ) -> None:
         program = shutil.which("redis-server")
         if program is None:

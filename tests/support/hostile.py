@@ -41,10 +41,7 @@ plain = st.one_of(
     st.sampled_from(["\ud800", "\0", "\n", "x" * 5_000, "é" * 300, "1e999", "-1", "../../etc", "{queue}", "%s%n"]),
 )
 junk = st.one_of(
-    plain,
-    st.lists(plain, max_size=3),
-    st.dictionaries(st.text(max_size=5), plain, max_size=3),
-    st.just(DEEP),
+    plain, st.lists(plain, max_size=3), st.dictionaries(st.text(max_size=5), plain, max_size=3), st.just(DEEP)
 )
 #: Nearly a signature.
 signatures = st.one_of(
@@ -99,7 +96,7 @@ task_headers = some(
         "origin": junk,
         "x-death": junk,
         "handed_back": st.one_of(junk, some({"times": junk, "until": times})),
-    },
+    }
 )
 embeds = some(
     {
@@ -107,7 +104,7 @@ embeds = some(
         "errbacks": st.one_of(junk, st.lists(signatures, max_size=2)),
         "chain": st.one_of(junk, st.lists(signatures, max_size=2)),
         "chord": st.one_of(junk, signatures),
-    },
+    }
 )
 calls = st.one_of(
     junk,
@@ -152,7 +149,7 @@ envelopes = st.tuples(
             "delivery_tag": junk,
             "delivery_mode": junk,
             "body_encoding": st.one_of(junk, st.just("base32")),
-        },
+        }
     ),
     st.one_of(st.just([["x"], {}, {}]), calls, bodies),
     st.dictionaries(

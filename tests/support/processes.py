@@ -31,11 +31,7 @@ def _die_with_parent() -> None:
 
 
 def spawn(
-    argv: Sequence[str],
-    *,
-    log: Path,
-    cwd: str | os.PathLike[str] | None = None,
-    env: Mapping[str, str] | None = None,
+    argv: Sequence[str], *, log: Path, cwd: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     """Start `argv` in its own session; stdout and stderr are appended to `log`."""
     # The kernel watches the thread that forked, so only the main thread's children may be tied to it.

@@ -45,13 +45,7 @@ def on_a_terminal(argv: list[str], env: dict[str, str], *, lines: int = 30, colu
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     process = subprocess.Popen(
-        argv,
-        stdin=slave,
-        stdout=slave,
-        stderr=slave,
-        cwd=APP_DIR,
-        env={**env, "TERM": "xterm"},
-        start_new_session=True,
+        argv, stdin=slave, stdout=slave, stderr=slave, cwd=APP_DIR, env={**env, "TERM": "xterm"}, start_new_session=True
     )
     os.close(slave)
     terminal = Terminal(master, process)

@@ -190,10 +190,7 @@ def start_celery_worker(
 
 
 def run_command(
-    *args: str,
-    app_dir: str | os.PathLike[str] | None = None,
-    env: Mapping[str, str] | None = None,
-    timeout: float = 30,
+    *args: str, app_dir: str | os.PathLike[str] | None = None, env: Mapping[str, str] | None = None, timeout: float = 30
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m framework <args>` to its end and return what it printed; nothing is checked."""
     return subprocess.run(

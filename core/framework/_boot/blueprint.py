@@ -42,11 +42,7 @@ class StepState(msgspec.Struct, kw_only=True):
         """The graph node of the step."""
         step = self.step
         return GraphNode(
-            name=step.name,
-            requires=step.requires,
-            after=step.after,
-            provides=step.provides,
-            origin=self.origin,
+            name=step.name, requires=step.requires, after=step.after, provides=step.provides, origin=self.origin
         )
 
 
@@ -215,10 +211,7 @@ def _installed_steps(graph: Literal["worker", "consumer"], built_in: Iterable[St
 
 
 def blueprint(
-    graph: Literal["worker", "consumer"],
-    built_in: Iterable[Step],
-    settings: Any,
-    given: dict[str, Any] | None = None,
+    graph: Literal["worker", "consumer"], built_in: Iterable[Step], settings: Any, given: dict[str, Any] | None = None
 ) -> Blueprint:
     """Return a blueprint of the built-in and installed steps of `graph`. Raises `GraphError`."""
     return Blueprint(graph, _installed_steps(graph, built_in), settings, given)

@@ -24,10 +24,7 @@ FAMILIES: Final = {
     family.name: family
     for family in (
         PluginFamily(
-            "transport",
-            "framework.transports",
-            "framework.api.transport:Transport",
-            "the scheme of the broker URL",
+            "transport", "framework.transports", "framework.api.transport:Transport", "the scheme of the broker URL"
         ),
         PluginFamily("pool", "framework.pools", "framework.api.pool:Pool", "--pool, or pool under [worker]"),
         PluginFamily(
@@ -49,10 +46,7 @@ FAMILIES: Final = {
             "the scheme of the result URL",
         ),
         PluginFamily(
-            "step",
-            "framework.steps",
-            "framework.api.step:Step",
-            "being installed; each decides whether it is enabled",
+            "step", "framework.steps", "framework.api.step:Step", "being installed; each decides whether it is enabled"
         ),
         PluginFamily("command", "framework.commands", "", "being installed; it becomes a sub-command"),
         PluginFamily("hook", "framework.hooks", "", "being installed"),

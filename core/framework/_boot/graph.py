@@ -48,8 +48,7 @@ def arrange(nodes: Iterable[GraphNode], absent: dict[str, str] | None = None) ->
         needed = [_provider(node, required, providers, absent or {}) for required in node.requires]
         optional = [providers[name] for name in node.after if name in providers]
         sorter.add(
-            node.name,
-            *(other.name for other in (*needed, *optional) if other.name != node.name or other in needed),
+            node.name, *(other.name for other in (*needed, *optional) if other.name != node.name or other in needed)
         )
     try:
         sorter.prepare()

@@ -83,10 +83,7 @@ def _import(info: PluginInfo) -> Any:
 
     try:
         manager: DriverManager[Any] = DriverManager(
-            FAMILIES[info.family].group,
-            info.name,
-            invoke_on_load=False,
-            on_load_failure_callback=reraise,
+            FAMILIES[info.family].group, info.name, invoke_on_load=False, on_load_failure_callback=reraise
         )
     except ModuleNotFoundError as error:
         raise PluginUnavailable(_missing_text(info, error)) from error

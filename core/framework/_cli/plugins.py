@@ -13,9 +13,7 @@ from framework.exceptions import PluginError, PluginUnavailable
 
 
 @click.group(
-    cls=Section,
-    invoke_without_command=True,
-    help="List the installed plugins (without importing them), or check them.",
+    cls=Section, invoke_without_command=True, help="List the installed plugins (without importing them), or check them."
 )
 @json_option
 @click.pass_context

@@ -73,9 +73,7 @@ def global_options() -> list[click.Option]:
         option("-b", "--broker", metavar="URL", help="URL of the broker."),
         option("--result-backend", metavar="URL", help="URL of the result store."),
         option(
-            "--config",
-            metavar="FILE",
-            help="The config file. Default: framework.toml here or beside the application.",
+            "--config", metavar="FILE", help="The config file. Default: framework.toml here or beside the application."
         ),
         option("--workdir", metavar="DIR", help="Change to this directory first."),
         option("-C", "--no-color", is_flag=True, help="Print without colours."),
@@ -173,12 +171,7 @@ program = Program(
     params=[
         *global_options(),
         click.Option(
-            ["--version"],
-            is_flag=True,
-            expose_value=False,
-            is_eager=True,
-            callback=_version,
-            help="Print the version.",
+            ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Print the version."
         ),
     ],
     help="A task worker for Python. Start with `framework init`, then `framework worker`.",

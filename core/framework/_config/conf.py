@@ -30,16 +30,7 @@ logger = logging.getLogger(__name__)
 class Conf(MutableMapping[str, Any]):
     """The settings of one application. `directories`: where to look for a config file besides the current one."""
 
-    __slots__ = (
-        "_assigned",
-        "_directories",
-        "_extra",
-        "_loaded",
-        "_noted",
-        "_objects",
-        "_pending",
-        "_resolved",
-    )
+    __slots__ = ("_assigned", "_directories", "_extra", "_loaded", "_noted", "_objects", "_pending", "_resolved")
 
     def __init__(self, directories: Callable[[], Iterable[str]] | None = None) -> None:
         set_ = object.__setattr__

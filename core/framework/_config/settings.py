@@ -38,24 +38,18 @@ __all__ = [
 class Settings(Table):
     """All settings, merged."""
 
-    app: Annotated[
-        str | None,
-        opt("The application: module, or module:attribute.", env=("CELERY_APP",)),
-    ] = None
+    app: Annotated[str | None, opt("The application: module, or module:attribute.", env=("CELERY_APP",))] = None
     imports: Annotated[list[str], opt("Modules imported at start.", "CELERY_IMPORTS")] = msgspec.field(
         default_factory=list
     )
     include: Annotated[
-        list[str],
-        opt("More modules imported at start.", "CELERY_INCLUDE", flag=("-I", "--include"), metavar="M1,M2"),
+        list[str], opt("More modules imported at start.", "CELERY_INCLUDE", flag=("-I", "--include"), metavar="M1,M2")
     ] = msgspec.field(default_factory=list)
     accept_content: Annotated[
-        list[str],
-        opt("Content types or serializers accepted in messages and commands.", "CELERY_ACCEPT_CONTENT"),
+        list[str], opt("Content types or serializers accepted in messages and commands.", "CELERY_ACCEPT_CONTENT")
     ] = msgspec.field(default_factory=lambda: ["json"])
     timezone: Annotated[
-        str | None,
-        opt("Time zone of times given without one in calls (eta, expires). None: UTC.", "CELERY_TIMEZONE"),
+        str | None, opt("Time zone of times given without one in calls (eta, expires). None: UTC.", "CELERY_TIMEZONE")
     ] = None
 
     worker: Annotated[WorkerSettings, opt("The process that runs tasks.")] = msgspec.field(

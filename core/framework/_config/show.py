@@ -64,10 +64,7 @@ def json_schema() -> dict[str, Any]:
             schema_of_type = msgspec.json.schema(option.type)
             properties[option.key] = {"description": option.help, **schema_of_type, "default": option.default}
         if option.secret:
-            properties[f"{option.key}_file"] = {
-                "type": "string",
-                "description": f"Read {option.key} from this file.",
-            }
+            properties[f"{option.key}_file"] = {"type": "string", "description": f"Read {option.key} from this file."}
         if option.name == "broker_url":
             url = properties["url"]
             del url["type"]

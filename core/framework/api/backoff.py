@@ -20,13 +20,7 @@ class Backoff:
     """
 
     def __init__(
-        self,
-        first: float = 0.5,
-        maximum: float = 10.0,
-        *,
-        factor: float = 2.0,
-        step: float = 0.0,
-        jitter: float = 0.5,
+        self, first: float = 0.5, maximum: float = 10.0, *, factor: float = 2.0, step: float = 0.0, jitter: float = 0.5
     ) -> None:
         self._first = first
         self._maximum = maximum

@@ -21,16 +21,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from framework.api.loop import Timer
-from framework.api.pool import (
-    TERMINATED,
-    TIMED_OUT,
-    WORKER_LOST,
-    Job,
-    Outcome,
-    Pool,
-    PoolContext,
-    Workload,
-)
+from framework.api.pool import TERMINATED, TIMED_OUT, WORKER_LOST, Job, Outcome, Pool, PoolContext, Workload
 from framework.exceptions import SoftTimeLimitExceeded
 from framework_pools._costs import BUDGET, Costs
 from framework_pools._slot import InProcessSlot, Interrupt

@@ -209,7 +209,6 @@ def _documents(connection: sqlite3.Connection, task_ids: Sequence[str]) -> dict[
         chosen, argument = "task_id IN (SELECT value FROM json_each(?))", _encode_ids(task_ids).decode()
     return dict(
         connection.execute(
-            f"SELECT task_id, document FROM framework_results WHERE {chosen} AND {_CURRENT}",
-            (argument, time.time()),
+            f"SELECT task_id, document FROM framework_results WHERE {chosen} AND {_CURRENT}", (argument, time.time())
         )
     )

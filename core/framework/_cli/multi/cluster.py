@@ -136,13 +136,7 @@ def cluster(
         own, assignments = _from_table(table)
         given = [*own, *words.options, *(word for chosen, word in scoped if name in chosen)]
         nodes.append(
-            ClusterNode(
-                name,
-                tuple(_merged(given)),
-                (*assignments, *words.assignments),
-                tuple(words.rest),
-                configured,
-            )
+            ClusterNode(name, tuple(_merged(given)), (*assignments, *words.assignments), tuple(words.rest), configured)
         )
     return nodes
 

@@ -46,8 +46,7 @@ class BrokerSettings(Table):
     connection_retry: Annotated[bool, opt("Reconnect when the connection is lost.", "BROKER_CONNECTION_RETRY")] = True
     connection_retry_on_startup: Annotated[bool | None, opt("Retry at start, too. None: as connection_retry.")] = None
     connection_max_retries: Annotated[
-        Natural | None,
-        opt("Most attempts; then the worker stops. None: no limit.", "BROKER_CONNECTION_MAX_RETRIES"),
+        Natural | None, opt("Most attempts; then the worker stops. None: no limit.", "BROKER_CONNECTION_MAX_RETRIES")
     ] = None
     failover_strategy: Annotated[
         str | None, opt("Order of the URLs: round-robin or shuffle.", "BROKER_FAILOVER_STRATEGY")
@@ -63,8 +62,7 @@ class BrokerSettings(Table):
     password: Annotated[str | None, opt("Password, if there is no URL.", "BROKER_PASSWORD", secret=True)] = None
     vhost: Annotated[str | None, opt("Virtual host, if there is no URL.", "BROKER_VHOST")] = None
     native_delayed_delivery_queue_type: Annotated[
-        Literal["classic", "quorum"],
-        opt("Type of the queues of Celery's delayed delivery (AMQP)."),
+        Literal["classic", "quorum"], opt("Type of the queues of Celery's delayed delivery (AMQP).")
     ] = "quorum"
 
     @property

@@ -22,17 +22,11 @@ class BeatSettings(Table):
     """``[beat]``: the scheduler inside a worker."""
 
     scheduler: Annotated[
-        str | None,
-        opt("Scheduler class.", "CELERYBEAT_SCHEDULER", flag=("--scheduler",), since="the scheduler"),
+        str | None, opt("Scheduler class.", "CELERYBEAT_SCHEDULER", flag=("--scheduler",), since="the scheduler")
     ] = None
     schedule_filename: Annotated[
         str,
-        opt(
-            "File of the schedule.",
-            "CELERYBEAT_SCHEDULE_FILENAME",
-            flag=("-s", "--schedule"),
-            since="the scheduler",
-        ),
+        opt("File of the schedule.", "CELERYBEAT_SCHEDULE_FILENAME", flag=("-s", "--schedule"), since="the scheduler"),
     ] = "celerybeat-schedule"
     schedule: Annotated[Any, opt("The schedule.", "CELERYBEAT_SCHEDULE")] = None
     max_loop_interval: Annotated[

@@ -22,8 +22,7 @@ class EventSettings(Table):
     queue_prefix: Annotated[str, opt("Prefix of monitors' queues.", "CELERY_EVENT_QUEUE_PREFIX")] = "celeryev"
     queue_ttl: Annotated[Seconds | None, opt("Seconds that an event is kept.", "CELERY_EVENT_QUEUE_TTL")] = 5.0
     queue_expires: Annotated[
-        Seconds | None,
-        opt("Seconds after which an unused queue is deleted.", "CELERY_EVENT_QUEUE_EXPIRES"),
+        Seconds | None, opt("Seconds after which an unused queue is deleted.", "CELERY_EVENT_QUEUE_EXPIRES")
     ] = 60.0
     queue_exclusive: Annotated[bool, opt("The queue belongs to one connection.")] = True
     queue_durable: Annotated[bool, opt("The queue survives a restart of the broker.")] = False

@@ -21,8 +21,7 @@ class ResultSettings(Table):
         ),
     ] = None
     expires: Annotated[
-        Seconds,
-        opt("Seconds a result is kept; 0: for ever.", "CELERY_TASK_RESULT_EXPIRES", "CELERY_RESULT_EXPIRES"),
+        Seconds, opt("Seconds a result is kept; 0: for ever.", "CELERY_TASK_RESULT_EXPIRES", "CELERY_RESULT_EXPIRES")
     ] = 86_400.0
     failure_expires: Annotated[
         Seconds | None, opt("Seconds a failure is kept. None: as expires.", "CELERY_RESULT_FAILURE_EXPIRES")
@@ -36,8 +35,7 @@ class ResultSettings(Table):
         bool | None, opt("rpc: results survive a restart of the broker.", "CELERY_RESULT_PERSISTENT")
     ] = None
     chord_expires: Annotated[
-        Seconds | None,
-        opt("Seconds a chord's parts are kept. None: as expires.", "CELERY_RESULT_CHORD_EXPIRES"),
+        Seconds | None, opt("Seconds a chord's parts are kept. None: as expires.", "CELERY_RESULT_CHORD_EXPIRES")
     ] = None
     chord_join_timeout: Annotated[
         Seconds, opt("Seconds to wait when a chord joins its results.", "CELERY_RESULT_CHORD_JOIN_TIMEOUT")
@@ -55,8 +53,5 @@ class ResultSettings(Table):
     ] = None
     backend_transport_options: Annotated[
         dict[str, Any],
-        opt(
-            "Options of the result store, as [result_store.<name>].",
-            "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS",
-        ),
+        opt("Options of the result store, as [result_store.<name>].", "CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS"),
     ] = msgspec.field(default_factory=dict)

@@ -67,8 +67,7 @@ class TaskSettings(Table):
         ),
     ] = False
     acks_on_failure_or_timeout: Annotated[
-        bool,
-        opt("With acks_late: acknowledge failed and timed out tasks too.", "CELERY_ACKS_ON_FAILURE_OR_TIMEOUT"),
+        bool, opt("With acks_late: acknowledge failed and timed out tasks too.", "CELERY_ACKS_ON_FAILURE_OR_TIMEOUT")
     ] = True
     acks_on_failure: Annotated[bool | None, opt("The same for failures only. None: acks_on_failure_or_timeout.")] = None
     acks_on_timeout: Annotated[bool | None, opt("The same for time limits only. None: acks_on_failure_or_timeout.")] = (
@@ -76,10 +75,7 @@ class TaskSettings(Table):
     )
     reject_on_worker_lost: Annotated[
         bool | None,
-        opt(
-            "With acks_late: requeue the message of a task whose process died.",
-            "CELERY_REJECT_ON_WORKER_LOST",
-        ),
+        opt("With acks_late: requeue the message of a task whose process died.", "CELERY_REJECT_ON_WORKER_LOST"),
     ] = None
     retry_on_worker_lost: Annotated[bool, opt("Retry a task whose process died.", "CELERY_RETRY_ON_WORKER_LOST")] = (
         False
@@ -92,8 +88,7 @@ class TaskSettings(Table):
         ),
     ] = None
     max_deliveries: Annotated[
-        Count | None,
-        opt("Deliveries of a message before it is a dead letter. None: 3 with acks_late, else no limit."),
+        Count | None, opt("Deliveries of a message before it is a dead letter. None: 3 with acks_late, else no limit.")
     ] = None
     unknown_retries: Annotated[
         Natural,
@@ -104,8 +99,7 @@ class TaskSettings(Table):
     ] = 20
     unknown_delay: Annotated[Seconds, opt("Seconds between two of these requeues, at random 50 % more or less.")] = 3.0
     dead_letter_queue: Annotated[
-        str | None,
-        opt("Queue of dead letters; {queue}: the queue of the message. None: they are dropped."),
+        str | None, opt("Queue of dead letters; {queue}: the queue of the message. None: they are dropped.")
     ] = "{queue}.dlq"
     max_message_size: Annotated[Count | None, opt("Bytes; larger bodies are dead letters. None: no limit.")] = (
         64 * 1024 * 1024
@@ -135,8 +129,7 @@ class TaskSettings(Table):
         str | int | float | None, opt("Rate limit of tasks: 10/s, 100/m, 5/h.", "CELERY_DEFAULT_RATE_LIMIT")
     ] = None
     rate_limit_scope: Annotated[
-        Literal["worker", "cluster"],
-        opt("Whether rate limits apply to each worker, or to all workers together."),
+        Literal["worker", "cluster"], opt("Whether rate limits apply to each worker, or to all workers together.")
     ] = "worker"
     rate_limit_store: Annotated[
         str | None,
@@ -179,6 +172,5 @@ class TaskSettings(Table):
         bool, opt("Raise the exceptions of eager tasks.", "CELERY_EAGER_PROPAGATES_EXCEPTIONS")
     ] = False
     allow_error_cb_on_chord_header: Annotated[
-        bool,
-        opt("Call error callbacks for tasks of a chord's header too.", "CELERY_ALLOW_ERROR_CB_ON_CHORD_HEADER"),
+        bool, opt("Call error callbacks for tasks of a chord's header too.", "CELERY_ALLOW_ERROR_CB_ON_CHORD_HEADER")
     ] = False

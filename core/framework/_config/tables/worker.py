@@ -13,27 +13,18 @@ class WorkerSettings(Table):
 
     # ------------------------------------------------ identity, files
     hostname: Annotated[
-        str | None,
-        opt("Node name; %h, %n, %d expand. Default celery@%h.", flag=("-n", "--hostname"), metavar="NAME"),
+        str | None, opt("Node name; %h, %n, %d expand. Default celery@%h.", flag=("-n", "--hostname"), metavar="NAME")
     ] = None
     loglevel: Annotated[
         Level,
-        opt(
-            "Log level: DEBUG, INFO, WARNING, ERROR, CRITICAL or FATAL.",
-            flag=("-l", "--loglevel"),
-            metavar="LEVEL",
-        ),
+        opt("Log level: DEBUG, INFO, WARNING, ERROR, CRITICAL or FATAL.", flag=("-l", "--loglevel"), metavar="LEVEL"),
     ] = "WARNING"
     logfile: Annotated[
-        str | None,
-        opt("Log to this file; %n, %h, %d, %i, %I, %p expand. Default: stderr.", flag=("-f", "--logfile")),
+        str | None, opt("Log to this file; %n, %h, %d, %i, %I, %p expand. Default: stderr.", flag=("-f", "--logfile"))
     ] = None
     pidfile: Annotated[
         str | None,
-        opt(
-            "Write the process id to this file; refuse to start when it names a live process.",
-            flag=("--pidfile",),
-        ),
+        opt("Write the process id to this file; refuse to start when it names a live process.", flag=("--pidfile",)),
     ] = None
     state_db: Annotated[
         str | None,
@@ -57,13 +48,7 @@ class WorkerSettings(Table):
 
     # ------------------------------------------------ pool
     pool: Annotated[
-        str,
-        opt(
-            "Name of the pool plugin that runs the tasks.",
-            "CELERYD_POOL",
-            flag=("-P", "--pool"),
-            metavar="NAME",
-        ),
+        str, opt("Name of the pool plugin that runs the tasks.", "CELERYD_POOL", flag=("-P", "--pool"), metavar="NAME")
     ] = "prefork"
     concurrency: Annotated[
         Count | Literal["auto"] | None,
@@ -77,8 +62,7 @@ class WorkerSettings(Table):
     ] = None
     pool_restarts: Annotated[bool, opt("Allow the remote command pool_restart.", "CELERYD_POOL_RESTARTS")] = False
     pool_restart_modules: Annotated[
-        list[str],
-        opt("Modules that pool_restart may import or reload: names, or patterns such as proj.*."),
+        list[str], opt("Modules that pool_restart may import or reload: names, or patterns such as proj.*.")
     ] = msgspec.field(default_factory=lambda: ["*"])
     pool_start_method: Annotated[
         Literal["fork", "spawn"],
@@ -125,8 +109,7 @@ class WorkerSettings(Table):
         ),
     ] = "queue"
     autoscale_keepalive: Annotated[
-        Seconds,
-        opt("Seconds for which the pool must be too large before it shrinks.", env=("AUTOSCALE_KEEPALIVE",)),
+        Seconds, opt("Seconds for which the pool must be too large before it shrinks.", env=("AUTOSCALE_KEEPALIVE",))
     ] = 30.0
     autoreload: Annotated[
         bool,
@@ -147,15 +130,11 @@ class WorkerSettings(Table):
         ),
     ] = None
     stop_timeout: Annotated[
-        Seconds | None,
-        opt("Seconds a warm stop waits for running tasks before it turns cold. None: for ever."),
+        Seconds | None, opt("Seconds a warm stop waits for running tasks before it turns cold. None: for ever.")
     ] = None
     soft_shutdown_timeout: Annotated[
         Seconds,
-        opt(
-            "Seconds that a cold stop first waits for running tasks; 0: none.",
-            "CELERYD_SOFT_SHUTDOWN_TIMEOUT",
-        ),
+        opt("Seconds that a cold stop first waits for running tasks; 0: none.", "CELERYD_SOFT_SHUTDOWN_TIMEOUT"),
     ] = 0.0
     enable_soft_shutdown_on_idle: Annotated[
         bool, opt("Wait for soft_shutdown_timeout even if no task runs.", "CELERYD_ENABLE_SOFT_SHUTDOWN_ON_IDLE")
@@ -166,12 +145,10 @@ class WorkerSettings(Table):
         list[str] | None, opt("Consume from these queues only.", flag=("-Q", "--queues"), metavar="Q1,Q2")
     ] = None
     exclude_queues: Annotated[
-        list[str] | None,
-        opt("Consume from all queues but these.", flag=("-X", "--exclude-queues"), metavar="Q1,Q2"),
+        list[str] | None, opt("Consume from all queues but these.", flag=("-X", "--exclude-queues"), metavar="Q1,Q2")
     ] = None
     purge: Annotated[
-        bool,
-        opt("Drop all waiting messages before starting.", flag=("--purge",), hidden=("--discard",), value=True),
+        bool, opt("Drop all waiting messages before starting.", flag=("--purge",), hidden=("--discard",), value=True)
     ] = False
     prefetch_multiplier: Annotated[
         Natural | Literal["auto"],
@@ -239,24 +216,15 @@ class WorkerSettings(Table):
     ] = False
     gossip: Annotated[
         bool,
-        opt(
-            "Receive the events of other workers, to keep a list of them.",
-            flag=("--without-gossip",),
-            value=False,
-        ),
+        opt("Receive the events of other workers, to keep a list of them.", flag=("--without-gossip",), value=False),
     ] = True
     mingle: Annotated[
-        bool,
-        opt("Ask the other workers for revoked tasks at start.", flag=("--without-mingle",), value=False),
+        bool, opt("Ask the other workers for revoked tasks at start.", flag=("--without-mingle",), value=False)
     ] = True
     heartbeat: Annotated[bool, opt("Send heartbeat events.", flag=("--without-heartbeat",), value=False)] = True
     heartbeat_interval: Annotated[
         Annotated[float, Meta(gt=0)],
-        opt(
-            "Seconds between two heartbeat events.",
-            flag=("--heartbeat-interval",),
-            metavar="S",
-        ),
+        opt("Seconds between two heartbeat events.", flag=("--heartbeat-interval",), metavar="S"),
     ] = 2.0
     health: Annotated[
         str | int | None,

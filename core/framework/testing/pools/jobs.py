@@ -7,17 +7,7 @@ from typing import Any
 
 import pytest
 
-from framework.api.pool import (
-    FAILURE,
-    IGNORED,
-    INVALID,
-    REJECTED,
-    REQUEUED,
-    RETRY,
-    REVOKED,
-    SUCCESS,
-    WORKER_LOST,
-)
+from framework.api.pool import FAILURE, IGNORED, INVALID, REJECTED, REQUEUED, RETRY, REVOKED, SUCCESS, WORKER_LOST
 from framework.testing import ledger
 from framework.testing.harness import Harness
 from framework.testing.pools.base import Bench, PoolSuiteBase, needs

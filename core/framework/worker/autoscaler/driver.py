@@ -163,10 +163,7 @@ class AutoscalerDriver:
 
     def update(self, max: int | None = None, min: int | None = None) -> tuple[int, int]:  # noqa: A002 - the guide's names
         """Change the bounds, and the size with them; return them. Raises `ConfigError`."""
-        bounds = checked(
-            self.max_concurrency if max is None else max,
-            self.min_concurrency if min is None else min,
-        )
+        bounds = checked(self.max_concurrency if max is None else max, self.min_concurrency if min is None else min)
         self.max_concurrency, self.min_concurrency = bounds
         self._resize(self._within(self.processes))
         self._adjust_prefetch()
@@ -174,12 +171,7 @@ class AutoscalerDriver:
 
     def info(self) -> dict[str, int]:
         """Return the bounds, size and number of tasks, for `inspect stats`."""
-        return {
-            "max": self.max_concurrency,
-            "min": self.min_concurrency,
-            "current": self.processes,
-            "qty": self.qty,
-        }
+        return {"max": self.max_concurrency, "min": self.min_concurrency, "current": self.processes, "qty": self.qty}
 
     # ------------------------------------------------------------ observing
 

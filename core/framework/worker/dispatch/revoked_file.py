@@ -99,10 +99,7 @@ class StateFile:
             with suppress(FileNotFoundError):
                 os.replace(self.path + suffix, aside + suffix)
         logger.error(
-            "The state file %s is damaged (%s): renamed to %s, and earlier revokes are lost",
-            self.path,
-            error,
-            aside,
+            "The state file %s is damaged (%s): renamed to %s, and earlier revokes are lost", self.path, error, aside
         )
         return self._open()
 

@@ -19,13 +19,7 @@ from framework.client.canvas.documents import Member
 from framework.client.canvas.errbacks import call_errbacks
 from framework.client.request import Context
 from framework.client.workflow import chord_counting
-from framework.exceptions import (
-    ConnectionLost,
-    MessageError,
-    TaskRevokedError,
-    TimeLimitExceeded,
-    WorkerLostError,
-)
+from framework.exceptions import ConnectionLost, MessageError, TaskRevokedError, TimeLimitExceeded, WorkerLostError
 from framework.message import Payload, read
 from framework.wire.identity import new_id
 from framework.wire.result_document import FAILURE, RETRY, REVOKED, Documents

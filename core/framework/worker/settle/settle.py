@@ -392,9 +392,7 @@ class Settle:
                 return False
             except Exception as refused:  # noqa: BLE001 - see `flush`
                 logger.error(
-                    "The result of task %s is lost, the store refused it: %s",
-                    record.task_id,
-                    refused or error,
+                    "The result of task %s is lost, the store refused it: %s", record.task_id, refused or error
                 )
         return True
 

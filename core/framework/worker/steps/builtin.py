@@ -72,7 +72,4 @@ def worker_steps(settings: Settings) -> list[Step]:
 def graphs(settings: Settings) -> tuple[GraphSource, GraphSource]:
     """Return the sources of the worker's and of the consumer's graph."""
     given = ("loop", "transport", "intake", "redelivery", "queues", "revokes", "lost")
-    return (
-        GraphSource("worker", worker_steps(settings), ("run",)),
-        GraphSource("consumer", consumer_steps(), given),
-    )
+    return (GraphSource("worker", worker_steps(settings), ("run",)), GraphSource("consumer", consumer_steps(), given))

@@ -163,8 +163,7 @@ def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
         )
     if not traits.recycles and (settings.worker.max_tasks_per_child or settings.worker.max_memory_per_child):
         logger.warning(
-            "The pool %r has no processes to recycle: max-tasks-per-child and max-memory-per-child are ignored",
-            name,
+            "The pool %r has no processes to recycle: max-tasks-per-child and max-memory-per-child are ignored", name
         )
     if settings.worker.autoscale is not None and not traits.resize:
         raise ConfigError(
@@ -178,7 +177,5 @@ def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
         )
     if traits.main_thread and settings.worker.concurrency not in (None, 1, "auto"):
         logger.warning(
-            "The pool %r runs one task at a time: the concurrency of %s is ignored",
-            name,
-            settings.worker.concurrency,
+            "The pool %r runs one task at a time: the concurrency of %s is ignored", name, settings.worker.concurrency
         )

@@ -146,15 +146,7 @@ class IntakeStep(Step):
         policies = {name: task.policy for name, task in run.app.tasks.items()}
         redelivery = Redelivery(settle.unsettled)
         dispatch = Dispatch(
-            policies,
-            settle,
-            intake.schedule,
-            dead_letters,
-            revokes,
-            settings,
-            hooks,
-            redelivery,
-            unknown_tasks,
+            policies, settle, intake.schedule, dead_letters, revokes, settings, hooks, redelivery, unknown_tasks
         )
         intake.bind(dispatch)
         board.put("redelivery", redelivery)

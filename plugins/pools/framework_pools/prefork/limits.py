@@ -47,10 +47,7 @@ class Limits:
 
     def given(self, slot: Slot, jobs: Iterable[tuple[Job, float]]) -> None:
         """Watch the limits of `jobs`, just given to `slot`."""
-        least = min(
-            (limit for job, _cost in jobs for limit in (job[4], job[5]) if limit is not None),
-            default=None,
-        )
+        least = min((limit for job, _cost in jobs for limit in (job[4], job[5]) if limit is not None), default=None)
         if least is not None:
             self._arm(slot, monotonic() + least)
 

@@ -21,17 +21,7 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from framework.api.loop import Timer
-from framework.api.pool import (
-    INVALID,
-    SUCCESS,
-    TERMINATED,
-    WORKER_LOST,
-    Job,
-    Outcome,
-    Pool,
-    PoolContext,
-    PoolTraits,
-)
+from framework.api.pool import INVALID, SUCCESS, TERMINATED, WORKER_LOST, Job, Outcome, Pool, PoolContext, PoolTraits
 from framework.exceptions import ConfigError, FrameworkError
 from framework_pools._costs import Costs
 from framework_pools.prefork import shared_memory as shared_memory
@@ -63,13 +53,7 @@ class PreforkPool(Pool):
 
     options_type: ClassVar[type[msgspec.Struct]] = PreforkOptions
     traits: ClassVar[PoolTraits] = PoolTraits(
-        processes=True,
-        soft_limit=True,
-        hard_limit=True,
-        terminate=True,
-        resize=True,
-        restart=True,
-        recycles=True,
+        processes=True, soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True, recycles=True
     )
 
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:

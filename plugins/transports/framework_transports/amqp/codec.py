@@ -296,12 +296,7 @@ def write_properties(
 ) -> bytes:
     """Encode property flags and values; leave out those of `properties` that AMQP does not have."""
     flags = 0xF000
-    parts = [
-        short_string(content_type),
-        short_string(content_encoding),
-        write_table(headers),
-        _pack_u8(delivery_mode),
-    ]
+    parts = [short_string(content_type), short_string(content_encoding), write_table(headers), _pack_u8(delivery_mode)]
     for bit, name in _PROPERTIES:
         value = properties.get(name)
         if value is None:

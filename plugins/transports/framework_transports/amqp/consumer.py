@@ -115,10 +115,7 @@ class AmqpConsumer(Consumer):
                 self._limit_consumers()
             source = self._new_source(queue)
             self._channel.basic_consume(
-                queue.name,
-                consumer_tag=source.tag.decode(),
-                no_ack=queue.no_ack,
-                arguments=queue.consumer_arguments,
+                queue.name, consumer_tag=source.tag.decode(), no_ack=queue.no_ack, arguments=queue.consumer_arguments
             )
             self._wake()
         except ChannelClosed as closed:

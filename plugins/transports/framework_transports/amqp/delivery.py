@@ -26,13 +26,7 @@ class AmqpDelivery(Delivery):
     __slots__ = ("_settlements", "_tag", "_tries")
 
     def __init__(
-        self,
-        payload: Payload,
-        queue: str,
-        deliveries: int,
-        settlements: Settlements | None,
-        tag: int,
-        tries: Tries,
+        self, payload: Payload, queue: str, deliveries: int, settlements: Settlements | None, tag: int, tries: Tries
     ) -> None:
         self.payload = payload
         self.queue = queue

@@ -227,8 +227,6 @@ class AmqpParking:
         now = monotonic()
         if now >= self._paused_until:
             logger.warning(
-                "Parking tasks in the broker failed: %s. They wait in this worker. Trying again in %g s",
-                error,
-                _PAUSE,
+                "Parking tasks in the broker failed: %s. They wait in this worker. Trying again in %g s", error, _PAUSE
             )
         self._paused_until = max(self._paused_until, now + _PAUSE)

@@ -50,6 +50,5 @@ class RedisOptions(RedisConnectionOptions, kw_only=True):
         Seconds | None, _doc("Seconds to wait for a connection; unset: the broker's connection_timeout.")
     ] = None
     poll_interval: Annotated[
-        Seconds,
-        _doc("Seconds (rounded up) between two polls of empty queues, on servers older than Redis 6."),
+        Seconds, _doc("Seconds (rounded up) between two polls of empty queues, on servers older than Redis 6.")
     ] = 1.0

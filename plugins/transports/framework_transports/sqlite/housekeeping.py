@@ -29,8 +29,7 @@ def requeue_all(connection: sqlite3.Connection, consumers: Iterable[int]) -> int
     """Requeue all messages of `consumers`, counted; return how many."""
     return sum(
         connection.execute(
-            "UPDATE framework_messages SET owner = NULL, deliveries = deliveries + 1 WHERE owner = ?",
-            (consumer,),
+            "UPDATE framework_messages SET owner = NULL, deliveries = deliveries + 1 WHERE owner = ?", (consumer,)
         ).rowcount
         for consumer in consumers
     )

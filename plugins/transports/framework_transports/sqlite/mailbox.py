@@ -64,8 +64,7 @@ class SqliteMailbox(Mailbox):
             mine = "SELECT id FROM framework_boxes WHERE bell = ?"
             present = {row[0] for row in connection.execute(mine, (self._bell.token,))}
             waiting = connection.execute(
-                f"SELECT id FROM framework_mail WHERE box IN ({mine}) ORDER BY id LIMIT ?",
-                (self._bell.token, _BATCH),
+                f"SELECT id FROM framework_mail WHERE box IN ({mine}) ORDER BY id LIMIT ?", (self._bell.token, _BATCH)
             ).fetchall()
         if len(present) < len(self._boxes):
             self._reopen(present)

@@ -35,13 +35,7 @@ class SqliteTransport(Transport):
     """Transport for the embedded broker: a file, no server."""
 
     options_type = SqliteOptions
-    traits = TransportTraits(
-        fanout=True,
-        shared=True,
-        shared_rate_limit=True,
-        parks=True,
-        recalls=True,
-    )
+    traits = TransportTraits(fanout=True, shared=True, shared_rate_limit=True, parks=True, recalls=True)
 
     def __init__(self, url: str, options: msgspec.Struct, settings: Mapping[str, Any]) -> None:
         super().__init__(url, options, settings)

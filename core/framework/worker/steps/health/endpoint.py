@@ -64,10 +64,7 @@ class Endpoint:
     """Answers requests on `listener` from `start` to `close`."""
 
     def __init__(
-        self,
-        listener: _socket.socket,
-        answer: Callable[[str], Answer],
-        on_error: Callable[[BaseException], object],
+        self, listener: _socket.socket, answer: Callable[[str], Answer], on_error: Callable[[BaseException], object]
     ) -> None:
         """`answer` is called with the path, `on_error` with an unexpected error; both in the server's thread."""
         self._listener = listener
