@@ -134,12 +134,12 @@ def test_letters_come_back_when_a_reader_is_killed(redis_url):
         queues.push(redis_url, b"{}", {"id": f"l{number}"}, queue=DLQ)
     program = (
         "import os, signal\n"
-        "from framework.client.dead_letter_queue import LetterBox\n"
+        "from framework.client.dead_letter_queue import DeadLetterQueue\n"
         "from framework import App\n"
         "from framework._boot import loader\n"
         f"app = App('x', broker={redis_url!r})\n"
         "app.conf.broker_transport_options = {'lease': 1}\n"
-        f"box = LetterBox(loader.make_transport(app.conf.settings), [{DLQ!r}])\n"
+        f"box = DeadLetterQueue(loader.make_transport(app.conf.settings), [{DLQ!r}])\n"
         "assert len(box.dead_letters) == 3\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
