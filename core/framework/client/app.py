@@ -22,7 +22,7 @@ from framework.client.bulk import send_many
 from framework.client.call_options import KNOWN, check
 from framework.client.canvas import Signature, signature
 from framework.client.publisher import Publisher
-from framework.client.registry import Registry, SharedTask, make_task, enable_autoretry
+from framework.client.registry import Registry, SharedTask, enable_autoretry, make_task
 from framework.client.request import Context, current_request, parent_request
 from framework.client.results import AsyncResult, ResultSet
 from framework.client.results.sets import Groups
