@@ -22,7 +22,7 @@ from framework.client.bulk import send_many
 from framework.client.call_options import KNOWN, check
 from framework.client.canvas import Signature, signature
 from framework.client.publisher import Publisher
-from framework.client.registry import Registry, SharedTask, make_task, retry_as_its_class_says
+from framework.client.registry import Registry, SharedTask, enable_autoretry, make_task
 from framework.client.request import Context, current_request, parent_request
 from framework.client.results import AsyncResult, ResultSet
 from framework.client.results.sets import Groups
@@ -139,7 +139,7 @@ class App:
         if not made.name:
             made.name = self.gen_task_name(type(made).__name__, type(made).__module__)
         made.app = self
-        retry_as_its_class_says(made)
+        enable_autoretry(made)
         return cast("Task[P, R]", self._registry.add(made))
 
     @property

@@ -1,6 +1,6 @@
 """The applications of this process, and the current one.
 
-Shared tasks, and signatures that came in a message, belong to no application and use the current one:
+Shared tasks, and signatures from messages, belong to no application and use the current one:
 1. that of the running task; else
 2. the one chosen by `App.set_current`; else
 3. the one made last.
@@ -46,7 +46,7 @@ def forget(app: App) -> None:
 
 
 def find_app() -> App:
-    """Return the current application. Raises `FrameworkError` when there is none."""
+    """Return the current application. Raises `FrameworkError` without one."""
     request = current_request()
     if request is not None and request._app is not None:
         return request._app

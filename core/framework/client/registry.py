@@ -159,7 +159,7 @@ def _classes(errors: Any) -> tuple[type[BaseException], ...]:
     return (errors,) if isinstance(errors, type) else tuple(errors)
 
 
-def retry_as_its_class_says(task: Task[..., Any]) -> None:
+def enable_autoretry(task: Task[..., Any]) -> None:
     """Make a class-based task retry after the exceptions in its attribute `autoretry_for`."""
     errors = _classes(getattr(task, "autoretry_for", None) or ())
     if errors and "run" not in vars(task):  # once

@@ -281,7 +281,7 @@ class State:
                 self.tasks.clear()
 
     def freeze_while(self, function: Callable[..., Any], *args: Any, clear_after: bool = False, **kwargs: Any) -> Any:
-        """Call `function` while no event changes anything; return what it returns."""
+        """Call `function` while the state does not change; return its value."""
         with self.lock:
             try:
                 return function(*args, **kwargs)

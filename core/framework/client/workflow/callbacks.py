@@ -27,7 +27,7 @@ def follow_up(app: App, request: Context, retval: Any) -> None:
 
 
 def send_callbacks(app: App, request: Context, retval: Any) -> None:
-    """Send the callbacks of `request` with `retval`. Raises `TransportError`, and what encoding `retval` raises."""
+    """Send the callbacks of `request` with `retval`. Raises `TransportError`, and errors of the serializer."""
     callbacks = [Signature.from_dict(callback, app) for callback in request.callbacks or ()]
     options = _lineage(app, request)
     plain = [callback for callback in callbacks if not isinstance(callback, group)]
