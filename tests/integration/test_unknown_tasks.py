@@ -69,7 +69,7 @@ def test_nobody_has_it(broker_url, backend_url, client, release, ledger_path):
         assert sorted("ERROR" in line for line in told) == [False, True], told
     new = release(NEW, "new", **conf)
     env = workers.app_environment(broker=broker_url)
-    assert workers.run_command("-A", "proj", "dlq", "replay", "--all", env=env).stdout == "Replayed 20 letters.\n"
+    assert workers.run_command("-A", "proj", "dlq", "replay", "--all", env=env).stdout == "Replayed 20 dead letters.\n"
     wait_for(lambda: ledger.read(ledger_path) == Counter(list(results)), 40, lambda: new.output[-3000:])
 
 
