@@ -31,7 +31,7 @@ class MemoryAutoscaler(Autoscaler):
         """Return the number of slots that the memory allows and the tasks need."""
         machine = seen.machine
         assert machine is not None
-        # Negative when the reserve is in use: so many slots must end to free it.
+        # Negative when the reserve is in use: that many slots must end to free it.
         free = int((machine.memory_free - machine.memory_total * self.options.reserve) // self.options.slot)
         if free < 0:
             return seen.size + free

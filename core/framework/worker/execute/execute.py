@@ -102,7 +102,7 @@ class TaskWorkload:
                 self._begin(run)
             retval = plan.call(*run.args, **run.kwargs)
             return self._finish.success(run, retval, monotonic() - began)
-        except BaseException as error:
+        except BaseException as error:  # the task-execution wall; what a pool threw in is raised again
             # A task also fails if its return value cannot be encoded or its callbacks cannot be sent.
             if not (isinstance(error, self._raised) or _is_library_timeout(error)):
                 raise

@@ -313,7 +313,7 @@ class Settle:
 
     @property
     def overfull(self) -> bool:
-        """Whether so many results wait for the store that the worker must not fetch."""
+        """Whether too many results wait for the store to fetch more messages."""
         return len(self._records) > BACKLOG_MAX
 
     def flush(self) -> None:

@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 #: Environment variable with the child's process index, for `%i` and `%I` in file names.
 INDEX_VARIABLE: Final = "FRAMEWORK_PROCESS_INDEX"
-#: Ring the doorbell at the latest after so many nanoseconds, or so many outcomes.
+#: The doorbell rings at the latest after this time (ns), or after this number of outcomes.
 _DOORBELL_DELAY: Final = 2_000_000
 _DOORBELL_BATCH: Final = 64
 _TOKEN_SIZE: Final = 8
