@@ -82,6 +82,7 @@ def test_children_that_die_leave_their_number_to_others(files):
         wait_for(lambda before=before: not psutil.pid_exists(before[0]), 30, "its end")
         assert app.tasks["proj.add"].delay(1, 2).get(timeout=20) == 3
         wait_for(lambda before=before: len(set(children(app)) - {before[0]}) == 2, 30, "another child")
+    wait_for(lambda: len(names(directory)) >= 3, 30, "three files")
     assert names(directory) == ["worker1-0.log", "worker1-1.log", "worker1-2.log"]
 
 

@@ -158,10 +158,13 @@ def outcome(result: Any, timeout: float) -> Any:
 
 @contextlib.contextmanager
 def closing(app: Celery) -> Iterator[Celery]:
-    """Close `app` and collect the sockets that Celery leaves open, so that no later test fails on a warning."""
+    """Close `app` with its connections, which Celery keeps open, so that no later test fails on a warning."""
     try:
         yield app
     finally:
+        for pool in (app.producer_pool, app.pool):
+            # The pools stay usable: another application with the same broker shares them.
+            pool.force_close_all(close_pool=False)
         app.close()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
