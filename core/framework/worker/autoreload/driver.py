@@ -12,7 +12,6 @@ Everything runs in the loop.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import logging
 import os
@@ -65,9 +64,9 @@ class Autoreloader:
         self._loop = worker.loop
         self._watcher = worker.watcher
         self._reloading = Reloading(worker.app, worker.target, ["*"])
-        #: Module names by file, and the digest of each file's contents when it was last read.
+        #: Module names by file, and the hash of each file's contents when it was last read.
         self._modules: dict[str, str] = {}
-        self._digests: dict[str, bytes] = {}
+        self._hashes: dict[str, int | None] = {}
         self._reported: set[str] = set()
         self._first_reported = 0.0
         self._timer: Timer | None = None
@@ -99,7 +98,7 @@ class Autoreloader:
             path = _source(sys.modules[name])
             if name != "__main__" and path is not None and path not in self._modules:
                 self._modules[path] = name
-                self._digests[path] = _digest(path) or b""
+                self._hashes[path] = _hash(path)
         self._watcher.watch(self._modules)
 
     # ------------------------------------------------------------ changes
@@ -127,10 +126,10 @@ class Autoreloader:
         reported, self._reported = self._reported, set()
         changed = []
         for path in sorted(reported & self._modules.keys()):
-            digest = _digest(path)
+            new = _hash(path)
             # The code of a removed file stays loaded until the file exists again.
-            if digest is not None and digest != self._digests[path]:
-                self._digests[path] = digest
+            if new is not None and new != self._hashes[path]:
+                self._hashes[path] = new
                 changed.append(path)
         if changed and not self.worker.intake.draining:
             self._reload_changed([self._modules[path] for path in changed])
@@ -192,8 +191,8 @@ def _source(module: ModuleType) -> str | None:
     return os.path.abspath(path) if path else None
 
 
-def _digest(path: str) -> bytes | None:
+def _hash(path: str) -> int | None:
     try:
-        return hashlib.blake2b(Path(path).read_bytes()).digest()
+        return hash(Path(path).read_bytes())
     except OSError:
         return None

@@ -23,7 +23,6 @@ from framework.worker.dispatch.deduplication import Deduplication
 from framework.worker.dispatch.dispatch import Dispatch
 from framework.worker.dispatch.redelivery import Redelivery
 from framework.worker.dispatch.revoked import Revokes
-from framework.worker.dispatch.revoked_file import StateFile
 from framework.worker.dispatch.unknown_tasks import UnknownTasks
 from framework.worker.intake.capacity import Prefetch
 from framework.worker.intake.consumption import Consumption
@@ -100,7 +99,12 @@ class RevokesStep(Step):
         worker = run.settings.worker
         #: None: the state file could not be used.
         self._revokes: Revokes | None = None
-        file = StateFile(run.statedb) if run.statedb else None
+        file = None
+        if run.statedb:
+            # Memory: few workers have a state file, and it loads SQLite.
+            from framework.worker.dispatch.revoked_file import StateFile
+
+            file = StateFile(run.statedb)
         self._revokes = Revokes(worker.revokes_max, worker.revoke_expires, file)
         board.put("revokes", self._revokes)
 
