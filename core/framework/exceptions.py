@@ -167,6 +167,11 @@ class Retry(TaskPredicate):
         self.sig = sig
         super().__init__(message, exc, when)
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether the message of the retry has been sent; a `Retry` that a task makes by itself sends nothing."""
+        return self.sig is not None and not self.is_eager
+
     def humanize(self) -> str:
         """Return when the task runs again: `in 10.0s`, or `at <time>`."""
         if isinstance(self.when, (int, float)):

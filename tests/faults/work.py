@@ -57,7 +57,6 @@ def make_app(broker: str | None = None, backend: str | None = None, *, coroutine
         await asyncio.sleep(seconds)
         return end(self, entry, fails)
 
-    # No pool but one runs them side by side, and a worker with another one says so.
     functions = {"": work, "_async": work_async} if coroutines else {"": work}
     for suffix, function in functions.items():
         app.task(name=f"faults.early{suffix}", bind=True, max_retries=10)(function)

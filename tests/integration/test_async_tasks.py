@@ -12,7 +12,7 @@ from framework.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from support import ledger
 from support.wait import wait_for
 
-POOLS = ["asyncio", "prefork", "threads", "solo"]
+POOLS = ["asyncio", "prefork", "threads", "solo", "gevent", "eventlet"]
 
 
 @pytest.fixture(params=["redis", "sqlite"])

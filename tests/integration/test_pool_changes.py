@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import pytest
 
@@ -96,7 +95,7 @@ def test_a_limit_that_a_pool_cannot_keep_is_refused_in_words(monkeypatch):
     monkeypatch.setattr(PreforkPool, "traits", PoolTraits(processes=True, hard_limit=True, recycles=True))
     settings = Settings(broker=BrokerSettings(url="memory://"), task=TaskSettings(soft_time_limit=1))
     with pytest.raises(ConfigError, match=r"cannot enforce a soft time limit .* choose another with --pool"):
-        check_traits(PreforkPool, settings, SimpleNamespace(tasks={}))
+        check_traits(PreforkPool, settings)
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -106,4 +105,4 @@ def test_a_pool_that_cannot_end_tasks_is_refused_where_they_are_to_end_with_the_
     settings = Settings(broker=BrokerSettings(url="memory://"), worker=worker)
     refused = pytest.raises(ConfigError, match=r"cannot end a running task .* choose another with --pool")
     with refused if wanted else nullcontext():
-        check_traits(PreforkPool, settings, SimpleNamespace(tasks={}))
+        check_traits(PreforkPool, settings)

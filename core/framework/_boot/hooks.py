@@ -15,6 +15,7 @@ from typing import Any
 import pluggy
 
 from framework._boot import catalog, loader
+from framework._config.making import making
 from framework.api.hook import PROJECT, HookSpecs
 from framework.exceptions import FrameworkError, PluginInvalid
 
@@ -42,11 +43,11 @@ class Hooks:
 
     def load_installed(self) -> None:
         """Register every installed plugin of the family `hook`, once."""
-        if self._loaded:
-            return
-        self._loaded = True
-        for info in catalog.plugins("hook"):
-            self.register(loader.load("hook", info.name), info.name)
+        with making():
+            if not self._loaded:
+                self._loaded = True
+                for info in catalog.plugins("hook"):
+                    self.register(loader.load("hook", info.name), info.name)
 
     def bind(self, name: str) -> Callable[..., object] | None:
         """Return a callable that runs every implementation of the hook `name`; None: it has no implementation.

@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from framework._config import sources as _sources
+from framework._config.making import making
 from framework._config.options import accept, aliases, options
 from framework._config.settings import Settings
 from framework._config.sources import Config, Layer, Origin, Sources, Value
@@ -64,7 +65,12 @@ class Conf(MutableMapping[str, Any]):
         """The settings with their origins."""
         resolved = self._resolved
         installed = _sources.installed()
-        if resolved is None or (installed is not None and resolved.sources is not installed):
+        if resolved is not None and (installed is None or resolved.sources is installed):
+            return resolved
+        with making():
+            resolved = self._resolved
+            if resolved is not None and (installed is None or resolved.sources is installed):
+                return resolved
             self._load_objects()
             found = installed or self._loaded or _sources.load(directories=self._search_directories())
             object.__setattr__(self, "_loaded", found)
@@ -72,7 +78,7 @@ class Conf(MutableMapping[str, Any]):
             object.__setattr__(self, "_resolved", resolved)
             for note in found.notes:
                 self._note(note)
-        return resolved
+            return resolved
 
     def origin(self, name: str) -> Origin:
         """Return the origin of the setting `name`."""
@@ -121,8 +127,9 @@ class Conf(MutableMapping[str, Any]):
         self._changed()
 
     def _assign(self, name: str, value: Any, where: str) -> None:
-        self._put(self._assigned, name, value, Origin("code", where))
-        self._changed()
+        with making():
+            self._put(self._assigned, name, value, Origin("code", where))
+            self._changed()
 
     def _put(self, layer: Layer, name: str, value: Any, origin: Origin) -> None:
         flat = name if name in options() else aliases().get(name)
@@ -140,13 +147,14 @@ class Conf(MutableMapping[str, Any]):
         object.__setattr__(self, "_resolved", None)
 
     def _load_objects(self) -> None:
-        while self._pending:
-            obj, namespace, label = self._pending[0]
-            source = _load_object(obj) if isinstance(obj, str) else obj
-            for name, value in _members(source, namespace):
-                self._put(self._objects, name, value, Origin("code", label))
-            del self._pending[0]
-            self._changed()
+        with making():
+            while self._pending:
+                obj, namespace, label = self._pending[0]
+                source = _load_object(obj) if isinstance(obj, str) else obj
+                for name, value in _members(source, namespace):
+                    self._put(self._objects, name, value, Origin("code", label))
+                del self._pending[0]
+                self._changed()
 
     def _note(self, text: str) -> None:
         if text not in self._noted:

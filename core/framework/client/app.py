@@ -17,6 +17,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from framework._config.conf import Conf
+from framework._config.making import making
 from framework.client import current
 from framework.client.bulk import send_many
 from framework.client.call_options import KNOWN, check
@@ -186,12 +187,15 @@ class App:
     @property
     def hooks(self) -> Hooks:
         """The hooks of this application."""
-        if self._hooks is None:
-            # Here: it imports pluggy and reads the metadata of installed packages.
-            from framework._boot.hooks import Hooks
+        if (hooks := self._hooks) is not None:
+            return hooks
+        # Here: it imports pluggy and reads the metadata of installed packages.
+        from framework._boot.hooks import Hooks
 
-            self._hooks = Hooks()
-        return self._hooks
+        with making():
+            if self._hooks is None:
+                self._hooks = Hooks()
+            return self._hooks
 
     def register_hooks(self, implementation: object, name: str | None = None) -> None:
         """Add a module or object with `hookimpl` functions, see `framework.api.hook`. Raises `PluginInvalid`."""
@@ -203,12 +207,14 @@ class App:
         """The connection of this process to the broker."""
         settings = self.conf.settings
         known = self._publisher
-        if known is None:
-            known = self._publisher = (settings, Publisher(settings))
-        elif known[0] is not settings:
-            # The settings have changed, so the connections may lead to another broker.
-            known[1].close()
-            known = self._publisher = (settings, Publisher(settings))
+        if known is None or known[0] is not settings:
+            with making():
+                known = self._publisher
+                if known is None or known[0] is not settings:
+                    if known is not None:
+                        # The settings have changed, so the connections may lead to another broker.
+                        known[1].close()
+                    known = self._publisher = (settings, Publisher(settings))
         return known[1]
 
     @property
@@ -219,7 +225,10 @@ class App:
         if known is None or known[0] is not settings:
             from framework.client.sender import Sender  # here: a program that only defines tasks does not need it
 
-            known = self._sender = (settings, Sender(settings, self.publisher, self.hooks))
+            with making():
+                known = self._sender
+                if known is None or known[0] is not settings:
+                    known = self._sender = (settings, Sender(settings, self.publisher, self.hooks))
         return known[1]
 
     @property
@@ -242,11 +251,14 @@ class App:
     @property
     def control(self) -> Any:
         """Remote control of the workers."""
-        if self._control is None:
-            from framework.client.control import Control  # here: few programs need it
+        if (control := self._control) is not None:
+            return control
+        from framework.client.control import Control  # here: few programs need it
 
-            self._control = Control(self)
-        return self._control
+        with making():
+            if self._control is None:
+                self._control = Control(self)
+            return self._control
 
     @property
     def events(self) -> Events:
@@ -286,6 +298,8 @@ class App:
             raise TypeError(f"send_task takes the name of a task, not {name!r:.100}; a task object has apply_async")
         if task_id is not None:
             options["task_id"] = task_id
+        if self.sender.settings.task.always_eager:
+            return self.tasks[name].apply_async(args, kwargs, **options)
         parent = parent_request()
         result: AsyncResult[Any] = self.send_one(name, None, sequence(args or ()), dict(kwargs or {}), options, parent)
         if parent is not None and add_to_parent:

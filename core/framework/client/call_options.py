@@ -28,6 +28,8 @@ _PASSED_ON: Final = (
     "type", "user_id",
 )  # fmt: skip
 KNOWN: Final = frozenset((*_WRITTEN, *_PASSED_ON))
+#: Options that are no properties of the message.
+NO_PROPERTIES: Final = KNOWN - {"app_id", "message_id", "timestamp", "type", "user_id"}
 #: The least similarity to an option's name that counts as a misspelling (1.0: equal). `trace_id` is below it.
 _ALIKE: Final = 0.85
 #: Shorter names match too easily.

@@ -1,11 +1,15 @@
-"""Eager runs: a task in the caller's thread, with retries and callbacks, without a broker."""
+"""Eager runs: a task in the caller's thread, with retries and callbacks, without a broker.
+
+With the setting `always_eager`, arguments and return value pass through their serializers, as they would on the way to
+a worker and back: what cannot be sent fails here too, and a tuple arrives as a list.
+"""
 
 from __future__ import annotations
 
 import inspect
 import traceback
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from framework.api.result_store import Record
 from framework.client.canvas import Signature
@@ -14,12 +18,14 @@ from framework.client.canvas.errbacks import call_errbacks
 from framework.client.coroutines import run_here
 from framework.client.request import Context, current_request, pop_request, push_request
 from framework.client.results import EagerResult
+from framework.client.task import called_by_message, unsent
 from framework.client.task_policy import annotate
 from framework.client.workflow.replacing import ReplacedHere
 from framework.exceptions import Ignore, Reject, Retry
 from framework.wire.exception_document import ExceptionInfo
 from framework.wire.identity import new_id
 from framework.wire.result_document import Documents
+from framework.wire.serialization import decode, encode
 
 if TYPE_CHECKING:
     from framework.client.task import Task
@@ -38,7 +44,10 @@ def run_eagerly(
         throw = settings.task.eager_propagates
     task_id = options.get("task_id") or new_id()
     retries = options.get("retries") or 0
+    serializer = options.get("serializer") or task.serializer or settings.task.serializer
     while True:
+        if settings.task.always_eager:
+            args, kwargs = _decoded([args, kwargs], serializer, settings.accept_content)
         request = _request(task, task_id, retries, args, kwargs, options)
         state, value, text = _run(task, request, task_id, args, kwargs)
         if isinstance(value, ReplacedHere):
@@ -90,13 +99,13 @@ def _run(
     token = push_request(request)
     state: str
     value: Any
+    stored: Any = None
     text: str | None = None
     try:
         try:
             task.before_start(task_id, args, kwargs)
-            value, state = task.run(*args, **kwargs), "SUCCESS"
-            if inspect.iscoroutine(value):
-                value = run_here(value)
+            value, state = _call(task, args, kwargs), "SUCCESS"
+            stored = _stored(task, value)
             task.on_success(value, task_id, args, kwargs)
         except Retry as error:
             value, state, text = error, "RETRY", traceback.format_exc()
@@ -117,7 +126,31 @@ def _run(
             task.after_return(state, value, task_id, args, kwargs, einfo)
     finally:
         pop_request(token)
-    return state, value, text
+    return state, stored if state == "SUCCESS" else value, text
+
+
+def _call(task: Task[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    try:
+        value: Any = called_by_message(task)(*args, **kwargs)
+        return cast("R", run_here(value) if inspect.iscoroutine(value) else value)
+    except Retry as error:
+        if error.sig is None:
+            raise unsent(error) from error
+        raise
+
+
+def _decoded(value: Any, serializer: str, accept: Iterable[str] | None) -> Any:
+    """Return `value` as a process would read it that it was sent to."""
+    content_type, content_encoding, body, _mime = encode(value, serializer)
+    return decode(body, content_type, content_encoding, accept=accept)
+
+
+def _stored(task: Task[..., Any], value: Any) -> Any:
+    """Return the return value `value` as a client would read it from a result store."""
+    settings = task.app.conf.settings
+    if not settings.task.always_eager or task.policy.ignore_result:
+        return value
+    return _decoded(value, settings.result.serializer, (settings.result.serializer,))
 
 
 def _follow(task: Task[..., Any], request: Context, state: str, value: Any, text: str | None) -> None:

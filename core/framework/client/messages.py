@@ -9,12 +9,14 @@ Source: task protocol 2 (and 1, where the settings ask for it) as published by C
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from framework.client.call_options import NO_PROPERTIES
 from framework.client.routing import Destination, Router
 from framework.exceptions import ConfigError
 from framework.message import JSON, UTF8, Outgoing
@@ -151,7 +153,7 @@ class MessageBuilder:
         _check_arguments(args, kwargs)
         given = self._given(plan, args, kwargs, options)
         address = self._router.address(given)
-        headers, expiration = self._headers(plan, task_id, args, kwargs, given, parent)
+        headers = self._headers(plan, task_id, args, kwargs, given, parent)
         embed = _embed(given)
         body: Any = [args, kwargs, embed]
         if self._task.protocol == 1:
@@ -173,9 +175,9 @@ class MessageBuilder:
             task_id,
             self._publisher.oid if reply_to is None else reply_to,
             self._priority(given, parent),
-            expiration,
+            _milliseconds(given.get("expiration"), "expiration"),
             address.delivery_mode,
-            given.get("properties"),
+            _properties(given),
         )
         return message, address
 
@@ -196,19 +198,21 @@ class MessageBuilder:
         kwargs: dict[str, Any],
         given: Mapping[str, Any],
         parent: Context | None,
-    ) -> tuple[dict[str, Any], int | None]:
-        """Return the headers, and the milliseconds after which the message expires."""
+    ) -> dict[str, Any]:
         get = given.get
         levels = self._task.repr_maxlevels
         root_id, parent_id = _lineage(given, parent)
         headers = plan.template.copy()
         headers["id"] = task_id
-        headers["eta"], headers["expires"], expiration = self._times(get("eta"), get("countdown"), get("expires"))
+        headers["eta"], headers["expires"] = self._times(get("eta"), get("countdown"), get("expires"))
         headers["retries"] = get("retries") or 0
-        headers["timelimit"] = [
+        hard, soft = headers["timelimit"] = [
             _limit(get("time_limit"), "time_limit"),
             _limit(get("soft_time_limit"), "soft_time_limit"),
         ]
+        if hard is not None and soft is not None and soft > hard and not headers["retries"]:
+            # A retry keeps the limits of its message, whoever sent it.
+            raise ValueError(f"soft_time_limit ({soft:g} s) must not be above time_limit ({hard:g} s)")
         headers["root_id"] = root_id or task_id
         headers["parent_id"] = parent_id
         headers["argsrepr"] = get("argsrepr") or safe_repr(args, maxlevels=levels)
@@ -221,33 +225,34 @@ class MessageBuilder:
                 headers[_AS_HEADERS[name]] = value
         if custom := get("headers"):
             headers.update(_mapping(custom, "headers"))
-        return headers, expiration
+        return headers
 
-    def _times(self, eta: Any, countdown: Any, expires: Any) -> tuple[str | None, str | None, int | None]:
-        """Return the eta and the time of expiry in ISO 8601, and the latter in milliseconds from now."""
+    def _times(self, eta: Any, countdown: Any, expires: Any) -> tuple[str | None, str | None]:
+        """Return the eta and the time of expiry in ISO 8601."""
         if eta is None and not countdown and expires is None:
-            return None, None, None
-        now = datetime.now(UTC)
-        begin = _moment(eta, "eta", self._zone)
-        if countdown and (seconds := _seconds(countdown, "countdown")):
-            begin = (now + timedelta(seconds=seconds)).isoformat()
-        return begin, *self._expiry(expires, now)
-
-    def _expiry(self, expires: Any, now: datetime) -> tuple[str | None, int | None]:
-        """Return `expires` in ISO 8601 and in milliseconds from now."""
-        if expires is None:
             return None, None
+        now = datetime.now(UTC)
+        begin = None if eta is None else _moment(eta, "eta", self._zone).isoformat()
+        if countdown and (seconds := _seconds(countdown, "countdown")):
+            begin = _later(now, seconds, "countdown").isoformat()
+        return begin, self._expiry(expires, now)
+
+    def _expiry(self, expires: Any, now: datetime) -> str | None:
+        """Return `expires` in ISO 8601.
+
+        Only this header says it, not the property of AMQP: a broker that drops a message tells nobody, and a caller
+        or a chord would wait for it for ever.
+        """
+        if expires is None:
+            return None
         if isinstance(expires, (int, float, timedelta)):
-            moment = now + timedelta(seconds=_seconds(expires, "expires"))
+            moment = _later(now, _seconds(expires, "expires"), "expires")
         else:
-            text = _moment(expires, "expires", self._zone)
-            moment = datetime.fromisoformat(text or "")
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=UTC)
+            moment = _moment(expires, "expires", self._zone)
         left = (moment - now).total_seconds()
         if left < 0:
             logger.warning("The task being sent expired %.1f s ago: workers will discard it", -left)
-        return moment.isoformat(), max(int(left * 1000), 0)
+        return moment.isoformat()
 
     def _priority(self, given: Mapping[str, Any], parent: Context | None) -> int | None:
         priority = given.get("priority")
@@ -295,6 +300,16 @@ def _embed(given: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _properties(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the options of a call that become properties of its message: AMQP's, and those that nobody else knows."""
+    names = given.keys() - NO_PROPERTIES
+    own = given.get("properties")
+    if not names:
+        return own
+    stamps = given.get("stamped_headers") or ()
+    return {**(own or {}), **{name: given[name] for name in names if name not in stamps}}
+
+
 def _plain_body(args: Sequence[Any], kwargs: dict[str, Any]) -> bytes:
     for value in args:
         if type(value) not in _PLAIN:
@@ -325,9 +340,13 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
 
 
 def _limit(value: Any, name: str) -> float | None:
-    if value is not None and (not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0):
+    if value is None:
+        return None
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
         raise TypeError(f"{name} must be a number of seconds, not {value!r:.100}")
-    return cast("float | None", value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number of seconds, not {value!r:.100}")
+    return value
 
 
 def _zone(settings: Settings) -> tzinfo:
@@ -345,20 +364,17 @@ def _zone(settings: Settings) -> tzinfo:
         ) from error
 
 
-def _moment(value: Any, name: str, zone: tzinfo) -> str | None:
-    """Return a time in ISO 8601 with a zone; text, which comes from another message, is returned unchanged."""
-    if value is None:
-        return None
+def _moment(value: Any, name: str, zone: tzinfo) -> datetime:
+    """Return the time that `value`, a datetime or its text, means; without a zone of its own, in `zone`."""
     if isinstance(value, str):
         try:
-            datetime.fromisoformat(value)
+            value = datetime.fromisoformat(value)
         except ValueError:
             raise ValueError(
                 f"{name} must be a datetime, or its text as in 2030-01-31T12:00:00+00:00, not {value!r:.100}"
             ) from None
-        return value
     if isinstance(value, datetime):
-        return (value if value.tzinfo is not None else value.replace(tzinfo=zone)).isoformat()
+        return value if value.tzinfo is not None else value.replace(tzinfo=zone)
     if name == "eta":
         raise TypeError(f"eta must be a datetime, not {value!r:.100}; countdown takes seconds")
     raise TypeError(f"{name} must be a number of seconds or a datetime, not {value!r:.100}")
@@ -371,6 +387,17 @@ def _seconds(value: Any, name: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{name} must be a number of seconds, not {value!r:.100}") from None
+
+
+def _milliseconds(seconds: Any, name: str) -> int | None:
+    return None if seconds is None else int(_seconds(seconds, name) * 1000)
+
+
+def _later(now: datetime, seconds: float, name: str) -> datetime:
+    try:
+        return now + timedelta(seconds=seconds)
+    except (OverflowError, ValueError):  # ValueError: NaN
+        raise ValueError(f"{name} must be a number of seconds up to the year 9999, not {seconds!r}") from None
 
 
 def _as_protocol_1(

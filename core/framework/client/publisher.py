@@ -22,6 +22,7 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
+from framework._config.making import making
 from framework.api.backoff import Backoff
 from framework.exceptions import ConnectionLost, TransportError
 from framework.wire.identity import new_id
@@ -61,7 +62,11 @@ class Publisher:
         self._inherited: list[object] = []
 
     def _check_pid(self) -> None:
-        if self._pid != os.getpid():
+        if self._pid == os.getpid():
+            return
+        with making():
+            if self._pid == os.getpid():
+                return
             self._inherited += [self._transport, self._outlet, self._producer, self._store, self._mailbox]
             self._lock = threading.RLock()
             self._transport = self._outlet = self._producer = self._store = self._mailbox = None
@@ -72,8 +77,7 @@ class Publisher:
     @property
     def oid(self) -> str:
         """The name of the reply queue of this process, sent as `reply_to`."""
-        if self._pid != os.getpid():
-            self._check_pid()
+        self._check_pid()
         return self._oid
 
     @property

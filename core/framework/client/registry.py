@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from framework._config.making import making
 from framework.client import current
 from framework.client.task import Task
 from framework.client.workflow.builtin_tasks import BUILT_IN
@@ -35,6 +36,7 @@ class Registry(Mapping[str, Task[..., Any]]):
         self._tasks: dict[str, Task[..., Any]] = {}
         self._shared = 0
         self._built_in = False
+        self._sharing = False
 
     def add(self, task: Task[..., Any]) -> Task[..., Any]:
         """Add `task`; return it, or the one made from the same function before.
@@ -72,15 +74,29 @@ class Registry(Mapping[str, Task[..., Any]]):
 
     def share(self, app: App) -> None:
         """Add the shared tasks defined since the last call, and at the first call the built-in tasks."""
+        if self._built_in and self._shared >= len(current.shared):
+            return
+        with making():
+            if self._sharing:  # the same thread, from the making of a task
+                return
+            self._sharing = True
+            try:
+                self._share(app)
+            finally:
+                self._sharing = False
+
+    def _share(self, app: App) -> None:
         if not self._built_in:
-            self._built_in = True
             for name, function, options in BUILT_IN:
                 task = make_task(app, function, {"name": name, "bind": True, "typing": False, **options})
                 self._tasks.setdefault(name, task)
+            self._built_in = True
         while self._shared < len(current.shared):
             function, options = current.shared[self._shared]
-            self._shared += 1
-            self.add(make_task(app, function, dict(options)))
+            try:
+                self.add(make_task(app, function, dict(options)))
+            finally:
+                self._shared += 1
 
     def __getitem__(self, name: str) -> Task[..., Any]:
         try:

@@ -36,6 +36,9 @@ class Context:
     Other attributes may be set freely.
     """
 
+    #: Whether `Task.__call__` runs the function of this request; set only where a subclass defines `__call__`.
+    in_call = False
+
     __slots__ = (
         "__dict__", "_app", "_args", "_children", "_embed", "_incoming", "_kwargs", "_properties", "_raw",
         "called_directly", "hostname", "is_eager",
@@ -157,9 +160,18 @@ class Context:
         self._raw = incoming.headers
 
     @property
+    def encoding(self) -> tuple[str | None, str | None]:
+        """The content type of the message and the MIME type of its compression; None: no message, or uncompressed."""
+        return None if self._incoming is None else self._incoming.content_type, self._raw.get("compression")
+
+    @property
     def raw_headers(self) -> dict[str, Any]:
         """All headers of the message. Read-only."""
         return self._raw
+
+    def awaits_call_of(self, task: str) -> bool:
+        """Whether a message or an eager run has called `task`, and the function of the task does not run yet."""
+        return not self.in_call and not self.called_directly and self.task == task
 
     def add_child(self, result: Any) -> None:
         """Record the result of a task that this one has sent, unless its `trail` is off."""

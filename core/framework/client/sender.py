@@ -79,7 +79,10 @@ class Sender:
         It equals the original message, but for `options`: args, kwargs, eta, countdown, retries, queue, ….
         """
         info = request.delivery_info
+        content_type, compression = request.encoding
         kept = {
+            "serializer": content_type,
+            "compression": compression,
             "root_id": request.root_id or request.id,
             "parent_id": request.id,
             "shadow": request.shadow,

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast
 
@@ -20,7 +20,7 @@ from framework.client.request import Context, current_request, parent_request, p
 from framework.client.results import AsyncResult
 from framework.client.task_policy import TaskPolicy, annotate, resolve
 from framework.client.workflow import replacing
-from framework.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry, TransportError
+from framework.exceptions import FrameworkError, Ignore, MaxRetriesExceededError, Reject, Retry, TransportError
 from framework.wire.result_document import Documents
 
 if TYPE_CHECKING:
@@ -113,7 +113,13 @@ class Task(Generic[P, R]):
         raise NotImplementedError(f"the task {self.name or type(self).__name__} must define run()")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function in this process, without a message."""
+        """Call the function in this process, without a message.
+
+        A subclass's `__call__` that calls this one, for a message or an eager run, keeps the running request.
+        """
+        request = current_request()
+        if request is not None and type(self).__call__ is not Task.__call__ and request.awaits_call_of(self.name):
+            return cast("R", _run_in_call(request, self.run, args, kwargs))
         token = push_request(Context({"task": self.name}, list(args), kwargs, app=getattr(self, "app", None)))
         try:
             return cast("R", self.run(*args, **kwargs))
@@ -203,12 +209,17 @@ class Task(Generic[P, R]):
 
         return await asyncio.to_thread(self.apply_async, args, kwargs, task_id, **options)
 
-    def check_arguments(self, args: Any, kwargs: Mapping[str, Any]) -> None:
-        """Raise `TypeError` when the function does not accept these arguments."""
+    @property
+    def shape(self) -> tuple[inspect.Signature, int, int]:
+        """The signature of its function, and the fewest and most arguments that it takes by position."""
         shape = self._shape
         if shape is None:
             shape = self._shape = _shape_of(self)
-        signature, fewest, most = shape
+        return shape
+
+    def check_arguments(self, args: Any, kwargs: Mapping[str, Any]) -> None:
+        """Raise `TypeError` when the function does not accept these arguments."""
+        signature, fewest, most = self.shape
         if not kwargs and fewest <= len(args) <= most:
             return
         try:
@@ -287,8 +298,7 @@ class Task(Generic[P, R]):
             self._give_up(request, exc)
         if eta is None and countdown is None:
             countdown = self.default_retry_delay
-        call_args = request.args if args is None else list(args)
-        call_kwargs = request.kwargs if kwargs is None else dict(kwargs)
+        call_args, call_kwargs = self._changed_call(request, args, kwargs)
         changes = {**options, "retries": retries, "countdown": countdown, "eta": eta}
         again = self.signature(call_args, call_kwargs, task_id=request.id, **changes)
         error = Retry(exc=exc, when=countdown if eta is None else eta, is_eager=request.is_eager, sig=again)
@@ -297,6 +307,25 @@ class Task(Generic[P, R]):
         if throw:
             raise error from exc
         return error
+
+    def _changed_call(
+        self, request: Context, args: Iterable[Any] | None, kwargs: Mapping[str, Any] | None
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """Return the arguments of the running call, with `args` and `kwargs` in the place of what they name."""
+        new_args = list(request.args if args is None else args)
+        new_kwargs = dict(request.kwargs if kwargs is None else kwargs)
+        if (args is None) is not (kwargs is None):
+            for place, name in enumerate(self._names()[: len(new_args)]):
+                if name in new_kwargs:
+                    named = new_kwargs.pop(name)
+                    if args is None:
+                        new_args[place] = named
+        return new_args, new_kwargs
+
+    def _names(self) -> list[str]:
+        """Return the names of the parameters that take arguments by position and by name."""
+        parameters = self.shape[0].parameters.values()
+        return [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
 
     def _give_up(self, request: Context, exc: BaseException | None) -> NoReturn:
         if exc is not None:
@@ -377,6 +406,35 @@ class Task(Generic[P, R]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _named, (self.name,)
+
+
+def _run_in_call(request: Context, run: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    request.in_call = True
+    try:
+        value = run(*args, **kwargs)
+    finally:
+        request.in_call = False
+    return _await_in_call(request, value) if inspect.iscoroutine(value) else value
+
+
+async def _await_in_call(request: Context, coroutine: Coroutine[Any, Any, Any]) -> Any:
+    request.in_call = True
+    try:
+        return await coroutine
+    finally:
+        request.in_call = False
+
+
+def called_by_message(task: Task[P, R]) -> Callable[P, R]:
+    """Return what a message for `task` calls: the task if its class defines `__call__`, else its function."""
+    return task if type(task).__call__ is not Task.__call__ else task.run
+
+
+def unsent(error: Retry) -> FrameworkError:
+    """Return the failure of a task that raised `error` without a message: its end as a retry would lose the task."""
+    failure = FrameworkError(f"the task raised Retry, but no message was sent: raise self.retry() instead ({error})")
+    failure.__cause__ = error
+    return failure.with_traceback(error.__traceback__)
 
 
 def _named(name: str) -> Any:

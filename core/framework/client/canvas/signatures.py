@@ -76,15 +76,27 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         """The arguments by position."""
         return tuple(self.get("args") or ())
 
+    @args.setter
+    def args(self, value: Iterable[Any] | None) -> None:
+        self["args"] = () if value is None else tuple(value)
+
     @property
     def kwargs(self) -> dict[str, Any]:
         """The arguments by name."""
         return cast("dict[str, Any]", self.get("kwargs") or {})
 
+    @kwargs.setter
+    def kwargs(self, value: Mapping[str, Any] | None) -> None:
+        self["kwargs"] = {} if value is None else dict(value)
+
     @property
     def options(self) -> dict[str, Any]:
         """The options for `apply_async`."""
         return cast("dict[str, Any]", self.setdefault("options", {}))
+
+    @options.setter
+    def options(self, value: Mapping[str, Any] | None) -> None:
+        self["options"] = {} if value is None else dict(value)
 
     @property
     def immutable(self) -> bool:

@@ -23,7 +23,7 @@ from framework.client.canvas.documents import Member
 from framework.client.canvas.errbacks import call_errbacks
 from framework.client.publisher import publish_until_accepted, retry_until_connected
 from framework.client.request import Context
-from framework.client.task import Task
+from framework.client.task import Task, unsent
 from framework.client.workflow import callbacks, chord_counting
 from framework.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from framework.wire.exception_document import ExceptionInfo
@@ -119,7 +119,9 @@ class Finish:
         if isinstance(error, Reject):
             return self._rejected(run, error, runtime)
         if isinstance(error, Retry):
-            return Outcome(seq, outcomes.RETRY, runtime, *self._retry(run, error))
+            if error.is_sent:
+                return Outcome(seq, outcomes.RETRY, runtime, *self._retry(run, error))
+            error = unsent(error)
         soft = isinstance(error, SoftTimeLimitExceeded)
         ends = run.plan.policy.ends
         action = ends.soft_timeout if soft else ends.failure

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from framework.client.task import Task
+from framework.client.task import Task, called_by_message
 from framework.client.task_policy import TaskPolicy
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class TaskPlans(dict[str, TaskPlan]):
             """Return the task's `handler`, or None if it is the base class's, which does nothing."""
             return getattr(task, handler) if getattr(kind, handler) is not getattr(Task, handler) else None
 
-        call = task if kind.__call__ is not Task.__call__ else task.run
+        call = called_by_message(task)
         acall = None
         if inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(task.run):
             # Start-up time and memory: a process that runs no coroutine does not load asyncio.

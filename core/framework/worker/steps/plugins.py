@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,6 @@ from framework.worker.settle.settle import Settle
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
-    from framework.client.app import App
     from framework.worker.process.run import WorkerRun
 
 logger = logging.getLogger(__name__)
@@ -105,7 +103,7 @@ class PoolStep(Step):
         run: WorkerRun = board.get("run")
         worker = run.settings.worker
         plugin, options = loader.load_pool(run.settings)
-        check_traits(plugin, run.settings, run.app)
+        check_traits(plugin, run.settings)
         settle: Settle = board.get("settle")
         abnormal_ends = AbnormalEnds(settle, run.app, run.settings)
         self._loop: EventLoop = board.get("loop")
@@ -135,8 +133,8 @@ class PoolStep(Step):
             self._pool.stop(deadline)
 
 
-def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
-    """Check the settings and tasks against the traits of the pool. Raises `ConfigError`."""
+def check_traits(plugin: type[Pool], settings: Settings) -> None:
+    """Check the settings against the traits of the pool. Raises `ConfigError`."""
     name, traits, task = settings.worker.pool, plugin.traits, settings.task
     wanted = (
         (task.soft_time_limit, traits.soft_limit, "a soft time limit (--soft-time-limit)"),
@@ -147,15 +145,6 @@ def check_traits(plugin: type[Pool], settings: Settings, app: App) -> None:
             raise ConfigError(
                 f"the pool {name!r} cannot enforce {what}: choose another with --pool, or leave the limit out"
             )
-    if traits.green and (names := [each.name for each in app.tasks.values() if inspect.iscoroutinefunction(each.run)]):
-        # Greenlets share one thread, and asyncio allows one running loop a thread. Only a warning: these tasks may be
-        # routed to queues of other workers.
-        logger.warning(
-            "The pool %r cannot run two tasks at a time that are async functions (%s): "
-            "have a worker with asyncio, prefork, threads or solo consume them",
-            name,
-            ", ".join(names),
-        )
     if not plugin.patched():
         raise ConfigError(
             f"the pool {name!r} was chosen in code, too late to patch the standard library for it: "
