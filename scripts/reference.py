@@ -115,12 +115,12 @@ def commands() -> str:
     """Every sub-command, with its own options."""
     import click
 
-    from framework._cli.program import COMMANDS, global_options, program
+    from framework._cli.program import described, global_options, program
 
     shared = {option.name for option in global_options()}
     parts = []
     with click.Context(program, info_name="framework") as context:
-        for name, (_, _, text) in COMMANDS.items():
+        for name, text in described():
             command = program.get_command(context, name)
             assert command is not None
             parts.append(f"### framework {name}\n\n{text}")

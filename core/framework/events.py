@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from framework.client.events import Events, Handler, Polaroid, Receiver, State, Task, Worker
+from framework.client.events import BackgroundReceiver, Dumper, Events, Handler, Polaroid, Receiver, State, Task, Worker
 
-__all__ = ["Events", "Handler", "Polaroid", "Receiver", "State", "Task", "Worker"]
+__all__ = ["BackgroundReceiver", "Dumper", "Events", "Handler", "Polaroid", "Receiver", "State", "Task", "Worker"]

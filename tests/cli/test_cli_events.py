@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from framework._cli.screen.keys import split
-from framework._cli.screen.model import Model
-from framework._cli.screen.views import draw
+from framework_commands.screen.keys import split
+from framework_commands.screen.model import Model
+from framework_commands.screen.views import draw
 from support import proj, workers
 from support.processes import kill_all, members
 from support.terminal import on_a_terminal

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -237,6 +239,31 @@ def test_a_strangers_command_is_listed_and_run(run, monkeypatch):
     )
     assert "greet" in run("--help")[1]
     assert run("greet", "-q")[:2] == (0, "command greet\n")
+
+
+@pytest.mark.parametrize(
+    ("source", "line"),
+    [
+        ('"""Greet people.\n\nMore of it."""\nraise RuntimeError("imported")\n', "Greet people."),
+        ("raise RuntimeError('imported')\n", "From acme 1.0."),
+        ("no python at all", "From acme 1.0."),
+        (None, "From acme 1.0."),
+    ],
+)
+def test_a_strangers_line_of_help_is_read_and_not_imported(source, line, run, monkeypatch, tmp_path):
+    from importlib.metadata import EntryPoint
+
+    if source is not None:
+        (tmp_path / "acmecli").mkdir()
+        (tmp_path / "acmecli" / "__init__.py").write_text("raise RuntimeError('imported')")
+        (tmp_path / "acmecli" / "greeting.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    point = EntryPoint("greet", "acmecli.greeting:command", program.GROUP)
+    vars(point)["dist"] = SimpleNamespace(name="acme", version="1.0")
+    monkeypatch.setattr(program, "_installed", lambda: [point])
+    code, out, _ = run("--help")
+    assert code == 0
+    assert re.search(rf"greet +{re.escape(line)}$", out, re.MULTILINE), out
 
 
 @pytest.mark.parametrize("args", [("plugins", "doctor"), ("--help",)])

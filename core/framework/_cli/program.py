@@ -8,11 +8,14 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import sys
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -38,7 +41,6 @@ COMMANDS: Final = {
     "health": ("framework._cli.health", "command", "Probe a worker on this machine: is it live, does it consume?"),
     "inspect": ("framework._cli.remote", "inspect", "Query the workers."),
     "control": ("framework._cli.remote", "control", "Send commands to the workers."),
-    "events": ("framework._cli.events", "command", "Watch workers and tasks, live."),
     "config": ("framework._cli.config", "command", "Show, check and describe the configuration."),
     "plugins": ("framework._cli.plugins", "command", "List the installed plugins, or check them."),
     "report": ("framework._cli.report", "command", "Print information for a bug report."),
@@ -140,23 +142,38 @@ class Program(Section):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of sub-commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(_described())
+            formatter.write_dl(described())
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Complete the name of a sub-command without importing any, or an option."""
         from click.shell_completion import CompletionItem  # start-up time, as click does it
 
-        names = [CompletionItem(name, help=text) for name, text in _described() if name.startswith(incomplete)]
+        names = [CompletionItem(name, help=text) for name, text in described() if name.startswith(incomplete)]
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
-def _described() -> list[tuple[str, str]]:
+def described() -> list[tuple[str, str]]:
     """Return the name and the line of help of every sub-command."""
     rows = [(name, text) for name, (_, _, text) in COMMANDS.items()]
     for point in _installed():
         if point.name not in COMMANDS:
-            rows.append((point.name, f"From {point.dist.name} {point.dist.version}." if point.dist else ""))
+            rows.append((point.name, _help_of(point)))
     return rows
+
+
+def _help_of(point: Any) -> str:
+    """Return the first line of the docstring of the module that `point` names: it is read, not imported."""
+    try:
+        path, name, origin = None, "", ""
+        for part in point.module.split("."):
+            name = f"{name}.{part}" if name else part
+            spec = PathFinder.find_spec(name, path)
+            assert spec is not None
+            path, origin = spec.submodule_search_locations, spec.origin or ""
+        line = (ast.get_docstring(ast.parse(Path(origin).read_text())) or "").partition("\n")[0]
+    except Exception:  # noqa: BLE001 - whatever is wrong with a plugin: the other commands are listed
+        line = ""
+    return line or (f"From {point.dist.name} {point.dist.version}." if point.dist else "")
 
 
 def _installed() -> Iterable[Any]:

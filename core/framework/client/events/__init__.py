@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from framework.client.events.receiver import Handler, Receiver
+from framework.client.events.dumper import Dumper
+from framework.client.events.receiver import BackgroundReceiver, Handler, Receiver
 from framework.client.events.snapshot import Polaroid
 from framework.client.events.state import State, Task, Worker
 
 if TYPE_CHECKING:
     from framework.client.app import App
 
-__all__ = ["Events", "Handler", "Polaroid", "Receiver", "State", "Task", "Worker"]
+__all__ = ["BackgroundReceiver", "Dumper", "Events", "Handler", "Polaroid", "Receiver", "State", "Task", "Worker"]
 
 
 class Events:

@@ -14,12 +14,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
-from framework.client.events.receiver import BackgroundReceiver
-from framework.client.events.state import State, Task, Worker
+from framework.events import BackgroundReceiver, State, Task, Worker
 from framework.exceptions import FrameworkError, TransportError
 
 if TYPE_CHECKING:
-    from framework.client.app import App
+    from framework import App
 
 View = Literal["tasks", "workers", "types"]
 VIEWS: Final[tuple[View, ...]] = ("tasks", "workers", "types")

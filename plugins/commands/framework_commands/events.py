@@ -1,6 +1,6 @@
-"""``framework events``: shows workers and tasks, live.
+"""Watch workers and tasks, live.
 
-1. Without options, shows a live screen (`framework._cli.screen`).
+1. Without options, shows a live screen (`framework_commands.screen`).
 2. With ``--dump``, prints a line for each event; with ``--json``, a JSON object per line.
 3. With ``--camera``, passes the state to a class at an interval.
 """
@@ -15,13 +15,12 @@ import click
 import msgspec
 
 from framework import exitcodes
-from framework._cli.output import pass_session
-from framework._cli.session import CommandSession
-from framework.client.events.dumper import Dumper
+from framework.events import Dumper
 from framework.exceptions import ConfigError, TransportError
 
 if TYPE_CHECKING:
-    from framework.client.app import App
+    from framework import App
+    from framework.api.command_line import CommandLine
 
 
 @click.command(help="Watch workers and tasks on a live screen, or print their events.")
@@ -32,9 +31,9 @@ if TYPE_CHECKING:
 @click.option("-r", "--maxrate", metavar="RATE", help="Maximum rate of snapshots, as in 10/m.")
 @click.option("--limit", type=int, metavar="N", help="Stop after N events.")
 @click.option("--timeout", type=float, metavar="S", help="Stop after S seconds without an event.")
-@pass_session
+@click.pass_obj
 def command(
-    session: CommandSession,
+    line: CommandLine,
     dump: bool,
     as_json: bool,
     camera: str | None,
@@ -46,7 +45,7 @@ def command(
     """Show or print events."""
     if dump + as_json + (camera is not None) > 1:
         raise click.UsageError("--dump, --json and --camera exclude each other")
-    app = session.app()
+    app = line.app()
     if dump:
         return _print_lines(app, limit, timeout)
     if as_json:
@@ -56,9 +55,9 @@ def command(
     if not (sys.stdout.isatty() and sys.stdin.isatty()):
         raise click.UsageError("the live screen needs a terminal; use --dump or --json in a pipe")
     # Start-up time: only the screen needs rich.
-    from framework._cli.screen import show
+    from framework_commands.screen import show
 
-    return show(app, color=not session.no_color)
+    return show(app, color=not line.no_color)
 
 
 def _print_lines(app: App, limit: int | None, timeout: float | None) -> int:

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.live import Live
 
 from framework import exitcodes
-from framework._cli.screen.keys import Keyboard
-from framework._cli.screen.model import Model
-from framework._cli.screen.views import draw
+from framework_commands.screen.keys import Keyboard
+from framework_commands.screen.model import Model
+from framework_commands.screen.views import draw
 
 if TYPE_CHECKING:
-    from framework.client.app import App
+    from framework import App
 
 #: Seconds between two redraws while no key is pressed.
 _FRAME = 0.25

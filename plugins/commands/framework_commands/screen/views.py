@@ -11,8 +11,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from framework._cli.screen.model import VIEWS, Model
-from framework.client.events.state import Task, Worker
+from framework.events import Task, Worker
+from framework_commands.screen.model import VIEWS, Model
 
 _STYLES: Final = {
     "SUCCESS": "green",
