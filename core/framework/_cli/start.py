@@ -53,10 +53,11 @@ def start(session: CommandSession, detach: bool) -> int:
 
 
 def _prepare(session: CommandSession) -> tuple[LocatedApp, Config]:
-    """Import the application, note ineffective settings and purge the queues if `worker.purge` is set."""
+    """Import the application, check and note settings, and purge the queues if `worker.purge` is set."""
     located = session.locate()
     config: Config = located.app.conf.config
     _note_unavailable(config)
+    privileges.refuse_pickle_as_root(config.settings)
     import_modules(located.app)
     if config.settings.worker.purge:
         _purge(session, config)

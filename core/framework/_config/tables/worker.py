@@ -42,6 +42,13 @@ class WorkerSettings(Table):
     umask: Annotated[
         str | None, opt('File mode creation mask in octal, as in "027".', flag=("--umask",), metavar="OCTAL")
     ] = None
+    force_root: Annotated[
+        bool,
+        opt(
+            "Start as root although accept_content has pickle, with which a message can run any code.",
+            env=("C_FORCE_ROOT",),
+        ),
+    ] = False
     executable: Annotated[
         str | None, opt("Python to run a detached worker with.", flag=("--executable",), metavar="PYTHON")
     ] = None
