@@ -18,7 +18,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -158,12 +158,15 @@ def _starter(start: StartWorker, directory: Path) -> Iterator[StartWorker]:
         app_dir: str | os.PathLike[str] | None = None,
         env: dict[str, str] | None = None,
         ready: bool = True,
+        through: Sequence[str] = (),
     ) -> workers.WorkerProcess:
         variables = workers.app_environment(
             broker=broker, backend=backend, ledger=ledger, conf=json.dumps(conf) if conf else None
         )
         variables |= env or {}
-        chosen = {} if app is None else {"app": app}
+        chosen: dict[str, Any] = {} if app is None else {"app": app}
+        if through:
+            chosen["through"] = through
         log = directory / f"worker-{start.__name__}-{len(started)}.log"
         worker = start(app_dir, *args, env=variables, log=log, **chosen)
         started.append(worker)

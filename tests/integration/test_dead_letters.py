@@ -25,7 +25,8 @@ BAD = b"not json at all"
 def place(broker_url, backend_url, client, start_worker, ledger_path) -> SimpleNamespace:
     """Five letters: four messages that one worker refused for their content type, and one that nobody can read."""
     app = client(broker_url)
-    picky = start_worker("-P", "solo", broker=broker_url, ledger=ledger_path, conf={"accept_content": ["pickle"]})
+    conf = {"accept_content": ["pickle"], "worker_force_root": True}
+    picky = start_worker("-P", "solo", broker=broker_url, ledger=ledger_path, conf=conf)
     ids = [app.tasks["proj.record"].delay(number).id for number in range(3)]
     ids.append(app.tasks["proj.add"].delay(1, 2).id)
     queues.push(broker_url, BAD, {"task": "proj.add", "id": "odd"}, content_type="application/x-odd")

@@ -7,6 +7,7 @@ import pwd
 import re
 import signal
 import socket
+import sys
 
 import pytest
 
@@ -71,6 +72,29 @@ def test_stop_takes_a_signal_and_kill_needs_none(place, sqlite_url):
     assert f"> a@{HOST}: DOWN\n" in out
     assert f"Killing node b@{HOST} ({second})\n" in out
     here.gone(second)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells when a process began in a file")
+@pytest.mark.parametrize("command", ["stop", "stopwait", "restart", "kill"])
+def test_a_number_that_another_worker_has_got_is_never_signalled(command, place, sqlite_url):
+    here = place(sqlite_url)
+    here.ok("multi", "start", "a", "-P", "solo", "-l", "info", *FILES)
+    other = here.pid("run/x/a.pid")
+    here.ready("log/x/a.log")
+    stale = here.path / "run/x/b.pid"
+    stale.write_text(f"{other}\n")
+    os.utime(stale, (1e9, 1e9))
+    assert here.run("multi", "status", "b", PIDFILE).returncode == exitcodes.UNAVAILABLE
+    out = here.ok("multi", command, "b", "-P", "solo", *FILES)
+    assert f"> b@{HOST}: DOWN\n" in out
+    assert str(other) not in out
+    if command != "restart":
+        here.ok("multi", "start", "b", "-P", "solo", *FILES)
+    assert here.pid("run/x/b.pid") != other
+    # A signal would have stopped it: it answers, and runs a task, after what it was spared.
+    here.ok("inspect", "ping", "-d", f"a@{HOST}")
+    assert "shutdown" not in here.text("log/x/a.log").lower()
+    assert alive(other)
 
 
 def test_a_start_that_fails_is_told_and_the_others_start(place, sqlite_url):

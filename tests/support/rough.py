@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -81,6 +82,31 @@ def forks():
     if pid == 0:
         os._exit(0)
     return os.waitpid(pid, 0)[1]
+
+
+@app.task(name="rough.leaves_orphans")
+def leaves_orphans(count):
+    """Fork twice, `count` times; return the numbers of the processes that have lost their parents and ended."""
+    read, write = os.pipe()
+    for _ in range(count):
+        pid = os.fork()
+        if pid == 0:
+            if os.fork() == 0:
+                os.write(write, b"%d\n" % os.getpid())
+            os._exit(0)
+        os.waitpid(pid, 0)
+    os.close(write)
+    with open(read) as numbers:
+        return [int(number) for number in numbers]
+
+
+@app.task(name="rough.ends_with")
+def ends_with(code):
+    """Return the exit code of a program that ends with `code`, asked for long after it has ended."""
+    process = subprocess.Popen(["sh", "-c", f"exit {code}"], stdout=subprocess.PIPE)
+    process.stdout.read()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    return process.wait()
 
 
 @app.task(name="rough.goes_away")

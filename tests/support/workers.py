@@ -165,15 +165,16 @@ def start_worker(
     app: str = "proj",
     env: Mapping[str, str] | None = None,
     log: Path | None = None,
+    through: Sequence[str] = (),
 ) -> WorkerProcess:
     """Start `python -m framework -A <app> worker <args>` in `app_dir` (default: the samples' directory).
 
-    An empty `app` leaves `-A` out, for tests that write it elsewhere.
+    An empty `app` leaves `-A` out, for tests that write it elsewhere. `through`: a command that runs its arguments.
     """
     chosen = ["-A", app] if app else []
     # The ready line, which the tests wait for, is logged at INFO.
     level = [] if any(arg.startswith(("-l", "--loglevel")) for arg in args) else ["-l", "info"]
-    argv = [sys.executable, "-m", "framework", *chosen, "worker", *level, *args]
+    argv = [*through, sys.executable, "-m", "framework", *chosen, "worker", *level, *args]
     return _start(argv, app_dir, env, log)
 
 

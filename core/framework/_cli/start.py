@@ -18,6 +18,7 @@ from framework._config.sources import Config, resolve
 from framework.client.locate import LocatedApp, import_modules
 from framework.client.routing import select_queues
 from framework.worker.process import background, privileges
+from framework.worker.process.init import become_init
 from framework.worker.process.signals import Signals
 
 
@@ -29,6 +30,9 @@ def start(session: CommandSession, detach: bool) -> int:
         return background.start(session.repeat_command(settings.executable), session.origin, session.quiet)
     privileges.mask(settings.umask)
     privileges.become(settings.uid, settings.gid)
+    # Early: the process that stays behind has neither threads nor the application.
+    if (code := become_init()) is not None:
+        return code
     signals = Signals()
     signals.hold()
     try:
@@ -49,10 +53,11 @@ def start(session: CommandSession, detach: bool) -> int:
 
 
 def _prepare(session: CommandSession) -> tuple[LocatedApp, Config]:
-    """Import the application, note ineffective settings and purge the queues if `worker.purge` is set."""
+    """Import the application, check and note settings, and purge the queues if `worker.purge` is set."""
     located = session.locate()
     config: Config = located.app.conf.config
     _note_unavailable(config)
+    privileges.refuse_pickle_as_root(config.settings)
     import_modules(located.app)
     if config.settings.worker.purge:
         _purge(session, config)

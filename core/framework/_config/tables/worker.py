@@ -42,6 +42,13 @@ class WorkerSettings(Table):
     umask: Annotated[
         str | None, opt('File mode creation mask in octal, as in "027".', flag=("--umask",), metavar="OCTAL")
     ] = None
+    force_root: Annotated[
+        bool,
+        opt(
+            "Start as root although accept_content has pickle, with which a message can run any code.",
+            env=("C_FORCE_ROOT",),
+        ),
+    ] = False
     executable: Annotated[
         str | None, opt("Python to run a detached worker with.", flag=("--executable",), metavar="PYTHON")
     ] = None
@@ -53,8 +60,8 @@ class WorkerSettings(Table):
     concurrency: Annotated[
         Count | Literal["auto"] | None,
         opt(
-            "Slots: processes, threads, greenlets or coroutines. auto: the CPUs this process may use (cgroup, "
-            "affinity). Default: auto, and 100 for asyncio.",
+            "Slots: processes, threads, greenlets or coroutines. auto: the CPUs this process may use (affinity, and "
+            "the CPU quota of its cgroup, rounded up). Default: auto, and 100 for asyncio.",
             "CELERYD_CONCURRENCY",
             flag=("-c", "--concurrency"),
             metavar="N|auto",
@@ -82,13 +89,14 @@ class WorkerSettings(Table):
         ),
     ] = None
     max_memory_per_child: Annotated[
-        Count | None,
+        Count | Literal["auto"] | None,
         opt(
-            "Replace a child process whose memory exceeds this many KiB, after its current task.",
+            "Replace a child process whose memory exceeds this many KiB, after its current task. auto: the memory of "
+            "the machine, or the limit of the cgroup, divided by one more than the slots.",
             "CELERYD_MAX_MEMORY_PER_CHILD",
             flag=("--max-memory-per-child",),
             hidden=("--maxmemperchild",),
-            metavar="KIB",
+            metavar="KIB|auto",
         ),
     ] = None
     autoscale: Annotated[

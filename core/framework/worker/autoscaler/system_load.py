@@ -1,34 +1,36 @@
-"""Measures the machine for autoscalers: CPU load and memory, within the limits of a container."""
+"""Measures the machine: CPUs, load and memory, within the limits of a container."""
 
 from __future__ import annotations
 
-import contextlib
+import math
 import os
 from pathlib import Path
 from typing import Final
 
 from framework.api.autoscaler import Machine
+from framework.worker.autoscaler import cgroup
 
 _MIB: Final = 1024 * 1024
 _MEMINFO: Final = Path("/proc/meminfo")
-#: The control group of this process, as a container mounts it.
-_CGROUP: Final = Path("/sys/fs/cgroup")
 
 
-def measure(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> Machine:
+def measure(meminfo: Path = _MEMINFO, groups: Path = cgroup.ROOT, membership: Path = cgroup.MEMBERSHIP) -> Machine:
     """Return the current load and memory."""
     free, total = _memory(meminfo)
-    with contextlib.suppress(OSError, ValueError):
-        # "max", for no limit, raises ValueError.
-        limit = int((cgroup / "memory.max").read_text())
-        used = int((cgroup / "memory.current").read_text()) - _reclaimable(cgroup)
+    for limit, available in cgroup.memory(groups, membership):
         total = min(total, limit)
-        free = min(free, max(0, limit - used))
-    return Machine(load=os.getloadavg()[0] / cpus(), memory_free=free // _MIB, memory_total=total // _MIB)
+        free = min(free, available)
+    # The load is that of the whole machine: a quota does not lower the number of its CPUs.
+    return Machine(load=os.getloadavg()[0] / _affinity(), memory_free=free // _MIB, memory_total=total // _MIB)
 
 
-def cpus() -> int:
-    """Return the number of CPUs that this process may use."""
+def cpus(groups: Path = cgroup.ROOT, membership: Path = cgroup.MEMBERSHIP) -> int:
+    """Return the number of CPUs that this process may use: a quota is rounded up."""
+    quota = cgroup.cpu_quota(groups, membership)
+    return _affinity() if quota is None else min(_affinity(), math.ceil(quota))
+
+
+def _affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -40,12 +42,3 @@ def _memory(meminfo: Path) -> tuple[int, int]:
         # Not Linux: only the total memory is known, and counts as free.
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return total, total
-
-
-def _reclaimable(cgroup: Path) -> int:
-    """Return the bytes of page cache in the group's usage that the kernel can reclaim."""
-    for line in (cgroup / "memory.stat").read_text().splitlines():
-        name, _, value = line.partition(" ")
-        if name == "inactive_file":
-            return int(value)
-    return 0

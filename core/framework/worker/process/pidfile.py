@@ -1,13 +1,17 @@
 """The pidfile: created exclusively, one worker a file; a stale file is replaced.
 
-A file is stale when its process has ended. It is also stale when another program, started after the file was written,
-has the same pid: after a reboot, and in containers, the system assigns the same low pids again.
+A worker keeps its file open and locked while it runs. The pid alone does not identify it: after a reboot, and in
+containers, the system assigns the same low pids again. A file that nobody has locked, such as one that another program
+wrote, is stale when its process has ended or started after the file was written.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -21,6 +25,9 @@ logger = logging.getLogger(__name__)
 _START_TIME: Final = 19
 #: Seconds by which the start time computed from /proc may be wrong.
 _CLOCK_SLACK: Final = 2.0
+#: Attempts to take a file, and seconds between them: those who check a file lock it for a moment.
+_ATTEMPTS: Final = 20
+_ATTEMPT_INTERVAL: Final = 0.05
 
 
 class PidfileTaken(FrameworkError):
@@ -34,47 +41,81 @@ class Pidfile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._taken = False
+        self._fd = -1
 
     def take(self) -> None:
-        """Create the file. Raises `PidfileTaken` when another live process has it, or it cannot be written."""
-        for _attempt in range(2):
-            try:
-                fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
-            except FileExistsError:
-                self._remove_stale()
-                continue
-            except OSError as error:
-                raise PidfileTaken(f"the pidfile {self.path} cannot be written: {error.strerror}") from error
-            with os.fdopen(fd, "w") as file:
-                file.write(f"{os.getpid()}\n")
-            self._taken = True
-            return
-        raise PidfileTaken(f"the pidfile {self.path} was just created by another process: try again")
+        """Create the file and lock it. Raises `PidfileTaken` when another process has it, or it cannot be written."""
+        try:
+            for _attempt in range(_ATTEMPTS):
+                if self._create():
+                    # A forked process that outlives the worker would keep the lock.
+                    os.register_at_fork(after_in_child=self._close)
+                    return
+                if not self._remove_stale():
+                    time.sleep(_ATTEMPT_INTERVAL)
+        except OSError as error:
+            raise PidfileTaken(f"the pidfile {self.path} cannot be written: {error.strerror}") from error
+        raise PidfileTaken(
+            f"the pidfile {self.path} is locked by a process of another container or machine: "
+            "stop that worker, or give this one another --pidfile"
+        )
 
-    def _remove_stale(self) -> None:
+    def _create(self) -> bool:
+        """Create and lock the file; return False if it exists."""
+        try:
+            fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
+        except FileExistsError:
+            return False
+        os.write(fd, b"%d\n" % os.getpid())
+        # Another worker may have removed the file before it was locked.
+        if _lock(fd, fcntl.LOCK_EX) and _is_open_at(fd, self.path):
+            self._fd = fd
+            return True
+        os.close(fd)
+        return False
+
+    def _remove_stale(self) -> bool:
+        """Remove the file if nobody has locked it; return whether it is gone."""
         pid = holder(self.path)
         if pid is not None and pid != os.getpid():
             raise PidfileTaken(
                 f"the pidfile {self.path} belongs to process {pid}, which is running: "
                 "stop that worker, or give this one another --pidfile"
             )
-        logger.warning("Stale pidfile exists - Removing it.")
-        self.path.unlink(missing_ok=True)
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            if not _lock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return False
+            if _is_open_at(fd, self.path):
+                logger.warning("Stale pidfile exists - Removing it.")
+                self.path.unlink(missing_ok=True)
+            return True
+        finally:
+            os.close(fd)
 
     def release(self) -> None:
         """Remove the file, if it still contains this process's pid."""
-        if self._taken and _read(self.path) == os.getpid():
+        if self._fd >= 0 and _read(self.path) == os.getpid():
             self.path.unlink(missing_ok=True)
-        self._taken = False
+        self._close()
+
+    def _close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def holder(path: str | os.PathLike[str]) -> int | None:
     """Return the pid of the live process that has the pidfile `path`; None: no process has it."""
-    pid = _read(Path(path))
-    if pid is None or pid <= 0 or not _is_alive(pid) or _is_other_program(pid, Path(path)):
+    file = Path(path)
+    pid = _read(file)
+    if pid is None or pid <= 0 or not _is_alive(pid):
         return None
-    return pid
+    has_file = _has_open(pid, file) if _is_locked(file) else not _started_after(pid, file)
+    return pid if has_file else None
 
 
 def watch(pid: int) -> Callable[[], bool]:
@@ -112,17 +153,55 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def _is_other_program(pid: int, path: Path) -> bool:
-    """Return whether `pid` cannot have written `path`: it is another program, started after the file was written."""
-    fields = _stat(pid)
+def _lock(fd: int, operation: int) -> bool:
+    """Lock an open file; return False if another process has locked it."""
     try:
-        written = path.stat().st_mtime
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        fcntl.flock(fd, operation)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        logger.debug("A pidfile cannot be locked: %s", error)  # a file system without locks
+    return True
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return not _lock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+
+
+def _is_open_at(fd: int, path: Path) -> bool:
+    """Return whether the open file `fd` is the one at `path`."""
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Return whether `pid` has the file at `path` open, or may have: the system does not show its files."""
+    try:
+        file = path.stat()
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return True
+    for descriptor in descriptors:
+        # Descriptors come and go meanwhile.
+        with contextlib.suppress(OSError):
+            if os.path.samestat(descriptor.stat(), file):
+                return True
+    return False
+
+
+def _started_after(pid: int, path: Path) -> bool:
+    """Return whether the process `pid` started after `path` was written, and so cannot have written it."""
+    try:
         booted = next(
             float(line.split()[1]) for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime ")
         )
-        began = booted + int(fields[_START_TIME]) / os.sysconf("SC_CLK_TCK")
+        began = booted + int(_stat(pid)[_START_TIME]) / os.sysconf("SC_CLK_TCK")
+        return began > path.stat().st_mtime + _CLOCK_SLACK
     except (OSError, IndexError, StopIteration):
         return False
-    # Both conditions: the clock may have been set meanwhile, and a worker may have changed its process title.
-    return b"framework" not in command and began > written + _CLOCK_SLACK

@@ -1,13 +1,23 @@
-"""The worker's user and group: ``--uid``, ``--gid`` and ``--umask``, applied before the application is imported."""
+"""The worker's user and group: ``--uid``, ``--gid`` and ``--umask``, applied before the application is imported.
+
+A worker that is root after that does not unpickle messages.
+"""
 
 from __future__ import annotations
 
 import grp
 import os
 import pwd
+from typing import TYPE_CHECKING, Final
 
 from framework._config.options import did_you_mean
 from framework.exceptions import ConfigError
+from framework.wire.serialization import accepted
+
+if TYPE_CHECKING:
+    from framework._config.settings import Settings
+
+_PICKLE: Final = "application/x-python-serialize"
 
 
 def find_user(name: str | int) -> pwd.struct_passwd:
@@ -54,6 +64,26 @@ def become(uid: str | int | None, gid: str | int | None) -> None:
         os.setgroups([group])
     os.setgid(group)
     os.setuid(user)
+
+
+def is_root() -> bool:
+    """Return whether this process runs as root, or can become root again."""
+    return 0 in (os.getuid(), os.geteuid())
+
+
+def refuse_pickle_as_root(settings: Settings) -> None:
+    """Raise `ConfigError` if messages or results may be pickled and this process is root, unless it is forced."""
+    if settings.worker.force_root or not is_root():
+        return
+    for name, accept in (
+        ("accept_content", settings.accept_content),
+        ("accept_content under [result]", settings.result.accept_content),
+    ):
+        if accept is not None and accepted(_PICKLE, accept):
+            raise ConfigError(
+                f"{name} has pickle and the worker runs as root: whoever can send a message could run any code as "
+                "root; run the worker as another user (--uid), remove pickle, or set force_root under [worker]"
+            )
 
 
 def mask(umask: str | None) -> None:

@@ -8,16 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from framework._boot import catalog, loader
 from framework._boot.loop import EventLoop
+from framework._config.autoscale import autoscale_range
 from framework._config.urls import NO_RESULTS
 from framework.api.pool import Pool, PoolContext
 from framework.api.step import Board, Step
 from framework.exceptions import ConfigError
+from framework.worker.autoscaler.system_load import measure
 from framework.worker.process import child
 from framework.worker.settle.abnormal_ends import AbnormalEnds
 from framework.worker.settle.settle import Settle
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
+    from framework._config.tables.worker import WorkerSettings
     from framework.worker.process.run import WorkerRun
 
 logger = logging.getLogger(__name__)
@@ -117,7 +120,7 @@ class PoolStep(Step):
                 outcome_for=abnormal_ends.outcome_for,
                 hostname=run.hostname,
                 max_tasks_per_child=worker.max_tasks_per_child,
-                max_memory_per_child=worker.max_memory_per_child,
+                max_memory_per_child=_max_memory(worker, run.concurrency),
                 start_method=worker.pool_start_method,
                 soft_limit=run.settings.task.soft_time_limit,
                 hard_limit=run.settings.task.time_limit,
@@ -131,6 +134,14 @@ class PoolStep(Step):
     def stop(self, deadline: float) -> None:
         if self._pool is not None:
             self._pool.stop(deadline)
+
+
+def _max_memory(worker: WorkerSettings, concurrency: int) -> int | None:
+    """Return the memory limit of a child in KiB; for `auto` an equal share, with one for the worker itself."""
+    if worker.max_memory_per_child != "auto":
+        return worker.max_memory_per_child
+    slots = concurrency if worker.autoscale is None else autoscale_range(worker.autoscale).largest
+    return max(1, measure().memory_total * 1024 // (slots + 1))
 
 
 def check_traits(plugin: type[Pool], settings: Settings) -> None:

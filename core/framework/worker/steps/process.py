@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from framework.worker.process.banner import banner, task_list
 from framework.worker.process.logs import setup_logging
 from framework.worker.process.notify import Notifier
 from framework.worker.process.pidfile import Pidfile
+from framework.worker.process.privileges import is_root
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from framework.api.transport import Transport
     from framework.worker.intake.subscriptions import Subscriptions
     from framework.worker.process.run import WorkerRun
+
+logger = logging.getLogger(__name__)
 
 
 class HooksStep(Step):
@@ -52,6 +56,8 @@ class LoggingStep(Step):
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
         setup_logging(run.settings.worker, run.hostname, board.get("hooks"))
+        if is_root():
+            logger.warning("The worker runs as root, and so do its tasks: run it as another user, such as with --uid")
         board.put("logging", True)
 
 

@@ -408,4 +408,4 @@ class PreforkPool(Pool):
         """Return the pool's part of `inspect stats`."""
         name = f"{type(self).__module__}:{type(self).__name__}"
         slots = list(self._supervisor.slots.values())
-        return self._stats.info(name, self.context, self._supervisor.size, slots, len(self._backlog))
+        return self._stats.info(name, self.context, self._supervisor.target, slots, len(self._backlog))

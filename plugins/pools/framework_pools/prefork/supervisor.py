@@ -20,6 +20,7 @@ from framework.api.backoff import Backoff
 from framework.api.loop import Timer
 from framework.api.pool import PoolContext
 from framework_pools.prefork.child import ChildSpec
+from framework_pools.prefork.descriptors import Descriptors
 from framework_pools.prefork.launcher import Imports, Launcher, discard_warm
 from framework_pools.prefork.slot import Slot
 
@@ -54,6 +55,7 @@ class Supervisor:
         self._on_restarted = on_restarted
         self.size = max(1, context.concurrency)
         self.slots: dict[int, Slot] = {}
+        self._descriptors = Descriptors()
         self._number = 0
         self._launcher: Launcher | None = None
         self._next: Launcher | None = None
@@ -92,14 +94,20 @@ class Supervisor:
 
     # ------------------------------------------------------------ children
 
+    @property
+    def target(self) -> int:
+        """The number of children to keep: `size`, or fewer if the limit of open files is too low."""
+        return self._descriptors.affordable(self.size)
+
     def fill(self) -> None:
         """Request the missing children."""
         launcher = self._launcher
         if self.closing or self._backoff_timer is not None or launcher is None or not launcher.ready:
             return
         used = {slot.spec.process_index for slot in self.slots.values()}
+        target = self.target
         for index in range(1, self.size + 1):
-            if len(self.slots) >= self.size:
+            if len(self.slots) >= target:
                 break
             if index in used:
                 continue
@@ -107,6 +115,7 @@ class Supervisor:
                 self._add(launcher, index)
             except OSError as error:
                 logger.error("A child of the pool cannot be started: %s", error.strerror or error)
+                self._failing = True  # even after the first failure nothing else tries again
                 self._back_off()
                 return
 
