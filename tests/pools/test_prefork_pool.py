@@ -200,6 +200,38 @@ def test_terminate_takes_the_tasks_own_processes_along(make, tmp_path):
     wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 5, "its end")
 
 
+@both
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT])
+def test_terminate_ends_a_job_that_holds_the_interpreter(make, signum):
+    pool = make(1)
+    [seq] = pool.submit(b"seize")
+    pool.wait_begun(seq)
+    pool.terminate(seq, signum)
+    assert pool.wait([seq])[0].code == TERMINATED
+    assert pool.run(b"noop")[0].code == SUCCESS
+
+
+@both
+def test_a_job_that_handles_its_termination_may_clean_up(make, tmp_path):
+    pool = make(1)
+    gate = tmp_path / "gate"
+    [seq] = pool.submit(b"catch:%s;note:cleaned" % bytes(gate))
+    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 30, "the handler to be in place")
+    pool.terminate(seq)
+    wait_for(lambda: ledger.size(tmp_path / "ledger") == 2, 30, "the handler to run")
+    [slot] = pool.pool._supervisor.slots.values()
+    wait_for(lambda: not slot.deaf, 30, "the child to answer")
+    gate.touch()
+    pool.wait([seq])
+    assert ledger.lines(tmp_path / "ledger") == ["in", "caught", "cleaned"]
+
+
+@both
+def test_processes_of_a_job_end_by_the_usual_signals(make):
+    pool = make(1)
+    assert [outcome.note for outcome in pool.run(b"child_signal:fork", b"child_signal:exec")] == ["-15", "-15"]
+
+
 @pytest.mark.acceptance(87)
 def test_terminate_never_hits_a_neighbour(make, tmp_path):
     """Terminate jobs at random moments around their end: whatever is hit, no other job is."""

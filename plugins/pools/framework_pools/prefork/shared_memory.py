@@ -29,6 +29,10 @@ _TAIL: Final = 5
 MEMORY: Final = 6
 #: 1 once the child has loaded the application.
 LOADED: Final = 7
+#: Written by the worker: the signal that it sends to end the child.
+ENDING: Final = 8
+#: The same, written by the child once it has run Python code after that.
+HEARD: Final = 9
 
 STARTING: Final = 0
 READY: Final = 1
