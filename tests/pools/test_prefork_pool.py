@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,19 @@ def test_children_that_cannot_start_are_not_respawned_in_a_rush(make, caplog):
         lambda: sum("do not stay alive" in record.getMessage() for record in caplog.records) >= 2, 30, "the back-off"
     )
     assert pool.pool._supervisor._number < 10
+
+
+@both
+def test_a_child_that_is_slow_to_start_gets_more_time_than_the_one_before(make, tmp_path, caplog):
+    gate = tmp_path / "gate"
+    pool = make(1, {"set_up": str(gate)}, start_timeout=0.1)
+    # Those that only seem to be slow, then those that hang.
+    wait_for(lambda: "it seems to hang" in caplog.text, 60, "the longest wait")
+    waits = re.findall(r"its set-up within ([\d.]+) s \(proc_alive_timeout\): killing it", caplog.text)
+    assert waits[:3] == ["0.1", "0.2", "0.4"]
+    assert "in do_await" in caplog.text or sys.platform != "linux"
+    gate.touch()
+    assert pool.run(b"noop", timeout=60)[0].code == SUCCESS
 
 
 # ---------------------------------------------------------------- fairness

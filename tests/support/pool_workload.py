@@ -31,6 +31,7 @@ class SampleWorkload(Basis):
     def prepare(self) -> None:
         if self.fails_to_prepare:
             raise SystemExit(3)
+        super().prepare()
 
     def do_grab(self, value: str) -> None:
         HOARD.append(bytearray(os.urandom(1024) * int(value) * 1024))

@@ -6,7 +6,8 @@ outcome's note, bytes its document, a number its code. A payload that is not suc
 digest as the note.
 
 A recipe names `factory`. Keys of the recipe: ``ledger`` (path of the file that ``note`` writes to), ``coroutines``
-(jobs are coroutines), ``module`` (a module whose ``VALUE`` is read when the workload is created).
+(jobs are coroutines), ``module`` (a module whose ``VALUE`` is read when the workload is created), ``set_up`` (a file:
+`prepare` writes "set up" into the ledger and waits until the file exists).
 """
 
 from __future__ import annotations
@@ -50,12 +51,16 @@ class SampleWorkload:
         self.ledger = str(recipe.get("ledger", ""))
         self.coroutines = bool(recipe.get("coroutines"))
         module = recipe.get("module")
+        self.set_up = str(recipe.get("set_up", ""))
         self.value = str(importlib.import_module(module).VALUE) if module else ""
         #: What a job may raise; the harness adds the pool's `task_errors`.
         self.failures: tuple[type[BaseException], ...] = (Exception,)
 
     def prepare(self) -> None:
-        """Do nothing: this workload needs no preparation."""
+        """Wait for the recipe's ``set_up``."""
+        if self.set_up:
+            self.do_note("set up")
+            self.do_await(self.set_up)
 
     def release(self) -> None:
         """Do nothing: this workload holds no resources."""

@@ -69,7 +69,11 @@ class WorkerSettings(Table):
         opt("How prefork starts its processes.", "CELERYD_POOL_START_METHOD", flag=("--pool-start-method",)),
     ] = "fork"
     proc_alive_timeout: Annotated[
-        Seconds, opt("Seconds to wait for a new child to come up.", "CELERYD_PROC_ALIVE_TIMEOUT")
+        Annotated[float, Meta(ge=0.1)],
+        opt(
+            "Seconds that a new child may take for its set-up, after the import of the application.",
+            "CELERYD_PROC_ALIVE_TIMEOUT",
+        ),
     ] = 10.0
     max_tasks_per_child: Annotated[
         Count | None,

@@ -86,7 +86,7 @@ class Child:
 
     def main(self) -> None:
         """Run jobs until a limit is reached, the worker closes the pipe, or the worker dies."""
-        self._page.words[shared_memory.LOADED] = 1
+        self._page.words[shared_memory.LOADED] = monotonic_ns()
         self._set_signal_handlers()
         self._workload.prepare()
         self._page.words[shared_memory.STATE] = shared_memory.READY

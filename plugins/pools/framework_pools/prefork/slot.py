@@ -196,9 +196,9 @@ class Slot:
         return int(self.page.words[shared_memory.STATE])
 
     @property
-    def loaded(self) -> bool:
-        """Whether the child has loaded the application."""
-        return bool(self.page.words[shared_memory.LOADED])
+    def loaded_at(self) -> float:
+        """When the child had loaded the application (monotonic seconds); 0: not yet."""
+        return float(self.page.words[shared_memory.LOADED]) / 1e9
 
     def _readable(self) -> None:
         try:
