@@ -84,6 +84,13 @@ def forks():
     return os.waitpid(pid, 0)[1]
 
 
+@app.task(name="rough.takes_signals")
+def takes_signals():
+    """Ignore the signals with which pools interrupt tasks."""
+    for signum in (signal.SIGUSR1, signal.SIGURG):
+        signal.signal(signum, signal.SIG_IGN)
+
+
 @app.task(name="rough.goes_away")
 def goes_away():
     os.chdir("/")

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import importlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Seconds after which a job that waits for an event fails.
 GIVE_UP: Final = 30.0
+#: The signals that a job takes from its pool.
+TAKEN: Final = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG, signal.SIGALRM)
 #: Seconds between two checks of the event that a job waits for.
 _STEP: Final = 0.001
 
@@ -198,6 +201,15 @@ class SampleWorkload:
         while time.monotonic() < end:
             with contextlib.suppress(BaseException):
                 self.do_spin(str(end - time.monotonic()))
+
+    def do_take_signals(self, value: str) -> None:
+        """Take the signals that a pool might use: "ignore" or "block" them, or set a "handler"."""
+        if value == "block":
+            signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
+            return
+        with contextlib.suppress(ValueError):  # not the main thread, which alone may set handlers
+            for signum in TAKEN:
+                signal.signal(signum, signal.SIG_IGN if value == "ignore" else lambda *_: None)
 
     # ------------------------------------------------------------ verbs: end of the process
 

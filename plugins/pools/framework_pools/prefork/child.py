@@ -31,6 +31,7 @@ from typing import Any, Final, NamedTuple
 
 from framework.api.pool import TIMED_OUT, WORKER_LOST, AsyncWorkload, Job, Workload
 from framework.exceptions import NotRegistered, SoftTimeLimitExceeded
+from framework_pools._signals import OwnSignal
 from framework_pools.prefork import shared_memory as shared_memory
 from framework_pools.prefork import stacks
 from framework_pools.prefork.framing import CHUNK, DOORBELL, FrameReader, frame
@@ -102,7 +103,7 @@ class Child:
     def _set_signal_handlers(self) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR1, self._soft_limit)
+        self._own_signal = OwnSignal(signal.SIGUSR1, self._soft_limit)
         for signum in LEFT_TO_WORKER:
             # Not ignored: the programs that a task starts would ignore it, too.
             signal.signal(signum, self._leave_to_worker)
@@ -174,6 +175,8 @@ class Child:
                 job = jobs.popleft()
                 if job[0] == seq:
                     break
+            if job[4] is not None:  # the soft limit
+                self._own_signal.take_back()
             now = monotonic_ns()
             words[started_at] = now
             words[seq_at] = seq
