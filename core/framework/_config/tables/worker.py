@@ -60,6 +60,9 @@ class WorkerSettings(Table):
             metavar="N|auto",
         ),
     ] = None
+    pool_max: Annotated[
+        Count, opt("The most slots that remote control, by pool_grow or autoscale, may give the pool.")
+    ] = 1000
     pool_restarts: Annotated[bool, opt("Allow the remote command pool_restart.", "CELERYD_POOL_RESTARTS")] = False
     pool_restart_modules: Annotated[
         list[str], opt("Modules that pool_restart may import or reload: names, or patterns such as proj.*.")
