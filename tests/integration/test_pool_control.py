@@ -274,6 +274,44 @@ def test_grow_and_shrink(once):
     assert "n is 'many'" in fleet.tell("pool_grow", n="many")["error"]
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "asyncio"])
+def test_the_pool_never_grows_beyond_its_bound(pool, start_worker, client, redis_url):
+    worker = start_worker("-P", pool, "-c", "2", broker=redis_url, conf={"worker_pool_max": 4})
+    control = client(redis_url).control
+
+    def grow(n):
+        return next(iter(control.pool_grow(n, reply=True, timeout=30, limit=1)[0].values()))
+
+    assert [grow(1), grow(1)] == [{"ok": "pool will grow"}] * 2
+    refused = "the pool has 4 slots and may have at most 4 (pool_max), not 5"
+    assert [grow(1)["error"], grow(1)["error"]] == [refused] * 2
+    (stats,) = control.inspect(timeout=30, limit=1).stats().values()
+    assert stats["pool"]["max-concurrency"] == 4
+    control.pool_shrink(1, reply=True, timeout=30, limit=1)
+    assert "not 5" in grow(2)["error"]
+    assert grow(1) == {"ok": "pool will grow"}
+    assert worker.stop() == 0
+
+
+def test_a_pool_that_is_larger_than_the_bound_from_the_start_stays(start_worker, client, redis_url):
+    worker = start_worker("-P", "threads", "-c", "5", broker=redis_url, conf={"worker_pool_max": 4})
+    ((reply,),) = [each.values() for each in client(redis_url).control.pool_grow(1, reply=True, timeout=30, limit=1)]
+    assert "the pool has 5 slots and may have at most 4" in reply["error"]
+    assert worker.stop() == 0
+
+
+def test_the_range_of_the_autoscaler_keeps_to_the_bound(start_worker, client, redis_url):
+    worker = start_worker("-P", "threads", "--autoscale", "3,1", broker=redis_url, conf={"worker_pool_max": 4})
+    control = client(redis_url).control
+
+    def autoscale(*bounds):
+        return next(iter(control.autoscale(*bounds, reply=True, timeout=30, limit=1)[0].values()))
+
+    assert autoscale(5, 1) == {"error": "the pool may have at most 4 slots (pool_max), not 5"}
+    assert autoscale(4, 1) == {"ok": "autoscale now max=4 min=1"}
+    assert worker.stop() == 0
+
+
 # ---------------------------------------------------------------- N
 
 TASK = """

@@ -200,3 +200,36 @@ def test_children_that_die_at_once_are_replaced_after_growing_pauses(start_worke
     assert "exited with 'exitcode 4'" in worker.output
     assert worker.running
     assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_children_have_as_long_to_come_up_as_the_setting_says(
+    start_worker, client, redis_url, tmp_path, ledger_path, start_method
+):
+    gate = tmp_path / "gate"
+    (tmp_path / "slow.py").write_text(
+        "import os, time\n"
+        "from framework.api.hook import hookimpl\n"
+        "from support.proj import app, note\n"
+        "class Slow:\n"
+        "    @hookimpl\n"
+        "    def worker_process_init(self, app, hostname):\n"
+        "        note('set up')\n"
+        f"        while not os.path.exists({str(gate)!r}):\n"
+        "            time.sleep(0.01)\n"
+        "app.register_hooks(Slow())\n"
+    )
+    worker = start_worker(
+        *("-c", "1", "--pool-start-method", start_method),
+        app="slow",
+        app_dir=tmp_path,
+        broker=redis_url,
+        ledger=ledger_path,
+        conf={"worker_proc_alive_timeout": 0.5},
+    )
+    client(redis_url).tasks["proj.record_late"].delay("task")
+    worker.wait_line(r"not finished its set-up within 0\.5 s \(proc_alive_timeout\): killing it", timeout=60)
+    worker.wait_line("in worker_process_init", timeout=60)
+    gate.touch()
+    wait_for(lambda: "task" in ledger.lines(ledger_path), 60, lambda: f"the task: {worker.output}")
+    assert worker.stop() == 0

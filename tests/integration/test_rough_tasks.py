@@ -93,6 +93,21 @@ def test_a_task_may_change_its_process(rough_prefork):
     assert worker.stop() == 0
 
 
+@pytest.mark.parametrize("args", [["prefork"], ["prefork", "--pool-start-method", "spawn"], ["solo"]], ids=" ".join)
+def test_soft_limits_hold_after_a_task_has_taken_their_signal(args, sqlite_url, start_worker, client, ledger_path):
+    worker = start_worker(
+        *("-c", "1", "-P", *args), app="support.rough", broker=sqlite_url, backend=sqlite_url, ledger=ledger_path
+    )
+    app = client(sqlite_url, sqlite_url)
+    for _ in range(2):
+        app.send_task("rough.takes_signals").get(timeout=60)
+        late = app.tasks["proj.sleeptask"].apply_async((60,), soft_time_limit=0.3)
+        late.get(timeout=30, propagate=False)
+        assert type(late.result).__name__ == "SoftTimeLimitExceeded"
+    assert len(worker.lines("with which the pool applies time limits")) == 1
+    assert worker.stop() == 0
+
+
 @pytest.mark.parametrize("how", ["exit", str(int(signal.SIGKILL)), str(int(signal.SIGSEGV))])
 def test_a_task_that_ends_its_process_is_lost_alone(how, rough_prefork):
     worker, end_of = rough_prefork

@@ -152,3 +152,30 @@ def test_ctrl_c_in_a_terminal_reaches_the_children_and_they_finish(redis_url, st
         process.send_signal(signal.SIGINT)
     assert result.get(timeout=20) == 1
     assert worker.wait() == 1
+
+
+@pytest.mark.parametrize("name", ["proj.hold_early", "proj.hold_late"])
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_term_to_every_process_is_for_the_main_one(
+    start_method, name, redis_url, start_worker, client, tmp_path, ledger_path
+):
+    app = client(redis_url)
+    worker = start_worker("-c", "2", "--pool-start-method", start_method, broker=redis_url, ledger=ledger_path)
+    gate = tmp_path / "gate"
+    for entry in ("first", "second"):
+        app.send_task(name, (str(gate), entry))
+    wait_started(ledger_path, 2)
+    processes = members(worker.pid)
+    # By hand, at the processes of the pool alone; then as a service manager does that signals the whole group.
+    for process in processes:
+        if process.pid != worker.pid:
+            process.send_signal(signal.SIGTERM)
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    worker.wait_line("Warm shutdown")
+    gate.touch()
+    assert worker.wait() == 0
+    assert "exited with" not in worker.output
+    assert sorted(ledger.lines(ledger_path)) == ["end:first", "end:second", "start:first", "start:second"]
+    assert queues.waiting(redis_url) == 0
+    assert not members(worker.pid)

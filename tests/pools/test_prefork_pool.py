@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -115,6 +116,19 @@ def test_children_that_cannot_start_are_not_respawned_in_a_rush(make, caplog):
     assert pool.pool._supervisor._number < 10
 
 
+@both
+def test_a_child_that_is_slow_to_start_gets_more_time_than_the_one_before(make, tmp_path, caplog):
+    gate = tmp_path / "gate"
+    pool = make(1, {"set_up": str(gate)}, start_timeout=0.1)
+    # Those that only seem to be slow, then those that hang.
+    wait_for(lambda: "it seems to hang" in caplog.text, 60, "the longest wait")
+    waits = re.findall(r"its set-up within ([\d.]+) s \(proc_alive_timeout\): killing it", caplog.text)
+    assert waits[:3] == ["0.1", "0.2", "0.4"]
+    assert "in do_await" in caplog.text or sys.platform != "linux"
+    gate.touch()
+    assert pool.run(b"noop", timeout=60)[0].code == SUCCESS
+
+
 # ---------------------------------------------------------------- fairness
 
 
@@ -198,6 +212,38 @@ def test_terminate_takes_the_tasks_own_processes_along(make, tmp_path):
     assert pool.call(pool.pool.terminate, seq, signal.SIGTERM)
     assert pool.wait([seq])[0].code == TERMINATED
     wait_for(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, 5, "its end")
+
+
+@both
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT])
+def test_terminate_ends_a_job_that_holds_the_interpreter(make, signum):
+    pool = make(1)
+    [seq] = pool.submit(b"seize")
+    pool.wait_begun(seq)
+    pool.terminate(seq, signum)
+    assert pool.wait([seq])[0].code == TERMINATED
+    assert pool.run(b"noop")[0].code == SUCCESS
+
+
+@both
+def test_a_job_that_handles_its_termination_may_clean_up(make, tmp_path):
+    pool = make(1)
+    gate = tmp_path / "gate"
+    [seq] = pool.submit(b"catch:%s;note:cleaned" % bytes(gate))
+    wait_for(lambda: ledger.size(tmp_path / "ledger") == 1, 30, "the handler to be in place")
+    pool.terminate(seq)
+    wait_for(lambda: ledger.size(tmp_path / "ledger") == 2, 30, "the handler to run")
+    [slot] = pool.pool._supervisor.slots.values()
+    wait_for(lambda: not slot.deaf, 30, "the child to answer")
+    gate.touch()
+    pool.wait([seq])
+    assert ledger.lines(tmp_path / "ledger") == ["in", "caught", "cleaned"]
+
+
+@both
+def test_processes_of_a_job_end_by_the_usual_signals(make):
+    pool = make(1)
+    assert [outcome.note for outcome in pool.run(b"child_signal:fork", b"child_signal:exec")] == ["-15", "-15"]
 
 
 @pytest.mark.acceptance(87)

@@ -31,6 +31,7 @@ class SampleWorkload(Basis):
     def prepare(self) -> None:
         if self.fails_to_prepare:
             raise SystemExit(3)
+        super().prepare()
 
     def do_grab(self, value: str) -> None:
         HOARD.append(bytearray(os.urandom(1024) * int(value) * 1024))
@@ -40,6 +41,23 @@ class SampleWorkload(Basis):
         mutex = ctypes.create_string_buffer(64)
         for _ in range(2):
             ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+
+    def do_catch(self, value: str) -> None:
+        """Handle TERM: note it, and go on until the file `value` exists."""
+        signal.signal(signal.SIGTERM, lambda *_: self.do_note("caught"))
+        self.do_note("in")
+        self.do_await(value)
+
+    def do_child_signal(self, value: str) -> str:
+        """Return the code with which a process of this job ends by TERM."""
+        if value == "fork":
+            pid = os.fork()
+            if pid == 0:
+                signal.pause()
+        else:
+            pid = subprocess.Popen(["/bin/sleep", "60"]).pid
+        os.kill(pid, signal.SIGTERM)
+        return str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
     def do_haunt(self, value: str) -> None:
         """Leave a thread behind that seizes the interpreter's lock when the job has ended, and notes it before."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -109,6 +110,13 @@ def ends_with(code):
     return process.wait()
 
 
+@app.task(name="rough.takes_signals")
+def takes_signals():
+    """Ignore the signals with which pools interrupt tasks."""
+    for signum in (signal.SIGUSR1, signal.SIGURG):
+        signal.signal(signum, signal.SIG_IGN)
+
+
 @app.task(name="rough.goes_away")
 def goes_away():
     os.chdir("/")
@@ -148,3 +156,55 @@ def grabs(megabytes):
     """Take so much memory, and keep it."""
     HOARD.extend(bytearray(b"x" * 1_000_000) for _ in range(megabytes))
     return os.getpid()
+
+
+class Unforeseen(Exception):
+    """Raised by a copy of a process."""
+
+
+@app.task(name="rough.copies", acks_late=True)
+def copies(how, entry):
+    """Fork. The copy leaves the task as `how` says; return how it ended, once it has."""
+    pid = os.fork()
+    if pid:
+        if how == "killed":
+            os.kill(pid, signal.SIGTERM)
+        status = os.waitpid(pid, 0)[1]
+        note(entry)
+        return os.waitstatus_to_exitcode(status)
+    if how == "killed":
+        time.sleep(600)
+    if how == "raises":
+        raise Unforeseen
+    if how == "exits":
+        sys.exit(5)
+    return "from the copy"
+
+
+@app.task(name="rough.copies_and_waits", acks_late=True)
+def copies_and_waits(gate, entry):
+    """Fork; the copy writes `entry`, and returns when the file `gate` exists."""
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    note(entry)
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return "from the copy"
+
+
+@app.task(name="rough.copies_async", acks_late=True)
+async def copies_async(how, entry):
+    return copies.run(how, entry)
+
+
+@app.task(name="rough.dies_beside_a_copy")
+def dies_beside_a_copy(gate, entry):
+    """Fork and be killed; the copy returns once the file `gate` exists, after it has written `entry` there."""
+    if os.fork():
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    with open(gate, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    return "from the copy"

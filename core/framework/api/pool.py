@@ -12,6 +12,7 @@ Promises
 4. After `quiesce` no waiting job starts: `quiesce` returns the jobs that have not started, and they never run.
 5. `stop` returns when no job runs any more or the deadline is over; `kill` then terminates the jobs still running.
    Stopping twice, or before `start`, is harmless. A pool that was stopped or killed has a capacity of 0.
+6. A process that runs jobs leaves TERM, QUIT and HUP to the main process, unless the pool itself has sent them.
 
 `framework.testing.pools` tests these promises.
 """

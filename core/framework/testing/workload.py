@@ -6,7 +6,8 @@ outcome's note, bytes its document, a number its code. A payload that is not suc
 digest as the note.
 
 A recipe names `factory`. Keys of the recipe: ``ledger`` (path of the file that ``note`` writes to), ``coroutines``
-(jobs are coroutines), ``module`` (a module whose ``VALUE`` is read when the workload is created).
+(jobs are coroutines), ``module`` (a module whose ``VALUE`` is read when the workload is created), ``set_up`` (a file:
+`prepare` writes "set up" into the ledger and waits until the file exists).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import contextlib
 import hashlib
 import importlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 #: Seconds after which a job that waits for an event fails.
 GIVE_UP: Final = 30.0
+#: The signals that a job takes from its pool.
+TAKEN: Final = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGURG, signal.SIGALRM)
 #: Seconds between two checks of the event that a job waits for.
 _STEP: Final = 0.001
 
@@ -50,12 +54,16 @@ class SampleWorkload:
         self.ledger = str(recipe.get("ledger", ""))
         self.coroutines = bool(recipe.get("coroutines"))
         module = recipe.get("module")
+        self.set_up = str(recipe.get("set_up", ""))
         self.value = str(importlib.import_module(module).VALUE) if module else ""
         #: What a job may raise; the harness adds the pool's `task_errors`.
         self.failures: tuple[type[BaseException], ...] = (Exception,)
 
     def prepare(self) -> None:
-        """Do nothing: this workload needs no preparation."""
+        """Wait for the recipe's ``set_up``."""
+        if self.set_up:
+            self.do_note("set up")
+            self.do_await(self.set_up)
 
     def release(self) -> None:
         """Do nothing: this workload holds no resources."""
@@ -193,6 +201,15 @@ class SampleWorkload:
         while time.monotonic() < end:
             with contextlib.suppress(BaseException):
                 self.do_spin(str(end - time.monotonic()))
+
+    def do_take_signals(self, value: str) -> None:
+        """Take the signals that a pool might use: "ignore" or "block" them, or set a "handler"."""
+        if value == "block":
+            signal.pthread_sigmask(signal.SIG_BLOCK, TAKEN)
+            return
+        with contextlib.suppress(ValueError):  # not the main thread, which alone may set handlers
+            for signum in TAKEN:
+                signal.signal(signum, signal.SIG_IGN if value == "ignore" else lambda *_: None)
 
     # ------------------------------------------------------------ verbs: end of the process
 

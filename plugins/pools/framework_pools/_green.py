@@ -81,8 +81,14 @@ class GreenPool(InProcessPool):
     def in_hub(self, function: Callable[..., object], *args: Any) -> object:
         """Have the hub call ``function(*args)``, but not before this returns."""
 
+    @abstractmethod
+    def replace_hub(self) -> None:
+        """Give this thread a new hub, which knows none of its greenlets."""
+
     def start(self) -> None:
         """Prepare the workload; greenlets are started with the jobs."""
+        # The copy of the process that a job makes with `os.fork` must not run the worker and the other jobs, too.
+        os.register_at_fork(after_in_child=self.replace_hub)
         self.workload()
 
     # ------------------------------------------------------------ jobs in

@@ -50,3 +50,7 @@ class EventletPool(GreenPool):
     def in_hub(self, function: Callable[..., object], *args: Any) -> object:
         """Have the hub call ``function(*args)``."""
         return self._schedule(0, function, *args)
+
+    def replace_hub(self) -> None:
+        """Give this thread a new hub, which knows none of its greenlets."""
+        hubs.use_hub()

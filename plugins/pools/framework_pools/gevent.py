@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import gevent
 from gevent import monkey
+from gevent.hub import Hub, set_hub
 
 from framework.api.pool import PoolTraits
 from framework_pools._green import GreenPool, GreenSlot
@@ -46,3 +47,7 @@ class GeventPool(GreenPool):
     def in_hub(self, function: Callable[..., object], *args: Any) -> object:
         """Have the hub call ``function(*args)``."""
         return self._in_hub(function, *args)
+
+    def replace_hub(self) -> None:
+        """Give this thread a new hub, which knows none of its greenlets."""
+        set_hub(Hub(default=False))

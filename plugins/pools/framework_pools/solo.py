@@ -2,7 +2,7 @@
 
 1. `run_main` runs the jobs; the loop runs in another thread, so remote control and limits work while a task runs.
 2. Interrupts a job by SIGURG to the main thread: unlike an exception set by another thread, a signal also ends a
-   `time.sleep`. Nothing else uses SIGURG, and a late one has no effect.
+   `time.sleep`. A late SIGURG has no effect. If the job has taken the signal, the loop's thread sets the exception.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import msgspec
 
 from framework.api.pool import Job, PoolContext, PoolTraits
 from framework_pools._inprocess import InProcessPool
+from framework_pools._signals import OwnSignal
 from framework_pools._slot import InProcessSlot
 
 #: Most seconds that the main thread waits for a job: a signal just before the wait does not interrupt it, and its
@@ -33,26 +34,29 @@ class MainThreadSlot(InProcessSlot):
     def __init__(self, name: str) -> None:
         super().__init__(name)
         self._pending: tuple[int, type[BaseException]] | None = None
-        self._by_signal = False
+        #: None: another thread than the main one runs the jobs.
+        self._own_signal: OwnSignal | None = None
 
     def install_handler(self) -> None:
         """Install the signal handler for interrupts, if this is the main thread."""
         self.ident = threading.get_ident()
         self.native_id = threading.get_native_id()
-        self._by_signal = threading.current_thread() is threading.main_thread()
-        if self._by_signal:
-            signal.signal(signal.SIGURG, self._raise_pending)
+        if threading.current_thread() is threading.main_thread():
+            self._own_signal = OwnSignal(signal.SIGURG, self._raise_pending)
 
     def _getter(self, queue: SimpleQueue[Job | None]) -> Callable[[], Job | None]:
         def get() -> Job | None:
             while True:
                 with contextlib.suppress(Empty):
-                    return queue.get(timeout=_WAIT_MAX)
+                    job = queue.get(timeout=_WAIT_MAX)
+                    if job is not None and (job[4] is not None or job[5] is not None) and self._own_signal:
+                        self._own_signal.take_back()
+                    return job
 
         return get
 
     def _throw(self, exception: type[BaseException]) -> None:
-        if not self._by_signal:
+        if self._own_signal is None or self._own_signal.taken:
             super()._throw(exception)
             return
         assert self.job is not None

@@ -67,6 +67,9 @@ class WorkerSettings(Table):
             metavar="N|auto",
         ),
     ] = None
+    pool_max: Annotated[
+        Count, opt("The most slots that remote control, by pool_grow or autoscale, may give the pool.")
+    ] = 1000
     pool_restarts: Annotated[bool, opt("Allow the remote command pool_restart.", "CELERYD_POOL_RESTARTS")] = False
     pool_restart_modules: Annotated[
         list[str], opt("Modules that pool_restart may import or reload: names, or patterns such as proj.*.")
@@ -76,7 +79,11 @@ class WorkerSettings(Table):
         opt("How prefork starts its processes.", "CELERYD_POOL_START_METHOD", flag=("--pool-start-method",)),
     ] = "fork"
     proc_alive_timeout: Annotated[
-        Seconds, opt("Seconds to wait for a new child to come up.", "CELERYD_PROC_ALIVE_TIMEOUT")
+        Annotated[float, Meta(ge=0.1)],
+        opt(
+            "Seconds that a new child may take for its set-up, after the import of the application.",
+            "CELERYD_PROC_ALIVE_TIMEOUT",
+        ),
     ] = 10.0
     max_tasks_per_child: Annotated[
         Count | None,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterator
+
 import pytest
 
 from framework.api.pool import FAILURE, SUCCESS, TERMINATED, TIMED_OUT
 from framework.testing.pools.base import Bench, PoolSuiteBase, needs
+from framework.testing.workload import TAKEN
 
 SIGTERM = 15
 
@@ -35,6 +39,26 @@ class LimitPromises(PoolSuiteBase):
         outcomes = pool.run(*[b"spin:0.004"] * 200, soft=0.004)
         assert {outcome.code for outcome in outcomes} <= {SUCCESS, FAILURE, TIMED_OUT}
         assert {outcome.code for outcome in pool.run(*[b"spin:0.002"] * 50)} == {SUCCESS}
+
+    @pytest.fixture
+    def handlers(self) -> Iterator[None]:
+        """Restore the signal handlers of this process, in which a pool may run its jobs."""
+        handlers = {signum: signal.getsignal(signum) for signum in TAKEN}
+        yield
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TAKEN)
+
+    @needs("soft_limit")
+    @pytest.mark.usefixtures("handlers")
+    @pytest.mark.parametrize("how", ["ignore", "block", "handler"])
+    def test_soft_limits_hold_after_a_job_has_taken_signals(self, start: Bench, how: str) -> None:
+        """A job that ignores, blocks or handles USR1, USR2, URG and ALRM does not disable the limits of later jobs."""
+        pool = start(1)
+        pool.run(b"take_signals:%s" % how.encode())
+        for _ in range(2):
+            [outcome] = pool.run(b"soft:20", soft=0.2)
+            assert (outcome.code, outcome.note) == (SUCCESS, "cleaned up")
 
     @needs("hard_limit")
     def test_the_hard_limit_ends_a_job(self, start: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -111,6 +112,42 @@ class SlotPromises(PoolSuiteBase):
         shares = [float(share.rstrip("%")) for share in writes["all"].split(", ")]
         assert shares == [pytest.approx(count / 40 * 100, abs=0.01) for count in counts]
         assert writes["avg"] == f"{1 / len(counts):.2%}"
+
+    @needs("processes")
+    @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP], ids=lambda signum: signum.name)
+    def test_a_process_leaves_the_workers_signals_to_it(self, start: Bench, signum: signal.Signals) -> None:
+        """TERM, QUIT and HUP that others send to a process end neither the process nor its job."""
+        pool = start(1)
+        gate = start.gate()
+        [seq] = pool.submit(b"await:%s;pid" % bytes(gate))
+        pid = pool.wait_begun(seq)
+        os.kill(pid, signum)
+        gate.touch()
+        [outcome] = pool.wait([seq])
+        assert (outcome.code, outcome.note) == (SUCCESS, str(pid))
+        os.kill(pid, signum)
+        assert pool.run(b"pid")[0].note == str(pid)
+
+    @needs("processes")
+    def test_a_process_that_is_slow_to_start_is_waited_for(self, start: Bench) -> None:
+        """A process whose set-up takes less than `start_timeout` runs the jobs that wait for it."""
+        gate = start.gate()
+        pool = start(1, {"set_up": str(gate)}, start_timeout=self.patience)
+        wait_for(lambda: ledger.size(pool.ledger) == 1, self.patience, "the set-up to begin")
+        seqs = pool.submit(*[b"pid"] * 3)
+        gate.touch()
+        assert len({outcome.note for outcome in pool.wait(seqs)}) == 1
+        assert ledger.lines(pool.ledger) == ["set up"]
+
+    @needs("processes")
+    def test_a_process_that_does_not_start_is_replaced(self, start: Bench) -> None:
+        """A process whose set-up takes longer than `start_timeout` is replaced, and the jobs run in another."""
+        gate = start.gate()
+        pool = start(1, {"set_up": str(gate)}, start_timeout=0.2)
+        seqs = pool.submit(*[b"noop"] * 3)
+        wait_for(lambda: ledger.size(pool.ledger) >= 2, self.patience, "another process")
+        gate.touch()
+        assert {outcome.code for outcome in pool.wait(seqs)} == {SUCCESS}
 
     def test_started_names_the_process(self, start: Bench) -> None:
         """`started` reports the pid of the process that runs the job: one of the pool's, or this one."""

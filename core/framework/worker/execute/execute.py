@@ -3,6 +3,7 @@
 1. Decodes the message; a message that cannot become a call is INVALID and becomes a dead letter.
 2. Calls the task with its request as the current request.
 3. Passes the return value or the exception to `framework.worker.execute.finish`.
+4. Ends the copies of this process that user code makes with `os.fork`, see `framework.worker.execute.copies`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from framework.client.request import Context, pop_request, push_request
 from framework.exceptions import MessageError
 from framework.message import read
 from framework.wire.serialization import decode_task
+from framework.worker.execute.copies import Process, end_copy
 from framework.worker.execute.finish import Finish, Run
 from framework.worker.execute.plan import TaskPlans
 
@@ -72,10 +74,13 @@ class TaskWorkload:
 
     def prepare(self) -> None:
         """Prepare this process for its first job."""
+        Process.copy_of = 0  # a child of a fork server is not a copy that a task has made
         self._set_up()
         self._bind_hooks()
         if (init := self._app.hooks.bind("worker_process_init")) is not None:
             init(app=self._app, hostname=self._hostname)
+        if Process.copy_of:
+            end_copy("worker_process_init")
 
     def release(self) -> None:
         """Release the resources of this process."""
@@ -100,14 +105,22 @@ class TaskWorkload:
         try:
             if plan.begins:
                 self._begin(run)
+                if Process.copy_of:
+                    end_copy(_place(job))
             retval = plan.call(*run.args, **run.kwargs)
+            if Process.copy_of:
+                end_copy(_place(job))
             return self._finish.success(run, retval, monotonic() - began)
         except BaseException as error:  # the task-execution wall; what a pool threw in is raised again
+            if Process.copy_of:
+                end_copy(_place(job), error)
             # A task also fails if its return value cannot be encoded or its callbacks cannot be sent.
             if not (isinstance(error, self._raised) or _is_library_timeout(error)):
                 raise
             return self._finish.raised(run, error, monotonic() - began)
         finally:
+            if Process.copy_of:  # made by a handler or a hook
+                end_copy(_place(job))
             pop_request(token)
 
     def runs_async(self, task: str) -> bool:
@@ -128,18 +141,24 @@ class TaskWorkload:
             if run.plan.begins:
                 self._begin(run)
             retval = await call.drive(run.plan.acall(*run.args, **run.kwargs))
+            if Process.copy_of:
+                end_copy(_place(job))
             outcome = self._finish.success(run, retval, monotonic() - began)
             if run.later:
                 await call.drive(self._finish.count_in_thread(run.later))
             return outcome
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the task-execution wall, as in `run`
             # Not GeneratorExit: in a coroutine it means that the coroutine is being closed.
+            if Process.copy_of:
+                end_copy(_place(job), error)
             run.later.clear()
             outcome = self._finish.raised(run, error, monotonic() - began)
             if run.later:
                 await self._finish.count_in_thread(run.later)
             return outcome
         finally:
+            if Process.copy_of:
+                end_copy(_place(job))
             pop_request(token)
 
     def _open(self, job: Job) -> Run:
@@ -171,6 +190,10 @@ class TaskWorkload:
 def _is_library_timeout(error: BaseException) -> bool:
     """Whether `error` is a library's time-out that is no `Exception`; a task may use a green library in any pool."""
     return any(kind.__name__ == "Timeout" for kind in type(error).__mro__)
+
+
+def _place(job: Job) -> str:
+    return f"{job.task}[{job.id}]"
 
 
 def _invalid(job: Job, error: MessageError, began: float) -> Outcome:

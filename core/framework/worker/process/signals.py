@@ -6,7 +6,8 @@
    the main thread is doing. Signals that arrive before the loop runs are kept.
 3. USR1 and USR2 debug a worker that may be stuck: the main thread handles them itself.
 4. Code in a task may take the wake-up descriptor (as asyncio does): the handler then forwards the signal itself.
-5. After the stop the exit code is fixed: no late signal changes it, or ends the program that HUP starts.
+5. A copy of the process, forked by a task, has the default handlers: a signal for the copy does not reach the worker.
+6. After the stop the exit code is fixed: no late signal changes it, or ends the program that HUP starts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -47,6 +49,8 @@ class Signals:
         self._previous: dict[int, Any] = {}
         self._previous_fd = -1
         self._debugging = False
+        #: The signal mask of each thread that is in `os.fork`.
+        self._forking = threading.local()
 
     # ------------------------------------------------------------ start
 
@@ -96,6 +100,20 @@ class Signals:
             self._set_handler(signum, self._on_stop_signal)
         for signum in _DEBUGGING:
             self._set_handler(signum, self._on_debug_signal)
+        os.register_at_fork(before=self._block, after_in_parent=self._unblock, after_in_child=self._reset_in_copy)
+
+    def _block(self) -> None:
+        # Until the copy has the default handlers, it would write a signal to the wake-up descriptor, the worker's own.
+        self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, (*STOPPING, *_DEBUGGING))
+
+    def _unblock(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
+
+    def _reset_in_copy(self) -> None:
+        signal.set_wakeup_fd(-1)
+        for signum in (*STOPPING, *_DEBUGGING):
+            signal.signal(signum, signal.SIG_DFL)
+        self._unblock()
 
     def attach(self, loop: Loop) -> None:
         """Deliver past and future stopping signals to `loop`; called in the loop."""

@@ -121,6 +121,7 @@ class PoolStep(Step):
                 hostname=run.hostname,
                 max_tasks_per_child=worker.max_tasks_per_child,
                 max_memory_per_child=_max_memory(worker, run.concurrency),
+                start_timeout=worker.proc_alive_timeout,
                 start_method=worker.pool_start_method,
                 soft_limit=run.settings.task.soft_time_limit,
                 hard_limit=run.settings.task.time_limit,

@@ -8,6 +8,8 @@
    when it is idle, or every few milliseconds.
 4. Exits at its limit of jobs or memory, or when the worker has closed the pipe; dies with the worker.
 5. Turns SIGUSR1 into `SoftTimeLimitExceeded`, only inside the job for which the signal was sent.
+6. Leaves the signals that stop a worker to the main process: a service manager sends them to every process. Ends by one
+   that the main process has sent. A process that a job forks has the default handlers.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Any, Final, NamedTuple
 
 from framework.api.pool import TIMED_OUT, WORKER_LOST, AsyncWorkload, Job, Workload
 from framework.exceptions import NotRegistered, SoftTimeLimitExceeded
+from framework_pools._signals import OwnSignal
 from framework_pools.prefork import shared_memory as shared_memory
 from framework_pools.prefork import stacks
 from framework_pools.prefork.framing import CHUNK, DOORBELL, FrameReader, frame
@@ -43,6 +46,8 @@ _DOORBELL_BATCH: Final = 64
 _TOKEN_SIZE: Final = 8
 #: Code of an outcome: this process has not imported the task; a restart in progress may import it.
 UNKNOWN_HERE: Final = -1
+#: Signals that a child takes from the main process only: from others, such as a service manager, they mean the worker.
+LEFT_TO_WORKER: Final = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2)
 _PAGE_KIB: Final = os.sysconf("SC_PAGE_SIZE") // 1024
 
 _as_job: Callable[[tuple[Any, ...]], Job] = partial(tuple.__new__, Job)
@@ -77,10 +82,12 @@ class Child:
         self._poll.register(tokens, select.POLLIN)
         self._jobs: deque[Job] = deque()
         self._reader = FrameReader()
+        #: The signal mask of each thread that is in `os.fork`.
+        self._forking = threading.local()
 
     def main(self) -> None:
         """Run jobs until a limit is reached, the worker closes the pipe, or the worker dies."""
-        self._page.words[shared_memory.LOADED] = 1
+        self._page.words[shared_memory.LOADED] = monotonic_ns()
         self._set_signal_handlers()
         self._workload.prepare()
         self._page.words[shared_memory.STATE] = shared_memory.READY
@@ -94,13 +101,35 @@ class Child:
             self._workload.release()
 
     def _set_signal_handlers(self) -> None:
-        for signum in (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2, signal.SIGCHLD):
-            signal.signal(signum, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR1, self._soft_limit)
+        self._own_signal = OwnSignal(signal.SIGUSR1, self._soft_limit)
+        for signum in LEFT_TO_WORKER:
+            # Not ignored: the programs that a task starts would ignore it, too.
+            signal.signal(signum, self._leave_to_worker)
+        os.register_at_fork(before=self._block, after_in_parent=self._unblock, after_in_child=self._reset_in_copy)
+
+    def _leave_to_worker(self, signum: int, _frame: FrameType | None) -> None:
+        if self._page.words[shared_memory.ENDING] == signum:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+
+    def _block(self) -> None:
+        # A copy must not lose a signal that arrives before it has the default handlers.
+        self._forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, LEFT_TO_WORKER)
+
+    def _unblock(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._forking.mask)
+
+    def _reset_in_copy(self) -> None:
+        for signum in LEFT_TO_WORKER:
+            if signal.getsignal(signum) == self._leave_to_worker:
+                signal.signal(signum, signal.SIG_DFL)
+        self._unblock()
 
     def _soft_limit(self, _signum: int, interrupted: FrameType | None) -> None:
         words = self._page.words
+        words[shared_memory.HEARD] = words[shared_memory.ENDING]
         if words[shared_memory.SOFT] != words[shared_memory.SEQ]:
             return
         # Only inside `Workload.run`: anywhere else the exception would end this loop instead of the job.
@@ -146,6 +175,8 @@ class Child:
                 job = jobs.popleft()
                 if job[0] == seq:
                     break
+            if job[4] is not None:  # the soft limit
+                self._own_signal.take_back()
             now = monotonic_ns()
             words[started_at] = now
             words[seq_at] = seq

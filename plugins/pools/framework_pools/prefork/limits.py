@@ -5,6 +5,7 @@
    tenth of a second later.
 3. Sends a signal only when it cannot hit another job: first takes back the jobs that the child has not claimed, so that
    no other job can begin there.
+4. Termination: sends the requested signal, and SIGKILL if the child, in a library written in C, cannot handle it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Final
 
 from framework.api.loop import Loop
 from framework.api.pool import TERMINATED, TIMED_OUT, Job
+from framework_pools.prefork.child import LEFT_TO_WORKER
 from framework_pools.prefork.slot import PendingKill, Slot
 from framework_pools.prefork.stacks import Stacks, state_of
 
@@ -25,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between SIGTERM and SIGKILL.
 _GRACE: Final = 0.1
+#: Seconds in which a child that is terminated must run Python code.
+_DEAF_MAX: Final = 5.0
 #: Seconds to wait for the stack of a job at its hard limit.
 _STACK_TIMEOUT: Final = 0.1
 #: Seconds after SIGKILL in which a process that can exit has exited.
@@ -103,9 +107,15 @@ class Limits:
             name = str(signum)
         if not self._set_pending_kill(slot, seq, TERMINATED, name):
             return False
-        slot.signal(signum)
+        slot.end_by(signum)
         slot.continue_stopped(signum)
+        if signum in LEFT_TO_WORKER:
+            self._loop.call_later(_DEAF_MAX, self._kill_deaf, slot)
         return True
+
+    def _kill_deaf(self, slot: Slot) -> None:
+        if not slot.closed and slot.deaf:
+            self._kill(slot)
 
     def _set_pending_kill(self, slot: Slot, seq: int, code: int, text: str) -> bool:
         """If job `seq` runs in `slot`, set the outcome that it gets when its child dies; return whether it runs."""
@@ -124,7 +134,7 @@ class Limits:
             return  # the job has ended: the child was retired and needs no signal
         if stack:
             logger.warning("Stack of process %r pid:%s at its hard time limit:\n%s", slot.spec.name, slot.pid, stack)
-        slot.signal(signal.SIGTERM)
+        slot.end_by(signal.SIGTERM)
         self._loop.call_later(_GRACE, self._kill, slot)
 
     def _kill(self, slot: Slot) -> None:

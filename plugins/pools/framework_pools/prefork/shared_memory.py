@@ -27,8 +27,12 @@ _HEAD: Final = 4
 _TAIL: Final = 5
 #: KiB in use when the child exceeded its memory limit.
 MEMORY: Final = 6
-#: 1 once the child has loaded the application.
+#: When the child had loaded the application (monotonic ns); 0: not yet.
 LOADED: Final = 7
+#: Written by the worker: the signal that it sends to end the child.
+ENDING: Final = 8
+#: The same, written by the child once it has run Python code after that.
+HEARD: Final = 9
 
 STARTING: Final = 0
 READY: Final = 1

@@ -196,9 +196,9 @@ class Slot:
         return int(self.page.words[shared_memory.STATE])
 
     @property
-    def loaded(self) -> bool:
-        """Whether the child has loaded the application."""
-        return bool(self.page.words[shared_memory.LOADED])
+    def loaded_at(self) -> float:
+        """When the child had loaded the application (monotonic seconds); 0: not yet."""
+        return float(self.page.words[shared_memory.LOADED]) / 1e9
 
     def _readable(self) -> None:
         try:
@@ -245,6 +245,20 @@ class Slot:
                     os.killpg(self.pid, signum)
                 except ProcessLookupError:
                     os.kill(self.pid, signum)
+
+    def end_by(self, signum: int) -> None:
+        """Send `signum` as `signal` does, to end the child unless its task handles the signal."""
+        self.page.words[shared_memory.ENDING] = signum
+        self.signal(signum)
+        if self.pid is not None:
+            # A child that runs Python code answers this, see `deaf`.
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGUSR1)
+
+    @property
+    def deaf(self) -> bool:
+        """Whether the child has run no Python code since `end_by`, not even the handler of the signal."""
+        return bool(self.page.words[shared_memory.HEARD] != self.page.words[shared_memory.ENDING])
 
     def continue_stopped(self, signum: int) -> None:
         """Continue a stopped child so that it receives `signum`; SIGKILL works without."""

@@ -32,6 +32,8 @@ if sys.platform == "linux":
 else:
     _MAIN_THREAD: Final = 0
     _ALL_THREADS: Final = 0
+#: Seconds to wait for a stack, unless its process must end at once.
+STACK_TIMEOUT: Final = 1.0
 #: Seconds between two checks of the file.
 _INTERVAL: Final = 0.005
 #: Most bytes of a stack that are read.

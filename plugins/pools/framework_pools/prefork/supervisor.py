@@ -2,7 +2,8 @@
 
 1. Owns the fork server and the slots; `fill` requests the missing children, at the lowest free indexes.
 2. Reports to the pool when a child is ready, has outcomes, or has exited.
-3. Replaces dead children at once; with growing delays if they die repeatedly before they get a job.
+3. Replaces dead children at once; with growing delays if they die repeatedly before they get a job. Kills a child whose
+   set-up takes too long, and gives the next one more time.
 4. `restart` has the server import more modules, or starts a second server that imports everything again. After success
    the old children exit one by one; after a failure they stay.
 """
@@ -14,6 +15,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 from framework.api.backoff import Backoff
@@ -23,11 +25,14 @@ from framework_pools.prefork.child import ChildSpec
 from framework_pools.prefork.descriptors import Descriptors
 from framework_pools.prefork.launcher import Imports, Launcher, discard_warm
 from framework_pools.prefork.slot import Slot
+from framework_pools.prefork.stacks import STACK_TIMEOUT, Stacks
 
 logger = logging.getLogger(__name__)
 
 _BACKOFF_FIRST: Final = 0.1
 _BACKOFF_MAX: Final = 30.0
+#: A child gets up to so many times `start_timeout` for its set-up before it counts as stuck.
+_SLOW_MAX: Final = 4
 #: By start method: the module of the server, and the prefix of its children's names.
 START_METHODS: Final = {
     "fork": ("framework_pools.prefork.server", "ForkPoolWorker"),
@@ -53,6 +58,9 @@ class Supervisor:
         self._retire = retire
         self._server, self._name_prefix = START_METHODS[context.start_method]
         self._on_restarted = on_restarted
+        self._stacks = Stacks(context.loop)
+        #: Seconds that a child may take for its set-up; doubled when a child did not come up.
+        self._start_timeout = context.start_timeout
         self.size = max(1, context.concurrency)
         self.slots: dict[int, Slot] = {}
         self._descriptors = Descriptors()
@@ -88,7 +96,9 @@ class Supervisor:
         assert self._launcher is not None
         timeout = self._context.start_timeout
         if not self._launcher.wait_ready(timeout):
-            logger.warning("The application is still being imported after %g s; tasks wait for it", timeout)
+            logger.warning(
+                "The application is still being imported after %g s (proc_alive_timeout); tasks wait for it", timeout
+            )
         self._launcher.attach()
         self.fill()
 
@@ -131,26 +141,40 @@ class Supervisor:
             max_memory=self._context.max_memory_per_child or 0,
         )
         slot = Slot(self._loop, launcher, spec, self._on_change)
-        slot.start_timer = self._loop.call_later(self._context.start_timeout, self._start_timed_out, slot)
+        slot.start_timer = self._loop.call_later(self._start_timeout, self._start_timed_out, slot, self._start_timeout)
         self.slots[number] = slot
 
-    def _start_timed_out(self, slot: Slot) -> None:
+    def _start_timed_out(self, slot: Slot, limit: float) -> None:
         slot.start_timer = None
         if slot.closed or slot.ready:
             return
-        if slot.pid is None or not slot.loaded:
+        left = limit
+        if slot.pid is None or not slot.loaded_at:
             # An import has no time limit, neither here nor in the fork server at start.
             what = "its server is busy" if slot.pid is None else "it is importing the application"
-            logger.warning("Process %r is not ready after %g s: %s", slot.spec.name, self._context.start_timeout, what)
-            slot.start_timer = self._loop.call_later(self._context.start_timeout, self._start_timed_out, slot)
-        else:
-            logger.error(
-                "Process %r pid:%s is not ready after %g s: killing it",
-                slot.spec.name,
-                slot.pid,
-                self._context.start_timeout,
-            )
-            slot.signal(signal.SIGKILL)
+            logger.warning("Process %r is not ready after %g s: %s", slot.spec.name, limit, what)
+        elif (left := slot.loaded_at + limit - time.monotonic()) <= 0:
+            self._stacks.request(slot, partial(self._kill_slow, slot, limit), STACK_TIMEOUT, all_threads=True)
+            return
+        slot.start_timer = self._loop.call_later(left, self._start_timed_out, slot, limit)
+
+    def _kill_slow(self, slot: Slot, limit: float, stack: str) -> None:
+        """Kill a child whose set-up takes too long; the next one has more time, since slow is not yet stuck."""
+        if slot.closed or slot.ready:
+            return
+        most = self._context.start_timeout * _SLOW_MAX
+        self._start_timeout = max(self._start_timeout, min(limit * 2, most))
+        logger.error(
+            "Process %r pid:%s has not finished its set-up within %g s (proc_alive_timeout): killing it; %s%s",
+            slot.spec.name,
+            slot.pid,
+            limit,
+            "it seems to hang"
+            if limit >= most
+            else f"in case it is only slow, the next one has {self._start_timeout:g} s",
+            f"; its stack:\n{stack}" if stack else "",
+        )
+        slot.signal(signal.SIGKILL)
 
     def _back_off(self) -> None:
         """Count a death that no task caused, and delay the next child."""

@@ -18,7 +18,7 @@ from typing import Final
 from framework.api.loop import Timer
 from framework.api.pool import Job, PoolContext
 from framework_pools.prefork.slot import Slot
-from framework_pools.prefork.stacks import Stacks, is_stopped
+from framework_pools.prefork.stacks import STACK_TIMEOUT, Stacks, is_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +28,6 @@ _INTERVAL: Final = 0.25
 _QUIET_MAX: Final = 0.1
 #: Seconds in which a retired child must exit, including the application's clean-up.
 _EXIT_TIMEOUT: Final = 60.0
-#: Seconds to wait for a stack.
-_STACK_TIMEOUT: Final = 1.0
 
 
 class Watch:
@@ -106,12 +104,12 @@ class Watch:
         elif job is not None:
             if self._stuck_after and quiet > self._stuck_after and slot.stuck_logged != job.seq:
                 slot.stuck_logged = job.seq
-                self.stacks.request(slot, partial(self._log_stuck, slot, job, quiet), _STACK_TIMEOUT, all_threads=False)
+                self.stacks.request(slot, partial(self._log_stuck, slot, job, quiet), STACK_TIMEOUT, all_threads=False)
         elif slot.retired:
             if quiet > _EXIT_TIMEOUT:
                 self._give_up(slot, f"has not exited for {quiet:.0f} s")
         elif quiet > self._start_timeout:
-            self._give_up(slot, f"has not begun its jobs for {quiet:.0f} s")
+            self._give_up(slot, f"has not begun its jobs for {quiet:.0f} s (proc_alive_timeout)")
 
     def _set_stopped(self, slot: Slot, job: Job | None, stopped: bool) -> None:
         slot.stopped = slot.stalled = stopped
@@ -143,7 +141,7 @@ class Watch:
     def _give_up(self, slot: Slot, why: str) -> None:
         slot.given_up = slot.stalled = True
         self._recall(slot)
-        self.stacks.request(slot, partial(self._kill, slot, why), _STACK_TIMEOUT, all_threads=True)
+        self.stacks.request(slot, partial(self._kill, slot, why), STACK_TIMEOUT, all_threads=True)
 
     def _kill(self, slot: Slot, why: str, stack: str) -> None:
         if not slot.closed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from framework.api.command import control_command
 from framework.exceptions import FrameworkError
@@ -15,16 +15,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: The most slots that one request adds: a typing error must not start a million processes.
-_GROWTH_MAX: Final = 1_000
-
 
 @control_command(signature="[N]")
 def pool_grow(state: ControlState, n: int = 1) -> dict[str, str]:
     """Add N slots to the pool."""
     _check_size(state, "pool_grow", n)
-    if n > _GROWTH_MAX:
-        raise FrameworkError(f"the pool grows by at most {_GROWTH_MAX} slots at a time, not by {n}")
+    slots, most = state.prefetch.slots, state.settings.worker.pool_max
+    if slots + n > most:
+        raise FrameworkError(f"the pool has {slots} slots and may have at most {most} (pool_max), not {slots + n}")
     state.pool.grow(n)
     _resized(state, n)
     return {"ok": "pool will grow"}
@@ -86,6 +84,9 @@ def autoscale(
     """Change the bounds of the pool's size; an omitted bound stays."""
     if state.autoscaler is None:
         raise FrameworkError("Autoscale not enabled: start the worker with --autoscale MAX,MIN")
+    most = state.settings.worker.pool_max
+    if max is not None and max > most:
+        raise FrameworkError(f"the pool may have at most {most} slots (pool_max), not {max}")
     largest, smallest = state.autoscaler.update(max, min)
     return {"ok": f"autoscale now max={largest} min={smallest}"}
 
