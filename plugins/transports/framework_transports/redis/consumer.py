@@ -4,14 +4,16 @@
    into this consumer's lease hash, so it is stored at every moment.
 2. When the queues are empty, the same round trip has the server watch their keys (``CLIENT TRACKING``): the next
    message pushes one wake-up, which makes `fileno` readable. Until then `fetch` reserves nothing.
-3. `heartbeat` renews the leases, restores messages of dead workers, and checks the connection.
+3. `heartbeat` renews the leases, restores messages of dead workers, and checks the connection; it also looks whether a
+   watched queue has filled without a push.
 4. A queue on a fan-out exchange is a subscription; its messages arrive on the same connection.
 5. `adopt` moves the messages leased by a lost connection to this one, atomically for each queue. A late command of the
    lost connection finds no message; if it reserves others, they are restored when the old lease lapses.
 6. A server without pushes (older than Redis 6) is polled every `poll_interval`.
 7. The same round trip requeues parked messages that are due; see `RedisParking`.
 
-When a push was read together with another reply, `RedisConnection.wake` makes the descriptor readable again.
+A push that is read together with another reply stays noted until the next `fetch` reserves: until then `recall`,
+`heartbeat` and the changes of queues make the descriptor readable again (`RedisConnection.wake`).
 """
 
 from __future__ import annotations
@@ -49,6 +51,12 @@ from framework_transports.redis.server_timer import ServerTimer
 
 logger = logging.getLogger(__name__)
 
+#: Logged when a queue had filled while the worker waited for the server to say so.
+UNANNOUNCED: Final = (
+    "Messages waited at %s although the server had announced none: a wake-up was lost, and they are fetched now. "
+    "This is a defect of the worker or of the server: please report it"
+)
+
 #: Round trips of one `fetch` at most, when other clients change the queues during each.
 _RESERVE_ATTEMPTS: Final = 3
 _SCRIPTS: Final = ("reserve", "requeue", "release", "renew", "restore", "takeover", "adopt", "park", "due", "recall")
@@ -57,17 +65,21 @@ _TAKE_OVER_EVERY: Final = 60.0
 #: Seconds after an outage of the server in which lapsed leases stay untouched: no worker could renew its lease, and
 #: live workers reconnect and renew within this time.
 _GRACE: Final = 5.0
+#: Most seconds between two checks for messages that the server should have announced.
+_LOOK_EVERY: Final = 5.0
 
 
 class RedisConsumer(Consumer):
     """Fetches from any number of queues."""
+
+    heartbeat_interval: float
 
     def __init__(
         self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, keys: Keys, options: RedisOptions
     ) -> None:
         self._keys = keys
         self._options = options
-        self.heartbeat_interval = options.lease / 3
+        self.heartbeat_interval = min(options.lease / 3, _LOOK_EVERY)
         self._lease = int(options.lease * 1000)
         self._id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
         self._consumed: dict[str, ConsumedQueue] = {}
@@ -82,7 +94,8 @@ class RedisConsumer(Consumer):
         self._first = 0
         #: The queues were empty when the server began to watch them, and it has pushed nothing since.
         self._idle = False
-        self._pushed = False
+        #: The queues may have changed since the last reservation: a `fetch` has to come.
+        self._changed = False
         #: The last fetch found fewer messages than its limit; the next one probably will too.
         self._short = True
         self._renewed = self._next_take_over = monotonic()
@@ -150,6 +163,7 @@ class RedisConsumer(Consumer):
             self._retired.pop(name) if name in self._retired else ConsumedQueue(name, self._keys, self._id)
         )
         self._arrange()
+        self._changed = True
         self.heartbeat()
 
     def _declare(self, queue: Queue) -> None:
@@ -175,6 +189,7 @@ class RedisConsumer(Consumer):
         # The confirmation is a push; the reply to the command after it proves the subscription.
         self._connection.send(self._pack(("PSUBSCRIBE", pattern)))
         self._connection.call("PING")
+        self._wake_if_changed()
 
     def cancel_queue(self, name: str) -> None:
         """Stop consuming from `name`; fetched messages stay leased."""
@@ -189,6 +204,7 @@ class RedisConsumer(Consumer):
                     del self._subscriptions[pattern]
                     self._connection.send(self._pack(("PUNSUBSCRIBE", pattern)))
                     self._connection.call("PING")
+        self._wake_if_changed()
 
     def _arrange(self) -> None:
         consumed_queues = list(self._consumed.values())
@@ -218,6 +234,7 @@ class RedisConsumer(Consumer):
                 self._run(commands)
         found: list[Delivery] = []
         self._add_broadcasts(found, limit)
+        self._changed = False
         if not self._idle and self._order and len(found) < limit:
             self._reserve(found, limit)
             self._add_broadcasts(found, limit)
@@ -238,7 +255,7 @@ class RedisConsumer(Consumer):
             commands.append(self._reserve_call(limit - len(found)))
             if watch:
                 commands.append(self._watched)
-            self._pushed = False
+            self._changed = False
             replies = self._run(commands)
             if due_reply is not None:
                 self._parking.apply_reply(replies[due_reply])
@@ -246,13 +263,16 @@ class RedisConsumer(Consumer):
             self._add_reserved(replies[-2] if watch else replies[-1], found)
             self._short = len(found) < limit
             if not self._short or self._server_timer is not None:
+                # A full batch: the caller fetches again without being woken.
+                self._changed = False
                 return
-            if watch and replies[-1] == 0 and not (self._pushed or self._parking.stale):
+            if watch and replies[-1] == 0 and not (self._changed or self._parking.stale):
                 self._idle = True
                 return
             watch = True
         # Other clients keep changing these queues: let the loop run, and fetch again soon.
-        self._connection.wake()
+        self._changed = True
+        self._wake_if_changed()
 
     def _reserve_call(self, limit: int) -> ScriptCall:
         fair = self._options.queue_order_strategy == "round_robin"
@@ -277,16 +297,22 @@ class RedisConsumer(Consumer):
         kind = push[0]
         if kind == b"invalidate":
             self._idle = False
-            self._pushed = True
+            self._changed = True
             self._parking.changed(push[1])
         elif kind == b"pmessage":
-            self._pushed = True
+            self._changed = True
             for name in self._subscriptions.get(push[1], ()):
                 self._broadcasts.append(BroadcastDelivery(push[3], name, self._requeue_broadcast))
 
     def _requeue_broadcast(self, delivery: BroadcastDelivery) -> None:
         self._broadcasts.appendleft(delivery)
-        self._connection.wake()
+        self._changed = True
+        self._wake_if_changed()
+
+    def _wake_if_changed(self) -> None:
+        """Make the descriptor readable if a `fetch` has to come, unless the last wake-up is still unread."""
+        if self._changed and not self._connection.unanswered:
+            self._connection.wake()
 
     # ------------------------------------------------------------ settling
 
@@ -299,9 +325,10 @@ class RedisConsumer(Consumer):
             if consumed.requeues:
                 # This connection's own change ends the watch, and the server does not push it.
                 self._idle = False
-                self._pushed = True
+                self._changed = True
             if consumed.parks:
                 self._idle = False
+                self._changed = True
                 self._parking.stale = True
             consumed.settlements(commands)
         for consumed in self._retired.values():
@@ -322,37 +349,36 @@ class RedisConsumer(Consumer):
         raise error
 
     def flush(self) -> None:
-        """Send settlements now."""
-        self._pushed = False
-        self._run_outside_fetch(self._settlements())
+        """Send settlements now.
+
+        The caller wants no messages now: what was noted before wakes it no more, or the loop would spin. The next
+        heartbeat repeats it unless a `fetch` comes first.
+        """
+        noted, self._changed = self._changed, False
+        commands = self._settlements()
+        if commands:
+            self._run(commands)
+        else:
+            # A descriptor that stays readable would make the loop spin.
+            self._connection.drain()
+        self._wake_if_changed()
+        self._changed |= noted
 
     def recall(self, keys: Sequence[str]) -> Sequence[Delivery]:
         """Settle, and lease the messages parked under `keys`, in one round trip."""
         found: list[Delivery] = []
-        self._pushed = False
         commands = self._settlements()
         if self._order:
             commands.append(self._parking.recall(self._id, self._lease, self._sequence, keys))
-            self._add_reserved(self._run_outside_fetch(commands)[-1], found)
+            self._add_reserved(self._run(commands)[-1], found)
             if found:
                 self._idle = False
+                self._changed = True
                 self._parking.stale = True
-                self._connection.wake()
-        else:
-            self._run_outside_fetch(commands)
+        elif commands:
+            self._run(commands)
+        self._wake_if_changed()
         return found
-
-    def _run_outside_fetch(self, commands: list[Command]) -> list[Any]:
-        """Run `commands` outside of `fetch`, and make the descriptor readable again after a push."""
-        replies: list[Any] = []
-        if commands:
-            replies = self._run(commands)
-        else:
-            # A descriptor that stays readable would make the loop spin.
-            self._connection.drain()
-        if self._pushed:
-            self._connection.wake()
-        return replies
 
     def fileno(self) -> int:
         """Return the descriptor that turns readable when a message may have arrived."""
@@ -361,17 +387,17 @@ class RedisConsumer(Consumer):
     # ------------------------------------------------------------ leases
 
     def heartbeat(self) -> None:
-        """Renew the leases, and restore messages that dead workers left."""
-        self._pushed = False
+        """Renew the leases, restore messages that dead workers left, and look for messages without a wake-up."""
         consumed_queues = [*self._consumed.values(), *self._retired.values()]
         elapsed, self._renewed = monotonic() - self._renewed, monotonic()
         if not consumed_queues:
-            self._run_outside_fetch([("PING",)])
+            self._run([("PING",)])
+            self._wake_if_changed()
             return
         names = [key for consumed in consumed_queues for key in (consumed.lease, consumed.leases)]
         if elapsed > self._options.lease:
             logger.warning(LEASE_NOT_RENEWED, self._options.lease, elapsed)
-        lapsed = self._run_outside_fetch([ScriptCall(script("renew"), names, (self._id, self._lease))])[0]
+        lapsed = self._look([ScriptCall(script("renew"), names, (self._id, self._lease))])[0]
         restored = 0
         for consumed, consumers in zip(consumed_queues, lapsed, strict=True):
             for consumer in consumers if monotonic() >= self._reap_from else ():
@@ -381,9 +407,22 @@ class RedisConsumer(Consumer):
             self._next_take_over = monotonic() + min(timeout, _TAKE_OVER_EVERY)
             restored += take_over(self._connection, self._keys, timeout)
         if restored:
-            # Our own changes push nothing, and a push for others' changes may already have been read.
+            # Our own changes push nothing.
             self._idle = False
-            self._connection.wake()
+            self._changed = True
+        self._wake_if_changed()
+
+    def _look(self, commands: list[Command]) -> list[Any]:
+        """Run `commands`, and find messages in watched queues that the server has not announced."""
+        if not self._idle:
+            return self._run(commands)
+        replies = self._run([*commands, self._watched])
+        # A push is sent before any later reply, and has been read then.
+        if replies[-1] and self._idle:
+            logger.error(UNANNOUNCED, self._connection.address.display)
+            self._idle = False
+            self._changed = True
+        return replies
 
     def close(self, *, requeue: bool) -> None:
         """Settle, requeue leased messages if `requeue` (else others do so when the lease lapses), and disconnect."""
