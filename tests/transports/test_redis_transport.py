@@ -50,6 +50,15 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
+def own_server(tmp_path: Any) -> Iterator[PrivateRedis]:
+    """Nobody else uses it, so its counts are the test's."""
+    server = PrivateRedis(tmp_path / "own")
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
 def open_face() -> Iterator[Callable[[Any], Any]]:
     """Closes at the end what it was given."""
     faces: list[Any] = []
@@ -368,6 +377,20 @@ def test_a_push_that_never_comes_is_found_and_reported(
         "a wake-up was lost, and they are fetched now. This is a defect of the worker or of the server: "
         "please report it"
     ]
+
+
+def test_only_what_has_to_wake_is_watched(own_server: PrivateRedis, make_transport: MakeTransport) -> None:
+    """Not the keys of scripts: the server would note all keys of a script for each read inside it."""
+    consumer = make_transport(own_server.url).consumer()
+    for number in range(50):
+        consumer.add_queue(msgspec.structs.replace(Q, name=f"work{number}"))
+    assert consumer.fetch(10) == []
+    consumer.heartbeat()
+    consumer.recall(["none"])
+    lists_and_parked = 4 + 1
+    with own_server.client() as client:
+        assert client.info("stats")["tracking_total_keys"] == 50 * lists_and_parked
+    consumer.close(requeue=True)
 
 
 def test_what_an_idle_consumer_gives_back_wakes_it(producer: Any, consumer: Any) -> None:

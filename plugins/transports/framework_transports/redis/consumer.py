@@ -30,6 +30,7 @@ from typing import Any, Final, NoReturn
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
 from framework_drivers.redis.resp import (
+    WATCH_NEXT,
     Command,
     Push,
     RedisConnection,
@@ -254,13 +255,13 @@ class RedisConsumer(Consumer):
             due_reply = self._parking.add_due_call(commands) if self._parking.due else None
             commands.append(self._reserve_call(limit - len(found)))
             if watch:
-                commands.append(self._watched)
+                commands += (WATCH_NEXT, self._watched)
             self._changed = False
             replies = self._run(commands)
             if due_reply is not None:
                 self._parking.apply_reply(replies[due_reply])
                 self.due_at = self._parking.due_at
-            self._add_reserved(replies[-2] if watch else replies[-1], found)
+            self._add_reserved(replies[-3] if watch else replies[-1], found)
             self._short = len(found) < limit
             if not self._short or self._server_timer is not None:
                 # A full batch: the caller fetches again without being woken.

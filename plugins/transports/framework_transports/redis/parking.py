@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from framework_drivers.redis.resp import Command, ScriptCall
+from framework_drivers.redis.resp import WATCH_NEXT, Command, ScriptCall
 from framework_transports.redis.consumed_queue import ConsumedQueue
 from framework_transports.redis.scripts import script
 
@@ -77,7 +77,9 @@ class RedisParking:
         """Add the script for due messages to `commands`; return the index of its reply."""
         assert self._due_call is not None
         # The watch comes first, so that the server pushes a change between the two.
-        commands += (self._watch, self._due_call)
+        if self._watched:
+            commands += (WATCH_NEXT, self._watch)
+        commands.append(self._due_call)
         self.stale = False
         return len(commands) - 1
 
