@@ -520,6 +520,21 @@ def test_a_consumer_that_overslept_its_lease_does_no_harm(
     assert sleeper.fetch(5) == []
 
 
+def test_an_adopted_queue_is_served(transport: RedisTransport, producer: Any, open_face: Any) -> None:
+    """Whether messages waited in it, as far as the lost consumer knew, or not."""
+    for idle in (True, False):
+        lost, heir = open_face(transport.consumer()), open_face(transport.consumer())
+        lost.add_queue(Q)
+        if idle:
+            assert lost.fetch(5) == []
+        heir.adopt(lost, [])
+        heir.add_queue(Q)
+        producer.publish([message(7)])
+        (delivery,) = await_fetch(heir, 1)
+        delivery.ack()
+        heir.close(requeue=True)
+
+
 def test_two_consumers_reap_each_message_once(make_transport: MakeTransport, producer: Any, open_face: Any) -> None:
     dead = make_transport(lease=0.1).consumer()
     dead.add_queue(Q)
