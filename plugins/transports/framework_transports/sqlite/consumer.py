@@ -33,6 +33,7 @@ from framework_transports._leases import LEASE_NOT_RENEWED
 from framework_transports.sqlite.delivery import SqliteDelivery
 from framework_transports.sqlite.housekeeping import reap, requeue_all, unregister
 from framework_transports.sqlite.parking import create, next_due, park, parked_under, recall, unpark
+from framework_transports.sqlite.reserve import Reserve
 from framework_transports.sqlite.schema import CONSUMER_BELL
 from framework_transports.sqlite.topology import declare, drop_auto_delete
 
@@ -56,6 +57,7 @@ _WAITING = "SELECT {columns} FROM framework_messages WHERE queue = ? AND owner I
 _RESERVE_IN_ONE = _RESERVE.format(chosen=_WAITING.format(columns="id"))
 _RESERVE_CHOSEN = _RESERVE.format(chosen="SELECT value FROM json_each(?)")
 _WAITING_IN_ONE = _WAITING.format(columns="priority, id")
+_GREATEST = f"SELECT max(length(payload)) FROM ({_WAITING.format(columns='payload')})"
 #: The queues in which messages wait, at the cost of one look in the index for each: however many queues there are.
 _READY_QUEUES = (
     "WITH RECURSIVE ready (queue) AS (SELECT min(queue) FROM framework_messages WHERE owner IS NULL UNION ALL "
@@ -63,6 +65,8 @@ _READY_QUEUES = (
     "WHERE queue IS NOT NULL) SELECT queue FROM ready WHERE queue IS NOT NULL"
 )
 
+#: Bytes of messages that are reserved at once while the disk is full.
+_FITTING = 1 << 20
 #: Seconds after an outage in which lapsed leases stay untouched: live workers reconnect and renew within this time.
 _GRACE = 5.0
 
@@ -90,12 +94,15 @@ class SqliteConsumer(Consumer):
         self._first_queue = 0
         self._seen_version: int | None = None
         self._wake_pending = False
+        self._reserve = Reserve(database.path)
+        self._reserve.keep()
+        database.on_full = self._reserve.free
         self._ringer = Ringer(database.path)
         self._bell = Doorbell(database.path, CONSUMER_BELL, armed=False)
         self._id = 0
         self._renew_at = 0.0
         self._reap_from = 0.0
-        create(database.path, database.busy_timeout)
+        create(database.path, database.busy_timeout, self._reserve.free)
         self._renew()
         self._ringer.sweep()
 
@@ -159,6 +166,10 @@ class SqliteConsumer(Consumer):
         if self.due_at is not None and time.monotonic() >= self.due_at:
             self._unpark()
         was_armed = self._bell.armed
+        if self._reserve.freed and (fitting := self._fitting(limit)) < limit:
+            found = self._transact(fitting)
+            self._wake_self()
+            return found
         found = self._transact(limit)
         if len(found) == limit:
             self._bell.disarm()
@@ -167,6 +178,14 @@ class SqliteConsumer(Consumer):
             self._bell.arm()
             found += self._transact(limit - len(found))
         return found
+
+    def _fitting(self, limit: int) -> int:
+        """Return how many messages to reserve while the disk is full: reserving rewrites the whole message."""
+        with self._database.read() as connection:
+            sizes = [
+                connection.execute(_GREATEST, (queue, limit)).fetchone()[0] or 1 for queue in self._ready(connection)
+            ]
+        return max(1, min(limit, _FITTING // max(sizes, default=1)))
 
     def flush(self) -> None:
         """Send settlements.
@@ -299,6 +318,7 @@ class SqliteConsumer(Consumer):
         """Renew the lease every third of it, reap dead consumers, and check for changes without a wake-up."""
         if time.monotonic() >= self._renew_at:
             self._renew()
+        self._reserve.keep()
         self._reap()
         if not self._bell.present():
             raise ConnectionLost(f"the directory {self._database.path}-wake was emptied while in use")

@@ -12,7 +12,7 @@ broker's file, so that older files stay usable.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -62,11 +62,12 @@ _DUE_TIMES: Final = (
 _encode = msgspec.json.Encoder().encode
 
 
-def create(path: str, busy_timeout: float) -> None:
-    """Create the table if it is missing. Raises `ConnectionLost`."""
+def create(path: str, busy_timeout: float, on_full: Callable[[], object] | None = None) -> None:
+    """Create the table if it is missing; call `on_full` if the disk is full. Raises `ConnectionLost`."""
     database = Database(
         path, part=PART, version=VERSION, schema=SCHEMA, synchronous="normal", busy_timeout=busy_timeout
     )
+    database.on_full = on_full
     database.open()
     database.close()
 
