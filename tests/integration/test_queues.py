@@ -6,7 +6,7 @@ import pytest
 from celery.utils import nodenames
 
 from framework.client.routing import worker_direct
-from support import workers
+from support import ledger, workers
 from support.wait import wait_for
 
 DEFINED = {
@@ -112,3 +112,19 @@ def test_a_queue_of_the_workers_own(consumed, url, client, celery_client):
     for app, direct in ((ours, worker_direct("one@here")), (theirs, nodenames.worker_direct("one@here"))):
         for queue in (direct, direct.name):
             assert app.tasks["proj.add"].apply_async((1, 2), queue=queue).get(timeout=30) == 3
+
+
+@pytest.mark.parametrize("broker", ["redis", "sqlite"])
+def test_a_worker_of_many_queues(broker, request, tmp_path, start_worker, client):
+    """More than one statement of SQLite can join: tasks of any queue run, and TERM ends the worker."""
+    url = request.getfixturevalue(f"{broker}_url")
+    book = tmp_path / "book"
+    names = [f"many{number}" for number in range(1_500)]
+    worker = start_worker("-P", "threads", "-c", "2", "-Q", ",".join(names), broker=url, ledger=book)
+    app = client(url)
+    entries = names[::300] + names[-1:]
+    for name in entries:
+        app.tasks["proj.record"].apply_async((name,), queue=name)
+    wait_for(lambda: ledger.size(book) >= len(entries), 60, lambda: f"{entries} to run: {worker.output[-1000:]}")
+    assert worker.stop() == 0
+    assert dict(ledger.read(book)) == dict.fromkeys(entries, 1)

@@ -50,6 +50,15 @@ def server(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture
+def own_server(tmp_path: Any) -> Iterator[PrivateRedis]:
+    """Nobody else uses it, so its counts are the test's."""
+    server = PrivateRedis(tmp_path / "own")
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture
 def open_face() -> Iterator[Callable[[Any], Any]]:
     """Closes at the end what it was given."""
     faces: list[Any] = []
@@ -292,6 +301,98 @@ def test_a_wake_up_that_flush_or_heartbeat_swallowed_is_passed_on(producer: Any,
         delivery.ack()
 
 
+def test_no_command_loses_a_wake_up(producer: Any, consumer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A push that comes before, with or after any two commands wakes until a `fetch` comes."""
+    broadcasts = Queue(name="copies", exchange=Exchange(name="copies", type="fanout"), routing_key="")
+
+    commands = {
+        "recall": lambda: consumer.recall(["none"]),
+        "recall nothing": lambda: consumer.recall([]),
+        "heartbeat": consumer.heartbeat,
+        "subscribe": lambda: consumer.add_queue(broadcasts),
+        "unsubscribe": lambda: consumer.cancel_queue("copies"),
+        "add": lambda: consumer.add_queue(OTHER),
+        "cancel": lambda: consumer.cancel_queue("other"),
+    }
+    connection = consumer._connection
+    send = connection.send
+    sequence = [(push, one, two) for push in range(4) for one in commands for two in commands]
+    for number, (push, one, two) in enumerate(sequence):
+        label = f"push {push} with {one}, {two}"
+        assert consumer.fetch(10) == [], label
+        assert consumer.fetch(10) == [], label
+        sends = 0
+
+        def interleaved(data: bytes, number: int = number, push: int = push) -> None:
+            nonlocal sends
+            sends += 1
+            if sends == push:
+                producer.publish([message(number)])
+            send(data)
+
+        if push == 0:
+            producer.publish([message(number)])
+        monkeypatch.setattr(connection, "send", interleaved)
+        for name in (one, two):
+            # What woke it before is there to be read away by the command.
+            readable(consumer, 1 if sends > push or push == 0 else 0)
+            commands[name]()
+        monkeypatch.setattr(connection, "send", send)
+        if sends < push:
+            producer.publish([message(number)])
+        assert readable(consumer, 30), f"no wake-up after {label}"
+        (delivery,) = consumer.fetch(10)
+        assert ids([delivery]) == [str(number)], label
+        delivery.ack()
+
+
+def test_a_wake_up_is_found_again_by_the_heartbeat(producer: Any, consumer: Any) -> None:
+    assert consumer.fetch(10) == []
+    producer.publish([message()])
+    for _ in range(2):
+        assert readable(consumer, 30)
+        consumer.flush()
+    assert not readable(consumer, 0.05)
+    consumer.heartbeat()
+    assert readable(consumer, 30)
+    assert len(consumer.fetch(10)) == 1
+
+
+def test_a_push_that_never_comes_is_found_and_reported(
+    producer: Any, consumer: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert consumer.heartbeat_interval <= 5
+    assert consumer.fetch(10) == []
+    consumer.heartbeat()
+    assert not caplog.records
+    monkeypatch.setattr(consumer._connection, "_on_push", lambda push: None)
+    producer.publish([message(7)])
+    assert readable(consumer, 30)
+    assert consumer.fetch(10) == [], "the push was not lost: nothing is tested"
+    consumer.heartbeat()
+    assert readable(consumer, 30)
+    assert ids(consumer.fetch(10)) == ["7"]
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"Messages waited at {consumer._connection.address.display} although the server had announced none: "
+        "a wake-up was lost, and they are fetched now. This is a defect of the worker or of the server: "
+        "please report it"
+    ]
+
+
+def test_only_what_has_to_wake_is_watched(own_server: PrivateRedis, make_transport: MakeTransport) -> None:
+    """Not the keys of scripts: the server would note all keys of a script for each read inside it."""
+    consumer = make_transport(own_server.url).consumer()
+    for number in range(50):
+        consumer.add_queue(msgspec.structs.replace(Q, name=f"work{number}"))
+    assert consumer.fetch(10) == []
+    consumer.heartbeat()
+    consumer.recall(["none"])
+    lists_and_parked = 4 + 1
+    with own_server.client() as client:
+        assert client.info("stats")["tracking_total_keys"] == 50 * lists_and_parked
+    consumer.close(requeue=True)
+
+
 def test_what_an_idle_consumer_gives_back_wakes_it(producer: Any, consumer: Any) -> None:
     producer.publish([message(0)])
     for settle in (consumer.flush, lambda: None, consumer.flush):
@@ -417,6 +518,21 @@ def test_a_consumer_that_overslept_its_lease_does_no_harm(
     again.ack()
     other.flush()
     assert sleeper.fetch(5) == []
+
+
+def test_an_adopted_queue_is_served(transport: RedisTransport, producer: Any, open_face: Any) -> None:
+    """Whether messages waited in it, as far as the lost consumer knew, or not."""
+    for idle in (True, False):
+        lost, heir = open_face(transport.consumer()), open_face(transport.consumer())
+        lost.add_queue(Q)
+        if idle:
+            assert lost.fetch(5) == []
+        heir.adopt(lost, [])
+        heir.add_queue(Q)
+        producer.publish([message(7)])
+        (delivery,) = await_fetch(heir, 1)
+        delivery.ack()
+        heir.close(requeue=True)
 
 
 def test_two_consumers_reap_each_message_once(make_transport: MakeTransport, producer: Any, open_face: Any) -> None:

@@ -30,6 +30,8 @@ class Bench:
         self.consumer.flush()
         self.asked: list[int] = []
         self.came: list[str] = []
+        #: How many came with each call.
+        self.taken: list[int] = []
         self.lost: list[Exception] = []
         #: Taking in what comes turns out that the connection is lost.
         self.broken = False
@@ -46,6 +48,7 @@ class Bench:
     def _take(self, deliveries) -> None:
         if self.broken:
             raise ConnectionLost("while it was decided what becomes of them")
+        self.taken.append(len(deliveries))
         self.came += [read_head(delivery.payload).headers.id for delivery in deliveries]
 
     def turn(self) -> None:
@@ -98,6 +101,13 @@ def test_many_are_asked_for_in_turns(bench):
     assert sorted(bench.came) == sorted(bench.ids)
     assert max(bench.asked) <= 300
     assert len(set(turns)) == len(bench.asked), "the loop did not turn in between"
+
+
+def test_the_worker_fetches_after_each_request(bench):
+    """A wake-up may have been read with the reply, and tasks run while a great revoke is worked off."""
+    bench.recalls.request([f"none{number}" for number in range(600)])
+    bench.turn()
+    assert bench.taken == [0, 0, 0]
 
 
 def test_what_is_no_text_is_nobodys(bench):

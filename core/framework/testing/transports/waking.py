@@ -94,6 +94,24 @@ class WakingPromises(TransportSuiteBase):
         thread.join(self.patience)
         assert found == numbers(100)
 
+    def test_other_calls_pass_a_wake_up_on(self, bench: Bench) -> None:
+        """`recall` and `heartbeat`, in any number, leave the descriptor of a consumer readable until it fetches."""
+        queue = bench.queue()
+        consumer = bench.consumer(queue)
+        producer = bench.producer()
+        for number, calls in enumerate(("recall", "heartbeat", "both")):
+            assert consumer.fetch(10) == []
+            producer.publish([bench.message(number, queue)])
+            for _ in range(3):
+                assert bench.readable(consumer, self.patience), f"no wake-up is left after {calls}"
+                if calls != "heartbeat":
+                    assert not consumer.recall(["none"])
+                if calls != "recall":
+                    consumer.heartbeat()
+            [delivery] = bench.gather(consumer, 1)
+            assert ids([delivery]) == [str(number)]
+            delivery.ack()
+
     def test_what_another_gives_back_wakes(self, bench: Bench) -> None:
         """A message that another consumer requeues wakes a waiting consumer."""
         queue = bench.filled(1)

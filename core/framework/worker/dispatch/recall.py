@@ -31,7 +31,7 @@ class Recall:
         take: Callable[[Sequence[Delivery]], object],
         lose: Callable[[TransportError], object],
     ) -> None:
-        """`take` is called with recalled deliveries, `lose` with the error when the connection is lost."""
+        """`take` is called with the recalled deliveries of each batch, `lose` with the error of a lost connection."""
         self._loop = loop
         self._consumer: Consumer | None = consumer
         self._take = take
@@ -63,9 +63,8 @@ class Recall:
             del self._pending[task_id]
         try:
             # An id that cannot be encoded belongs to no task and could not be sent.
-            found = self._consumer.recall([task_id for task_id in batch if _is_text(task_id)])
-            if found:
-                self._take(found)
+            # What was found, or nothing: a wake-up may have been read with the reply, so the caller has to fetch.
+            self._take(self._consumer.recall([task_id for task_id in batch if _is_text(task_id)]))
         except TransportError as error:
             self._lose(error)
             return

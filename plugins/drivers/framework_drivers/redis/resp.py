@@ -41,6 +41,8 @@ _DOWN: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", 
 #: Error replies of a server that refuses writes for the moment.
 _TEMPORARY: Final = ("OOM", "MISCONF")
 _CHUNK: Final = 1 << 16
+#: Has the server watch the keys of the next command: see `RedisConnection.watch_keys`.
+WATCH_NEXT: Final = ("CLIENT", "CACHING", "YES")
 #: Seconds between two warnings that a server was skipped.
 _LOG_INTERVAL: Final = 300.0
 
@@ -225,10 +227,16 @@ class RedisConnection:
             self._raise_lost(error)
 
     def watch_keys(self) -> bool:
-        """Have the server push ``invalidate`` when others change a key read here; return False if it cannot."""
+        """Have the server push ``invalidate`` when others change a key that the command after `WATCH_NEXT` reads.
+
+        Returns False if it cannot. The server watches nothing else, because for each read inside a script it would
+        note all keys of the script.
+        """
         if not self.resp3:
             return False
-        return not self.is_error(self.exchange(self._pack(("CLIENT", "TRACKING", "ON", "NOLOOP")), 1)[0])
+        tracking = ("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP")
+        replies = self.exchange(self._pack(tracking) + self._pack(WATCH_NEXT), 2)
+        return not any(self.is_error(reply) for reply in replies)
 
     def wake(self) -> None:
         """Make the descriptor readable soon, by a PING whose reply is ignored."""

@@ -19,7 +19,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Final, Literal
 from urllib.parse import unquote
@@ -124,6 +124,8 @@ class Database:
         self._file: tuple[int, int] | None = None
         self._pid = 0
         self._closed = False
+        #: Called when the disk is full, before the error is raised.
+        self.on_full: Callable[[], object] | None = None
         #: The file was removed or replaced: ids and rows of the opened file do not exist in the new one.
         self.replaced = False
 
@@ -293,6 +295,8 @@ class Database:
 
     def _lost(self, error: sqlite3.Error) -> ConnectionLost:
         code = getattr(error, "sqlite_errorcode", None)
+        if code is not None and code & 0xFF == sqlite3.SQLITE_FULL and self.on_full is not None:
+            self.on_full()
         remedy = _REMEDIES.get(code & 0xFF) if code is not None else None
         if remedy is None:
             return ConnectionLost(f"{self.path} cannot be used: {error}")

@@ -34,6 +34,11 @@ _CHECK_INTERVAL: Final = 1.0
 class _Part(RedisConsumer):
     """Consumes from one queue, which `ClusterConsumer` has declared."""
 
+    def check(self) -> None:
+        """Find out whether the connection is lost, without a round trip."""
+        self.flush()
+        self._wake_if_changed()
+
     def _declare(self, queue: Queue) -> None:
         pass
 
@@ -118,15 +123,14 @@ class ClusterConsumer(Consumer):
         return int(self._epoll.fileno())
 
     def heartbeat(self) -> None:
-        """Renew leases and restore dead workers' messages every third of the lease; else check the connections."""
+        """Send the heartbeats of the parts when they are due; else check the connections."""
         due = monotonic() >= self._renew_at
-        if due:
-            self._renew_at = monotonic() + self._options.lease / 3
         for part in self._parts.values():
             if due:
+                self._renew_at = monotonic() + part.heartbeat_interval
                 part.heartbeat()
             else:
-                part.flush()
+                part.check()
 
     def close(self, *, requeue: bool) -> None:
         """Settle, requeue unacknowledged messages if `requeue`, disconnect."""

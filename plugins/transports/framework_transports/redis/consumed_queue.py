@@ -29,6 +29,7 @@ class ConsumedQueue:
 
     __slots__ = (
         "acks",
+        "active",
         "consumer",
         "lease",
         "leases",
@@ -37,10 +38,14 @@ class ConsumedQueue:
         "parked",
         "parked_payloads",
         "parks",
+        "place",
+        "pushed",
         "requeues",
+        "script_keys",
         "sent_acks",
         "sent_parks",
         "sent_requeues",
+        "watch",
     )  # fmt: skip
 
     def __init__(self, name: str, keys: Keys, consumer: str) -> None:
@@ -51,6 +56,16 @@ class ConsumedQueue:
         self.lists = keys.lists(name)
         self.lease = keys.lease(name, consumer)
         self.leases = keys.leases(name)
+        #: The command that has the server watch the queue.
+        self.watch: Command = ("EXISTS", *self.lists)
+        #: Its keys of the script that reserves; they change with the lease.
+        self.script_keys: tuple[str, ...] = ()
+        #: Its place among the queues that are consumed, in the order in which they were added.
+        self.place = 0
+        #: Messages may wait in it. Otherwise it was empty when the server began to watch it, and has pushed nothing.
+        self.active = False
+        #: The server has pushed a change since the last command that watches.
+        self.pushed = False
         #: Fields of the lease hash to delete with the next round trip.
         self.acks: list[Argument] = []
         #: Fields to requeue, each followed by the new payload, or by nothing to keep the payload.

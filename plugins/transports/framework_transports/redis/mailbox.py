@@ -19,7 +19,7 @@ from typing import Any, Final
 from framework.api.transport import Mailbox, Queue
 from framework.exceptions import ConnectionLost, TransportError
 from framework.message import Outgoing, Payload
-from framework_drivers.redis.resp import Command, Push, RedisConnection, RedisConnectionSettings, packer
+from framework_drivers.redis.resp import WATCH_NEXT, Command, Push, RedisConnection, RedisConnectionSettings, packer
 from framework_drivers.redis.url import RedisAddress
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.router import RedisRouter
@@ -125,10 +125,10 @@ class RedisMailbox(Mailbox):
         for key in self._lists:
             commands += [("MULTI",), ("LRANGE", key, -_PAGE, -1), ("LTRIM", key, 0, -_PAGE - 1), ("EXEC",)]
             # This read, after the transaction, makes the server watch the list.
-            commands.append(("EXISTS", key))
+            commands += [WATCH_NEXT, ("EXISTS", key)]
         replies = self._connection.run(commands)
         for number, (exchange, queue) in enumerate(self._lists.values()):
-            taken, left = replies[5 * number + 3][0], replies[5 * number + 4]
+            taken, left = replies[6 * number + 3][0], replies[6 * number + 5]
             # The oldest message is the last of the list.
             self._arrived += [(exchange, payload) for payload in reversed(taken)]
             if left:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Any, Final
 
-from framework_drivers.redis.resp import Command, ScriptCall
+from framework_drivers.redis.resp import WATCH_NEXT, Command, ScriptCall
 from framework_transports.redis.consumed_queue import ConsumedQueue
 from framework_transports.redis.scripts import script
 
@@ -30,60 +30,89 @@ class RedisParking:
     def __init__(self, *, watched: bool) -> None:
         """`watched`: the server pushes changes; otherwise every fetch runs the script."""
         self._watched = watched
-        self._names: frozenset[bytes] = frozenset()
-        self._watch: Command = ()
-        self._due_call: ScriptCall | None = None
-        self._recall_keys: list[str] = []
-        self._width = 0
-        #: Parked messages may have changed since the script's last reply.
-        self.stale = False
-        #: The next due time, on the clock of `monotonic`; None: nothing is parked.
+        #: The consumed queues by the key of their parked messages.
+        self._queues: dict[bytes, ConsumedQueue] = {}
+        #: Queues whose parked messages may have changed since the script's last reply.
+        self._stale: dict[ConsumedQueue, None] = {}
+        #: The next due time of each queue in which messages are parked, on the clock of `monotonic`.
+        self._due: dict[ConsumedQueue, float] = {}
+        self._called: list[ConsumedQueue] = []
+        self._recall_keys: list[str] | None = None
+        #: The next due time; None: nothing is parked.
         self.due_at: float | None = None
 
-    def arrange(self, consumed_queues: Sequence[ConsumedQueue]) -> None:
-        """Set the consumed queues."""
-        names = [consumed.parked for consumed in consumed_queues]
-        self._names = frozenset(name.encode() for name in names)
-        self._watch = ("EXISTS", *names)
-        keys = [
-            key for consumed in consumed_queues for key in (consumed.parked, consumed.parked_payloads, *consumed.lists)
-        ]
-        self._width = len(consumed_queues[0].lists) if consumed_queues else 0
-        self._due_call = ScriptCall(script("due"), keys, (self._width, BATCH)) if consumed_queues else None
-        self._recall_keys = [
-            key
-            for consumed in consumed_queues
-            for key in (consumed.parked, consumed.parked_payloads, consumed.lease, consumed.leases)
-        ]
-        self.due_at = None
-        self.stale = bool(consumed_queues)
+    def add(self, consumed: ConsumedQueue) -> None:
+        """Track the parked messages of `consumed`."""
+        self._queues[consumed.parked.encode()] = consumed
+        self._stale[consumed] = None
+        self._recall_keys = None
+
+    def remove(self, consumed: ConsumedQueue) -> None:
+        """Track the parked messages of `consumed` no more."""
+        del self._queues[consumed.parked.encode()]
+        self._stale.pop(consumed, None)
+        self._due.pop(consumed, None)
+        self._recall_keys = None
+        self.due_at = min(self._due.values(), default=None)
 
     def changed(self, names: Iterable[bytes] | None) -> None:
         """Note that other clients have changed the keys `names`; None: any key."""
-        if names is None or not self._names.isdisjoint(names):
-            self.stale = self._due_call is not None
+        for name in self._queues if names is None else names:
+            if name in self._queues:
+                self._stale[self._queues[name]] = None
+
+    def change(self, consumed: ConsumedQueue) -> None:
+        """Note that this connection changes the parked messages of `consumed`."""
+        if consumed.parked.encode() in self._queues:
+            self._stale[consumed] = None
+
+    @property
+    def stale(self) -> bool:
+        """Whether parked messages may have changed since the script's last reply."""
+        return bool(self._stale)
 
     @property
     def due(self) -> bool:
         """Whether the script for due messages must run now."""
-        return self.stale or (self.due_at is not None and monotonic() >= self.due_at)
+        return bool(self._stale) or (self.due_at is not None and monotonic() >= self.due_at)
 
     def recall(self, consumer: str, lease: int, sequence: int, keys: Sequence[str]) -> ScriptCall:
         """Return the script call that leases the messages parked under `keys` to `consumer`, for `lease` ms."""
+        queues = self._queues.values()
+        if self._recall_keys is None:
+            self._recall_keys = [
+                key
+                for consumed in queues
+                for key in (consumed.parked, consumed.parked_payloads, consumed.lease, consumed.leases)
+            ]
         wanted = [key for key in keys if key and "\n" not in key]
-        return ScriptCall(script("recall"), self._recall_keys, (consumer, lease, sequence, self._width, *wanted))
+        width = max(len(consumed.lists) for consumed in queues)
+        return ScriptCall(script("recall"), self._recall_keys, (consumer, lease, sequence, width, *wanted))
 
-    def add_due_call(self, commands: list[Command]) -> int:
-        """Add the script for due messages to `commands`; return the index of its reply."""
-        assert self._due_call is not None
-        # The watch comes first, so that the server pushes a change between the two.
-        commands += (self._watch, self._due_call)
-        self.stale = False
-        return len(commands) - 1
+    def add_due_calls(self, commands: list[Command]) -> int:
+        """Add the script for due messages to `commands`, once for each queue; return the index of the first reply."""
+        now = monotonic()
+        due = [consumed for consumed, at in self._due.items() if at <= now and consumed not in self._stale]
+        self._called = called = [*self._stale, *due]
+        self._stale = {}
+        if self._watched:
+            # The watch comes first, so that the server pushes a change between the two.
+            commands += (WATCH_NEXT, ("EXISTS", *(consumed.parked for consumed in called)))
+        for consumed in called:
+            keys = (consumed.parked, consumed.parked_payloads, *consumed.lists)
+            commands.append(ScriptCall(script("due"), keys, (len(consumed.lists), BATCH)))
+        return len(commands) - len(called)
 
-    def apply_reply(self, reply: Sequence[Any]) -> None:
-        """Read the script's reply."""
-        moved, wait = reply
-        self.due_at = None if wait < 0 else monotonic() + wait / 1000
-        if moved or not self._watched:
-            self.stale = True
+    def apply_replies(self, replies: Sequence[Any]) -> list[ConsumedQueue]:
+        """Read the replies of the script, and return the queues that received due messages."""
+        filled: list[ConsumedQueue] = []
+        for consumed, (moved, wait) in zip(self._called, replies, strict=False):
+            self._due.pop(consumed, None)
+            if wait >= 0:
+                self._due[consumed] = monotonic() + wait / 1000
+            if moved or not self._watched:
+                self._stale[consumed] = None
+            if moved:
+                filled.append(consumed)
+        self.due_at = min(self._due.values(), default=None)
+        return filled

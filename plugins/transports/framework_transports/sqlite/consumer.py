@@ -14,6 +14,7 @@ Its commits need no fsync: if a power cut undoes the last of them, the messages 
 
 from __future__ import annotations
 
+import heapq
 import logging
 import os
 import sqlite3
@@ -32,6 +33,7 @@ from framework_transports._leases import LEASE_NOT_RENEWED
 from framework_transports.sqlite.delivery import SqliteDelivery
 from framework_transports.sqlite.housekeeping import reap, requeue_all, unregister
 from framework_transports.sqlite.parking import create, next_due, park, parked_under, recall, unpark
+from framework_transports.sqlite.reserve import Reserve
 from framework_transports.sqlite.schema import CONSUMER_BELL
 from framework_transports.sqlite.topology import declare, drop_auto_delete
 
@@ -51,11 +53,20 @@ _REQUEUE = (
 _RESERVE = (
     "UPDATE framework_messages SET owner = ? WHERE id IN ({chosen}) RETURNING priority, id, queue, deliveries, payload"
 )
-_READY_IN_ONE = (
-    "SELECT id FROM framework_messages WHERE queue = {queue} AND owner IS NULL ORDER BY priority, id LIMIT ?"
+_WAITING = "SELECT {columns} FROM framework_messages WHERE queue = ? AND owner IS NULL ORDER BY priority, id LIMIT ?"
+_RESERVE_IN_ONE = _RESERVE.format(chosen=_WAITING.format(columns="id"))
+_RESERVE_CHOSEN = _RESERVE.format(chosen="SELECT value FROM json_each(?)")
+_WAITING_IN_ONE = _WAITING.format(columns="priority, id")
+_GREATEST = f"SELECT max(length(payload)) FROM ({_WAITING.format(columns='payload')})"
+#: The queues in which messages wait, at the cost of one look in the index for each: however many queues there are.
+_READY_QUEUES = (
+    "WITH RECURSIVE ready (queue) AS (SELECT min(queue) FROM framework_messages WHERE owner IS NULL UNION ALL "
+    "SELECT (SELECT min(queue) FROM framework_messages WHERE owner IS NULL AND queue > ready.queue) FROM ready "
+    "WHERE queue IS NOT NULL) SELECT queue FROM ready WHERE queue IS NOT NULL"
 )
 
-
+#: Bytes of messages that are reserved at once while the disk is full.
+_FITTING = 1 << 20
 #: Seconds after an outage in which lapsed leases stay untouched: live workers reconnect and renew within this time.
 _GRACE = 5.0
 
@@ -80,16 +91,18 @@ class SqliteConsumer(Consumer):
         self.heartbeat_interval = min(1.0, lease / 3)
         self._pid = os.getpid()
         self._queues: dict[int, str] = {}
-        self._reserve = ""
         self._first_queue = 0
         self._seen_version: int | None = None
         self._wake_pending = False
+        self._reserve = Reserve(database.path)
+        self._reserve.keep()
+        database.on_full = self._reserve.free
         self._ringer = Ringer(database.path)
         self._bell = Doorbell(database.path, CONSUMER_BELL, armed=False)
         self._id = 0
         self._renew_at = 0.0
         self._reap_from = 0.0
-        create(database.path, database.busy_timeout)
+        create(database.path, database.busy_timeout, self._reserve.free)
         self._renew()
         self._ringer.sweep()
 
@@ -130,8 +143,9 @@ class SqliteConsumer(Consumer):
             queue_id = declare(connection, queue)
             connection.execute("INSERT OR IGNORE INTO framework_subscriptions VALUES (?, ?)", (self._id, queue_id))
         self._queues[queue_id] = queue.name
-        self._build_reserve()
-        self._reap()
+        if len(self._queues) == 1:
+            # Once for all queues; later the heartbeat does it.
+            self._reap()
         self._update_due()
         # Causes a `fetch`, which arms the bell again.
         self._wake_self()
@@ -140,24 +154,8 @@ class SqliteConsumer(Consumer):
         """Stop consuming from `name`."""
         for queue_id in [known for known, its_name in self._queues.items() if its_name == name]:
             del self._queues[queue_id]
-            self._build_reserve()
             with self._database.write() as connection:
                 drop_auto_delete(connection, (self._id,), queue_id)
-
-    def _build_reserve(self) -> None:
-        """Build the statement that reserves: by priority over all queues, then in turn between them, then by age."""
-        ready = [_READY_IN_ONE.format(queue=queue_id) for queue_id in self._queues]
-        if len(ready) == 1:
-            self._reserve = _RESERVE.format(chosen=ready[0])
-            return
-        branches = [
-            f"SELECT id, priority, row_number() OVER () AS place, (? + {number}) % {len(ready)} AS turn "
-            f"FROM (SELECT id, priority FROM framework_messages WHERE queue = {queue_id} AND owner IS NULL "
-            "ORDER BY priority, id LIMIT ?)"
-            for number, queue_id in enumerate(self._queues)
-        ]
-        chosen = f"SELECT id FROM ({' UNION ALL '.join(branches)}) ORDER BY priority, place, turn LIMIT ?"
-        self._reserve = _RESERVE.format(chosen=chosen)
 
     # ------------------------------------------------------------ messages
 
@@ -168,6 +166,10 @@ class SqliteConsumer(Consumer):
         if self.due_at is not None and time.monotonic() >= self.due_at:
             self._unpark()
         was_armed = self._bell.armed
+        if self._reserve.freed and (fitting := self._fitting(limit)) < limit:
+            found = self._transact(fitting)
+            self._wake_self()
+            return found
         found = self._transact(limit)
         if len(found) == limit:
             self._bell.disarm()
@@ -176,6 +178,14 @@ class SqliteConsumer(Consumer):
             self._bell.arm()
             found += self._transact(limit - len(found))
         return found
+
+    def _fitting(self, limit: int) -> int:
+        """Return how many messages to reserve while the disk is full: reserving rewrites the whole message."""
+        with self._database.read() as connection:
+            sizes = [
+                connection.execute(_GREATEST, (queue, limit)).fetchone()[0] or 1 for queue in self._ready(connection)
+            ]
+        return max(1, min(limit, _FITTING // max(sizes, default=1)))
 
     def flush(self) -> None:
         """Send settlements.
@@ -259,12 +269,15 @@ class SqliteConsumer(Consumer):
     def _is_any_ready(self) -> bool:
         with self._database.read() as connection:
             (self._seen_version,) = connection.execute("PRAGMA data_version").fetchone()
-            for queue_id in self._queues:
-                if connection.execute(
-                    "SELECT 1 FROM framework_messages WHERE queue = ? AND owner IS NULL LIMIT 1", (queue_id,)
-                ).fetchone():
-                    return True
-        return False
+            return bool(self._ready(connection))
+
+    def _ready(self, connection: sqlite3.Connection) -> Sequence[int]:
+        """Return the consumed queues in which messages wait, in the order in which they were added."""
+        if len(self._queues) == 1:
+            (queue,) = self._queues
+            return (queue,) if connection.execute(_WAITING_IN_ONE, (queue, 1)).fetchone() else ()
+        ready = {queue for (queue,) in connection.execute(_READY_QUEUES)}
+        return [queue for queue in self._queues if queue in ready] if ready else ()
 
     def _settle(self, connection: sqlite3.Connection) -> None:
         if self.acked:
@@ -276,12 +289,20 @@ class SqliteConsumer(Consumer):
             park(connection, self._id, self.parks)
 
     def _rows(self, connection: sqlite3.Connection, limit: int) -> list[tuple[int, int, int, int, bytes]]:
+        """Reserve by priority over all queues, then in turn between them, then by age."""
         self._stay_registered(connection)
-        queues = len(self._queues)
-        if queues == 1:
-            return connection.execute(self._reserve, (self._id, limit)).fetchall()
-        self._first_queue = (self._first_queue + 1) % queues
-        return connection.execute(self._reserve, (self._id, *(self._first_queue, limit) * queues, limit)).fetchall()
+        if len(self._queues) == 1:
+            (queue,) = self._queues
+            return connection.execute(_RESERVE_IN_ONE, (self._id, queue, limit)).fetchall()
+        ready = self._ready(connection)
+        self._first_queue += 1
+        waiting = [
+            (priority, place, (self._first_queue + number) % len(ready), row_id)
+            for number, queue in enumerate(ready)
+            for place, (priority, row_id) in enumerate(connection.execute(_WAITING_IN_ONE, (queue, limit)))
+        ]
+        chosen = [row[-1] for row in heapq.nsmallest(limit, waiting)]
+        return connection.execute(_RESERVE_CHOSEN, (self._id, _ids(chosen).decode())).fetchall()
 
     # ------------------------------------------------------------ waking and leases
 
@@ -297,6 +318,7 @@ class SqliteConsumer(Consumer):
         """Renew the lease every third of it, reap dead consumers, and check for changes without a wake-up."""
         if time.monotonic() >= self._renew_at:
             self._renew()
+        self._reserve.keep()
         self._reap()
         if not self._bell.present():
             raise ConnectionLost(f"the directory {self._database.path}-wake was emptied while in use")

@@ -12,7 +12,7 @@ broker's file, so that older files stay usable.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -51,14 +51,23 @@ _RECALL: Final = (
 )
 _UNPARKED: Final = "DELETE FROM framework_parked WHERE id IN (SELECT value FROM json_each(?))"
 
+#: One look in the index for each queue in which messages are parked, however many queues there are.
+_DUE_TIMES: Final = (
+    "WITH RECURSIVE parked (queue) AS (SELECT min(queue) FROM framework_parked UNION ALL "
+    "SELECT (SELECT min(queue) FROM framework_parked WHERE queue > parked.queue) FROM parked WHERE queue IS NOT NULL) "
+    "SELECT queue, (SELECT min(due) FROM framework_parked WHERE queue = parked.queue) FROM parked "
+    "WHERE queue IS NOT NULL"
+)
+
 _encode = msgspec.json.Encoder().encode
 
 
-def create(path: str, busy_timeout: float) -> None:
-    """Create the table if it is missing. Raises `ConnectionLost`."""
+def create(path: str, busy_timeout: float, on_full: Callable[[], object] | None = None) -> None:
+    """Create the table if it is missing; call `on_full` if the disk is full. Raises `ConnectionLost`."""
     database = Database(
         path, part=PART, version=VERSION, schema=SCHEMA, synchronous="normal", busy_timeout=busy_timeout
     )
+    database.on_full = on_full
     database.open()
     database.close()
 
@@ -70,11 +79,12 @@ def park(connection: sqlite3.Connection, consumer: int, parks: Iterable[tuple[in
     connection.execute(_PARKED, chosen)
 
 
-def unpark(connection: sqlite3.Connection, queues: Iterable[int], now: float) -> int:
+def unpark(connection: sqlite3.Connection, queues: Collection[int], now: float) -> int:
     """Move due messages back to `queues`, at most `BATCH` each; return how many."""
     ids = [
         row[0]
-        for queue in queues
+        for queue, due in _due_times(connection, queues)
+        if due <= now
         for row in connection.execute(
             "SELECT id FROM framework_parked WHERE queue = ? AND due <= ? ORDER BY due LIMIT ?", (queue, now, BATCH)
         )
@@ -108,10 +118,11 @@ def recall(connection: sqlite3.Connection, consumer: int, ids: Sequence[int]) ->
     return rows
 
 
-def next_due(connection: sqlite3.Connection, queues: Iterable[int]) -> float | None:
+def next_due(connection: sqlite3.Connection, queues: Collection[int]) -> float | None:
     """Return the next due time of a message parked for `queues` (s since the epoch); None: nothing is parked."""
-    found = [
-        connection.execute("SELECT min(due) FROM framework_parked WHERE queue = ?", (queue,)).fetchone()[0]
-        for queue in queues
-    ]
-    return min((due for due in found if due is not None), default=None)
+    return min((due for _, due in _due_times(connection, queues)), default=None)
+
+
+def _due_times(connection: sqlite3.Connection, queues: Collection[int]) -> list[tuple[int, float]]:
+    """Return each of `queues` in which messages are parked, with its next due time."""
+    return [row for row in connection.execute(_DUE_TIMES) if row[0] in queues]

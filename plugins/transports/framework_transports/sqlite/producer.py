@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from framework.api.transport import Producer, Queue
+from framework.exceptions import ConnectionLost
 from framework.message import Outgoing
 from framework_drivers.sqlite.database import Database
 from framework_drivers.sqlite.doorbell import Ringer
 from framework_transports.sqlite.publish import Batch
+from framework_transports.sqlite.reserve import Reserve
 from framework_transports.sqlite.topology import SqliteRouter, declare, is_declared
 
 
@@ -23,6 +25,7 @@ class SqliteProducer(Producer):
         self._database = database
         self._router = SqliteRouter()
         self._ringer = Ringer(database.path)
+        self._reserve = Reserve(database.path)
 
     def publish(self, messages: Sequence[Outgoing]) -> None:
         """Commit all of `messages` in one transaction."""
@@ -31,6 +34,11 @@ class SqliteProducer(Producer):
         batch = Batch(messages)
         try:
             with self._database.write() as connection:
+                if self._reserve.refuses(connection):
+                    raise ConnectionLost(
+                        f"{self._database.path} cannot grow: its disk is full, and the room that is left is kept for "
+                        "running the messages that wait"
+                    )
                 self._router.refresh(connection)
                 batch.insert(connection, self._router, required=True)
         except BaseException:  # undone and raised again

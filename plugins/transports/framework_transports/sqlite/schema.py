@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import Final
 
 from framework_drivers.sqlite.database import Database, Synchronous
+from framework_transports.sqlite.reserve import Reserve
 
 PART: Final = "broker"
 VERSION: Final = 1
@@ -65,17 +66,27 @@ CREATE INDEX framework_mail_by_box ON framework_mail (box, id);
 {_TOPOLOGY_TRIGGERS}"""
 
 
+class BrokerDatabase(Database):
+    """A connection to the broker's file; the last one to close removes the reserve."""
+
+    def close(self) -> None:
+        """Close; harmless when closed."""
+        super().close()
+        Reserve(self.path).leave()
+
+
 class BrokerFile:
     """Opens the broker's file, with a `Database` for each producer, consumer and mailbox."""
 
     def __init__(self, path: str, synchronous: Synchronous, busy_timeout: float) -> None:
         self.path = path
+        self._reserve = Reserve(path)
         self._synchronous = synchronous
         self._busy_timeout = busy_timeout
 
     def open(self, synchronous: Synchronous | None = None) -> Database:
         """Connect, and create the file and its tables if they are missing. Raises `ConnectionLost`."""
-        database = Database(
+        database = BrokerDatabase(
             self.path,
             part=PART,
             version=VERSION,
@@ -84,4 +95,5 @@ class BrokerFile:
             busy_timeout=self._busy_timeout,
         )
         database.open()
+        self._reserve.keep()
         return database

@@ -1,7 +1,8 @@
 -- Takes up to ARGV[2] messages and leases them to one consumer, atomically.
 -- KEYS, for each queue: its lists in the order of priority, the consumer's lease hash, the queue's set of deadlines.
--- ARGV: consumer, limit, lease (ms), next sequence number, lists per queue, first queue (0-based), 1 to share fairly.
+-- ARGV: consumer, limit, lease (ms), next sequence number, lists per queue, first queue (0-based), 1 to share fairly, 1 to list the empty queues.
 -- Returns a list of {queue (0-based), list (0-based), payload, ...}; the sequence numbers follow the order of the payloads.
+-- In front of it, if asked for, is a list of the queues (0-based) in which nothing waited.
 local consumer, limit, seq = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[4])
 local lists, first, fair = tonumber(ARGV[5]), tonumber(ARGV[6]), ARGV[7] == '1'
 local width = lists + 2
@@ -37,11 +38,20 @@ local function take(queue, list, count)
 end
 
 -- All lengths are read first: a key that is not a list must stop the script before it changes anything.
-local lengths = {}
+local lengths, empty = {}, {}
 for queue = 0, queues - 1 do
+  local sum = 0
   for list = 1, lists do
-    lengths[queue * width + list] = redis.call('LLEN', KEYS[queue * width + list])
+    local length = redis.call('LLEN', KEYS[queue * width + list])
+    lengths[queue * width + list] = length
+    sum = sum + length
   end
+  if sum == 0 then
+    empty[#empty + 1] = queue
+  end
+end
+if ARGV[8] == '1' then
+  taken[1] = empty
 end
 
 for list = 1, lists do
