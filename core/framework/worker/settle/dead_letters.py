@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from typing import Final
+from typing import Final, NamedTuple
 
 from framework.api.backoff import Backoff
 from framework.api.transport import Delivery
@@ -26,6 +26,14 @@ _PAUSE_FIRST: Final = 1.0
 _PAUSE_MAX: Final = 10.0
 
 
+class _Refusal(NamedTuple):
+    """The last error of a dead-letter queue, and when to try again, on the clock of `monotonic`."""
+
+    error: TransportError
+    backoff: Backoff
+    until: float
+
+
 class DeadLetters:
     """Publishes dead letters and counts them."""
 
@@ -35,8 +43,8 @@ class DeadLetters:
         self._template = template
         #: Number of dead letters published, by reason.
         self.sent: Counter[str] = Counter()
-        #: Dead-letter queues that are full: their back-off, and when to try again.
-        self._full: dict[str, tuple[Backoff, float]] = {}
+        #: Dead-letter queues that the broker accepts nothing for, by name.
+        self._full: dict[str, _Refusal] = {}
         self._notices = Notices()
 
     def queue_for(self, queue: str) -> str:
@@ -45,8 +53,9 @@ class DeadLetters:
 
     def retry_at(self, queue: str) -> float:
         """Return when to send a message of `queue` again that could not be moved, in seconds since the epoch."""
-        _backoff, until = self._full.get(self.queue_for(queue), (None, 0.0))
-        return time.time() + max(until - time.monotonic(), _PAUSE_FIRST)
+        refusal = self._full.get(self.queue_for(queue))
+        left = 0.0 if refusal is None else refusal.until - time.monotonic()
+        return time.time() + max(left, _PAUSE_FIRST)
 
     def send(
         self,
@@ -68,14 +77,15 @@ class DeadLetters:
                 delivery.ack()
             return True
         name = self.queue_for(delivery.queue)
-        if self._full and name in self._full and time.monotonic() < self._full[name][1]:
-            return False
+        refusal = self._full.get(name) if self._full else None
         try:
+            if refusal is not None and time.monotonic() < refusal.until:
+                raise refusal.error.with_traceback(None)
             self._outbox.publish(enclose(delivery, name, reason, text, task, task_id), declare=True)
         except TransportError as error:
-            if error.temporary:
-                backoff = self._full[name][0] if name in self._full else Backoff(_PAUSE_FIRST, _PAUSE_MAX, jitter=0.0)
-                self._full[name] = (backoff, time.monotonic() + backoff.next())
+            if error.temporary and (refusal is None or error is not refusal.error):
+                backoff = Backoff(_PAUSE_FIRST, _PAUSE_MAX, jitter=0.0) if refusal is None else refusal.backoff
+                self._full[name] = _Refusal(error, backoff, time.monotonic() + backoff.next())
             self._notices.error(
                 f"{reason} {name}",
                 "Message %s (%s) from %s could not be moved to %s. This worker keeps it, and others with this reason, "
