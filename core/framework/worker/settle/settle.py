@@ -23,7 +23,7 @@ from framework.api.result_store import Record, ResultStore
 from framework.client.after_end import Action, decide
 from framework.client.publisher import is_temporary
 from framework.exceptions import ConnectionLost, MessageError, TransportError, WorkerLostError
-from framework.message import Head
+from framework.message import Head, again
 from framework.wire.result_document import FAILURE, RETRY, REVOKED, SUCCESS, Documents
 from framework.worker.settle.dead_letters import DeadLetters
 from framework.worker.settle.outbox import Outbox
@@ -424,6 +424,31 @@ class Settle:
                     "The result of task %s is lost, the store refused it: %s", record.task_id, refused or error
                 )
         return True
+
+    def end(self) -> None:
+        """Make a last attempt, and report what the worker leaves undone: it ends.
+
+        Messages whose dead letter or retry was not accepted go back to their queue; the broker requeues those that are
+        not acknowledged.
+        """
+        self.flush()
+        if self._records:
+            late = sum(not request.acknowledged for request, _action, _note in self._afterwards)
+            logger.error(
+                "%d results were not kept: the worker ends, and the result store does not accept them. %d of their "
+                "messages, which are acknowledged late, go back to their queues: those tasks run again",
+                len(self._records),
+                late,
+            )
+        requests = list(self._unsent.requests())
+        if callbacks := len(self._follow_ups) + len(self._unsent) - len(requests):
+            logger.error("%d callbacks were not sent: the worker ends, and the broker does not accept them", callbacks)
+        for request in requests:
+            if request.acknowledged:
+                try:
+                    self._outbox.publish(again(request.delivery.payload, request.delivery.queue, {}), declare=False)
+                except (TransportError, MessageError) as error:
+                    logger.critical("Task %r is lost, it could not be sent again: %s", request, error)
 
     def _act(self, request: TaskRequest, action: Action, note: str) -> None:
         if action in (Action.DEAD_LETTER, Action.RETRY):
