@@ -58,15 +58,17 @@ class AbnormalEnds:
             error = WorkerLostError(text)
         else:
             error = TaskRevokedError("terminated")
-        if code == outcomes.TERMINATED and (self._settle.cold or job.seq in self._settle.terminated):
-            # The task is requeued, or lost after an early ack: no result to store.
+        task_request = self._settle.running.get(job.seq)
+        action = Action.ACK if task_request is None else self._settle.follows(task_request, code)
+        if (code == outcomes.TERMINATED and job.seq in self._settle.terminated) or (
+            task_request is not None and self._settle.goes_back(task_request, code, action)
+        ):
+            # The task runs again: no result to store.
             return Outcome(job.seq, code, runtime)
         state = REVOKED if code == outcomes.TERMINATED else FAILURE
         if code == outcomes.TERMINATED and self._on_revoked is not None:
             signum = getattr(signal, text, None)
             self._on_revoked(task_id=job.id, name=job.task, terminated=True, signum=signum, expired=False)
-        task_request = self._settle.running.get(job.seq)
-        action = Action.ACK if task_request is None else self._settle.follows(task_request, code)
         if action is Action.RETRY:
             state = RETRY
         document = None

@@ -22,7 +22,7 @@ from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStore
 from framework.client.after_end import Action, decide
 from framework.client.publisher import is_temporary
-from framework.exceptions import ConnectionLost, MessageError, TransportError, WorkerLostError
+from framework.exceptions import ConnectionLost, MessageError, TaskRevokedError, TransportError, WorkerLostError
 from framework.message import Head, again
 from framework.wire.result_document import FAILURE, RETRY, REVOKED, SUCCESS, Documents
 from framework.worker.settle.dead_letters import DeadLetters
@@ -166,7 +166,11 @@ class Settle:
                     self._requeue_uncounted(request, took)
                     continue
                 action = self.follows(request, code)
-                if self._stays_unacknowledged(request, code, action):
+                if self.goes_back(request, code, action):
+                    place = request.delivery.queue
+                    logger.warning("Task %r was ended by the cold stop: its message goes back to %s", request, place)
+                    if events is not None:
+                        events.cancelled(request)
                     continue
                 state = STATES.get(code, SUCCESS)
                 # The note of INVALID begins with a reason already.
@@ -176,6 +180,8 @@ class Settle:
                     state = RETRY
                 elif action is Action.REQUEUE and code == _WORKER_LOST:
                     document = None  # the task runs again: no failure to store
+                if code == _TERMINATED and self.cold:
+                    logger.warning("Task %r was ended by the cold stop and does not go back: it is %s", request, state)
             elif deduplication is not None and request.policy.acks_late:
                 self.afterwards(partial(deduplication.add, request))
             if events is not None:
@@ -210,15 +216,11 @@ class Settle:
         # Early ack means at most once, also when the pool reports the end of a task without its start.
         return Action.ACK if action is Action.REQUEUE and (request.acknowledged or not policy.acks_late) else action
 
-    def _stays_unacknowledged(self, request: TaskRequest, code: int, action: Action) -> bool:
+    def goes_back(self, request: TaskRequest, code: int, action: Action) -> bool:
         """Return whether a cold stop leaves the message of `request` to be requeued when the worker disconnects."""
         if code != _TERMINATED or not self.cold or request.acknowledged:
             return False
-        if action is Action.REQUEUE or not request.policy.acks_late:
-            if self.events is not None:
-                self.events.cancelled(request)
-            return True
-        return False
+        return action is Action.REQUEUE or not request.policy.acks_late
 
     def _requeue_uncounted(self, request: TaskRequest, took: float) -> None:
         """Requeue a task terminated because the connection is lost, without counting the delivery."""
@@ -431,6 +433,8 @@ class Settle:
         Messages whose dead letter or retry was not accepted go back to their queue; the broker requeues those that are
         not acknowledged.
         """
+        if self.cold:
+            self.finished([self._torn(request) for request in self.running.values()])
         self.flush()
         if self._records:
             late = sum(not request.acknowledged for request, _action, _note in self._afterwards)
@@ -449,6 +453,14 @@ class Settle:
                     self._outbox.publish(again(request.delivery.payload, request.delivery.queue, {}), declare=False)
                 except (TransportError, MessageError) as error:
                     logger.critical("Task %r is lost, it could not be sent again: %s", request, error)
+
+    def _torn(self, request: TaskRequest) -> Outcome:
+        """Return the outcome of a task that the pool could not end: it ends with the process."""
+        document = None
+        if request.acknowledged and not request.policy.ignores(request.head.headers.ignore_result):
+            error = TaskRevokedError("terminated")
+            document = self._document(request.task_id, REVOKED, error, request.delivery.payload)
+        return Outcome(request.seq, _TERMINATED, 0.0, document)
 
     def _act(self, request: TaskRequest, action: Action, note: str) -> None:
         if action in (Action.DEAD_LETTER, Action.RETRY):
