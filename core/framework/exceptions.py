@@ -93,21 +93,28 @@ class TransportError(FrameworkError):
     """The broker refused an operation."""
 
     exit_code = exitcodes.UNAVAILABLE
+    #: Whether the same operation may succeed later: the server is away, or full, or cannot write at present.
+    temporary: bool = False
 
 
 class ConnectionLost(TransportError):
     """The broker or result store cannot be reached; a retry may succeed."""
 
     exit_code = exitcodes.UNREACHABLE
+    temporary = True
 
 
 class PublishRefused(TransportError):
     """The broker refused messages (unroutable, queue full, too large)."""
 
-    def __init__(self, text: str = "", refused: frozenset[int] | None = None) -> None:
-        """`refused`: indexes of the refused messages among those published; None: all were refused."""
+    def __init__(self, text: str = "", refused: frozenset[int] | None = None, *, temporary: bool = False) -> None:
+        """`refused`: indexes of the refused messages among those published; None: all were refused.
+
+        `temporary`: the broker may accept them later, for example when a queue is not full any more.
+        """
         super().__init__(text)
         self.refused = refused
+        self.temporary = temporary
 
 
 OperationalError = ConnectionLost

@@ -265,13 +265,18 @@ def test_with_a_file_it_is_remembered(redis_url, start_worker, client, tmp_path,
     assert "never" not in ledger.read(ledger_path)
 
 
-def test_a_foreign_state_file_ends_the_start(redis_url, start_worker, tmp_path):
-    (tmp_path / "notes.txt").write_text("my notes")
-    worker = start_worker("-P", "solo", "--statedb", str(tmp_path / "notes.txt"), broker=redis_url, ready=False)
-    assert worker.wait() == 73
-    assert "notes.txt is not a state file of this program" in worker.output
+def test_a_state_file_that_cannot_be_read_is_set_aside(redis_url, start_worker, client, tmp_path):
+    app = client(redis_url)
+    start_worker("-P", "solo", "-n", "first@here", broker=redis_url)
+    app.control.revoke(["one"], reply=True, limit=1, timeout=20)
+    (tmp_path / "w.state").write_text("no database")
+    worker = start_worker("-P", "solo", "-n", "w@here", "--statedb", str(tmp_path / "w.state"), broker=redis_url)
+    assert len(worker.lines(r"ERROR.*w\.state is damaged, or no state file.*renamed to .*w\.state\.damaged-")) == 1
     assert "Traceback" not in worker.output
-    assert (tmp_path / "notes.txt").read_text() == "my notes"
+    (aside,) = tmp_path.glob("w.state.damaged-*")
+    assert aside.read_text() == "no database"
+    wait_for(lambda: app.control.inspect("w@here", timeout=20).revoked() == ["one"], 30, lambda: worker.output)
+    assert worker.stop() == 0
 
 
 @pytest.mark.acceptance(97)

@@ -122,7 +122,9 @@ def test_where_hup_is_not_supported_it_says_so(monkeypatch, caplog):
     from framework.worker.process.stopping import Stopper
 
     monkeypatch.setattr(sys, "platform", "darwin")
-    settings = SimpleNamespace(stop_timeout=None, soft_shutdown_timeout=0, enable_soft_shutdown_on_idle=False)
+    settings = SimpleNamespace(
+        stop_timeout=None, settle_timeout=10, soft_shutdown_timeout=0, enable_soft_shutdown_on_idle=False
+    )
     stopper = Stopper(None, None, None, None, lambda *_: None, lambda *_: None, settings)
     stopper.handle(signal.SIGHUP)
     assert "HUP is not supported" in caplog.text

@@ -103,6 +103,13 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         note(f"again:{entry}")
         return self.request.retries
 
+    app.task(name="proj.hold_and_retry_late", bind=True, acks_late=True)(hold_and_retry.__wrapped__)
+
+    @app.task(name="proj.hold_and_fail")
+    def hold_and_fail(gate):
+        hold(gate)
+        raise ValueError("as asked")
+
     @app.task(name="proj.hold_early", ignore_result=True)
     def hold_early(gate, entry):
         return hold_late(gate, entry)
@@ -183,6 +190,21 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         while not os.path.exists(gate):
             await asyncio.sleep(0.01)
         return os.getpid()
+
+    @app.task(name="proj.ahold_and_retry", bind=True)
+    async def ahold_and_retry(self, gate, entry):
+        await ahold.__wrapped__(gate)
+        if not self.request.retries:
+            raise self.retry(countdown=0)
+        note(f"again:{entry}")
+        return self.request.retries
+
+    app.task(name="proj.ahold_and_retry_late", bind=True, acks_late=True)(ahold_and_retry.__wrapped__)
+
+    @app.task(name="proj.ahold_and_fail")
+    async def ahold_and_fail(gate):
+        await ahold.__wrapped__(gate)
+        raise ValueError("as asked")
 
     @app.task(name="proj.arecord", ignore_result=True)
     async def arecord(entry):

@@ -10,9 +10,10 @@ import kombu
 import pytest
 
 from framework.api.transport import Consumer, Delivery, Exchange, Queue
-from framework.exceptions import ConnectionLost, PluginUnavailable
+from framework.exceptions import ConnectionLost, PluginUnavailable, TransportError
 from framework.message import Outgoing, read, read_head
 from framework_transports.kombu import KombuOptions, KombuTransport
+from support.brokers import PrivateRedis
 from support.wait import wait_for
 
 # kombu remembers bindings for the life of the process, not of the folder: no two tests share a name.
@@ -174,3 +175,36 @@ def test_unreachable_is_lost_without_the_password() -> None:
     with pytest.raises(ConnectionLost) as caught:
         transport.consumer()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "refusing", "accepting"), [("maxmemory", "1", "0"), ("min-replicas-to-write", "1", "0")]
+)
+def test_a_redis_that_takes_no_writes_refuses_for_the_moment(
+    option: str, refusing: str, accepting: str, private_server, queue: Queue
+) -> None:
+    server = private_server(PrivateRedis)
+    transport = KombuTransport(server.url, KombuOptions(), {})
+    producer = transport.producer()
+    with server.client() as admin:
+        admin.config_set(option, refusing)
+        with pytest.raises(TransportError) as caught:
+            producer.publish([message(queue, 1, exchange="")])
+        admin.config_set(option, accepting)
+    assert caught.value.temporary
+    producer.close()
+    transport.close()
+
+
+def test_a_full_queue_of_rabbitmq_refuses_for_the_moment(amqp_url: str) -> None:
+    options = KombuOptions(transport_options={"confirm_publish": True})
+    transport = KombuTransport(amqp_url.replace("amqp://", "pyamqp://"), options, {})
+    full = Queue(name="full", routing_key="full", max_length=1, queue_arguments={"x-overflow": "reject-publish"})
+    producer = transport.producer()
+    producer.declare([full])
+    producer.publish([message(full, 1)])
+    with pytest.raises(TransportError) as caught:
+        producer.publish([message(full, 2)])
+    assert caught.value.temporary
+    producer.close()
+    transport.close()

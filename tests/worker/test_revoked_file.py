@@ -13,7 +13,6 @@ from contextlib import closing
 
 import pytest
 
-from framework import exitcodes
 from framework.worker.dispatch import revoked_file as module
 from framework.worker.dispatch.revoked import Revokes
 from framework.worker.dispatch.revoked_file import StateFile, StateFileUnusable
@@ -182,13 +181,29 @@ def test_rubbish_inside_is_set_aside(path, caplog):
     assert "is damaged" in caplog.text
 
 
-@pytest.mark.parametrize("content", [b"\x80\x04}q\x00.", b"hello world, this is no database\n" * 200, b"PK\x03\x04"])
-def test_a_foreign_file_is_refused_and_left_as_it_is(path, content):
+@pytest.mark.parametrize(
+    "content", [b"\x80\x04}q\x00.", bytes(8192), b"hello world, this is no database\n" * 200, b"PK\x03\x04"]
+)
+def test_a_file_that_cannot_be_read_is_set_aside_as_it_is(path, content, caplog):
     path.write_bytes(content)
-    with pytest.raises(StateFileUnusable, match=r"w\.state is not a state file of this program.*--statedb") as caught:
-        StateFile(str(path))
-    assert caught.value.exit_code == exitcodes.CANT_CREATE
-    assert path.read_bytes() == content
+    revokes = Revokes(file=StateFile(str(path)))
+    revokes.add(["new"])
+    revokes.close()
+    assert remembered(path) == ["new"]
+    (aside,) = path.parent.glob("w.state.damaged-*")
+    assert aside.read_bytes() == content
+    [line] = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert f"renamed to {aside}" in line.getMessage()
+
+
+def test_a_state_file_without_its_table_is_set_aside(path, caplog):
+    fill(path)
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("DROP TABLE revoked")
+    revokes = Revokes(file=StateFile(str(path)))
+    assert revokes.list() == []
+    revokes.close()
+    assert "no such table" in caplog.text
 
 
 def test_another_programs_database_is_refused_and_left_as_it_is(path):
@@ -211,8 +226,7 @@ def test_a_shelf_is_never_unpickled(path, tmp_path):
     with dbm.dumb.open(str(path), "n") as shelf:
         shelf[b"zrevoked"] = pickle.dumps(Trap())
     os.replace(f"{path}.dat", path)
-    with pytest.raises(StateFileUnusable):
-        StateFile(str(path))
+    Revokes(file=StateFile(str(path))).close()
     assert not (tmp_path / "sprung").exists()
 
 

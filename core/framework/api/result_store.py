@@ -6,7 +6,8 @@ Promises
 2. A document is Celery's result document, encoded with the result serializer; the store reads nothing but its
    ``status``, for promise 1.
 3. `wait` does not poll if the store can push.
-4. Every method raises `ConnectionLost`, and only that, for a lost connection. Any thread may call any method.
+4. Every method raises `ConnectionLost`, and only that, for a lost connection or a server that accepts no writes at
+   present. Any thread may call any method.
 5. A store with the trait `chords` counts the parts of a chord, each task once, also if the task runs twice. Of several
    workers that return parts at the same time, exactly one gets the turn to send the body.
 """

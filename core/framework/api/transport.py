@@ -130,7 +130,8 @@ class Producer(ABC):
     def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish all of `messages` as one batch and return when the broker has them.
 
-        Raises `ConnectionLost` if the broker may not have them, `PublishRefused` if it refused messages.
+        Raises `ConnectionLost` if the broker may not have them, `PublishRefused` if it refused messages: `temporary` if
+        it may accept them later, as what follows a task is then published again.
         """
 
     @abstractmethod

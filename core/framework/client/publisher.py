@@ -5,8 +5,9 @@
 2. Declares a queue before the first message to it on a connection.
 3. Publishes again, with back-off, while the broker cannot be reached.
 4. `publish_until_accepted` removes the limit of tries for messages that follow the end of a task: the next task of a
-   chain, a callback, a retry. No other process has them, so they would be lost. A task's own calls raise instead, and
-   the task can decide. A coroutine never waits: it would block all others in its loop.
+   chain, a callback, a retry. No other process has them, so they would be lost. It also tries again after a temporary
+   refusal, such as a full queue. A task's own calls raise instead, and the task can decide. In an event loop nothing
+   waits here, which would block all its coroutines: `accepted` waits there.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from framework._config.making import making
 from framework.api.backoff import Backoff
-from framework.exceptions import ConnectionLost, TransportError
+from framework.exceptions import ConnectionLost, PublishRefused, TransportError
 from framework.wire.identity import new_id
 
 if TYPE_CHECKING:
@@ -131,30 +132,44 @@ class Publisher:
         """Publish `messages`, after declaring those of `queues` that are not declared yet.
 
         `retry` and `policy` (None: the settings) control further tries; a block of `publish_until_accepted` sets no
-        limit to them unless `policy` does. Raises `ConnectionLost` after the last try.
+        limit to them unless `policy` does. Raises `ConnectionLost` after the last try, `TransportError` for a refusal.
         """
         try:
             self._publish(messages, queues)
-        except ConnectionLost as error:
+        except TransportError as error:
             settings = self._settings.task
-            if not (settings.publish_retry if retry is None else retry):
+            allowed = settings.publish_retry if retry is None else retry
+            if not (allowed and _retries(error)):
+                if _until_accepted.get():
+                    error.temporary = False  # the call's own limits end the wait of `retry_until_accepted`
                 raise
+            if policy is None and _until_accepted.get() and in_event_loop():
+                raise  # `accepted` tries again
             self._publish_again(messages, queues, _pauses(settings.publish_retry_policy, policy), error)
 
     def _publish_again(
-        self, messages: Sequence[Outgoing], queues: Iterable[Queue], tries: Iterator[float], error: ConnectionLost
+        self, messages: Sequence[Outgoing], queues: Iterable[Queue], tries: Iterator[float], error: TransportError
     ) -> None:
         for number, pause in enumerate(tries):
+            if isinstance(error, PublishRefused) and error.refused is not None:
+                messages = [messages[index] for index in sorted(error.refused)]
             # One warning an outage, if the number of tries is unlimited.
             level = logging.DEBUG if number and waits_for_broker() else logging.WARNING
-            logger.log(level, "The broker did not accept a message, trying again in %.1f s: %s", pause, error)
+            where = ", ".join(sorted({message.routing_key or message.exchange for message in messages}))
+            until = " and until it does" if waits_for_broker() else ""
+            text = "The broker did not accept a message for %s, trying again in %.1f s%s: %s"
+            logger.log(level, text, where, pause, until, error)
             time.sleep(pause)
             try:
                 self._publish(messages, queues)
-            except ConnectionLost as failed:
+            except TransportError as failed:
+                if not _retries(failed):
+                    raise
                 error = failed
             else:
                 return
+        if _until_accepted.get():
+            error.temporary = False
         raise error
 
     def _publish(self, messages: Sequence[Outgoing], queues: Iterable[Queue]) -> None:
@@ -217,6 +232,11 @@ class Publisher:
                 part.close()
 
 
+def _retries(error: TransportError) -> bool:
+    """Return whether to publish again after `error`; a refusal is passed to the caller, unless nobody could act."""
+    return error.temporary if _until_accepted.get() else isinstance(error, ConnectionLost)
+
+
 def _pauses(default: RetryPolicy, own: Any) -> Iterator[float]:
     """Yield the seconds to wait before each further try by a retry policy."""
     policy = {
@@ -248,9 +268,14 @@ def publish_until_accepted() -> Iterator[None]:
         _until_accepted.reset(token)
 
 
+def is_temporary(error: BaseException) -> bool:
+    """Return whether the broker or result store may accept later what it refused with `error`."""
+    return isinstance(error, TransportError) and error.temporary
+
+
 def waits_for_broker() -> bool:
     """Return whether the caller is in a block of `publish_until_accepted`, and not in an event loop."""
-    return _until_accepted.get() and not _in_event_loop()
+    return _until_accepted.get() and not in_event_loop()
 
 
 def pauses() -> Iterator[float]:
@@ -260,27 +285,41 @@ def pauses() -> Iterator[float]:
         yield backoff.next()
 
 
-def retry_until_connected(action: Callable[[], object], what: str) -> None:
-    """Call `action`, again after each `ConnectionLost` if `waits_for_broker`.
+def retry_until_accepted(action: Callable[[], object], what: str) -> None:
+    """Call `action`, again after each temporary refusal or `ConnectionLost`. Raises any other exception of `action`.
 
-    Raises `ConnectionLost` otherwise, and any other exception of `action`. `what` begins the log line.
+    `what` begins the log line.
     """
-    logged = False
-    for pause in pauses():
+    for pause in _attempts(action, what):
+        time.sleep(pause)
+
+
+async def accepted(action: Callable[[], object], what: str) -> None:
+    """Do in an event loop what `retry_until_accepted` does elsewhere: other coroutines run during the pauses."""
+    import asyncio  # start-up time and memory: only a process that runs coroutines loads it
+
+    for pause in _attempts(action, what):
+        await asyncio.sleep(pause)
+
+
+def _attempts(action: Callable[[], object], what: str) -> Iterator[float]:
+    """Call `action` until it succeeds; yield the seconds to wait before each further try."""
+    for number, pause in enumerate(pauses()):
         try:
-            action()
-        except ConnectionLost as error:
-            if not waits_for_broker():
+            with publish_until_accepted():
+                action()
+        except TransportError as error:
+            if not error.temporary:
                 raise
-            if not logged:
-                logger.warning("%s: waiting for the connection: %s", what, error)
-                logged = True
-            time.sleep(pause)
+            if not number:
+                logger.warning("%s waits until it is accepted: %s", what, error)
+            yield pause
         else:
             return
 
 
-def _in_event_loop() -> bool:
+def in_event_loop() -> bool:
+    """Return whether an event loop of asyncio runs in this thread."""
     # Not imported: a process without coroutines must not load asyncio.
     asyncio = sys.modules.get("asyncio")
     if asyncio is None:

@@ -41,7 +41,7 @@ class Context:
 
     __slots__ = (
         "__dict__", "_app", "_args", "_children", "_embed", "_incoming", "_kwargs", "_properties", "_raw",
-        "called_directly", "hostname", "is_eager",
+        "called_directly", "hostname", "is_eager", "unsent",
     )  # fmt: skip
 
     if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class Context:
         self.hostname = hostname
         self.called_directly = called_directly
         self.is_eager = is_eager
+        #: Functions that send what a coroutine could not wait to send; called when its run ends.
+        self.unsent: tuple[Callable[[], object], ...] = ()
 
     @classmethod
     def from_incoming(

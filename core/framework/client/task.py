@@ -10,12 +10,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NoReturn, ParamSpec, TypeVar, cast
 
 from framework.api.result_store import Record
 from framework.client.canvas import Signature, chunks, xmap, xstarmap
 from framework.client.current import find_app
-from framework.client.publisher import publish_until_accepted
+from framework.client.publisher import in_event_loop, publish_until_accepted
 from framework.client.request import Context, current_request, parent_request, pop_request, push_request
 from framework.client.results import AsyncResult
 from framework.client.task_policy import TaskPolicy, annotate, resolve
@@ -343,10 +344,14 @@ class Task(Generic[P, R]):
             with publish_until_accepted():
                 sender.send(self.name, message, address, changes)
         except TransportError as error:
-            if self.policy.acks_late:
+            if error.temporary and in_event_loop():
+                # Nothing may wait here: the worker sends it at the end of this run.
+                request.unsent = (*request.unsent, partial(sender.send, self.name, message, address, changes))
+            elif self.policy.acks_late:
                 # The message is still unacknowledged: requeuing it loses nothing.
                 raise Reject(error, requeue=True) from error
-            raise
+            else:
+                raise
         if request.id is not None:
             request.add_child(AsyncResult(request.id, app=self.app))
 

@@ -132,6 +132,9 @@ class RpcStore(ResultStore):
                 broken.close()
                 raise
             except PublishRefused as error:
+                if error.temporary:
+                    # The caller retries on ConnectionLost until the broker accepts the results.
+                    raise ConnectionLost(str(error)) from error
                 # Usually the client is gone, and its reply queue with it.
                 logger.info("Results were not delivered: %s", error)
 

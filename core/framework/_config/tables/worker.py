@@ -147,6 +147,13 @@ class WorkerSettings(Table):
     stop_timeout: Annotated[
         Seconds | None, opt("Seconds a warm stop waits for running tasks before it turns cold. None: for ever.")
     ] = None
+    settle_timeout: Annotated[
+        Seconds,
+        opt(
+            "Seconds that a stopping worker, whose tasks have ended, waits until the result store and the broker have "
+            "accepted their results and what follows them."
+        ),
+    ] = 10.0
     soft_shutdown_timeout: Annotated[
         Seconds,
         opt("Seconds that a cold stop first waits for running tasks; 0: none.", "CELERYD_SOFT_SHUTDOWN_TIMEOUT"),

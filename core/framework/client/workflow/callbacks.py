@@ -7,6 +7,8 @@ Source: task protocol 2, embed, as published by Celery 5.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from framework.client.canvas import Signature, group
@@ -18,37 +20,32 @@ if TYPE_CHECKING:
     from framework.client.request import Context
 
 
-def follow_up(app: App, request: Context, retval: Any) -> None:
-    """Send the callbacks of `request` and the next task of its chain, if any."""
-    if request.callbacks:
-        send_callbacks(app, request, retval)
-    if request.chain:
-        send_chain(app, request, retval)
+def follow_ups(app: App, request: Context, retval: Any) -> Iterator[Callable[[], object]]:
+    """Yield functions that send the callbacks of `request` and the next task of its chain, with `retval`.
 
-
-def send_callbacks(app: App, request: Context, retval: Any) -> None:
-    """Send the callbacks of `request` with `retval`. Raises `TransportError`, and errors of the serializer."""
-    callbacks = [Signature.from_dict(callback, app) for callback in request.callbacks or ()]
+    They raise `TransportError`, and errors of the serializer.
+    """
     options = _lineage(app, request)
+    callbacks = [Signature.from_dict(callback, app) for callback in request.callbacks or ()]
     plain = [callback for callback in callbacks if not isinstance(callback, group)]
     for callback in callbacks:
         if isinstance(callback, group) or len(plain) == 1:
-            callback.apply_async((retval,), **options)
+            yield partial(callback.apply_async, (retval,), **options)
     if len(plain) > 1:
         group_id = new_id()
-        sent = [
-            callback.apply_async((retval,), **options, group_id=group_id, group_index=index, add_to_parent=False)
-            for index, callback in enumerate(plain)
-        ]
+        sent: list[Any] = []
+        for index, callback in enumerate(plain):
+            place = {**options, "group_id": group_id, "group_index": index, "add_to_parent": False}
+            yield partial(_send_into, sent, callback, retval, place)
         request.add_child(GroupResult(group_id, sent, app=app))
-
-
-def send_chain(app: App, request: Context, retval: Any) -> None:
-    """Send the next task of the chain of `request` with `retval`. Raises as `send_callbacks`."""
     chain = list(request.chain or ())
     if chain:
         following = Signature.from_dict(chain.pop(), app)
-        following.apply_async((retval,), chain=chain or None, **_lineage(app, request))
+        yield partial(following.apply_async, (retval,), chain=chain or None, **options)
+
+
+def _send_into(sent: list[Any], callback: Signature[Any], retval: Any, options: dict[str, Any]) -> None:
+    sent.append(callback.apply_async((retval,), **options))
 
 
 def _lineage(app: App, request: Context) -> dict[str, Any]:

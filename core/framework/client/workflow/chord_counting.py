@@ -1,6 +1,6 @@
 """Chord counting, in the process of each task of a header: the last result sends the body.
 
-1. `conclude` stores the result of a member and counts it; it tries again while the store or the broker is unreachable.
+1. `conclude` stores the result of a member and counts it; it tries again until the store and the broker accept.
 2. The process that completes the header gets the *turn*: it reads all results, sends the body with them and ends the
    chord. The turn of a process that has died lapses; the next one that counts a part, even a counted one, gets it.
 3. A failed member fails the body: `fail` stores a `ChordError` for all tasks that will never run, counts it for outer
@@ -21,9 +21,9 @@ from framework.api.result_store import ChordPart, Record, Turn
 from framework.client.canvas import Signature
 from framework.client.canvas.documents import FrozenTask, Member, frozen_tasks, listed
 from framework.client.canvas.errbacks import call_errbacks
-from framework.client.publisher import pauses
+from framework.client.publisher import is_temporary, pauses
 from framework.client.request import Context
-from framework.exceptions import ChordError, ConnectionLost, FrameworkError, MessageError
+from framework.exceptions import ChordError, FrameworkError, MessageError, TransportError
 from framework.wire.exception_document import decode_exception, encode_exception
 from framework.wire.identity import new_id
 from framework.wire.result_document import FAILURE, Documents
@@ -53,7 +53,9 @@ def conclude(app: App, member: Member, state: str, result: Any, record: Record |
                 app.result_store.store([record])
                 record = None
             turn = count(app, member, state, result, token)
-        except ConnectionLost as error:
+        except TransportError as error:
+            if not error.temporary:
+                raise
             if waits is None:
                 logger.warning("Task %s of a chord waits until its result can be counted: %s", member.task_id, error)
                 waits = pauses()
@@ -67,7 +69,7 @@ def conclude(app: App, member: Member, state: str, result: Any, record: Record |
 
 
 def count(app: App, member: Member, state: str, result: Any, token: str) -> Turn:
-    """Count `member` once; if it completes the header and gets the turn, send the body. Raises `ConnectionLost`."""
+    """Count `member` once; if it completes the header and gets the turn, send the body. Raises `TransportError`."""
     store = app.result_store
     if not store.traits.chords:
         logger.error(
@@ -94,9 +96,9 @@ def _finish(app: App, store: ResultStore, member: Member, token: str, claim: flo
     try:
         values = _values(app, store, group_id)
         body = Signature.from_dict(member.body, app)
-    except ConnectionLost:
-        raise
     except (FrameworkError, MessageError) as error:
+        if is_temporary(error):
+            raise
         _give_up(app, store, member, error)
         return
     # A slow broker may delay the sending.
@@ -106,9 +108,9 @@ def _finish(app: App, store: ResultStore, member: Member, token: str, claim: flo
     options: dict[str, Any] = {"parent_id": member.task_id, "root_id": member.root_id or member.task_id}
     try:
         body.apply_async((values,), **options, add_to_parent=False)
-    except ConnectionLost:
-        raise
-    except Exception as error:  # noqa: BLE001 - body and results come from messages, so any error is possible
+    except Exception as error:  # body and results come from messages, so any error is possible
+        if is_temporary(error):
+            raise
         _give_up(app, store, member, ChordError(f"Callback error: {error!r}"))
         return
     if not store.end_chord(group_id, token, max(2 * claim, 300.0)):
@@ -224,9 +226,9 @@ def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str |
     )
     try:
         call_errbacks(app, request, error, trace)
-    except ConnectionLost:
-        raise
-    except Exception as failed:  # noqa: BLE001 - they come from a message, so any error is possible
+    except Exception as failed:  # they come from a message, so any error is possible
+        if is_temporary(failed):
+            raise
         logger.error("The error callbacks of the body of a chord were not called: %s", failed)
 
 

@@ -130,7 +130,8 @@ class Dispatch:
             text = (
                 f"delivered {delivery.deliveries} times without an end, and max_deliveries is {policy.max_deliveries}"
             )
-            self._settle.give_up(request, "max-deliveries", text)
+            if not self._settle.give_up(request, "max-deliveries", text):
+                self.unknown_tasks.keep(delivery, self._dead_letters.retry_at(delivery.queue))
             return None
         if head.headers.eta is not None and self._park(request, head.headers.eta):
             return None
@@ -225,16 +226,18 @@ class Dispatch:
 
     def _send_to_dead_letters(self, delivery: Delivery, error: MessageError) -> None:
         task, task_id = _identity(delivery.payload)
+        if not self._dead_letters.send(delivery, error.reason, str(error), task, task_id):
+            self.unknown_tasks.keep(delivery, self._dead_letters.retry_at(delivery.queue))
+            return
         if self._on_rejected is not None:
             self._on_rejected(task_id=task_id, reason=error.reason)
-        if self._dead_letters.send(delivery, error.reason, str(error), task, task_id):
-            logger.error(
-                "Message %s from %s cannot become a task and was moved to %s: %s",
-                task_id or "without id",
-                delivery.queue,
-                self._dead_letters.queue_for(delivery.queue),
-                error,
-            )
+        logger.error(
+            "Message %s from %s cannot become a task and was moved to %s: %s",
+            task_id or "without id",
+            delivery.queue,
+            self._dead_letters.queue_for(delivery.queue),
+            error,
+        )
 
 
 def job_of(request: TaskRequest, soft: float | None, hard: float | None, wants_result_repr: bool) -> Job:

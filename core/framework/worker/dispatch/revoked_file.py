@@ -3,8 +3,8 @@
 1. Stores the ids in a small SQLite database, which survives the death of the process at any moment.
 2. While the file cannot be written, for example on a full disk, logs that once, keeps the ids in memory, and writes all
    of them later.
-3. Renames a damaged file and logs that; refuses to start with a file of another program. Nothing in the file is ever
-   executed or unpickled.
+3. Renames a file that cannot be read, and logs that: the worker starts without it, and the other workers send it their
+   ids. Refuses to start with the database of another program. Nothing in the file is ever executed or unpickled.
 """
 
 from __future__ import annotations
@@ -24,10 +24,19 @@ logger = logging.getLogger(__name__)
 
 #: SQLite application id in the file header; marks the file as this program's.
 APPLICATION: Final = 0x66_77_73_74
-_MAGIC: Final = b"SQLite format 3\0"
 _SCHEMA: Final = "CREATE TABLE revoked (id TEXT PRIMARY KEY, since REAL NOT NULL) STRICT"
 #: REPLACE gives a known id a new row number, which makes it the youngest.
 _ADD: Final = "INSERT OR REPLACE INTO revoked VALUES (?, ?)"
+_LOAD: Final = "SELECT id, since FROM revoked ORDER BY rowid"
+#: Errors of SQLite that say nothing about what is in the file.
+_UNUSABLE: Final = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_PERM,
+)
 #: Seconds to wait for a lock of another process; the worker's loop waits as long.
 _BUSY: Final = 1.0
 #: Seconds between two attempts to write a file that could not be written.
@@ -67,6 +76,7 @@ class StateFile:
             (check,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if check != "ok":
                 raise sqlite3.DatabaseError(check)
+            connection.execute(_LOAD).fetchone()
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
             connection.execute("PRAGMA synchronous = NORMAL")
         except BaseException:  # closed, then raised again
@@ -83,23 +93,34 @@ class StateFile:
         connection.execute("COMMIT")
 
     def _open_after(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
-        """Handle a file that cannot be opened: refuse a foreign one, rename a damaged one and create a new one."""
+        """Rename a file that cannot be read, and create a new one. Raises `StateFileUnusable` where no file can be."""
+        reason: object = error
         try:
             with open(self.path, "rb") as file:
-                start = file.read(len(_MAGIC))
-        except OSError as reason:
-            raise StateFileUnusable(f"the state file {self.path} cannot be used: {reason.strerror}") from error
-        if not _MAGIC.startswith(start):
-            raise StateFileUnusable(_foreign(self.path)) from None
-        if isinstance(error, sqlite3.OperationalError):
-            raise StateFileUnusable(f"the state file {self.path} cannot be used: {error}") from error
+                file.read(1)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as unusable:
+            raise StateFileUnusable(f"the state file {self.path} cannot be used: {unusable.strerror}") from error
+        except OSError as unreadable:
+            reason = unreadable.strerror
+        else:
+            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode & 0xFF in _UNUSABLE:
+                raise StateFileUnusable(f"the state file {self.path} cannot be used: {error}") from error
         aside = f"{self.path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
-        os.replace(self.path, aside)
+        try:
+            os.replace(self.path, aside)
+        except OSError as failed:
+            raise StateFileUnusable(
+                f"the state file {self.path} can neither be read ({reason}) nor renamed ({failed.strerror})"
+            ) from error
         for suffix in ("-wal", "-shm"):
             with suppress(FileNotFoundError):
                 os.replace(self.path + suffix, aside + suffix)
         logger.error(
-            "The state file %s is damaged (%s): renamed to %s, and earlier revokes are lost", self.path, error, aside
+            "The state file %s is damaged, or no state file of this program (%s): renamed to %s. The worker starts "
+            "without the revoked ids in it, and asks the other workers for theirs",
+            self.path,
+            reason,
+            aside,
         )
         return self._open()
 
@@ -107,7 +128,7 @@ class StateFile:
 
     def load(self) -> list[tuple[str, float]]:
         """Return the ids with the time of each revoke, oldest first."""
-        return self._connection.execute("SELECT id, since FROM revoked ORDER BY rowid").fetchall()
+        return self._connection.execute(_LOAD).fetchall()
 
     def add(self, task_ids: Iterable[str], since: float, known: Mapping[str, float]) -> None:
         """Write `task_ids`, revoked at `since`; `known`: all ids the file must then hold, with their times."""

@@ -5,6 +5,7 @@
 2. A worker that does not have it waits for the delay before it hands the message back again: parked in the broker, or
    held here if the broker cannot park. Held messages do not block other tasks.
 3. Handed back often enough: a stored failure and a dead letter. Revoked or expired meanwhile: settled as such.
+4. Holds, too, messages whose dead letter the broker does not accept yet: when due, they are decided about again.
 """
 
 from __future__ import annotations
@@ -66,10 +67,10 @@ class UnknownTasks:
         self.events: TaskEvents | None = None
         #: Called with held deliveries whose delay is over, to decide about them again.
         self.release: Callable[[list[Delivery]], object] = lambda _: None
-        #: Unacknowledged deliveries held here until they are handed back.
+        #: Unacknowledged deliveries held here until they are handed back or become dead letters.
         self.held: Schedule[Delivery] = Schedule(loop, lambda due: self.release(due))
         #: Deliveries being handed back.
-        self.handbacks = HandBacks(loop, outbox, self._keep)
+        self.handbacks = HandBacks(loop, outbox, self._hand_back_later)
 
     def take(self, delivery: Delivery, head: Head, name: str, task_id: str) -> bool:
         """Decide about `delivery`; return whether it was handed back or parked. Raises `MessageError`."""
@@ -84,11 +85,11 @@ class UnknownTasks:
             return self._wait(delivery, min(until, now + longest), task_id)
         if times and head.headers.eta is not None and self._is_for_later(delivery, head.headers.eta, task_id):
             return True
-        if not times:
-            self._announce(delivery, name, task_id)
         if times >= self._retries:
             self._give_up(delivery, head, name, task_id, times)
             return False
+        if not times:
+            self._announce(delivery, name, task_id)
         mark = {"times": times + 1, "until": now + self._delay * random.uniform(*_SPREAD)}
         self.handbacks.add(delivery, again(delivery.payload, delivery.queue, {HANDED_BACK: mark}))
         return True
@@ -99,9 +100,12 @@ class UnknownTasks:
 
     # ------------------------------------------------------------ the cases
 
-    def _keep(self, delivery: Delivery) -> None:
-        """Hold `delivery`, whose copy the broker refused, and try again later."""
-        self.held.hold(time.time() + max(self._delay, 1.0), delivery)
+    def keep(self, delivery: Delivery, until: float) -> None:
+        """Hold `delivery`, whose dead letter or copy the broker refused, until `until`, and decide again."""
+        self.held.hold(until, delivery)
+
+    def _hand_back_later(self, delivery: Delivery) -> None:
+        self.keep(delivery, time.time() + max(self._delay, 1.0))
 
     def _wait(self, delivery: Delivery, until: float, task_id: str) -> bool:
         if delivery.park(until, task_id):
@@ -115,19 +119,27 @@ class UnknownTasks:
         return until is not None and delivery.park(until, task_id)
 
     def _announce(self, delivery: Delivery, name: str, task_id: str) -> None:
-        if self._retries:
-            logger.warning(
-                "Received unregistered task of type %r (id %s): handed back to %s, at most %d times, for a "
-                "worker that has it. Is the module that defines it imported (imports, include, -I)?",
-                name,
-                task_id,
-                delivery.queue,
-                self._retries,
-            )
+        logger.warning(
+            "Received unregistered task of type %r (id %s): handed back to %s, at most %d times, for a "
+            "worker that has it. Is the module that defines it imported (imports, include, -I)?",
+            name,
+            task_id,
+            delivery.queue,
+            self._retries,
+        )
+        self._call_unknown(task_id, name)
+
+    def _call_unknown(self, task_id: str, name: str) -> None:
         if self._on_unknown is not None:
             self._on_unknown(task_id=task_id, name=name)
 
     def _give_up(self, delivery: Delivery, head: Head, name: str, task_id: str, times: int) -> None:
+        text = f"no task named {name!r}" + (f"; handed back {times} times" if times else "")
+        if not self._dead_letters.send(delivery, "unregistered", text, name, task_id):
+            self.keep(delivery, self._dead_letters.retry_at(delivery.queue))
+            return
+        if not times:
+            self._call_unknown(task_id, name)
         logger.error(
             "Received unregistered task of type %r (id %s)%s: stored as a failure and moved to %s. "
             "Is the module that defines it imported (imports, include, -I)?",
@@ -139,8 +151,6 @@ class UnknownTasks:
         if self.events is not None:
             self.events.failed(task_id, f"NotRegistered({name!r})")
         self._settle.record_unknown(task_id, head, FAILURE, NotRegistered(name), delivery)
-        text = f"no task named {name!r}" + (f"; handed back {times} times" if times else "")
-        self._dead_letters.send(delivery, "unregistered", text, name, task_id)
 
     def _drop(
         self, delivery: Delivery, head: Head, name: str, task_id: str, headers: Mapping[str, Any], now: float

@@ -135,7 +135,7 @@ class TaskWorkload:
         except MessageError as error:
             return _invalid(job, error, began)
         assert run.plan.acall is not None
-        run.later = []
+        run.later, run.sends = [], []
         token = push_request(run.request)
         try:
             if run.plan.begins:
@@ -143,6 +143,8 @@ class TaskWorkload:
             retval = await call.drive(run.plan.acall(*run.args, **run.kwargs))
             if Process.copy_of:
                 end_copy(_place(job))
+            if run.embed or run.request.unsent:
+                await call.drive(self._finish.send_all(self._finish.follow_ups(run, retval), run.request))
             outcome = self._finish.success(run, retval, monotonic() - began)
             if run.later:
                 await call.drive(self._finish.count_in_thread(run.later))
@@ -152,9 +154,18 @@ class TaskWorkload:
             if Process.copy_of:
                 end_copy(_place(job), error)
             run.later.clear()
-            outcome = self._finish.raised(run, error, monotonic() - began)
+            request, end = run.request, error
+            try:
+                await call.drive(self._finish.send_all(request.unsent, request))
+            except Exception as failed:  # noqa: BLE001 - a message that cannot be sent makes the task fail
+                end = failed
+            outcome = self._finish.raised(run, end, monotonic() - began)
             if run.later:
                 await self._finish.count_in_thread(run.later)
+            try:
+                await call.drive(self._finish.send_all(run.sends, request))
+            except Exception as failed:  # noqa: BLE001 - errbacks come from the message and may raise anything
+                self._finish.report_unsent(request, failed)
             return outcome
         finally:
             if Process.copy_of:

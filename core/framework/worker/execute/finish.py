@@ -8,9 +8,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import traceback as tracebacks
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -20,10 +23,10 @@ from framework.api.pool import Outcome
 from framework.api.result_store import Record
 from framework.client.after_end import Action
 from framework.client.canvas.documents import Member
-from framework.client.canvas.errbacks import call_errbacks
-from framework.client.publisher import publish_until_accepted, retry_until_connected
+from framework.client.canvas.errbacks import errback_calls
+from framework.client.publisher import accepted, retry_until_accepted
 from framework.client.request import Context
-from framework.client.task import Task, unsent
+from framework.client.task import Task
 from framework.client.workflow import callbacks, chord_counting
 from framework.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from framework.wire.exception_document import ExceptionInfo
@@ -66,6 +69,8 @@ class Run(msgspec.Struct, gc=False):
     kwargs: Any
     #: Chord results of a coroutine, counted later in a thread: counting here would block the other coroutines.
     later: list[Counted] | None = None
+    #: What a coroutine sends after its end, as waiting here would block the others; see `Finish.send_all`.
+    sends: list[Callable[[], object]] | None = None
 
 
 class Finish:
@@ -83,9 +88,8 @@ class Finish:
         """Return the outcome of a run that returned `retval` after `runtime` seconds."""
         plan, request = run.plan, run.request
         follows = run.embed and any(run.embed.values())
-        if follows:
-            with publish_until_accepted():
-                callbacks.follow_up(self._app, request, retval)
+        if run.sends is None and (follows or request.unsent):
+            self._send(self.follow_ups(run, retval), request)
         document = None
         if not plan.policy.ignores(request.ignore_result):
             document = self._document(SUCCESS, retval, request)
@@ -97,6 +101,22 @@ class Finish:
             note = safe_repr(retval, plan.policy.resultrepr_maxsize)
             return Outcome(run.seq, outcomes.SUCCESS, runtime, document, note)
         return Outcome(run.seq, outcomes.SUCCESS, runtime, document)
+
+    def _send(self, sends: Iterable[Callable[[], object]], request: Context) -> None:
+        for send in sends:
+            retry_until_accepted(send, f"What follows {_name(request)}[{request.id}]")
+
+    async def send_all(self, sends: Iterable[Callable[[], object]], request: Context) -> None:
+        """Send what follows a coroutine."""
+        for send in sends:
+            await accepted(send, f"What follows {_name(request)}[{request.id}]")
+
+    def follow_ups(self, run: Run, retval: Any) -> Iterable[Callable[[], object]]:
+        """Return functions that send what follows a run that returned `retval`."""
+        unsent, run.request.unsent = run.request.unsent, ()
+        if run.embed and any(run.embed.values()):
+            return itertools.chain(unsent, callbacks.follow_ups(self._app, run.request, retval))
+        return unsent
 
     def _report_success(self, run: Run, retval: Any, runtime: float) -> None:
         plan, request, on = run.plan, run.request, self.listeners
@@ -111,6 +131,12 @@ class Finish:
     def raised(self, run: Run, error: BaseException, runtime: float) -> Outcome:
         """Return the outcome of a run that raised `error` after `runtime` seconds."""
         request, seq = run.request, run.seq
+        if request.unsent and run.sends is None:
+            unsent, request.unsent = request.unsent, ()
+            try:
+                self._send(unsent, request)
+            except Exception as failed:  # noqa: BLE001 - a message that cannot be sent makes the task fail
+                error = failed
         if isinstance(error, Ignore):
             if self.listeners.log_info:
                 logger.info("Task %s[%s] ignored", _name(request), request.id)
@@ -173,21 +199,19 @@ class Finish:
         try:
             document = self._count(FAILURE, error, run, document)
             if request.chain or request.errbacks:
-                self._fail_others(request, error, trace)
+                rest = partial(chord_counting.fail_rest, self._app, request, error, trace)
+                sends: list[Callable[[], object]] = [rest, *errback_calls(self._app, request, error, trace)]
+                if run.sends is None:
+                    self._send(sends, request)
+                else:
+                    run.sends += sends
         except Exception as failed:  # noqa: BLE001 - errbacks come from the message and may raise anything
-            logger.error(
-                "Callbacks of the failed task %s[%s] could not be sent: %s", _name(request), request.id, failed
-            )
+            self.report_unsent(request, failed)
         return document, text, trace
 
-    def _fail_others(self, request: Context, error: BaseException, trace: str) -> None:
-        with publish_until_accepted():
-            retry_until_connected(
-                lambda: chord_counting.fail_rest(self._app, request, error, trace),
-                f"The failure of the tasks after {_name(request)}[{request.id}] in its chain",
-            )
-            if request.errbacks:
-                call_errbacks(self._app, request, error, trace)
+    def report_unsent(self, request: Context, failed: Exception) -> None:
+        """Log that the callbacks of a failed task could not be sent."""
+        logger.error("Callbacks of the failed task %s[%s] could not be sent: %s", _name(request), request.id, failed)
 
     def _report_failure(self, run: Run, error: BaseException, text: str, trace: str) -> None:
         plan, request, on = run.plan, run.request, self.listeners

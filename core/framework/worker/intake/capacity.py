@@ -86,7 +86,8 @@ class Prefetch:
 
 #: Seconds between two steps that exclude rate-limited requests from the limit.
 _EXCLUDE_PAUSE: Final = 0.02
-#: The most messages of unknown tasks excluded from the limit while they wait here; more of them hold up other tasks.
+#: The most messages excluded from the limit while they wait here because their task is unknown, or the broker does not
+#: accept what follows them; more of them hold up other tasks.
 _UNKNOWN_MAX: Final = 1000
 
 
@@ -118,25 +119,29 @@ class Capacity:
         #: Number of requests under a rate limit that are excluded from the limit.
         self._excluded = 0
         self._excluding = False
+        #: Number of tasks excluded because what follows them is not sent yet.
+        self._unsent = 0
 
     def free(self) -> int:
         """Return how many more messages fit; negative after the limit has fallen."""
         if self._settle.overfull:
             return 0
         held = len(self._schedule) + (len(self._rates) if self._rates.buckets else 0)
-        unknown = len(self._unknown) + len(self._handbacks)
+        unknown = len(self._unknown) + len(self._handbacks) + self._settle.unsent
         return self._prefetch.limit - len(self._settle.running) - len(self._backlog) - held - unknown
 
     @property
     def changes(self) -> bool:
-        """Whether requests wait for a rate limit, or did: each tick must then call `count`."""
-        return bool(self._rates.buckets or self._excluded)
+        """Whether requests wait for a rate limit or for the broker, or did: each tick must then call `count`."""
+        return bool(self._rates.buckets or self._excluded or self._unsent != self._settle.unsent)
 
     def count(self) -> None:
         """Exclude the requests that wait for their eta or a rate limit from the limit."""
         waiting = len(self._rates) if self._rates.buckets else 0
         self._excluded = min(self._excluded, waiting)
-        self._prefetch.hold(len(self._schedule), self._excluded + min(len(self._unknown), _UNKNOWN_MAX))
+        self._unsent = self._settle.unsent
+        kept = min(len(self._unknown), _UNKNOWN_MAX) + min(self._unsent, _UNKNOWN_MAX)
+        self._prefetch.hold(len(self._schedule), self._excluded + kept)
         if self._excluded < min(waiting, HOLD_MAX) and not self._excluding:
             self._excluding = True
             self._loop.call_later(_EXCLUDE_PAUSE, self._exclude)

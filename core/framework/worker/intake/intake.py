@@ -90,7 +90,7 @@ class Intake:
         self.fetching = True
         #: Number of connections attached so far.
         self.connections = 0
-        #: Called after each tick that leaves nothing running or waiting; set while the worker drains.
+        #: Called after each tick that leaves no task running or waiting; set while the worker drains.
         self.on_idle: Callable[[], object] | None = None
         #: Called after each tick; set by the autoscaler.
         self.on_feed: Callable[[], object] | None = None
@@ -232,7 +232,7 @@ class Intake:
         self._feed()
         if self.on_feed is not None:
             self.on_feed()
-        if self.on_idle is not None and self._settle.idle and not self.backlog:
+        if self.on_idle is not None and not self._settle.running and not self.backlog:
             self.on_idle()
 
     def _exchange(self, consumer: Consumer) -> None:

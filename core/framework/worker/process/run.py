@@ -180,13 +180,7 @@ class WorkerRun:
         # Read from the graph: a start may fail before `run` has returned from starting it.
         pool: Pool = self.graph.get("pool")
         try:
-            settle.flush()
-            if settle.unstored:
-                logger.error(
-                    "%d results are lost because the worker ends while the result store is unreachable; "
-                    "messages acknowledged late are requeued",
-                    settle.unstored,
-                )
+            settle.end()
             # In the loop, because the consumer is not thread-safe, and before the transport and the pool close.
             self.graph.get("consumption").close()
         finally:

@@ -1,7 +1,8 @@
 """Stops the worker in phases, so that no message is lost and no task runs twice without need.
 
 1. quiet: stop fetching and requeue the tasks that have not started, in order, so that other workers can run them.
-2. drain: wait for running tasks and acknowledge late ones as they end. The worker still answers remote control.
+2. drain: wait for running tasks and acknowledge late ones as they end. The worker still answers remote control. Results
+   that the result store does not accept are waited for until `settle_timeout` is over.
 3. soft (only if `soft_shutdown_timeout` is set): a cold stop first waits that long, or until no task runs.
 4. hard stop (cold, or at `stop_timeout`): terminate the running tasks.
 5. requeue: close the consumer, which requeues all unacknowledged messages; only then does the process end.
@@ -57,6 +58,8 @@ class Stopper:
         self._on_begin = on_begin
         self._on_end = on_end
         self._stop_timeout = worker.stop_timeout
+        self._settle_timeout = worker.settle_timeout
+        self._settling = False
         self._soft_timeout = worker.soft_shutdown_timeout
         self._soft_on_idle = worker.enable_soft_shutdown_on_idle
         self._remap_term = os.environ.get("REMAP_SIGTERM") == "SIGQUIT"
@@ -107,7 +110,7 @@ class Stopper:
             return
         self._phase = "warm"
         self._on_begin("warm", self._exit_code)
-        self._intake.on_idle = self._end
+        self._intake.on_idle = self._on_idle
         self._intake.quiet()
         if self._stop_timeout is not None:
             self._loop.call_later(self._stop_timeout, self._on_stop_timeout)
@@ -128,7 +131,7 @@ class Stopper:
             self._phase = "soft"
             logger.warning("Initiating Soft Shutdown, terminating in %g seconds", self._soft_timeout)
             if not self._soft_on_idle:
-                self._intake.on_idle = self._end
+                self._intake.on_idle = self._on_idle
             self._intake.quiet()
             self._loop.call_later(self._soft_timeout, self._hard)
         else:
@@ -141,11 +144,26 @@ class Stopper:
         self._phase = "cold"
         _print("worker: Cold shutdown (MainProcess)")
         self._settle.cold = True
-        self._intake.on_idle = self._end
+        self._intake.on_idle = self._on_idle
         self._intake.quiet()
         self._pool.kill()
         # A task that cannot be stopped (a thread in C code) never reports; it ends with the process.
         self._loop.call_later(_REPORT_TIMEOUT, self._end)
+
+    def _on_idle(self) -> None:
+        """End, or wait until what the tasks have left is accepted, but no longer than `settle_timeout`."""
+        if self._settle.idle:
+            self._end()
+        elif not self._settling:
+            self._settling = True
+            logger.warning(
+                "All tasks have ended; waiting at most %g s (settle_timeout) until %d results and %d messages that "
+                "follow tasks are accepted",
+                self._settle_timeout,
+                self._settle.unstored,
+                self._settle.unsent,
+            )
+            self._loop.call_later(self._settle_timeout, self._end)
 
     def _end(self) -> None:
         if not self._ended:

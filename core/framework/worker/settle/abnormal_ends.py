@@ -16,10 +16,10 @@ from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
 from framework.client.after_end import Action
 from framework.client.canvas.documents import Member
-from framework.client.canvas.errbacks import call_errbacks
+from framework.client.canvas.errbacks import errback_calls
 from framework.client.request import Context
 from framework.client.workflow import chord_counting
-from framework.exceptions import ConnectionLost, MessageError, TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from framework.exceptions import MessageError, TaskRevokedError, TimeLimitExceeded, WorkerLostError
 from framework.message import Payload, read
 from framework.wire.identity import new_id
 from framework.wire.result_document import FAILURE, RETRY, REVOKED, Documents
@@ -58,15 +58,17 @@ class AbnormalEnds:
             error = WorkerLostError(text)
         else:
             error = TaskRevokedError("terminated")
-        if code == outcomes.TERMINATED and (self._settle.cold or job.seq in self._settle.terminated):
-            # The task is requeued, or lost after an early ack: no result to store.
+        task_request = self._settle.running.get(job.seq)
+        action = Action.ACK if task_request is None else self._settle.follows(task_request, code)
+        if (code == outcomes.TERMINATED and job.seq in self._settle.terminated) or (
+            task_request is not None and self._settle.goes_back(task_request, code, action)
+        ):
+            # The task runs again: no result to store.
             return Outcome(job.seq, code, runtime)
         state = REVOKED if code == outcomes.TERMINATED else FAILURE
         if code == outcomes.TERMINATED and self._on_revoked is not None:
             signum = getattr(signal, text, None)
             self._on_revoked(task_id=job.id, name=job.task, terminated=True, signum=signum, expired=False)
-        task_request = self._settle.running.get(job.seq)
-        action = Action.ACK if task_request is None else self._settle.follows(task_request, code)
         if action is Action.RETRY:
             state = RETRY
         document = None
@@ -85,10 +87,9 @@ class AbnormalEnds:
             runs_again = action is Action.REQUEUE and code == outcomes.WORKER_LOST
             if not runs_again and request is not None:
                 self._report_failure(job, error, request)
-        if action not in (Action.REQUEUE, Action.RETRY) and (
-            follow := self._failure_propagation(job.payload, state, error, errbacks=False)
-        ):
-            self._settle.afterwards(follow)
+        if action not in (Action.REQUEUE, Action.RETRY):
+            for follow in self._failure_propagation(job.payload, state, error, errbacks=False):
+                self._settle.afterwards(follow)
         return Outcome(job.seq, code, runtime, document, repr(error), text if code == outcomes.TERMINATED else "")
 
     @staticmethod
@@ -106,9 +107,10 @@ class AbnormalEnds:
                 traceback="",
             )
         try:
-            call_errbacks(self._app, request, error, None)
+            for call in errback_calls(self._app, request, error, None):
+                self._settle.afterwards(call)
         except Exception as failed:  # noqa: BLE001 - errbacks come from the message and may raise anything
-            logger.error("The error callbacks of task %s[%s] could not be sent: %s", job.task, job.id, failed)
+            logger.error("The error callbacks of task %s[%s] could not be read: %s", job.task, job.id, failed)
 
 
 # ---------------------------------------------------------------- callbacks
@@ -122,26 +124,24 @@ class FailurePropagation:
 
     def __call__(
         self, payload: Payload, state: str, error: BaseException, *, errbacks: bool = True
-    ) -> Callable[[], None] | None:
-        """Return a function to call once the result of the task in `payload` is stored; None: no callbacks.
+    ) -> list[Callable[[], object]]:
+        """Return functions to call once the result of the task in `payload` is stored; again if one cannot send now.
 
-        `errbacks`: include the error callbacks of a failed task.
+        They count the chord member, fail the rest of the chain and, with `errbacks`, call the error callbacks of a
+        failed task.
         """
+        follows: list[Callable[[], object]] = []
         try:
             request = Context.from_incoming(read(payload), self._app)
-            follows = request.chord or request.chain or (errbacks and state == FAILURE and request.errbacks)
+            if request.chord and (member := Member.of(request)) is not None:
+                token = new_id().replace("-", "")
+                follows.append(partial(chord_counting.count, self._app, member, state, error, token))
+            if request.chain:
+                follows.append(partial(chord_counting.fail_rest, self._app, request, error))
+            if errbacks and state == FAILURE and request.errbacks:
+                follows += errback_calls(self._app, request, error, None)
         except MessageError:
-            return None
-        return partial(self._follow, request, state, error, errbacks) if follows else None
-
-    def _follow(self, request: Context, state: str, error: BaseException, errbacks: bool) -> None:
-        """Count the chord member, fail the rest of the chain, call the errbacks. Call again after `ConnectionLost`."""
-        if request.chord and (member := Member.of(request)) is not None:
-            chord_counting.count(self._app, member, state, error, new_id().replace("-", ""))
-        chord_counting.fail_rest(self._app, request, error)
-        if errbacks and state == FAILURE and request.errbacks:
-            try:
-                call_errbacks(self._app, request, error, None)
-            except ConnectionLost as lost:
-                # Not raised: some errbacks have been called, and none may be called twice.
-                logger.error("The error callbacks of task %s were not sent: %s", request.id, lost)
+            pass  # an unreadable message names no callbacks
+        except Exception as failed:  # noqa: BLE001 - callbacks come from the message and may be anything
+            logger.error("Callbacks of a task that did not end by itself cannot be read: %s", failed)
+        return follows

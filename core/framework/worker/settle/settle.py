@@ -4,6 +4,7 @@
 2. When the pool reports an end, derives one `Action` from the outcome and the task's policy (`decide`), and carries it
    out after the result is stored.
 3. Stores the results of a burst in one batch. While the result store is away it keeps them, and late acks wait.
+4. Keeps the callbacks, retries and dead letters that the broker does not accept yet (`Unsent`), and their messages.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from framework.api.loop import Loop, Timer
 from framework.api.pool import Outcome
 from framework.api.result_store import Record, ResultStore
 from framework.client.after_end import Action, decide
-from framework.exceptions import ConnectionLost, MessageError, TransportError, WorkerLostError
-from framework.message import Head
+from framework.client.publisher import is_temporary
+from framework.exceptions import ConnectionLost, MessageError, TaskRevokedError, TransportError, WorkerLostError
+from framework.message import Head, again
 from framework.wire.result_document import FAILURE, RETRY, REVOKED, SUCCESS, Documents
 from framework.worker.settle.dead_letters import DeadLetters
 from framework.worker.settle.outbox import Outbox
+from framework.worker.settle.unsent import Notices, Unsent
 from framework.worker.task_request import TaskRequest
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ if TYPE_CHECKING:
     from framework.worker.steps.events.task_events import TaskEvents
     from framework.worker.steps.health.counters import Counters
 
-    Propagate = Callable[[Payload, str, BaseException], Callable[[], object] | None]
+    Propagate = Callable[[Payload, str, BaseException], Sequence[Callable[[], object]]]
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +112,8 @@ class Settle:
         #: Returns the callbacks of a task that did not end by itself, to call once its result is stored.
         self.failure_propagation: Propagate | None = None
         self._follow_ups: list[Callable[[], object]] = []
+        self._unsent = Unsent(loop, on_change)
+        self._notices = Notices()
         self._records: list[Record] = []
         self._afterwards: list[tuple[TaskRequest, Action, str]] = []
         self._backoff = Backoff(_RETRY_FIRST, _RETRY_MAX, jitter=0.0)
@@ -161,7 +166,11 @@ class Settle:
                     self._requeue_uncounted(request, took)
                     continue
                 action = self.follows(request, code)
-                if self._stays_unacknowledged(request, code, action):
+                if self.goes_back(request, code, action):
+                    place = request.delivery.queue
+                    logger.warning("Task %r was ended by the cold stop: its message goes back to %s", request, place)
+                    if events is not None:
+                        events.cancelled(request)
                     continue
                 state = STATES.get(code, SUCCESS)
                 # The note of INVALID begins with a reason already.
@@ -171,6 +180,8 @@ class Settle:
                     state = RETRY
                 elif action is Action.REQUEUE and code == _WORKER_LOST:
                     document = None  # the task runs again: no failure to store
+                if code == _TERMINATED and self.cold:
+                    logger.warning("Task %r was ended by the cold stop and does not go back: it is %s", request, state)
             elif deduplication is not None and request.policy.acks_late:
                 self.afterwards(partial(deduplication.add, request))
             if events is not None:
@@ -205,15 +216,11 @@ class Settle:
         # Early ack means at most once, also when the pool reports the end of a task without its start.
         return Action.ACK if action is Action.REQUEUE and (request.acknowledged or not policy.acks_late) else action
 
-    def _stays_unacknowledged(self, request: TaskRequest, code: int, action: Action) -> bool:
+    def goes_back(self, request: TaskRequest, code: int, action: Action) -> bool:
         """Return whether a cold stop leaves the message of `request` to be requeued when the worker disconnects."""
         if code != _TERMINATED or not self.cold or request.acknowledged:
             return False
-        if action is Action.REQUEUE or not request.policy.acks_late:
-            if self.events is not None:
-                self.events.cancelled(request)
-            return True
-        return False
+        return action is Action.REQUEUE or not request.policy.acks_late
 
     def _requeue_uncounted(self, request: TaskRequest, took: float) -> None:
         """Requeue a task terminated because the connection is lost, without counting the delivery."""
@@ -255,25 +262,26 @@ class Settle:
         self._follow(delivery, state, result)
         self._on_change()
 
-    def give_up(self, request: TaskRequest, reason: str, text: str) -> None:
-        """Store a failure and move `request` to the dead-letter queue."""
+    def give_up(self, request: TaskRequest, reason: str, text: str) -> bool:
+        """Move `request` to the dead-letter queue and store a failure; return whether that worked."""
+        if not self._dead_letters.send(request.delivery, reason, text, request.name, request.task_id):
+            return False
+        request.acknowledged = True
         logger.error("Task %r was %s: moved to %s", request, text, self._dead_letters.queue_for(request.delivery.queue))
         error = WorkerLostError(text)
         if self.events is not None:
             self.events.failed(request.task_id, repr(error))
         self._record(request.task_id, request.head, request.delivery.payload, FAILURE, error, ignore=False)
         self._follow(request.delivery, FAILURE, error)
-        request.acknowledged = self._dead_letters.send(request.delivery, reason, text, request.name, request.task_id)
         self._on_change()
+        return True
 
     def _follow(self, delivery: Delivery, state: str, result: BaseException) -> None:
-        if self.failure_propagation is not None and (
-            follow := self.failure_propagation(delivery.payload, state, result)
-        ):
-            self._follow_ups.append(follow)
+        if self.failure_propagation is not None:
+            self._follow_ups += self.failure_propagation(delivery.payload, state, result)
 
     def afterwards(self, follow: Callable[[], object]) -> None:
-        """Call `follow` once the results of this burst are stored; after a `ConnectionLost` it is retried."""
+        """Call `follow` once the results of this burst are stored; it is retried while the broker does not accept."""
         self._follow_ups.append(follow)
 
     def _record(
@@ -300,11 +308,17 @@ class Settle:
         """Yield the requests that run, and those that have ended and are not settled."""
         yield from self.running.values()
         yield from (request for request, _action, _note in self._afterwards)
+        yield from self._unsent.requests()
 
     @property
     def idle(self) -> bool:
-        """Whether no task runs and no result or callback waits."""
-        return not (self.running or self._records or self._afterwards or self._follow_ups)
+        """Whether no task runs and no result, callback, retry or dead letter waits."""
+        return not (self.running or self._records or self._afterwards or self._follow_ups or self._unsent)
+
+    @property
+    def unsent(self) -> int:
+        """Number of callbacks, retries and dead letters that the broker has not accepted yet."""
+        return len(self._unsent)
 
     @property
     def unstored(self) -> int:
@@ -313,8 +327,8 @@ class Settle:
 
     @property
     def overfull(self) -> bool:
-        """Whether too many results wait for the store to fetch more messages."""
-        return len(self._records) > BACKLOG_MAX
+        """Whether too many results, callbacks, retries and dead letters wait to fetch more messages."""
+        return len(self._records) + len(self._unsent) > BACKLOG_MAX
 
     def flush(self) -> None:
         """Store the results of this burst, then settle their messages."""
@@ -340,15 +354,32 @@ class Settle:
     def _run_follow_ups(self) -> bool:
         """Call the callbacks of stored results; return False and keep the rest if the store or broker is away."""
         while self._follow_ups:
+            follow = self._follow_ups[0]
             try:
-                self._follow_ups[0]()
+                if not self._is_sent(follow):
+                    # The broker refuses this one message: nothing else has to wait.
+                    self._unsent.add(partial(self._is_sent, follow, again=True))
             except ConnectionLost as error:
                 self._retry_later(error)
                 return False
-            except Exception as error:  # noqa: BLE001 - callbacks come from a message and may raise anything
-                logger.error("Callbacks of a task that did not end by itself failed: %s", error)
             del self._follow_ups[0]
         return True
+
+    def _is_sent(self, follow: Callable[[], object], *, again: bool = False) -> bool:
+        """Call `follow`; return False after a temporary refusal, `again` also after a `ConnectionLost`."""
+        try:
+            follow()
+        except Exception as error:  # callbacks come from a message and may raise anything
+            if isinstance(error, ConnectionLost) and not again:
+                raise
+            if is_temporary(error):
+                self._log_unsent("Callbacks of tasks that did not end by themselves", error)
+                return False
+            logger.error("Callbacks of a task that did not end by itself failed: %s", error)
+        return True
+
+    def _log_unsent(self, what: str, error: BaseException) -> None:
+        self._notices.error(what, "%s wait in this worker until the broker accepts them: %s", what, error)
 
     def _retry_later(self, error: ConnectionLost) -> None:
         if not self._backoff.attempts:
@@ -396,18 +427,47 @@ class Settle:
                 )
         return True
 
-    def _act(self, request: TaskRequest, action: Action, note: str) -> None:
-        if action is Action.DEAD_LETTER:
-            acknowledged, request.acknowledged = request.acknowledged, True
-            reason, _, text = note.partition(": ")
-            moved = self._dead_letters.send(
-                request.delivery, reason, text, request.name, request.task_id, acknowledged=acknowledged
+    def end(self) -> None:
+        """Make a last attempt, and report what the worker leaves undone: it ends.
+
+        Messages whose dead letter or retry was not accepted go back to their queue; the broker requeues those that are
+        not acknowledged.
+        """
+        if self.cold:
+            self.finished([self._torn(request) for request in self.running.values()])
+        self.flush()
+        if self._records:
+            late = sum(not request.acknowledged for request, _action, _note in self._afterwards)
+            logger.error(
+                "%d results were not kept: the worker ends, and the result store does not accept them. %d of their "
+                "messages, which are acknowledged late, go back to their queues: those tasks run again",
+                len(self._records),
+                late,
             )
-            if moved:
-                place = self._dead_letters.queue_for(request.delivery.queue)
-                logger.error("Task %r was moved to %s: %s", request, place, text)
-        elif action is Action.RETRY:
-            self._publish_retry(request)
+        requests = list(self._unsent.requests())
+        if callbacks := len(self._follow_ups) + len(self._unsent) - len(requests):
+            logger.error("%d callbacks were not sent: the worker ends, and the broker does not accept them", callbacks)
+        for request in requests:
+            if request.acknowledged:
+                try:
+                    self._outbox.publish(again(request.delivery.payload, request.delivery.queue, {}), declare=False)
+                except (TransportError, MessageError) as error:
+                    logger.critical("Task %r is lost, it could not be sent again: %s", request, error)
+
+    def _torn(self, request: TaskRequest) -> Outcome:
+        """Return the outcome of a task that the pool could not end: it ends with the process."""
+        document = None
+        if request.acknowledged and not request.policy.ignores(request.head.headers.ignore_result):
+            error = TaskRevokedError("terminated")
+            document = self._document(request.task_id, REVOKED, error, request.delivery.payload)
+        return Outcome(request.seq, _TERMINATED, 0.0, document)
+
+    def _act(self, request: TaskRequest, action: Action, note: str) -> None:
+        if action in (Action.DEAD_LETTER, Action.RETRY):
+            retry = action is Action.RETRY
+            send = partial(self._publish_retry, request) if retry else partial(self._send_dead_letter, request, note)
+            if not send():
+                self._unsent.add(send, request)
         elif request.acknowledged:
             return
         elif action is Action.ACK:
@@ -416,19 +476,35 @@ class Settle:
             request.acknowledged = True
             request.delivery.reject(requeue=True)
 
-    def _publish_retry(self, request: TaskRequest) -> None:
+    def _send_dead_letter(self, request: TaskRequest, note: str) -> bool:
+        reason, _, text = note.partition(": ")
+        delivery = request.delivery
+        moved = self._dead_letters.send(
+            delivery, reason, text, request.name, request.task_id, acknowledged=request.acknowledged
+        )
+        if moved:
+            request.acknowledged = True
+            logger.error("Task %r was moved to %s: %s", request, self._dead_letters.queue_for(delivery.queue), text)
+        return moved
+
+    def _publish_retry(self, request: TaskRequest) -> bool:
+        """Send `request` again; return False if the broker may accept it later."""
         try:
             self._outbox.retry(request)
         except (TransportError, MessageError) as error:
+            if is_temporary(error):
+                self._log_unsent(f"Retries for {request.delivery.queue}", error)
+                return False
             if request.acknowledged:
                 logger.critical("Task %r is lost, it could not be sent again: %s", request, error)
-                return
+                return True
             logger.error("Task %r could not be sent again and stays in %s: %s", request, request.delivery.queue, error)
             request.acknowledged = True
             request.delivery.reject(requeue=True)
         else:
             logger.info("Task %r retry: in %g s", request, request.policy.retry_delay)
             request.acknowledge()
+        return True
 
 
 _SUCCESS: Final = outcomes.SUCCESS

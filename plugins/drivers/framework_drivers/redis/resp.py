@@ -65,8 +65,6 @@ class RedisConnectionSettings(msgspec.Struct, frozen=True, kw_only=True):
 class ServerError(TransportError):
     """The server refused a command. `temporary`: it refuses writes while it is full or cannot write to its disk."""
 
-    temporary = False
-
 
 class Script:
     """A Lua script: its source `text`, and the hash `sha` to call it by."""

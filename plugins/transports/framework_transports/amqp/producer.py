@@ -116,7 +116,8 @@ class AmqpProducer(Producer):
             elif left <= 0:
                 raise PublishRefused(
                     f"{connection.address.display} takes no messages ({connection.blocked}); "
-                    f"waited {self._options.blocked_timeout:g} s, see its alarms"
+                    f"waited {self._options.blocked_timeout:g} s, see its alarms",
+                    temporary=True,
                 )
 
     def _await_confirms(self, connection: AmqpConnection) -> None:
@@ -165,6 +166,7 @@ class AmqpProducer(Producer):
             f"the broker refused {len(self._nacked)} of {count} messages: a queue is full (x-max-length with "
             f"reject-publish) or could not store them",
             refused,
+            temporary=True,
         )
 
     def _report_late_returns(self) -> None:

@@ -10,6 +10,9 @@ from typing import Any
 from framework.api.transport import Queue
 from framework.exceptions import ConnectionLost, PluginUnavailable, TransportError
 
+#: Names of exceptions, and beginnings of texts, of a server that refuses writes for the moment.
+_TEMPORARY = ("OutOfMemoryError", "ReadOnlyError", "MessageNacked", "MISCONF", "NOREPLICAS")
+
 
 def library(module: str = "kombu") -> Any:
     """Import kombu at the first connection, because importing is slow; as `Any`, because kombu has no types."""
@@ -46,7 +49,8 @@ class KombuBroker:
                 f"pip install 'kombu[{scheme}]'"
             ) from error
         self.lost = (*transport.connection_errors, OSError)
-        self.refused = tuple(transport.channel_errors)
+        # What a broker that confirms messages raises is in none of the lists.
+        self.refused = (*transport.channel_errors, library("amqp.exceptions").MessageNacked)
         with self.errors():
             self.connection.ensure_connection(max_retries=1, reraise_as_library_errors=False)
             self.channel: Any = self.connection.channel()
@@ -57,7 +61,9 @@ class KombuBroker:
         try:
             yield
         except self.refused as error:
-            raise TransportError(f"{self.display_url} refused: {error}") from error
+            refused = TransportError(f"{self.display_url} refused: {error}")
+            refused.temporary = type(error).__name__ in _TEMPORARY or str(error).startswith(_TEMPORARY)
+            raise refused from error
         except self.lost as error:
             raise ConnectionLost(f"the connection to {self.display_url} was lost: {error}") from error
 

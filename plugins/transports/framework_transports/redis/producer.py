@@ -35,7 +35,7 @@ class RedisProducer(Producer):
             try:
                 connection.run(commands)
             except ServerError as error:
-                raise PublishRefused(str(error)) from error
+                raise PublishRefused(str(error), temporary=error.temporary) from error
 
     def declare(self, queues: Iterable[Queue]) -> None:
         """Bind `queues`; a queue needs no other declaration."""
