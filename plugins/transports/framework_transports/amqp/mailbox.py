@@ -1,6 +1,7 @@
 """The mailbox: receives and publishes fan-out messages, for remote control and events.
 
-1. Subscribes with its own queues (usually exclusive), without acknowledgement.
+1. Subscribes with its own queues (usually exclusive), without acknowledgement. Where another connection has the queue
+   of that name, it takes one of another name.
 2. Sends without confirmation. It drops messages for an exchange that does not exist, because the broker would close
    the channel.
 3. Sends on a second channel: subscriptions survive if the broker closes it.
@@ -10,7 +11,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from uuid import uuid4
 
+import msgspec
 from amqp import Channel
 
 from framework.api.transport import Exchange, Mailbox, Queue
@@ -19,7 +22,7 @@ from framework.message import Outgoing, Payload
 from framework_transports.amqp.codec import MALFORMED, read_content_header
 from framework_transports.amqp.connection import LOST, AmqpConnection, ChannelClosed, Delivered, lost
 from framework_transports.amqp.producer import encode
-from framework_transports.amqp.topology import Declarer, explained
+from framework_transports.amqp.topology import Declarer, QueueLocked, explained
 
 
 class AmqpMailbox(Mailbox):
@@ -47,15 +50,28 @@ class AmqpMailbox(Mailbox):
         """Declare and bind `queue`, and receive its messages. Raises `TransportError` when the broker refuses it."""
         self._check()
         try:
-            self._declarer.declare(queue)
+            name = self._declare(queue)
             self._known.add(queue.exchange.name)
-            self._channel.basic_consume(queue.name, no_ack=True, arguments=queue.consumer_arguments)
+            self._channel.basic_consume(name, no_ack=True, arguments=queue.consumer_arguments)
             self._wake()
         except ChannelClosed as closed:
             self._dead = True
             raise explained(closed, "queue", queue.name) from closed
         except LOST as error:
             raise self._lost(error) from error
+
+    def _declare(self, queue: Queue) -> str:
+        """Declare and bind `queue`, and return the name that it has got."""
+        try:
+            self._declarer.declare(queue)
+        except QueueLocked:
+            if not queue.exchange.name:
+                raise
+            # Of another worker of this name, or of this one's last connection, whose end the broker has not noticed.
+            # Messages come through the exchange, so the name of the queue is of no account.
+            queue = msgspec.structs.replace(queue, name=f"{queue.name}.{uuid4()}")
+            self._declarer.declare(queue)
+        return queue.name
 
     def receive(self) -> Sequence[tuple[str, Payload]]:
         """Return the messages that have arrived, without blocking."""

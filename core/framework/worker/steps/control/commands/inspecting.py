@@ -127,6 +127,8 @@ def hello(
     state: ControlState, from_node: str, revoked: list[str] | dict[str, Any] | None = None
 ) -> dict[str, Any] | None:
     """Exchange revoked ids and clocks with a worker that starts."""
+    if state.mingle is not None:
+        state.mingle.hear(from_node)
     if from_node == state.hostname:
         return None
     if revoked:
