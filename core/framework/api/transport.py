@@ -256,7 +256,7 @@ class Mailbox(ABC):
     def reach(self, messages: Sequence[Outgoing]) -> int | None:
         """Publish, and return how many subscriptions received the messages to fan-out exchanges.
 
-        Returns None, as here, if the broker does not report it.
+        Returns None, as here, if the broker does not report it; one that reports only that nobody did returns 0 then.
         """
         self.send(messages)
         return None

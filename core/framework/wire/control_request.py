@@ -93,6 +93,10 @@ class Broadcast:
         """Send the request without asking for replies."""
         mailbox.send([self._message(0.0)])
 
+    def reach(self, mailbox: Mailbox) -> int | None:
+        """Send the request without asking for replies, and return how many listen; None: the broker does not count."""
+        return mailbox.reach([self._message(0.0)])
+
     def ask(
         self,
         mailbox: Mailbox,

@@ -2,8 +2,8 @@
 
 1. Subscribes with its own queues (usually exclusive), without acknowledgement. Where another connection has the queue
    of that name, it takes one of another name.
-2. Sends without confirmation. It drops messages for an exchange that does not exist, because the broker would close
-   the channel.
+2. Sends without confirmation, unless it is asked whether anybody listens. It drops messages for an exchange that does
+   not exist, because the broker would close the channel.
 3. Sends on a second channel: subscriptions survive if the broker closes it.
 """
 
@@ -20,7 +20,15 @@ from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Outgoing, Payload
 from framework_transports.amqp.codec import MALFORMED, read_content_header
-from framework_transports.amqp.connection import LOST, AmqpConnection, ChannelClosed, Delivered, lost
+from framework_transports.amqp.connection import (
+    ANSWER_TIMEOUT,
+    LOST,
+    AmqpConnection,
+    ChannelClosed,
+    Delivered,
+    Returned,
+    lost,
+)
 from framework_transports.amqp.producer import encode
 from framework_transports.amqp.topology import Declarer, QueueLocked, explained
 
@@ -94,11 +102,46 @@ class AmqpMailbox(Mailbox):
                 if self._sender is None:
                     self._sender = self._connection.open_channel()
                 self._connection.write(
-                    encode(wanted, self._sender.channel_id, self._connection.frame_max, mandatory=False)
+                    encode(wanted, self._sender.channel_id, self._connection.frame_max, mandatory=lambda _: False)
                 )
             self._wake()
         except (*LOST, ChannelClosed) as error:
             raise self._lost(error) from error
+
+    def reach(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish, and return 0 if the broker had no queue for any of the messages, else None: it does not count."""
+        self._check()
+        if self.congested:
+            self.send(messages)
+            return None
+        try:
+            wanted = [message for message in messages if self._has_listeners(message)]
+            routed = bool(wanted) and self._confirm(wanted)
+            self._wake()
+        except (*LOST, ChannelClosed) as error:
+            raise self._lost(error) from error
+        return None if routed else 0
+
+    def _confirm(self, messages: Sequence[Outgoing]) -> bool:
+        """Publish, wait for the confirmations, and return whether the broker had a queue for one of the messages."""
+        connection = self._connection
+        channel = connection.open_channel()
+        channel.confirm_select()
+        waiting = set(range(1, len(messages) + 1))
+        returned: list[Returned] = []
+        connection.on_return = returned.append
+        connection.on_confirm = lambda tag, multiple, _nacked: waiting.difference_update(
+            range(1, tag + 1) if multiple else (tag,)
+        )
+        connection.write(encode(messages, channel.channel_id, connection.frame_max, mandatory=lambda _: True))
+        while waiting:
+            if connection.blocked:
+                return True  # it will confirm nothing before it has memory again
+            if not connection.receive(ANSWER_TIMEOUT):
+                raise TimeoutError(f"no confirmation within {ANSWER_TIMEOUT:g} s")
+            connection.take_frames()
+        channel.close()
+        return len(returned) < len(messages)
 
     def _has_listeners(self, message: Outgoing) -> bool:
         name = message.exchange

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from framework.api.backoff import PAUSE_MAX, Backoff
-from framework.api.loop import Loop
+from framework.api.loop import Loop, Timer
 from framework.api.transport import Mailbox, Queue, Transport
 from framework.exceptions import TransportError
 from framework.message import Outgoing, Payload
@@ -39,7 +39,10 @@ class ControlConnection:
         #: The mailbox's descriptor; a mailbox that lost its connection no longer returns it.
         self._fd = -1
         self._backoff = Backoff(maximum=PAUSE_MAX)
+        #: The next attempt to connect.
+        self._timer: Timer | None = None
         self._closed = False
+        self._before_subscribing: list[Callable[[], object]] = []
         self._on_connect: list[Callable[[], object]] = []
 
     @property
@@ -60,6 +63,10 @@ class ControlConnection:
             # Messages that arrived already must not wait until the descriptor is readable again.
             self._loop.call_soon(self._read)
 
+    def prepare(self, callback: Callable[[], object]) -> None:
+        """Call `callback` on every new connection, before it subscribes."""
+        self._before_subscribing.append(callback)
+
     def notify(self, callback: Callable[[], object]) -> None:
         """Call `callback` on every new connection, and at once if connected."""
         self._on_connect.append(callback)
@@ -69,6 +76,12 @@ class ControlConnection:
     def start(self) -> None:
         """Connect, now or as soon as the broker can be reached."""
         self._connect()
+
+    def hurry(self) -> None:
+        """Connect now if there is no connection: the broker can be reached again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._connect()
 
     @property
     def ready(self) -> bool:
@@ -90,11 +103,14 @@ class ControlConnection:
     # ------------------------------------------------------------ the connection
 
     def _connect(self) -> None:
+        self._timer = None
         if self._closed:
             return
         try:
             mailbox = self._transport.mailbox()
             try:
+                for callback in self._before_subscribing:
+                    callback()
                 for queue in self._queues:
                     mailbox.subscribe(queue)
             except TransportError:
@@ -104,7 +120,7 @@ class ControlConnection:
             # Warn once per outage: the consumer of the same broker logs every attempt.
             level = logging.DEBUG if self._backoff.attempts else logging.WARNING
             logger.log(level, "Remote control and events are unavailable until the broker can be reached: %s", error)
-            self._loop.call_later(self._backoff.next(), self._connect)
+            self._timer = self._loop.call_later(self._backoff.next(), self._connect)
             return
         if self._backoff.attempts:
             logger.info("Remote control and events are available again")

@@ -2,7 +2,8 @@
 
 1. Broadcasts `hello` with its revoked ids on every new connection of remote control.
 2. Merges each reply when it arrives. The worker consumes meanwhile, and then checks its received tasks again.
-3. Uses its own thread and connection for the second or less that this takes, so that the start does not wait.
+3. Uses its own thread and connection for the second or less that this takes, so that the start does not wait. Only the
+   first tasks do, in the intake: until all have answered, or at once where no other worker listens.
 4. Warns when other workers answer by this worker's name. With ``--without-mingle`` it does nothing else: it sends
    `hello` to its own name only, without ids.
 """
@@ -20,6 +21,7 @@ from framework.exceptions import TransportError
 from framework.wire.clock import Clock
 from framework.wire.control_request import Broadcast
 from framework.worker.dispatch.revoked import Revokes
+from framework.worker.intake.intake import Intake
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +41,13 @@ class Mingle:
         hostname: str,
         revokes: Revokes,
         clock: Clock,
-        on_revoked: Callable[[], object],
+        intake: Intake,
         control: Any,
         accept: Sequence[str],
         *,
         exchanging: bool,
     ) -> None:
-        """`on_revoked` is called when ids were merged; `control` is the ``[control]`` table of the settings.
+        """`control` is the ``[control]`` table of the settings.
 
         `exchanging`: exchange revoked ids, not only look for workers of the same name.
         """
@@ -54,8 +56,9 @@ class Mingle:
         self._hostname = hostname
         self._revokes = revokes
         self._clock = clock
-        self._on_revoked = on_revoked
+        self._intake = intake
         self._control = control
+        self._exchange = f"{control.exchange}.pidbox"
         self._accept = accept
         self._exchanging = exchanging
         self._closed = False
@@ -73,6 +76,25 @@ class Mingle:
     def hear(self, node: str) -> None:
         """Count a `hello` of the worker `node`."""
         self._heard += node == self._hostname
+
+    def look(self) -> None:
+        """Release the first tasks if no other worker listens. Called before this worker listens itself."""
+        if not self._intake.held:
+            return
+        try:
+            # Not over the connection that subscribes next: RabbitMQ short of memory blocks one that has published.
+            mailbox = self._transport.mailbox()
+            try:
+                # To no worker: it is only counted who receives it.
+                listeners = Broadcast("ping", {}, exchange=self._exchange, destination=[""]).reach(mailbox)
+            finally:
+                mailbox.close()
+        except TransportError as error:
+            logger.debug("mingle: it is not known whether other workers listen: %s", error)
+            return
+        if listeners == 0:
+            logger.debug("mingle: no other worker listens")
+            self._intake.release()
 
     def begin(self) -> None:
         """Broadcast `hello`, unless a broadcast is under way."""
@@ -92,7 +114,7 @@ class Mingle:
 
     def _ask(self, arguments: dict[str, Any]) -> None:
         own = None if self._exchanging else [self._hostname]
-        request = Broadcast("hello", arguments, exchange=f"{self._control.exchange}.pidbox", destination=own)
+        request = Broadcast("hello", arguments, exchange=self._exchange, destination=own)
         replies = named = 0
         error: TransportError | None = None
 
@@ -133,10 +155,11 @@ class Mingle:
         if isinstance(revoked, (list, dict)) and revoked and not self._closed:
             # A list since Celery 5.7, before that a mapping by id.
             self._revokes.merge(str(task_id) for task_id in revoked)
-            self._on_revoked()
+            self._intake.recheck()
 
     def _finish(self, replies: int, named: int, error: TransportError | None) -> None:
         self._asking = False
+        self._intake.release()
         if error is None and named > max(1, self._named):
             logger.warning(
                 "%d workers are called %s: their replies and events cannot be told apart; give each its own name with "

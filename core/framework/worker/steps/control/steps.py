@@ -161,11 +161,13 @@ class MingleStep(Step):
             run.hostname,
             board.get("revokes"),
             connection.clock,
-            intake.recheck,
+            intake,
             run.settings.control,
             run.settings.accept_content,
             exchanging=run.settings.worker.mingle,
         )
+        intake.held = run.settings.worker.mingle
+        connection.prepare(self._mingle.look)
         # After `control` has subscribed its queue: of two workers that start together, one receives the other's hello.
         loop.call_soon_threadsafe(connection.notify, self._mingle.begin)
         board.put("mingle", self._mingle)
