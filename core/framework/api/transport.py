@@ -266,6 +266,15 @@ class Mailbox(ABC):
         """Whether the broker accepts messages slower than they are sent, so that `send` might block."""
         return False
 
+    #: Seconds between two calls of `heartbeat`; None: never.
+    heartbeat_interval: float | None = None
+
+    def heartbeat(self) -> None:
+        """Ask the broker for a sign of life, without waiting; called right after `receive`.
+
+        Raises `ConnectionLost` if no sign has come since the last call: the network may drop packets without notice.
+        """
+
     @abstractmethod
     def fileno(self) -> int:
         """Return the descriptor that turns readable when messages have arrived."""

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
+from typing import Final
 from uuid import uuid4
 
 import msgspec
@@ -32,9 +34,14 @@ from framework_transports.amqp.connection import (
 from framework_transports.amqp.producer import encode
 from framework_transports.amqp.topology import Declarer, QueueLocked, explained
 
+#: Seconds within which the broker must give a sign of life.
+HEARTBEAT_INTERVAL: Final = 4.0
+
 
 class AmqpMailbox(Mailbox):
     """Fan-out over one connection."""
+
+    heartbeat_interval = HEARTBEAT_INTERVAL
 
     def __init__(self, connection: AmqpConnection) -> None:
         self._connection = connection
@@ -44,6 +51,8 @@ class AmqpMailbox(Mailbox):
         self._inbox: deque[tuple[str, Payload]] = deque()
         self._known: set[str] = set()
         self._sender: Channel | None = None
+        #: When `heartbeat` last requested a reply.
+        self._asked_at = 0.0
         connection.on_delivery = self._arrived
         connection.on_cancel = self._cancelled_by_broker
         connection.on_channel_closed = self._channel_closed
@@ -161,6 +170,21 @@ class AmqpMailbox(Mailbox):
     def congested(self) -> bool:
         """Whether the broker is short of memory or disk and reads nothing: writes would fill the socket, then block."""
         return bool(self._connection.blocked)
+
+    def heartbeat(self) -> None:
+        """Request a reply; raise `ConnectionLost` if nothing has come since the last request."""
+        self._check()
+        connection = self._connection
+        if connection.blocked:
+            self._asked_at = 0.0  # the broker reads nothing before it has memory again
+            return
+        if connection.last_received < self._asked_at:
+            raise self._lost(TimeoutError(f"no sign of life within {HEARTBEAT_INTERVAL:g} s"))
+        self._asked_at = monotonic()
+        try:
+            connection.wake(self._channel.channel_id)
+        except LOST as error:
+            raise self._lost(error) from error
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""
