@@ -83,6 +83,14 @@ class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
     recalls: bool = False
 
 
+class Peeked(msgspec.Struct, frozen=True):
+    """A message that was looked at and left in its queue."""
+
+    payload: Payload
+    #: When a parked message comes due (s since the epoch); None: it waits.
+    due: float | None = None
+
+
 class Delivery(ABC):
     """One unacknowledged message; it can be settled once.
 
@@ -353,6 +361,14 @@ class Transport(Plugin, ABC):
     def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
         """Return how many messages of each queue are parked."""
         return {queue.name: 0 for queue in queues}
+
+    def peek(self, queue: Queue, limit: int, *, parked: bool = False) -> Sequence[Peeked] | None:
+        """Return up to `limit` waiting messages of `queue` in the order of delivery, or parked ones, the nearest first.
+
+        The messages stay where they are. Returns None, as here, if the broker cannot show them; nothing is returned for
+        a queue that does not exist.
+        """
+        return None
 
     @abstractmethod
     def purge(self, queue: Queue) -> int:
