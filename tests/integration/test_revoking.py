@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -17,6 +18,7 @@ from framework.message import read
 from framework.wire.serialization import decode
 from support import ledger
 from support.fleet import Fleet, running
+from support.proxy import Proxy
 from support.wait import wait_for
 
 POOLS = ("prefork", "threads", "solo", "gevent", "eventlet", "asyncio")
@@ -304,6 +306,51 @@ def test_a_worker_that_starts_tells_what_it_knows(redis_url, start_worker, clien
     assert inspect.revoked() == []
     start_worker(*with_file, broker=redis_url)
     wait_for(lambda: inspect.revoked() == ["one"], 30, "what the first had kept")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_a_worker_that_starts_runs_nothing_that_the_others_have_revoked(
+    broker_url, pool, start_worker, client, ledger_path
+):
+    app = client(broker_url)
+    start_worker("-P", "solo", "-n", "first@here", "-Q", "elsewhere", broker=broker_url)
+    ids = [f"revoked-{number}" for number in range(30)]
+    app.control.revoke(ids, reply=True, limit=1, timeout=20)
+    for task_id in ids:
+        app.tasks["proj.record"].apply_async((task_id,), task_id=task_id)
+    app.tasks["proj.record"].apply_async(("runs",), task_id="runs")
+    second = start_worker("-P", pool, "-n", "second@here", "-c", "4", broker=broker_url, ledger=ledger_path)
+    wait_for(lambda: ledger.read(ledger_path)["runs"] == 1, 60, lambda: second.output[-2000:])
+    second.wait_line("Discarding revoked task", count=len(ids))
+    assert dict(ledger.read(ledger_path)) == {"runs": 1}
+
+
+@pytest.mark.parametrize("broker", ["redis", "amqp"])
+def test_a_worker_that_waits_for_its_broker_asks_before_it_runs(request, broker, start_worker, client, ledger_path):
+    url = request.getfixturevalue(f"{broker}_url")
+    app = client(url)
+    start_worker("-P", "solo", "-n", "first@here", "-Q", "elsewhere", broker=url)
+    ids = [f"revoked-{number}" for number in range(30)]
+    app.control.revoke(ids, reply=True, limit=1, timeout=20)
+    for task_id in ids:
+        app.tasks["proj.record"].apply_async((task_id,), task_id=task_id)
+    with Proxy(urlsplit(url).port) as proxy:
+        proxy.refuse()
+        second = start_worker(
+            "-P", "threads", "-n", "second@here", broker=proxy.through(url), ledger=ledger_path, ready=False
+        )
+        second.wait_line("Cannot connect to", timeout=60)
+        proxy.accept()
+        second.wait_line("Discarding revoked task", timeout=60, count=len(ids))
+        assert not ledger.read(ledger_path)
+
+
+def test_a_worker_that_is_alone_waits_for_nobody(broker_url, start_worker, client, ledger_path):
+    """Its tasks are handed to the pool before a second has passed in which somebody might have answered."""
+    client(broker_url).tasks["proj.record"].delay("runs")
+    worker = start_worker("-P", "solo", "-n", "alone@here", "-l", "debug", broker=broker_url, ledger=ledger_path)
+    wait_for(lambda: ledger.read(ledger_path)["runs"] == 1, 60, lambda: worker.output[-2000:])
+    worker.wait_line("mingle: no other worker listens")
 
 
 def test_what_is_learnt_takes_hold_of_what_was_taken_in(redis_url, start_worker, client, ledger_path):

@@ -165,6 +165,41 @@ def test_a_waiter_that_leaves_half_way_does_not_disturb_the_next(store: RedisSto
     assert results(store.wait(["c", "a"], 5, ready)) == {"c": 3, "a": 1}
 
 
+@pytest.fixture
+def without_channels(redis_url: str, server: redis.Redis) -> Iterator[str]:
+    """The URL of an account that may use no channel."""
+    server.execute_command("ACL", "SETUSER", "nochan", "on", ">secret", "~*", "+@all", "resetchannels")
+    yield redis_url.replace("://", "://nochan:secret@")
+    server.execute_command("ACL", "DELUSER", "nochan")
+
+
+@pytest.mark.parametrize("who", ["client", "worker", "both"])
+def test_an_account_without_channels_gets_results_and_is_told(
+    make_store: MakeStore, without_channels: str, who: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reader = make_store(without_channels) if who != "worker" else make_store()
+    writer = make_store(without_channels) if who != "client" else make_store()
+    found: dict[str, Any] = {}
+    asked = threading.Event()
+    waiter = threading.Thread(
+        target=lambda: found.update(results(reader.wait(["a", "b"], 60, ready, on_interval=asked.set)))
+    )
+    waiter.start()
+    assert asked.wait(60)
+    writer.store([record("a", 1)])
+    writer.store([record("b", 2)])
+    waiter.join(60)
+    assert found == {"a": 1, "b": 2}
+    writer.save_group("g", b"{}")
+    assert writer.fetch_group("g") == b"{}"
+    told = [entry.getMessage() for entry in caplog.records]
+    assert len(told) == (2 if who == "both" else 1)
+    assert all("ACL SETUSER nochan +subscribe +unsubscribe +publish &celery-task-meta-*" in text for text in told)
+    assert not any("secret" in text for text in told)
+    with pytest.raises(ResultTimeout):
+        list(reader.wait(["never"], 0.1, ready))
+
+
 def test_many_results_in_a_race(store: RedisStore, make_store: MakeStore) -> None:
     names = [f"t{number}" for number in range(2000)]
     writer = make_store()

@@ -1,7 +1,8 @@
 """A TCP proxy between a worker and its broker, in a thread of this process: what a bad network does, on demand.
 
 1. `Proxy(port)` listens on a loopback port of its own; `through(url)` is a Redis or AMQP URL that leads over it.
-2. `cut` breaks what is connected; `cut_after(n)` does so when `n` more bytes have passed.
+2. `cut` breaks what is connected; `cut_after(n)` does so when `n` more bytes have passed, `cut_every(n)` after every
+   `n` bytes; `forget` swallows what is sent over the present connections, which stay open.
 3. `freeze` keeps connections open and passes nothing on; `slow(rate)` passes so many bytes a second; `thaw` ends both.
 4. `refuse` breaks what is connected and lets nobody in until `accept`.
 """
@@ -49,6 +50,10 @@ class Proxy:
         self._rate: float | None = None
         #: So many bytes more until everything is cut; None: it is not.
         self._left: int | None = None
+        #: What `_left` begins with again after each cut.
+        self._every: int | None = None
+        #: Connections over which nothing is passed on.
+        self._forgotten: list[tuple[_Way, _Way]] = []
         self._closing = False
         #: Connections made and bytes passed on so far.
         self.connections = 0
@@ -91,6 +96,18 @@ class Proxy:
         """Break every connection when `size` more bytes have passed, in the midst of what they belong to."""
         self._set(_left=size)
 
+    def cut_every(self, size: int) -> None:
+        """Break every connection whenever `size` more bytes have passed."""
+        self._set(_left=size, _every=size)
+
+    def forget(self) -> int:
+        """Swallow what is sent over the present connections, as a router that has forgotten them; return their number.
+
+        New connections work.
+        """
+        self._do(lambda: self._forgotten.extend(self._links))
+        return len(self._forgotten)
+
     def freeze(self) -> None:
         """Pass nothing on; connections stay open, and new ones are not answered."""
         self._set(_frozen=True)
@@ -118,7 +135,7 @@ class Proxy:
 
     def heal(self) -> None:
         """Undo everything."""
-        self._set(_frozen=False, _rate=None, _left=None)
+        self._set(_frozen=False, _rate=None, _left=None, _every=None)
         self.accept()
 
     def close(self) -> None:
@@ -221,6 +238,8 @@ class Proxy:
                     if not way.waiting:
                         self._part(link, reset=False)
                         return
+                    if link in self._forgotten:
+                        way.waiting = b""
                 if way.waiting:
                     self._give(way)
             except BlockingIOError:
@@ -237,7 +256,7 @@ class Proxy:
         if self._left is not None:
             self._left -= sent
             if self._left <= 0:
-                self._left = None
+                self._left = self._every
                 self._cut(reset=True)
 
     def _cut(self, *, reset: bool) -> None:

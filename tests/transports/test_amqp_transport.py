@@ -803,11 +803,21 @@ def test_an_exchange_that_vanishes_costs_nothing_else(amqp_url: str, mailboxes: 
 
 
 @pytest.mark.acceptance(12)
-def test_a_second_node_of_the_same_name_is_told(mailboxes: Callable[[], Mailbox]) -> None:
-    mailboxes().subscribe(node_queue("a@h"))
+def test_a_second_node_of_the_same_name_listens_too(mailboxes: Callable[[], Mailbox]) -> None:
+    both = [mailboxes(), mailboxes()]
+    for mailbox in both:
+        mailbox.subscribe(node_queue("a@h"))
+    both[0].send([Outgoing(body=b"{}", headers={}, exchange=PIDBOX.name, exchange_type="fanout", delivery_mode=1)])
+    assert [[name for name, _ in listen(mailbox, 1)] for mailbox in both] == [[PIDBOX.name]] * 2
+
+
+@pytest.mark.acceptance(12)
+def test_a_second_reader_of_a_reply_queue_is_refused(mailboxes: Callable[[], Mailbox]) -> None:
+    replies = Queue(name="oid.replies", durable=False, exclusive=True, auto_delete=True)
+    mailboxes().subscribe(replies)
     second = mailboxes()
     with pytest.raises(TransportError, match="another node of the same name"):
-        second.subscribe(node_queue("a@h"))
+        second.subscribe(replies)
 
 
 # ---------------------------------------------------------------- lost connections

@@ -150,16 +150,18 @@ def _ask(
     if as_json:
         print_json(merged)
     else:
-        for node, answer in merged.items():
+        for node, answer in (item for reply in replies for item in reply.items()):
             _print_reply(node, answer, bodies and not session.quiet)
     if not merged:
         click.echo("Error: No nodes replied within time constraint", err=True)
         _print_missing(replies)
         return exitcodes.UNAVAILABLE
     if count and not as_json and not session.quiet:
-        click.echo(f"\n{len(merged)} {'node' if len(merged) == 1 else 'nodes'} online.")
+        click.echo(f"\n{len(replies)} {'node' if len(replies) == 1 else 'nodes'} online.")
+    for node, number in replies.namesakes.items():
+        click.echo(f"Warning: {number} workers are called {node}: give each its own name with -n", err=True)
     missing = _print_missing(replies)
-    if any(map(_is_error, merged.values())):
+    if any(_is_error(answer) for reply in replies for answer in reply.values()):
         return exitcodes.REFUSED
     return exitcodes.INCOMPLETE if missing else exitcodes.OK
 

@@ -11,6 +11,8 @@ from typing import Final
 
 #: Most seconds between two attempts to connect to the broker, so that a worker reconnects soon after an outage.
 PAUSE_MAX: Final = 2.0
+#: Seconds after which a connection counts as stable: only then its loss starts the back-off anew.
+STABLE: Final = 5.0
 
 
 class Backoff:

@@ -83,6 +83,14 @@ class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
     recalls: bool = False
 
 
+class Peeked(msgspec.Struct, frozen=True):
+    """A message that was looked at and left in its queue."""
+
+    payload: Payload
+    #: When a parked message comes due (s since the epoch); None: it waits.
+    due: float | None = None
+
+
 class Delivery(ABC):
     """One unacknowledged message; it can be settled once.
 
@@ -257,7 +265,7 @@ class Mailbox(ABC):
     def reach(self, messages: Sequence[Outgoing]) -> int | None:
         """Publish, and return how many subscriptions received the messages to fan-out exchanges.
 
-        Returns None, as here, if the broker does not report it.
+        Returns None, as here, if the broker does not report it; one that reports only that nobody did returns 0 then.
         """
         self.send(messages)
         return None
@@ -266,6 +274,15 @@ class Mailbox(ABC):
     def congested(self) -> bool:
         """Whether the broker accepts messages slower than they are sent, so that `send` might block."""
         return False
+
+    #: Seconds between two calls of `heartbeat`; None: never.
+    heartbeat_interval: float | None = None
+
+    def heartbeat(self) -> None:
+        """Ask the broker for a sign of life, without waiting; called right after `receive`.
+
+        Raises `ConnectionLost` if no sign has come since the last call: the network may drop packets without notice.
+        """
 
     @abstractmethod
     def fileno(self) -> int:
@@ -345,6 +362,14 @@ class Transport(Plugin, ABC):
     def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
         """Return how many messages of each queue are parked."""
         return {queue.name: 0 for queue in queues}
+
+    def peek(self, queue: Queue, limit: int, *, parked: bool = False) -> Sequence[Peeked] | None:
+        """Return up to `limit` waiting messages of `queue` in the order of delivery, or parked ones, the nearest first.
+
+        The messages stay where they are. Returns None, as here, if the broker cannot show them; nothing is returned for
+        a queue that does not exist.
+        """
+        return None
 
     @abstractmethod
     def purge(self, queue: Queue) -> int:

@@ -21,6 +21,7 @@ import re
 import select
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ from framework.wire.serialization import decode_message, encode
 _FRESH: Final = 7.0
 #: The header of a reply that lists other workers: seconds since their last heartbeat, by node name.
 ROSTER: Final = "roster"
+#: What a worker that has others of its name lists there for itself: clients then wait for them all.
+NAMESAKES: Final = -1.0
 
 
 class Replies(list[dict[str, Any]]):
@@ -44,6 +47,11 @@ class Replies(list[dict[str, Any]]):
         self.missing: dict[str, float | None] = {}
         #: The number of listeners that have not answered, `missing` included, where the broker counts listeners.
         self.silent = 0
+
+    @property
+    def namesakes(self) -> dict[str, int]:
+        """How many workers have answered by one name, for the names of more than one."""
+        return {node: count for node, count in Counter(node for reply in self for node in reply).items() if count > 1}
 
     @property
     def nodes(self) -> set[str]:
@@ -77,11 +85,17 @@ class Broadcast:
         self._ticket = str(uuid.uuid4())
         self._replies = Replies()
         self._roster: dict[str, float] | None = None
+        #: Several workers have one name, so that the roster cannot tell when all have answered.
+        self._ambiguous = False
         self._listeners: int | None = None
 
     def send(self, mailbox: Mailbox) -> None:
         """Send the request without asking for replies."""
         mailbox.send([self._message(0.0)])
+
+    def reach(self, mailbox: Mailbox) -> int | None:
+        """Send the request without asking for replies, and return how many listen; None: the broker does not count."""
+        return mailbox.reach([self._message(0.0)])
 
     def ask(
         self,
@@ -92,11 +106,15 @@ class Broadcast:
         accept: Sequence[str],
         control: Any,
         callback: Callable[[dict[str, Any]], object] | None = None,
+        roster: bool = True,
     ) -> Replies:
-        """Send the request and return the replies; `control` is the ``[control]`` table of the settings."""
+        """Send the request and return the replies; `control` is the ``[control]`` table of the settings.
+
+        Without `roster`, workers that answer by the same name are all waited for.
+        """
         queue = _reply_queue(self._exchange, control)
         mailbox.subscribe(queue)
-        self._body |= {"ticket": self._ticket, "reply_to": {"exchange": "", "routing_key": queue.name}, ROSTER: True}
+        self._body |= {"ticket": self._ticket, "reply_to": {"exchange": "", "routing_key": queue.name}, ROSTER: roster}
         if limit is None and self._destination:
             limit = len(self._destination)
         self._listeners = mailbox.reach([self._message(time.time() + timeout)])
@@ -134,6 +152,7 @@ class Broadcast:
         roster = incoming.headers.get(ROSTER)
         if isinstance(roster, dict):
             self._roster = {**(self._roster or {}), **{str(node): float(age) for node, age in roster.items()}}
+            self._ambiguous |= NAMESAKES in roster.values()
         return True
 
     def _complete(self, limit: int | None) -> bool:
@@ -142,7 +161,12 @@ class Broadcast:
             return True
         if self._listeners is not None and count >= self._listeners:
             return True
-        if self._roster is None or self._destination or (self._listeners is not None and not self._to_some):
+        if (
+            self._roster is None
+            or self._ambiguous
+            or self._destination
+            or (self._listeners is not None and not self._to_some)
+        ):
             # The roster is missing, or not needed: destinations set `limit`, and the broker's count is more accurate.
             return False
         fresh = {node for node in self._expected() if self._roster[node] <= _FRESH}

@@ -3,7 +3,8 @@
 1. `store` keeps many documents with one script call; the script publishes each on the channel of its key, and does not
    replace the document of a final state.
 2. `wait` reads, subscribes to the missing results, reads again, and then sleeps until a result is published. Every
-   waiting thread uses a connection of its own, which is reused later.
+   waiting thread uses a connection of its own, which is reused later. An account that may not use channels reads again
+   and again instead.
 3. `fetch` and `forget` send one command each, per group of keys.
 4. Chords and saved groups: see `framework_results.redis_chords`.
 
@@ -12,14 +13,17 @@ Source: Celery's Redis result backend, section 4 of the wire protocol.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
 from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 
+from framework.api.backoff import Backoff
 from framework.api.result_store import Record, ResultStoreContext, ResultStoreTraits
 from framework.exceptions import BackendError, ConnectionLost
 from framework.exceptions import TimeoutError as ResultTimeout
@@ -30,16 +34,23 @@ from framework_drivers.redis.shared_connection import SharedRedisConnection
 from framework_drivers.redis.url import parse
 from framework_results.redis_chords import RedisChords
 
+logger = logging.getLogger(__name__)
+
 _PREFIX: Final = "celery-task-meta-"
 #: Most keys in one command.
 _GROUP: Final = 500
 #: Seconds between two calls of a waiter's `on_interval`.
 _INTERVAL: Final = 0.5
+#: Seconds of the first pause between two reads where the server publishes nothing to this account.
+_PAUSE: Final = 0.02
+#: Seconds between two reads while the server publishes: a worker's account may not be allowed to.
+_READ_AGAIN: Final = 5.0
 #: Most bytes of a value that the server accepts.
 _LARGEST: Final = 512 * 1024 * 1024
 
 _STORE: Final = Script("""
 -- Keeps and publishes documents. KEYS: their keys. ARGV: for each, document and lifetime in seconds (0: no limit).
+-- Returns why the server refused to publish, if it did.
 -- A stored SUCCESS is never replaced, a stored FAILURE or REVOKED not by a RETRY. Every serializer writes the state at
 -- the beginning of a document: "status": "SUCCESS" in JSON, the two words with a few bytes between them in pickle and
 -- msgpack.
@@ -54,7 +65,7 @@ local function stays(head, document)
   return is(head, 'SUCCESS')
     or ((is(head, 'FAILURE') or is(head, 'REVOKED')) and is(string.sub(document, 1, 64), 'RETRY'))
 end
-local kept = 0
+local refused
 for index, key in ipairs(KEYS) do
   local document, lifetime = ARGV[2 * index - 1], tonumber(ARGV[2 * index])
   if not stays(redis.call('GETRANGE', key, 0, 63), document) then
@@ -63,11 +74,13 @@ for index, key in ipairs(KEYS) do
     else
       redis.call('SET', key, document)
     end
-    redis.call('PUBLISH', key, document)
-    kept = kept + 1
+    local sent = redis.pcall('PUBLISH', key, document)
+    if type(sent) == 'table' then
+      refused = sent.err
+    end
   end
 end
-return kept
+return refused
 """)
 
 
@@ -115,6 +128,7 @@ class RedisStore(RedisChords):
         check(self._addresses, own.master_name)
         self._expires = int(context.expires)
         self._connection = SharedRedisConnection(self._addresses, self._connection_settings)
+        self._refusal_logged = False
         self._idle: list[RedisConnection] = []
         self._idle_lock = threading.Lock()
         self._idle_pid = os.getpid()
@@ -142,7 +156,15 @@ class RedisStore(RedisChords):
                 args.append(record.document)
                 args.append(int(self.context.lifetime(record.state)))
             calls.append(ScriptCall(_STORE, [self._prefix + record.task_id for record in group], args))
-        self._run(calls)
+        self._publish(calls)
+
+    def _keep(self, keys: Sequence[str], args: Sequence[bytes | int]) -> None:
+        self._publish([ScriptCall(_STORE, keys, args)])
+
+    def _publish(self, calls: Sequence[ScriptCall]) -> None:
+        for refused in self._run(calls):
+            if refused is not None:
+                self._log_refusal(f"{self.display_url} does not let this account publish results ({_text(refused)})")
 
     def fetch(self, task_ids: Sequence[str]) -> dict[str, bytes]:
         """Return the documents that exist."""
@@ -192,14 +214,23 @@ class RedisStore(RedisChords):
         finished = False
         try:
             channels = [self._prefix + task_id for task_id in pending]
-            _subscribe(connection, "SUBSCRIBE", channels)
+            try:
+                _subscribe(connection, "SUBSCRIBE", channels)
+            except ServerError as error:
+                connection.close()
+                self._log_refusal(f"results cannot be listened for ({error})")
+                yield from self._poll(pending, deadline, timeout, is_ready, on_interval)
+                return
             # A result stored before the subscription is not published again.
             yield from self._ready(pending, is_ready)
             skip = len(self._prefix)
+            read_again = monotonic() + _READ_AGAIN
             while pending:
-                left = None if deadline is None else deadline - monotonic()
-                if left is not None and left <= 0:
-                    raise ResultTimeout(f"{len(pending)} results did not arrive within {timeout:g} s")
+                left = _left(deadline, timeout, pending)
+                if monotonic() >= read_again:
+                    read_again = monotonic() + _READ_AGAIN
+                    yield from self._ready(pending, is_ready)
+                    continue
                 if not connection.wait(_INTERVAL if left is None else min(left, _INTERVAL)):
                     if on_interval is not None:
                         on_interval()
@@ -221,6 +252,37 @@ class RedisStore(RedisChords):
                 self._release_subscriber(connection, channels)
             else:
                 connection.close()
+
+    def _poll(
+        self,
+        pending: dict[str, None],
+        deadline: float | None,
+        timeout: float | None,
+        is_ready: Callable[[bytes], bool],
+        on_interval: Callable[[], object] | None,
+    ) -> Iterator[tuple[str, bytes]]:
+        pauses = Backoff(_PAUSE, _INTERVAL)
+        while True:
+            yield from self._ready(pending, is_ready)
+            if not pending:
+                return
+            left = _left(deadline, timeout, pending)
+            pause = pauses.next()
+            time.sleep(pause if left is None else min(pause, left))
+            if on_interval is not None:
+                on_interval()
+
+    def _log_refusal(self, text: str) -> None:
+        if not self._refusal_logged:
+            self._refusal_logged = True
+            user = self._addresses[0].username or "default"
+            logger.warning(
+                "%s: clients ask for results again and again instead, which is slower; to allow it: "
+                "ACL SETUSER %s +subscribe +unsubscribe +publish &%s*",
+                text,
+                user,
+                self._prefix,
+            )
 
     def _ready(self, pending: dict[str, None], is_ready: Callable[[bytes], bool]) -> Iterator[tuple[str, bytes]]:
         for task_id, document in self.fetch(list(pending)).items():
@@ -269,4 +331,19 @@ def _subscribe(connection: RedisConnection, verb: str, channels: Sequence[str]) 
         b"".join(pack((verb, *channels[start : start + _GROUP])) for start in range(0, len(channels), _GROUP))
     )
     while missing:
-        missing -= sum(1 for reply in connection.read(1) if reply[0] == confirmed)
+        for reply in connection.read(1):
+            if connection.is_error(reply):
+                connection.raise_error(reply)
+            missing -= reply[0] == confirmed
+
+
+def _left(deadline: float | None, timeout: float | None, pending: dict[str, None]) -> float | None:
+    """Return the seconds until `deadline`; None: no limit. Raises `TimeoutError` after it."""
+    left = None if deadline is None else deadline - monotonic()
+    if left is not None and left <= 0:
+        raise ResultTimeout(f"{len(pending)} results did not arrive within {timeout:g} s")
+    return left
+
+
+def _text(reply: object) -> str:
+    return reply.decode(errors="replace") if isinstance(reply, bytes) else str(reply)

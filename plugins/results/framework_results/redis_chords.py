@@ -109,6 +109,10 @@ class RedisChords(ResultStore):
     @abstractmethod
     def _run(self, commands: Sequence[Any]) -> list[Any]: ...
 
+    @abstractmethod
+    def _keep(self, keys: Sequence[str], args: Sequence[bytes | int]) -> None:
+        """Keep and publish documents; `args` are each document and its lifetime in seconds (0: no limit)."""
+
     def _begin_chords(self, prefix: str, ordered: bool, *, tagged: bool) -> None:
         """`tagged`: use the group id as hash tag, so that a chord's keys share a cluster slot."""
         self._tagged = tagged
@@ -178,9 +182,7 @@ class RedisChords(ResultStore):
 
     def save_group(self, group_id: str, document: bytes) -> None:
         """Keep and publish the group's document, as long as results are kept."""
-        key = self._group_key(group_id)
-        lifetime = ("EX", str(self._expires)) if self._expires else ()
-        self._run([("SET", key, document, *lifetime), ("PUBLISH", key, document)])
+        self._keep([self._group_key(group_id)], [document, self._expires])
 
     def fetch_group(self, group_id: str) -> bytes | None:
         """Return the group's document."""

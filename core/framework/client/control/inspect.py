@@ -48,10 +48,9 @@ class Inspect:
         self.missing = replies.missing
         merged: dict[str, Any] = {}
         for reply in replies:
-            for node, value in reply.items():
-                if node in merged:
-                    logger.warning("More than one worker has the name %s: give each its own name with -n", node)
-                merged[node] = value
+            merged.update(reply)
+        for node, number in replies.namesakes.items():
+            logger.warning("%d workers are called %s: give each its own name with -n", number, node)
         if self._one is not None:
             return merged.get(self._one)
         return merged or None

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from framework.api.backoff import Backoff
+from framework.api.backoff import STABLE, Backoff
 from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import ConfigError, MessageError, TransportError
 from framework.message import Payload, read
@@ -109,13 +109,14 @@ class Receiver:
         self._timeout = timeout
         self._deadline = None if timeout is None else time.monotonic() + timeout
         while not self._stopped:
+            since = time.monotonic()
             try:
                 with closing(self._app.transport.mailbox()) as mailbox:
                     mailbox.subscribe(queue)
                     self.on_connection(None)
                     if wakeup:
                         self._app.control.heartbeat()
-                    backoff.reset()
+                    since = time.monotonic()
                     for event in self._events(mailbox):
                         self.process(event)
                         yield event
@@ -125,6 +126,8 @@ class Receiver:
                                 return
                     return
             except TransportError as error:
+                if time.monotonic() - since >= STABLE:
+                    backoff.reset()
                 self.on_connection(error)
                 if self._deadline is not None and time.monotonic() >= self._deadline:
                     return
@@ -132,6 +135,8 @@ class Receiver:
 
     def _events(self, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
         """Yield events until the deadline has passed or `stop` is called."""
+        interval = mailbox.heartbeat_interval
+        next_heartbeat = time.monotonic()
         while not self._stopped:
             arrived = mailbox.receive()
             for _exchange, payload in arrived:
@@ -140,9 +145,15 @@ class Receiver:
                 if self._timeout is not None:
                     self._deadline = time.monotonic() + self._timeout
                 continue
-            left = None if self._deadline is None else self._deadline - time.monotonic()
+            now = time.monotonic()
+            left = None if self._deadline is None else self._deadline - now
             if left is not None and left <= 0:
                 return
+            if interval is not None:
+                if now >= next_heartbeat:
+                    mailbox.heartbeat()
+                    next_heartbeat = now + interval
+                left = min(interval, interval if left is None else left)
             select.select([mailbox.fileno(), self._wake_read.fileno()], [], [], left)
 
     def process(self, event: dict[str, Any]) -> None:

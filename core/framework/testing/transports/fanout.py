@@ -117,6 +117,19 @@ class FanoutPromises(TransportSuiteBase):
         assert bench.mailbox().reach([broadcast("ping", control)]) in (2, None)
 
     @needs("fanout")
+    def test_reach_knows_when_nobody_listens(self, bench: Bench) -> None:
+        """`reach` returns 0 without a subscriber, before the first one and after the last, if the broker can tell."""
+        control = self._control(bench)
+        sender = bench.mailbox()
+        first = sender.reach([broadcast("ping", control)])
+        mailbox = bench.mailbox(own(bench.new(), control))
+        assert sender.reach([broadcast("pong", control)]) in (1, None)
+        assert bench.listen(mailbox, 1) == [(control.name, b"pong")]
+        mailbox.close()
+        assert first in (0, None)
+        assert sender.reach([broadcast("ping", control)]) in (0, None)
+
+    @needs("fanout")
     def test_a_closed_mailbox_is_out(self, bench: Bench) -> None:
         """A second `close` is harmless; later broadcasts reach the others, and `receive` raises ConnectionLost."""
         control = self._control(bench)

@@ -8,7 +8,7 @@ import pytest
 
 from framework.api.transport import Exchange
 from framework.exceptions import PublishRefused
-from framework.message import Outgoing, read
+from framework.message import Outgoing, read, read_head
 from framework.testing.transports.base import Bench, TransportSuiteBase, ids, numbers
 
 
@@ -34,6 +34,19 @@ class MessagePromises(TransportSuiteBase):
         queue = bench.filled(100)
         consumer = bench.consumer(queue)
         assert ids(bench.gather(consumer, 30) + bench.gather(consumer, 70)) == numbers(100)
+
+    def test_messages_can_be_looked_at(self, bench: Bench) -> None:
+        """`peek` shows waiting messages in the order of delivery and leaves them; None if the broker cannot."""
+        queue = bench.filled(5)
+        transport = bench.another()
+        for _ in range(2):
+            found = transport.peek(queue, 3)
+            if found is None:
+                return
+            assert [read_head(peeked.payload).headers.id for peeked in found] == numbers(3)
+            assert all(peeked.due is None for peeked in found)
+        assert not transport.peek(bench.queue(), 3)
+        assert ids(bench.gather(bench.consumer(queue), 5)) == numbers(5)
 
     def test_publish_returns_when_the_broker_has_them(self, bench: Bench) -> None:
         """When `publish` returns, the broker has every message of the batch."""

@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from framework.api.transport import Consumer, Delivery, Queue
-from framework.message import read_head
+from framework.message import read, read_head
 from framework.testing.transports.base import Bench, TransportSuiteBase, ids, needs, numbers
 from framework.testing.wait import wait_for
 
@@ -67,6 +67,25 @@ class ParkingPromises(TransportSuiteBase):
     def _wait_until(self, moment: float) -> None:
         # The broker's clock may differ by up to a tenth of a second.
         wait_for(lambda: time.time() > moment + 0.1, _SHORT + self.patience, "their time to come")
+
+    @needs("parks")
+    def test_what_is_parked_can_be_looked_at(self, bench: Bench) -> None:
+        """`peek` shows parked messages, the nearest first, and leaves them; None if the broker cannot."""
+        queue = bench.filled(3)
+        consumer = bench.consumer(queue)
+        now = time.time()
+        for number, delivery in enumerate(bench.gather(consumer, 3)):
+            assert delivery.park(now + 3600 - number), "`park` returned False"
+        self._parked_become(bench, consumer, {queue.name: 3})
+        transport = bench.another()
+        for _ in range(2):
+            found = transport.peek(queue, 2, parked=True)
+            if found is None:
+                return
+            assert [round(peeked.due or 0.0) for peeked in found] == [round(now + 3600 - number) for number in (2, 1)]
+            assert all(read(peeked.payload).body for peeked in found)
+        assert transport.parked([queue]) == {queue.name: 3}
+        assert not transport.peek(bench.queue(), 2, parked=True)
 
     @needs("parks")
     def test_what_is_parked_comes_at_its_time(self, bench: Bench) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from framework._boot.blueprint import Blueprint, blueprint
-from framework.api.backoff import PAUSE_MAX, Backoff
+from framework.api.backoff import PAUSE_MAX, STABLE, Backoff
 from framework.api.loop import Loop
 from framework.api.step import Step
 from framework.api.transport import Transport
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-#: Seconds after which a connection counts as stable: its loss is logged, and the first reconnect follows at once.
-_STABLE: Final = 5.0
 #: Log at most this many unstable connections in a row; later ones only for another reason.
 _LOGGED_MAX: Final = 2
 
@@ -75,8 +73,8 @@ class Consumption:
         self._since = 0.0
         #: Number of unstable connections in a row.
         self._short = 0
-        #: The reason logged last.
-        self._reason_logged = ""
+        #: The reasons logged since the connection was stable.
+        self._reasons_logged: set[str] = set()
         #: Called when a connection is lost, before the next attempt.
         self.on_loss: Callable[[], object] | None = None
 
@@ -144,21 +142,21 @@ class Consumption:
 
     def _level(self, error: FrameworkError, level: int) -> int:
         reason = str(error)
-        if reason == self._reason_logged:
+        if reason in self._reasons_logged:
             return logging.DEBUG
-        self._reason_logged = reason
+        self._reasons_logged.add(reason)
         return level
 
     def _lost(self, error: TransportError) -> None:
         if self._blueprint is None:
             return
-        if self._loop.time() - self._since >= _STABLE:
+        if self._loop.time() - self._since >= STABLE:
             self._backoff.reset()
             self._short = 0
         else:
             self._short += 1
         if self._short <= _LOGGED_MAX:
-            self._reason_logged = ""
+            self._reasons_logged.clear()
         logger.log(
             self._level(error, logging.WARNING),
             "consumer: Connection to broker lost. Trying to re-establish the connection... (%s)",

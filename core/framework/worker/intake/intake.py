@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+#: The most seconds for which tasks are held back at start, while other workers may answer which of them are revoked.
+_HOLD_MAX: Final = 1.0
 #: Seconds between two checks for a hang-up while the worker is full and does not read the connection.
 _HANGUP_CHECK: Final = 1.0
 #: The most messages to fetch at a time past the free capacity, while the broker delivers messages that get parked.
@@ -88,6 +90,8 @@ class Intake:
             loop, prefetch, settle, self.backlog, self.rates, self._schedule, unknown_tasks, on_more=self.ask
         )
         self.fetching = True
+        #: Nothing is handed to the pool until `release`, or until some time after the first connection.
+        self.held = False
         #: Number of connections attached so far.
         self.connections = 0
         #: Called after each tick that leaves no task running or waiting; set while the worker drains.
@@ -127,6 +131,14 @@ class Intake:
         self._loop.add_reader(self._fd, self._readable)
         self._settle.hurry()
         self.ask()
+        if self.held:
+            self._loop.call_later(_HOLD_MAX, self.release)
+
+    def release(self) -> None:
+        """Let the held tasks run; harmless when they do."""
+        if self.held:
+            self.held = False
+            self.ask()
 
     def set_prefetch(self, consumer: Consumer) -> None:
         """Set the prefetch limit of `consumer`."""
@@ -301,7 +313,7 @@ class Intake:
 
     def _feed(self) -> None:
         backlog = self.backlog
-        if not backlog:
+        if not backlog or self.held:
             return
         free = min(self._pool.capacity(), len(backlog))
         if free <= 0:

@@ -36,6 +36,7 @@ from framework.worker.settle.outbox import Outbox
 from framework.worker.settle.settle import Settle
 from framework.worker.settle.termination import terminate_for_reconnect
 from framework.worker.steps.consumer import consumer_steps
+from framework.worker.steps.control.connection import ControlConnection
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -248,7 +249,7 @@ class ConsumptionStep(Step):
     )
     #: Task events must be on before the first task runs. A worker that logs ready must answer remote control,
     #: have asked other workers for revoked ids, and be able to notify the service manager.
-    after = ("events", "control", "mingle", "control-connect", "notify")
+    after = ("control_connection", "events", "control", "mingle", "control-connect", "notify")
 
     def start(self, board: Board) -> None:
         run: WorkerRun = board.get("run")
@@ -256,7 +257,11 @@ class ConsumptionStep(Step):
         hooks: Hooks = board.get("hooks")
         ready = hooks.bind("worker_ready")
 
+        control: ControlConnection | None = board.find("control_connection")
+
         def on_ready() -> None:
+            if control is not None:
+                control.hurry()  # other workers know which of the first tasks are revoked
             if ready is not None:
                 ready(app=run.app, hostname=run.hostname)
             run.ready()

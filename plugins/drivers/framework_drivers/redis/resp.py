@@ -119,6 +119,8 @@ class RedisConnection:
         self._settings = settings
         #: Outstanding replies to ignore.
         self._ignored = 0
+        #: How many of them have come.
+        self.answered = 0
         self._error_logged = False
         self.resp3 = False
         self.pid = os.getpid()
@@ -308,6 +310,7 @@ class RedisConnection:
 
     def _skip(self, reply: Any) -> None:
         self._ignored -= 1
+        self.answered += 1
         if self.is_error(reply) and not self._error_logged:
             # Logged once a connection, because the server refuses the command every time.
             self._error_logged = True

@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+import select
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final
 
 import msgspec
 
-from framework.api.transport import Consumer, Mailbox, Producer, Queue, Transport, TransportTraits
+from framework.api.transport import Consumer, Mailbox, Peeked, Producer, Queue, Transport, TransportTraits
 from framework_transports.amqp.address import AmqpAddress, addresses
 from framework_transports.amqp.broker_consumers import QosMode
 from framework_transports.amqp.tries import Tries
@@ -23,6 +24,10 @@ from framework_transports.amqp.tries import Tries
 if TYPE_CHECKING:
     from framework_transports.amqp.admin import Admin
     from framework_transports.amqp.connector import Connector
+
+
+#: Seconds without a message after which no more are expected of a queue that is looked at.
+_PEEK_SILENCE: Final = 1.0
 
 
 class AmqpOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -96,6 +101,30 @@ class AmqpTransport(Transport):
     def parked(self, queues: Iterable[Queue]) -> dict[str, int]:
         """Return how many messages of each queue are parked."""
         return self._admin().parked(queues)
+
+    def peek(self, queue: Queue, limit: int, *, parked: bool = False) -> Sequence[Peeked] | None:
+        """Return the first waiting messages of `queue`: they are taken, and given back to their places.
+
+        The broker marks them as redelivered. It has no way to look at parked ones.
+        """
+        if parked:
+            return None
+        count = min(limit, self.sizes([queue])[queue.name] or 0)
+        if not count:
+            return []
+        consumer = self.consumer()
+        try:
+            consumer.prefetch(count)
+            consumer.add_queue(queue)
+            found = list(consumer.fetch(count))
+            # Another consumer may have been quicker.
+            while len(found) < count and select.select([consumer.fileno()], [], [], _PEEK_SILENCE)[0]:
+                found += consumer.fetch(count - len(found))
+            for delivery in reversed(found):
+                delivery.release()
+            return [Peeked(delivery.payload) for delivery in found]
+        finally:
+            consumer.close(requeue=True)
 
     def purge(self, queue: Queue) -> int:
         """Drop waiting and parked messages of `queue`, and return how many there were."""

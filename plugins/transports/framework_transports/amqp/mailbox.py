@@ -1,8 +1,9 @@
 """The mailbox: receives and publishes fan-out messages, for remote control and events.
 
-1. Subscribes with its own queues (usually exclusive), without acknowledgement.
-2. Sends without confirmation. It drops messages for an exchange that does not exist, because the broker would close
-   the channel.
+1. Subscribes with its own queues (usually exclusive), without acknowledgement. Where another connection has the queue
+   of that name, it takes one of another name.
+2. Sends without confirmation, unless it is asked whether anybody listens. It drops messages for an exchange that does
+   not exist, because the broker would close the channel.
 3. Sends on a second channel: subscriptions survive if the broker closes it.
 """
 
@@ -10,20 +11,37 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
+from typing import Final
+from uuid import uuid4
 
+import msgspec
 from amqp import Channel
 
 from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import ConnectionLost
 from framework.message import Outgoing, Payload
 from framework_transports.amqp.codec import MALFORMED, read_content_header
-from framework_transports.amqp.connection import LOST, AmqpConnection, ChannelClosed, Delivered, lost
+from framework_transports.amqp.connection import (
+    ANSWER_TIMEOUT,
+    LOST,
+    AmqpConnection,
+    ChannelClosed,
+    Delivered,
+    Returned,
+    lost,
+)
 from framework_transports.amqp.producer import encode
-from framework_transports.amqp.topology import Declarer, explained
+from framework_transports.amqp.topology import Declarer, QueueLocked, explained
+
+#: Seconds within which the broker must give a sign of life.
+HEARTBEAT_INTERVAL: Final = 4.0
 
 
 class AmqpMailbox(Mailbox):
     """Fan-out over one connection."""
+
+    heartbeat_interval = HEARTBEAT_INTERVAL
 
     def __init__(self, connection: AmqpConnection) -> None:
         self._connection = connection
@@ -33,6 +51,8 @@ class AmqpMailbox(Mailbox):
         self._inbox: deque[tuple[str, Payload]] = deque()
         self._known: set[str] = set()
         self._sender: Channel | None = None
+        #: When `heartbeat` last requested a reply.
+        self._asked_at = 0.0
         connection.on_delivery = self._arrived
         connection.on_cancel = self._cancelled_by_broker
         connection.on_channel_closed = self._channel_closed
@@ -47,15 +67,28 @@ class AmqpMailbox(Mailbox):
         """Declare and bind `queue`, and receive its messages. Raises `TransportError` when the broker refuses it."""
         self._check()
         try:
-            self._declarer.declare(queue)
+            name = self._declare(queue)
             self._known.add(queue.exchange.name)
-            self._channel.basic_consume(queue.name, no_ack=True, arguments=queue.consumer_arguments)
+            self._channel.basic_consume(name, no_ack=True, arguments=queue.consumer_arguments)
             self._wake()
         except ChannelClosed as closed:
             self._dead = True
             raise explained(closed, "queue", queue.name) from closed
         except LOST as error:
             raise self._lost(error) from error
+
+    def _declare(self, queue: Queue) -> str:
+        """Declare and bind `queue`, and return the name that it has got."""
+        try:
+            self._declarer.declare(queue)
+        except QueueLocked:
+            if not queue.exchange.name:
+                raise
+            # Of another worker of this name, or of this one's last connection, whose end the broker has not noticed.
+            # Messages come through the exchange, so the name of the queue is of no account.
+            queue = msgspec.structs.replace(queue, name=f"{queue.name}.{uuid4()}")
+            self._declarer.declare(queue)
+        return queue.name
 
     def receive(self) -> Sequence[tuple[str, Payload]]:
         """Return the messages that have arrived, without blocking."""
@@ -78,11 +111,46 @@ class AmqpMailbox(Mailbox):
                 if self._sender is None:
                     self._sender = self._connection.open_channel()
                 self._connection.write(
-                    encode(wanted, self._sender.channel_id, self._connection.frame_max, mandatory=False)
+                    encode(wanted, self._sender.channel_id, self._connection.frame_max, mandatory=lambda _: False)
                 )
             self._wake()
         except (*LOST, ChannelClosed) as error:
             raise self._lost(error) from error
+
+    def reach(self, messages: Sequence[Outgoing]) -> int | None:
+        """Publish, and return 0 if the broker had no queue for any of the messages, else None: it does not count."""
+        self._check()
+        if self.congested:
+            self.send(messages)
+            return None
+        try:
+            wanted = [message for message in messages if self._has_listeners(message)]
+            routed = bool(wanted) and self._confirm(wanted)
+            self._wake()
+        except (*LOST, ChannelClosed) as error:
+            raise self._lost(error) from error
+        return None if routed else 0
+
+    def _confirm(self, messages: Sequence[Outgoing]) -> bool:
+        """Publish, wait for the confirmations, and return whether the broker had a queue for one of the messages."""
+        connection = self._connection
+        channel = connection.open_channel()
+        channel.confirm_select()
+        waiting = set(range(1, len(messages) + 1))
+        returned: list[Returned] = []
+        connection.on_return = returned.append
+        connection.on_confirm = lambda tag, multiple, _nacked: waiting.difference_update(
+            range(1, tag + 1) if multiple else (tag,)
+        )
+        connection.write(encode(messages, channel.channel_id, connection.frame_max, mandatory=lambda _: True))
+        while waiting:
+            if connection.blocked:
+                return True  # it will confirm nothing before it has memory again
+            if not connection.receive(ANSWER_TIMEOUT):
+                raise TimeoutError(f"no confirmation within {ANSWER_TIMEOUT:g} s")
+            connection.take_frames()
+        channel.close()
+        return len(returned) < len(messages)
 
     def _has_listeners(self, message: Outgoing) -> bool:
         name = message.exchange
@@ -102,6 +170,21 @@ class AmqpMailbox(Mailbox):
     def congested(self) -> bool:
         """Whether the broker is short of memory or disk and reads nothing: writes would fill the socket, then block."""
         return bool(self._connection.blocked)
+
+    def heartbeat(self) -> None:
+        """Request a reply; raise `ConnectionLost` if nothing has come since the last request."""
+        self._check()
+        connection = self._connection
+        if connection.blocked:
+            self._asked_at = 0.0  # the broker reads nothing before it has memory again
+            return
+        if connection.last_received < self._asked_at:
+            raise self._lost(TimeoutError(f"no sign of life within {HEARTBEAT_INTERVAL:g} s"))
+        self._asked_at = monotonic()
+        try:
+            connection.wake(self._channel.channel_id)
+        except LOST as error:
+            raise self._lost(error) from error
 
     def fileno(self) -> int:
         """Return the socket's descriptor."""

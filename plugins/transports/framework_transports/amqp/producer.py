@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Protocol
 
@@ -103,7 +103,7 @@ class AmqpProducer(Producer):
         channel = self._channel
         if channel is None or channel.channel_id is None:
             raise ConnectionLost(f"the connection to {connection.address.display} is lost")
-        return encode(messages, channel.channel_id, connection.frame_max, mandatory=True)
+        return encode(messages, channel.channel_id, connection.frame_max, mandatory=_must_arrive)
 
     def _await_unblocked(self, connection: AmqpConnection) -> None:
         if not connection.blocked:
@@ -196,10 +196,12 @@ class AmqpProducer(Producer):
         self._session.close()
 
 
-def encode(messages: Sequence[Outgoing], channel: int, frame_max: int, *, mandatory: bool) -> bytes:
+def encode(
+    messages: Sequence[Outgoing], channel: int, frame_max: int, *, mandatory: Callable[[Outgoing], bool]
+) -> bytes:
     """Return the frames of all `messages`. Raises `PublishRefused` for one that AMQP cannot carry.
 
-    With `mandatory`, the broker returns unroutable tasks and unroutable messages for the default exchange.
+    The broker returns those for which `mandatory` is true when it has no queue for them.
     """
     parts = []
     for message in messages:
@@ -223,7 +225,7 @@ def encode(messages: Sequence[Outgoing], channel: int, frame_max: int, *, mandat
                     properties,
                     message.body,
                     frame_max,
-                    mandatory=mandatory and _must_arrive(message),
+                    mandatory=mandatory(message),
                 )
             )
         except (ValueError, TypeError, AttributeError) as error:
@@ -233,6 +235,7 @@ def encode(messages: Sequence[Outgoing], channel: int, frame_max: int, *, mandat
 
 
 def _must_arrive(message: Outgoing) -> bool:
+    """Return whether it is an error if nobody gets the message: a task, or a message for the default exchange."""
     return not message.exchange or (message.exchange_type != "fanout" and "task" in message.headers)
 
 

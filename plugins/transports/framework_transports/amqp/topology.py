@@ -54,6 +54,10 @@ def counts_on_queue(queue: Queue) -> bool:
     return str((queue.queue_arguments or {}).get("x-queue-type", "")) in ("quorum", "stream")
 
 
+class QueueLocked(TransportError):
+    """Another connection has the queue for itself."""
+
+
 class Declarer:
     """Declares on one connection."""
 
@@ -156,7 +160,7 @@ def explained(closed: ChannelClosed, kind: str, name: str) -> TransportError:
             f"broker's, or delete it in the broker when it is empty and let it be created again"
         )
     if closed.code == _LOCKED:
-        return TransportError(
+        return QueueLocked(
             f"the {kind} {name!r} is exclusive to another connection: does another node of the same name run?"
         )
     if closed.code == _ACCESS_REFUSED:

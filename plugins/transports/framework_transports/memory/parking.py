@@ -11,6 +11,8 @@ import heapq
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from framework.api.transport import Peeked
+
 if TYPE_CHECKING:
     from framework_transports.memory.broker import Waiting
 
@@ -32,6 +34,11 @@ class Parked:
         heapq.heappush(self._times, (until, waiting.number))
         if key:
             self._numbers.setdefault(key, []).append(waiting.number)
+
+    def nearest(self, limit: int) -> list[Peeked]:
+        """Return the `limit` messages that come due first."""
+        found = heapq.nsmallest(limit, self._messages.values(), key=lambda entry: (entry[0], entry[2].number))
+        return [Peeked(waiting.envelope, until) for until, _, waiting in found]
 
     def take(self, key: str) -> list[Waiting]:
         """Remove and return the messages parked under `key`."""

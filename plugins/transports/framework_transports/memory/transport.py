@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import heapq
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from framework.api.transport import Queue, Transport, TransportTraits
+from framework.api.transport import Peeked, Queue, Transport, TransportTraits
 from framework_drivers.masking import masked
 from framework_transports.memory.broker import MemoryBroker
 from framework_transports.memory.consumer import MemoryConsumer
@@ -61,6 +62,15 @@ class MemoryTransport(Transport):
         """Return how many messages of each queue are parked."""
         with self._broker.lock:
             return {queue.name: len(self._broker.parked.get(queue.name, ())) for queue in queues}
+
+    def peek(self, queue: Queue, limit: int, *, parked: bool = False) -> Sequence[Peeked]:
+        """Return the first waiting or parked messages of `queue`."""
+        with self._broker.lock:
+            if not parked:
+                waiting = heapq.nsmallest(limit, self._broker.queues.get(queue.name, ()))
+                return [Peeked(message.envelope) for message in waiting]
+            kept = self._broker.parked.get(queue.name)
+            return [] if kept is None else kept.nearest(limit)
 
     def purge(self, queue: Queue) -> int:
         """Drop waiting and parked messages of `queue`, and return how many there were."""

@@ -28,12 +28,16 @@ from framework_transports.redis.router import RedisRouter
 _PAGE: Final = 1000
 #: Lifetime (ms) of a reply that its client does not read: the client may have been killed.
 _REPLY_TTL: Final = 30_000
+#: Seconds within which the server must give a sign of life.
+HEARTBEAT_INTERVAL: Final = 4.0
 #: Unanswered commands before the mailbox is congested: batches of events, of some 50 KB each, then fit in the socket.
 _UNANSWERED_MAX: Final = 16
 
 
 class RedisMailbox(Mailbox):
     """Listens on one connection, and sends on it too unless the server is older than Redis 6."""
+
+    heartbeat_interval = HEARTBEAT_INTERVAL
 
     def __init__(self, addresses: Sequence[RedisAddress], settings: RedisConnectionSettings, keys: Keys) -> None:
         self._addresses = addresses
@@ -47,6 +51,10 @@ class RedisMailbox(Mailbox):
         self._lists: dict[str, tuple[str, Queue]] = {}
         self._exclusive: list[Queue] = []
         self._changed = False
+        #: Replies and messages on a connection without pushes, and how many signs of life there were at the last
+        #: `heartbeat`.
+        self._heard = 0
+        self._signs = -1
         self._sender: RedisConnection | None = None
         self._connection = RedisConnection(addresses, settings, self._on_push)
         # The other pushes of RESP3 are used only together with tracking.
@@ -107,6 +115,7 @@ class RedisMailbox(Mailbox):
     def receive(self) -> Sequence[tuple[str, Payload]]:
         """Return the messages that have arrived."""
         for reply in self._connection.drain():
+            self._heard += 1
             if self._lists:
                 self._unblock(reply)
             else:
@@ -146,6 +155,26 @@ class RedisMailbox(Mailbox):
             exchange, _ = self._lists[reply[0].decode()]
             self._arrived.append((exchange, reply[1]))
             self._block()
+
+    def heartbeat(self) -> None:
+        """Send a PING; raise `ConnectionLost` if nothing was answered since the last one."""
+        connection = self._connection
+        if not self._pushes and self._lists:
+            return  # the server answers nothing before there is a message in a list
+        signs = self._heard + connection.answered
+        if signs == self._signs:
+            connection.close()
+            raise ConnectionLost(
+                f"the connection to {connection.address.display} was lost: no sign of life within "
+                f"{HEARTBEAT_INTERVAL:g} s"
+            )
+        self._signs = signs
+        if self._pushes:
+            connection.wake()
+        elif self._patterns:
+            connection.send(self._pack(("PING",)))
+        else:
+            self._signs = -1
 
     def fileno(self) -> int:
         """Return the descriptor that turns readable when a message may have arrived."""

@@ -6,12 +6,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
-from framework.api.transport import Consumer, Queue, Transport, TransportTraits
+from framework.api.transport import Consumer, Peeked, Queue, Transport, TransportTraits
 from framework_drivers.redis.resp import Command
 from framework_drivers.redis.sentinel import check
 from framework_drivers.redis.shared_connection import connect
@@ -104,6 +104,27 @@ class RedisTransport(Transport):
         finally:
             connection.close()
         return dict(zip(names, counts, strict=True))
+
+    def peek(self, queue: Queue, limit: int, *, parked: bool = False) -> Sequence[Peeked]:
+        """Return the first waiting or parked messages of `queue`."""
+        connection = connect(self._addresses, self._connection_settings)
+        try:
+            if not parked:
+                # The next message is the last of a list.
+                lists = connection.run([("LRANGE", key, -limit, -1) for key in self._keys.lists(queue.name)])
+                return [Peeked(payload) for found in lists for payload in reversed(found)][:limit]
+            times = connection.call("ZRANGE", self._keys.parked(queue.name), 0, limit - 1, "WITHSCORES")
+            # RESP2: members and scores in turn.
+            due = dict(zip(times[::2], times[1::2], strict=True))
+            values = connection.call("HMGET", self._keys.parked_payloads(queue.name), *due) if due else []
+        finally:
+            connection.close()
+        # A value is <list>:<payload>; one that has come due meanwhile is gone.
+        return [
+            Peeked(value.partition(b":")[2], float(score) / 1000)
+            for value, score in zip(values, due.values(), strict=True)
+            if value is not None
+        ]
 
     def purge(self, queue: Queue) -> int:
         """Drop waiting and parked messages, and return how many there were."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from framework.api.transport import Queue
+from framework.api.transport import Peeked, Queue
 from framework_drivers.sqlite.database import Database
 from framework_transports.sqlite.parking import create
 
@@ -35,6 +35,22 @@ def parked(database: Database, queues: Iterable[Queue]) -> dict[str, int]:
             ).fetchone()[0]
             for queue in queues
         }
+
+
+def peek(database: Database, queue: Queue, limit: int, *, parked: bool) -> list[Peeked]:
+    """Return the first waiting or parked messages of `queue`."""
+    if parked:
+        create(database.path, database.busy_timeout)
+        chosen = "payload, due FROM framework_parked WHERE true", "due, id"
+    else:
+        chosen = "payload, NULL FROM framework_messages WHERE owner IS NULL", "priority, id"
+    with database.read() as connection:
+        rows = connection.execute(
+            f"SELECT {chosen[0]} AND queue = (SELECT id FROM framework_queues WHERE name = ?) "
+            f"ORDER BY {chosen[1]} LIMIT ?",
+            (queue.name, limit),
+        ).fetchall()
+    return [Peeked(payload, due) for payload, due in rows]
 
 
 def purge(database: Database, queue: Queue) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import Annotated, Any
 
 import msgspec
 
-from framework.api.transport import Queue, Transport, TransportTraits
+from framework.api.transport import Peeked, Queue, Transport, TransportTraits
 from framework_drivers.sqlite.database import FileOptions, database_path
 from framework_transports.sqlite import admin
 from framework_transports.sqlite.consumer import SqliteConsumer
@@ -73,6 +73,11 @@ class SqliteTransport(Transport):
         """Return how many messages of each queue are parked."""
         with closing(self._file.open()) as database:
             return admin.parked(database, queues)
+
+    def peek(self, queue: Queue, limit: int, *, parked: bool = False) -> Sequence[Peeked]:
+        """Return the first waiting or parked messages of `queue`."""
+        with closing(self._file.open()) as database:
+            return admin.peek(database, queue, limit, parked=parked)
 
     def purge(self, queue: Queue) -> int:
         """Drop waiting and parked messages of `queue`, and return how many there were."""

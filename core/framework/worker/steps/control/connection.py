@@ -1,6 +1,7 @@
 """The worker's connection for remote control and events.
 
-1. Connects at start, and again with back-off when the connection is lost; logs each outage once.
+1. Connects at start, and again when the connection is lost: at once if it was stable, else with back-off. Logs each
+   reason once until the connection is stable, and that it is back.
 2. `listen` subscribes a queue, again on every new connection, and passes its messages to a handler.
 3. `post` sends without waiting for the broker. It returns False and sends nothing without a connection, or while the
    broker accepts no data: the caller keeps or drops the messages.
@@ -11,8 +12,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 
-from framework.api.backoff import PAUSE_MAX, Backoff
-from framework.api.loop import Loop
+from framework.api.backoff import PAUSE_MAX, STABLE, Backoff
+from framework.api.loop import Loop, Timer
 from framework.api.transport import Mailbox, Queue, Transport
 from framework.exceptions import TransportError
 from framework.message import Outgoing, Payload
@@ -39,7 +40,18 @@ class ControlConnection:
         #: The mailbox's descriptor; a mailbox that lost its connection no longer returns it.
         self._fd = -1
         self._backoff = Backoff(maximum=PAUSE_MAX)
+        #: The next attempt to connect.
+        self._timer: Timer | None = None
+        #: The loop's time of the latest connection.
+        self._since = 0.0
+        #: Number of unstable connections in a row.
+        self._short = 0
+        #: The reasons logged since the connection was stable.
+        self._reasons_logged: set[str] = set()
+        self._back_logged = True
+        self._heartbeat_timer: Timer | None = None
         self._closed = False
+        self._before_subscribing: list[Callable[[], object]] = []
         self._on_connect: list[Callable[[], object]] = []
 
     @property
@@ -60,6 +72,10 @@ class ControlConnection:
             # Messages that arrived already must not wait until the descriptor is readable again.
             self._loop.call_soon(self._read)
 
+    def prepare(self, callback: Callable[[], object]) -> None:
+        """Call `callback` on every new connection, before it subscribes."""
+        self._before_subscribing.append(callback)
+
     def notify(self, callback: Callable[[], object]) -> None:
         """Call `callback` on every new connection, and at once if connected."""
         self._on_connect.append(callback)
@@ -69,6 +85,12 @@ class ControlConnection:
     def start(self) -> None:
         """Connect, now or as soon as the broker can be reached."""
         self._connect()
+
+    def hurry(self) -> None:
+        """Connect now if there is no connection: the broker can be reached again."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._connect()
 
     @property
     def ready(self) -> bool:
@@ -90,31 +112,62 @@ class ControlConnection:
     # ------------------------------------------------------------ the connection
 
     def _connect(self) -> None:
+        self._timer = None
         if self._closed:
             return
         try:
             mailbox = self._transport.mailbox()
             try:
+                for callback in self._before_subscribing:
+                    callback()
                 for queue in self._queues:
                     mailbox.subscribe(queue)
             except TransportError:
                 mailbox.close()
                 raise
         except TransportError as error:
-            # Warn once per outage: the consumer of the same broker logs every attempt.
-            level = logging.DEBUG if self._backoff.attempts else logging.WARNING
-            logger.log(level, "Remote control and events are unavailable until the broker can be reached: %s", error)
-            self._loop.call_later(self._backoff.next(), self._connect)
+            self._log_outage("Remote control and events are unavailable until the broker can be reached: %s", error)
+            self._timer = self._loop.call_later(self._backoff.next(), self._connect)
             return
-        if self._backoff.attempts:
-            logger.info("Remote control and events are available again")
-        self._backoff.reset()
+        self._since = self._loop.time()
+        if self._short <= 1:
+            self._log_back()  # else when it is stable
+        self._loop.call_later(STABLE, self._check_stable, mailbox)
+        if mailbox.heartbeat_interval is not None:
+            self._heartbeat_timer = self._loop.call_every(mailbox.heartbeat_interval, self._heartbeat)
         self._mailbox = mailbox
         self._fd = mailbox.fileno()
         self._loop.add_reader(self._fd, self._read)
         self._loop.call_soon(self._read)
         for callback in self._on_connect:
             callback()
+
+    def _log_outage(self, text: str, error: TransportError) -> None:
+        reason = str(error)
+        level = logging.DEBUG if reason in self._reasons_logged else logging.WARNING
+        logger.log(level, text, error)
+        self._reasons_logged.add(reason)
+        self._back_logged = False
+
+    def _log_back(self) -> None:
+        if not self._back_logged:
+            self._back_logged = True
+            logger.info("Remote control and events are available again")
+
+    def _check_stable(self, mailbox: Mailbox) -> None:
+        if mailbox is self._mailbox:
+            self._log_back()
+            self._backoff.reset()
+            self._reasons_logged.clear()
+            self._short = 0
+
+    def _heartbeat(self) -> None:
+        self._read()
+        if self._mailbox is not None:
+            try:
+                self._mailbox.heartbeat()
+            except TransportError as error:
+                self._reconnect(error)
 
     def _read(self) -> None:
         mailbox = self._mailbox
@@ -132,11 +185,17 @@ class ControlConnection:
                 self._reconnect(error)
 
     def _reconnect(self, error: TransportError) -> None:
-        logger.warning("Remote control and events lost their connection, reconnecting: %s", error)
+        self._log_outage("Remote control and events lost their connection, reconnecting: %s", error)
         self._disconnect()
-        self._loop.call_soon(self._connect)
+        delay = 0.0
+        if self._loop.time() - self._since < STABLE:
+            self._short += 1
+            delay = self._backoff.next()
+        self._timer = self._loop.call_later(delay, self._connect)
 
     def _disconnect(self) -> None:
+        if self._heartbeat_timer is not None:
+            self._heartbeat_timer.cancel()
         if self._mailbox is not None:
             self._loop.remove_reader(self._fd)
             self._mailbox.close()

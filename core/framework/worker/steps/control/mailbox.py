@@ -53,7 +53,7 @@ class ControlMailbox:
         accept: list[str],
         roster: Callable[[], dict[str, float] | None],
     ) -> None:
-        """`control` is the ``[control]`` table of the settings; `roster`: see `Gossip.ages`."""
+        """`control` is the ``[control]`` table of the settings; `roster`: the other workers, see `Gossip.ages`."""
         self._connection = connection
         self._roster = roster
         self._panel = panel
@@ -130,7 +130,7 @@ class ControlMailbox:
             )
         headers: dict[str, Any] = {"ticket": request.ticket, "clock": self._clock.forward()}
         if request.roster and (ages := self._roster()) is not None:
-            headers[ROSTER] = {**ages, self._hostname: 0.0}
+            headers[ROSTER] = {self._hostname: 0.0, **ages}
         return Outgoing(
             body=body,
             headers=headers,

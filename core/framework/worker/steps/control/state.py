@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from framework.worker.intake.intake import Intake
     from framework.worker.intake.subscriptions import Subscriptions
     from framework.worker.settle.settle import Settle
+    from framework.worker.steps.control.mingle import Mingle
     from framework.worker.steps.events.dispatcher import EventDispatcher
 
 
@@ -74,6 +75,8 @@ class ControlState(msgspec.Struct, kw_only=True):
     #: Starts a warm stop of the worker.
     stop: Callable[[], object]
     started: float
+    #: None if it could not be started.
+    mingle: Mingle | None = None
     #: None without --autoscale.
     autoscaler: AutoscalerDriver | None = None
     #: None without --autoreload.

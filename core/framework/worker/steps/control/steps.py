@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 from framework._boot.loop import EventLoop
 from framework.api.pool import Pool
 from framework.api.step import Board, Step
+from framework.wire.control_request import NAMESAKES
 from framework.worker.intake.intake import Intake
 from framework.worker.steps.control import commands
 from framework.worker.steps.control.connection import ControlConnection
@@ -84,7 +85,7 @@ class ControlStep(Step):
         "revokes",
         "queues",
     )
-    after = ("events", "gossip", "autoscaler", "autoreload")
+    after = ("events", "gossip", "mingle", "autoscaler", "autoreload")
 
     def enabled(self, settings: Settings) -> str | None:
         if not settings.worker.enable_remote_control:
@@ -96,13 +97,16 @@ class ControlStep(Step):
         loop: EventLoop = board.get("loop")
         connection: ControlConnection = board.get("control_connection")
         gossip: Gossip | None = board.find("gossip")
+        mingle: Mingle | None = board.find("mingle")
+
+        def roster() -> dict[str, float] | None:
+            ages = None if gossip is None else gossip.ages()
+            if mingle is not None and mingle.has_namesake:
+                return {**(ages or {}), run.hostname: NAMESAKES}
+            return ages
+
         control_mailbox = ControlMailbox(
-            connection,
-            commands.PANEL,
-            run.hostname,
-            run.settings.control,
-            run.settings.accept_content,
-            gossip.ages if gossip is not None else lambda: None,
+            connection, commands.PANEL, run.hostname, run.settings.control, run.settings.accept_content, roster
         )
         intake: Intake = board.get("intake")
         pool: Pool = board.get("pool")
@@ -126,6 +130,7 @@ class ControlStep(Step):
             queues=board.get("queues"),
             stop=lambda: run.stopper.warm(),
             started=run.began,
+            mingle=mingle,
             autoscaler=board.find("autoscaler"),
             autoreloader=board.find("autoreload"),
         )
@@ -134,15 +139,13 @@ class ControlStep(Step):
 
 
 class MingleStep(Step):
-    """Exchanges revoked ids with the other workers, at start and after every loss of the connection."""
+    """Exchanges revoked ids with the other workers, and finds those of the same name, on every new connection."""
 
     name = "mingle"
     policy = "degrade"
-    requires = ("run", "loop", "control_connection", "transport", "revokes", "intake", "control")
+    requires = ("run", "loop", "control_connection", "transport", "revokes", "intake")
 
     def enabled(self, settings: Settings) -> str | None:
-        if not settings.worker.mingle:
-            return "mingle under [worker] is false"
         if not settings.worker.enable_remote_control:
             return "enable_remote_control under [worker] is false"
         return without_fanout(settings)
@@ -158,10 +161,13 @@ class MingleStep(Step):
             run.hostname,
             board.get("revokes"),
             connection.clock,
-            intake.recheck,
+            intake,
             run.settings.control,
             run.settings.accept_content,
+            exchanging=run.settings.worker.mingle,
         )
+        intake.held = run.settings.worker.mingle
+        connection.prepare(self._mingle.look)
         # After `control` has subscribed its queue: of two workers that start together, one receives the other's hello.
         loop.call_soon_threadsafe(connection.notify, self._mingle.begin)
         board.put("mingle", self._mingle)

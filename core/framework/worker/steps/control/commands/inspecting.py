@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from framework._config.show import masked
 from framework.api.command import inspect_command
 from framework.client.report import report as written
-from framework.worker.steps.control.commands._shapes import queue_info, reserved_requests, task_info
+from framework.worker.steps.control.commands._shapes import parked_tasks, queue_info, reserved_requests, task_info
 
 if TYPE_CHECKING:
     from framework.worker.steps.control.state import ControlState
@@ -36,11 +36,12 @@ def reserved(state: ControlState) -> list[dict[str, Any]]:
 
 @inspect_command(alias="dump_schedule")
 def scheduled(state: ControlState) -> list[dict[str, Any]]:
-    """List the tasks that this worker holds until their eta; `queues` shows tasks parked in the broker."""
-    return [
+    """List the tasks that this worker holds until their eta, and those parked in the broker for its queues."""
+    held = [
         {"eta": request.head.headers.eta, "priority": 6, "request": task_info(state, request)}
         for _when, request in sorted(state.intake.schedule, key=lambda entry: entry[0])
     ]
+    return [*held, *parked_tasks(state)]
 
 
 @inspect_command(alias="dump_tasks", signature="[ATTRIBUTE ...]", variadic="taskinfoitems")
@@ -127,6 +128,8 @@ def hello(
     state: ControlState, from_node: str, revoked: list[str] | dict[str, Any] | None = None
 ) -> dict[str, Any] | None:
     """Exchange revoked ids and clocks with a worker that starts."""
+    if state.mingle is not None:
+        state.mingle.hear(from_node)
     if from_node == state.hostname:
         return None
     if revoked:
