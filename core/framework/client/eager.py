@@ -18,7 +18,7 @@ from framework.client.canvas.errbacks import call_errbacks
 from framework.client.coroutines import run_here
 from framework.client.request import Context, current_request, pop_request, push_request
 from framework.client.results import EagerResult
-from framework.client.task import called_by_message, unsent
+from framework.client.task import called_by_message, retry_without_message
 from framework.client.task_policy import annotate
 from framework.client.workflow.replacing import ReplacedHere
 from framework.exceptions import Ignore, Reject, Retry
@@ -135,7 +135,7 @@ def _call(task: Task[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return cast("R", run_here(value) if inspect.iscoroutine(value) else value)
     except Retry as error:
         if error.sig is None:
-            raise unsent(error) from error
+            raise retry_without_message(error) from error
         raise
 
 

@@ -435,7 +435,7 @@ def called_by_message(task: Task[P, R]) -> Callable[P, R]:
     return task if type(task).__call__ is not Task.__call__ else task.run
 
 
-def unsent(error: Retry) -> FrameworkError:
+def retry_without_message(error: Retry) -> FrameworkError:
     """Return the failure of a task that raised `error` without a message: its end as a retry would lose the task."""
     failure = FrameworkError(f"the task raised Retry, but no message was sent: raise self.retry() instead ({error})")
     failure.__cause__ = error

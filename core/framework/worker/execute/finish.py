@@ -147,7 +147,7 @@ class Finish:
         if isinstance(error, Retry):
             if error.is_sent:
                 return Outcome(seq, outcomes.RETRY, runtime, *self._retry(run, error))
-            error = unsent(error)
+            error = retry_without_message(error)
         soft = isinstance(error, SoftTimeLimitExceeded)
         ends = run.plan.policy.ends
         action = ends.soft_timeout if soft else ends.failure
