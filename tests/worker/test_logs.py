@@ -6,13 +6,14 @@ import json
 import logging
 import os
 import sys
+import threading
 
 import msgspec
 import pytest
 
 from framework._config.settings import WorkerSettings
 from framework.client.request import Context, pop_request, push_request
-from framework.worker.process.logs import LogFile, make_formatter
+from framework.worker.process.logs import LogFile, LogOutput, make_formatter, redirect_stdouts
 
 
 class Terminal:
@@ -90,3 +91,90 @@ def test_the_times_of_tasks_have_a_format_of_their_own():
         pop_request(token)
     assert said == ["task outside", "task inside"]
     assert make_formatter(own, None).format(record("x")) == "outside"
+
+
+def test_lines_that_a_full_pipe_refuses_are_counted():
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with os.fdopen(read, "rb", buffering=0) as reader, os.fdopen(write, "w") as writer:
+        handler = LogOutput(writer)
+        while not handler._dropped:
+            handler.emit(record("x" * 1000))
+        handler.emit(record("never seen"))
+        reader.read(1 << 20)
+        handler.emit(record("one"))
+        handler.emit(record("two"))
+        lines = reader.read(1 << 20).decode().splitlines()
+    note = "2 lines of the log could not be written and were dropped: Resource temporarily unavailable"
+    assert lines[-3:] == [note, "one", "two"]
+    assert lines[:-3] in ([], [""])  # a line that was cut off is ended
+
+
+# ---------------------------------------------------------------- the output of tasks
+
+
+@pytest.fixture
+def redirected(monkeypatch, caplog):
+    """Redirect the output, when called: pytest replaces it for the test itself. Returns what gives the records."""
+
+    def redirect():
+        monkeypatch.setattr(sys, "stdout", sys.stdout)
+        monkeypatch.setattr(sys, "stderr", sys.stderr)
+        redirect_stdouts("WARNING")
+        return lambda: [each.getMessage() for each in caplog.records if each.name == "framework.task.output"]
+
+    return redirect
+
+
+def test_a_printed_line_is_one_record(redirected):
+    printed = redirected()
+    print("a", "b", 3, sep=", ")
+    print("begun", end="")
+    print(" and", end=" ")
+    assert printed() == ["a, b, 3"]
+    print("ended")
+    print("two\nlines")
+    print()
+    sys.stdout.writelines(["x", "y\n", "z\n"])
+    print("dos\r\nmac\rend")
+    assert printed() == ["a, b, 3", "begun and ended", "two", "lines", "xy", "z", "dos", "mac", "end"]
+
+
+def test_a_line_is_logged_when_it_is_flushed_or_too_long(redirected):
+    printed = redirected()
+    print("no end", end="", flush=True)
+    assert printed() == ["no end"]
+    sys.stdout.flush()
+    print("y" * 70_000, end="")
+    assert printed() == ["no end", "y" * 70_000]
+
+
+def test_threads_do_not_mix_their_lines(redirected):
+    printed = redirected()
+    print("main ", end="")
+    other = threading.Thread(target=print, args=("other",))
+    other.start()
+    other.join()
+    print("end")
+    assert printed() == ["other", "main end"]
+
+
+def test_the_stream_is_a_text_file(redirected):
+    printed = redirected()
+    for stream in (sys.stdout, sys.stderr):
+        assert not stream.closed
+        assert stream.writable()
+        assert not stream.readable()
+        assert not stream.isatty()
+        assert (stream.encoding, stream.errors, stream.name) == ("utf-8", "backslashreplace", "<log>")
+        assert stream.write("four") == 4
+        stream.reconfigure(line_buffering=False)
+        stream.close()
+        assert not stream.closed
+    smile = "\N{SLIGHTLY SMILING FACE}\udcff\n"
+    print(smile, end="")
+    for byte in "caf\u00e9\n".encode():
+        sys.stdout.buffer.write(bytes([byte]))
+    with pytest.raises(TypeError):
+        sys.stdout.write(b"bytes")
+    assert printed() == ["four", "four", "\N{SLIGHTLY SMILING FACE}\\udcff", "caf\u00e9"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,12 @@ from framework._cli.session import CommandSession
 #: ``--json``, for every command that prints data.
 json_option = click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 pass_session = click.make_pass_decorator(CommandSession, ensure=True)
+
+
+def note(text: str, *, err: bool = True, newline: bool = True) -> None:
+    """Print `text`, on standard error by default; a command that changes something continues if nobody can read it."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=err, nl=newline)
 
 
 def print_json(value: Any) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from framework._config.settings import Settings
     from framework.api.coroutine import Call
     from framework.client.app import App
+    from framework.worker.process.logs import LogStream
 
 logger = logging.getLogger(__name__)
 
@@ -44,17 +45,19 @@ class TaskWorkload:
         app: App,
         settings: Settings,
         hostname: str,
-        set_up: Callable[[], object],
+        set_up: Callable[[], LogStream | None],
         *,
         own_process: bool,
         task_errors: tuple[type[BaseException], ...] = (),
     ) -> None:
-        """`set_up` sets up the log of this process. `own_process`: not the worker's process; `release` closes `app`.
+        """`set_up` sets up the log of this process, and returns the stream that logs what tasks print.
 
-        `task_errors`: further exceptions that fail the task, see `framework.api.pool.Pool.task_errors`.
+        `own_process`: not the worker's process; `release` closes `app`. `task_errors`: further exceptions that fail the
+        task, see `framework.api.pool.Pool.task_errors`.
         """
         self._app = app
         self._set_up = set_up
+        self._output: LogStream | None = None
         self._settings = settings
         self._hostname = hostname
         self._own_process = own_process
@@ -72,7 +75,7 @@ class TaskWorkload:
 
     def prepare(self) -> None:
         """Prepare this process for its first job."""
-        self._set_up()
+        self._output = self._set_up()
         self._bind_hooks()
         if (init := self._app.hooks.bind("worker_process_init")) is not None:
             init(app=self._app, hostname=self._hostname)
@@ -108,6 +111,8 @@ class TaskWorkload:
                 raise
             return self._finish.raised(run, error, monotonic() - began)
         finally:
+            if (output := self._output) is not None and output.begun:
+                output.flush()
             pop_request(token)
 
     def runs_async(self, task: str) -> bool:
@@ -140,6 +145,8 @@ class TaskWorkload:
                 await self._finish.count_in_thread(run.later)
             return outcome
         finally:
+            if (output := self._output) is not None and output.begun:
+                output.flush()
             pop_request(token)
 
     def _open(self, job: Job) -> Run:
