@@ -178,3 +178,54 @@ def test_the_stream_is_a_text_file(redirected):
     with pytest.raises(TypeError):
         sys.stdout.write(b"bytes")
     assert printed() == ["four", "four", "\N{SLIGHTLY SMILING FACE}\\udcff", "caf\u00e9"]
+
+
+# ---------------------------------------------------------------- what comes from outside
+
+
+def test_names_are_cut_and_texts_later():
+    formatter = make_formatter(WorkerSettings(log_format="%(message)s"), None)
+
+    def shown(message, *args, name="framework.worker.x"):
+        return formatter.format(record(message, *args, name=name))
+
+    name, text = "n" * 1000, "t" * 10_000
+    assert (
+        shown("Task %s[%s] retry: %s", name, name, text)
+        == f"Task {'n' * 255}...[{'n' * 255}...] retry: {'t' * 4096}..."
+    )
+    assert shown("Terminating %s (%d)", name, 15) == f"Terminating {'n' * 255}... (15)"
+    assert shown("%r is not %5.1f", name, 1.0) == f"'{'n' * 254}... is not   1.0"
+    assert shown("%s", ValueError(text)) == f"{'t' * 4096}..."
+    assert shown("no argument " + name) == "no argument " + name
+    assert shown("from a library: %s", name, name="library") == f"from a library: {name}"
+
+
+def test_further_lines_are_indented_and_controls_escaped():
+    formatter = make_formatter(WorkerSettings(log_format="%(message)s"), None)
+    evil = "a\nb\r\x1b[2J\u2028c\td"
+    assert formatter.format(record("%s %s", evil, 1, name="framework.x")) == "a\\nb\\r\\x1b[2J\\u2028c\\td 1"
+    assert formatter.format(record("%s", evil, name="library")) == "a\n  b\\r\\x1b[2J\\u2028c\td"
+    assert formatter.format(record("stack of %s:\n%s", evil, "one\ntwo", name="framework.x")) == (
+        "stack of a\\nb\\r\\x1b[2J\\u2028c\\td:\n  one\n  two"
+    )
+    try:
+        raise ValueError("a\nforged\x1b")
+    except ValueError:
+        text = formatter.format(record("it failed", exc_info=sys.exc_info()))
+    assert text.startswith("it failed\n  Traceback (most recent call last):\n")
+    assert text.endswith("\n  ValueError: a\n  forged\\x1b")
+    assert formatter.format(record("naïve 名前 \N{IDEOGRAPHIC SPACE}")) == "naïve 名前 \N{IDEOGRAPHIC SPACE}"
+
+
+def test_the_task_in_front_of_its_lines_is_cut():
+    token = push_request(Context({"id": "i" * 1000, "task": "t\n"}))
+    try:
+        settings = WorkerSettings(task_log_format="%(task_name)s[%(task_id)s]: %(message)s")
+        text = make_formatter(settings, None).format(record("x" * 1000, name="framework.task.t"))
+        line = make_formatter(WorkerSettings(log_format="json"), None).format(record("\u2028", name="framework.task.t"))
+    finally:
+        pop_request(token)
+    assert text == f"t\\n[{'i' * 255}...]: {'x' * 1000}"
+    assert "\u2028" not in line
+    assert (json.loads(line)["id"], json.loads(line)["message"]) == ("i" * 255 + "...", "\u2028")

@@ -22,6 +22,7 @@ import click
 from framework import __version__, exitcodes
 from framework._cli.session import CommandSession
 from framework.exceptions import FrameworkError, PluginInvalid
+from framework.wire.safe_repr import printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -229,7 +230,7 @@ def _fail(session: CommandSession, text: str, code: int) -> int:
             import traceback  # start-up time: only needed for `--traceback`
 
             traceback.print_exc()
-        click.echo(f"framework: error: {text}", err=True)
+        click.echo(printable(f"framework: error: {text}", "\n"), err=True)
     if session.background is not None:
         session.background.report_failed(text)
     return code

@@ -2,7 +2,8 @@
 
 1. The formats and levels are those of the Workers Guide.
 2. A hook `setup_logging` replaces the whole setup.
-3. A line is text, coloured on a terminal, or JSON; it names the task that wrote it.
+3. A line is text, coloured on a terminal, or JSON; it names the task that wrote it. What came from outside cannot forge
+   one, nor command a terminal.
 4. The worker and each of its children reopen a log file that was rotated.
 5. A log that cannot be written never disturbs the worker: lines are dropped and counted.
 """
@@ -26,6 +27,7 @@ import msgspec
 from framework._config.nodename import file_path
 from framework.client.request import current_request
 from framework.exceptions import ConfigError
+from framework.wire.safe_repr import NAME_MAX, printable, printable_json
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -252,8 +254,8 @@ def make_formatter(worker: Any, logfile: str | None) -> logging.Formatter:
     """Return the formatter that the ``[worker]`` table selects."""
     if worker.log_format == JSON:
         return JsonFormatter()
-    plain = logging.Formatter(worker.log_format, worker.log_datefmt)
-    task = logging.Formatter(worker.task_log_format, worker.task_log_datefmt or worker.log_datefmt)
+    plain = _Lines(worker.log_format, worker.log_datefmt)
+    task = _Lines(worker.task_log_format, worker.task_log_datefmt or worker.log_datefmt)
     return TextFormatter(plain, task, color=_use_color(worker, logfile))
 
 
@@ -273,6 +275,68 @@ def _task_of(record: logging.LogRecord) -> Context | None:
     return request if request is not None and request.id else None
 
 
+#: The most characters of a text in a record of the worker itself, as of an exception.
+_TEXT_MAX: Final = 4096
+
+
+class _Shown:
+    """An argument of a record, which may come from outside: cut, and with control characters escaped."""
+
+    def __init__(self, value: object, maxlen: int) -> None:
+        self._value = value
+        self._maxlen = maxlen
+
+    def __str__(self) -> str:
+        return printable(str(self._value), "", self._maxlen)
+
+    def __repr__(self) -> str:
+        return printable(repr(self._value), "", self._maxlen)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return the message of `record`; in the worker's own records the arguments are cut.
+
+    A name is cut at `NAME_MAX` characters, a text at the end at `_TEXT_MAX`, and so is each line of a stack at the end.
+    """
+    text, values = record.getMessage(), record.args
+    if len(text) <= NAME_MAX and text.isprintable():
+        return text
+    if not record.name.startswith("framework") or record.name.startswith(_TASK_LOGGER) or not isinstance(values, tuple):
+        return text
+    template = str(record.msg)
+    shown: list[object] = [
+        value if isinstance(value, int | float) else _Shown(value, NAME_MAX if isinstance(value, str) else _TEXT_MAX)
+        for value in values
+    ]
+    if values and template.endswith("\n%s"):
+        shown[-1] = _cut_lines(str(values[-1]))
+    elif values and (template.endswith(": %s") or template == "%s"):
+        shown[-1] = _Shown(values[-1], _TEXT_MAX)
+    return template % tuple(shown)
+
+
+def _cut_lines(text: str) -> str:
+    return "\n".join(printable(line, "\t", _TEXT_MAX) for line in text.split("\n"))
+
+
+class _Lines(logging.Formatter):
+    """Formats a record; its further lines are indented, and control characters escaped: it cannot forge another."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the standard library's name
+        """Return the first part of the text."""
+        record.message = _message(record)
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the standard library's name
+        """Return the text of an exception."""
+        return _cut_lines(super().formatException(ei))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text of `record`."""
+        text = super().format(record)
+        return text if text.isprintable() else printable(text, "\n\t").replace("\n", "\n  ")
+
+
 class TextFormatter(logging.Formatter):
     """Adds the name and id of the task to records of `framework.task` loggers."""
 
@@ -287,8 +351,8 @@ class TextFormatter(logging.Formatter):
         """Return the text of `record`."""
         request = _task_of(record)
         if request is not None:
-            record.task_id = request.id
-            record.task_name = request.task
+            record.task_id = printable(str(request.id), "", NAME_MAX)
+            record.task_name = printable(str(request.task), "", NAME_MAX)
             text = self._task.format(record)
         else:
             text = self._plain.format(record)
@@ -307,21 +371,21 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "process": record.processName,
             "pid": record.process,
-            "message": record.getMessage(),
+            "message": _message(record),
         }
         request = _task_of(record)
         if request is not None:
-            line["task"] = request.task
-            line["id"] = request.id
+            line["task"] = printable(str(request.task), "", NAME_MAX)
+            line["id"] = printable(str(request.id), "", NAME_MAX)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         if record.stack_info:
             line["stack"] = record.stack_info
         try:
-            return msgspec.json.encode(line).decode()
+            return printable_json(msgspec.json.encode(line).decode())
         except UnicodeEncodeError:  # a lone surrogate, for example from a file name that is not UTF-8
             line = {
                 key: value.encode(errors="replace").decode() if isinstance(value, str) else value
                 for key, value in line.items()
             }
-            return msgspec.json.encode(line).decode()
+            return printable_json(msgspec.json.encode(line).decode())
