@@ -46,8 +46,12 @@ class Pidfile:
                 continue
             except OSError as error:
                 raise PidfileTaken(f"the pidfile {self.path} cannot be written: {error.strerror}") from error
-            with os.fdopen(fd, "w") as file:
-                file.write(f"{os.getpid()}\n")
+            try:
+                with os.fdopen(fd, "w") as file:
+                    file.write(f"{os.getpid()}\n")
+            except OSError as error:  # a full disk
+                self.path.unlink(missing_ok=True)
+                raise PidfileTaken(f"the pidfile {self.path} cannot be written: {error.strerror}") from error
             self._taken = True
             return
         raise PidfileTaken(f"the pidfile {self.path} was just created by another process: try again")
