@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from framework import exitcodes
+from framework._config.options import mask
 from framework.api.loop import Loop
 from framework.api.pool import Pool
 from framework.worker.intake.intake import Intake
@@ -97,7 +98,7 @@ class Stopper:
             logger.warning("HUP is not supported on this platform: stop the worker and start it again")
             return
         else:
-            _print(f"Restarting framework worker ({' '.join(sys.argv)})")
+            _print(f"Restarting framework worker ({' '.join(map(mask, sys.argv))})")
             self.restarts = True
         self.warm()
 
