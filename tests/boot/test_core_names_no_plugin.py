@@ -25,7 +25,7 @@ CHOSEN = ("transport", "pool", "result_store", "autoscaler", "fsnotify")
 #: Names of plugins that are also words, or modules of the standard library.
 WORDS = {"asyncio", "load", "memory", "none", "processes", "queue", "stat", "threads"}
 #: Libraries that core uses itself; kombu's registries of serializers and compressions are open to applications.
-OF_CORE = {"click", "kombu", "msgspec", "rich"}
+OF_CORE = {"click", "kombu", "msgspec", "rich", "setproctitle"}
 #: Files of core that may have names, and which; None: all.
 ALLOWED: dict[str, set[str] | None] = {
     # What Celery's configurations and the manual call things, known before any plugin is loaded.

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from framework_commands.screen import Printable
 from framework_commands.screen.keys import split
 from framework_commands.screen.model import Model
 from framework_commands.screen.views import draw
@@ -221,6 +222,16 @@ def test_a_page_about_a_task(screen):
     assert screen.model.page is None
     screen.press("q")
     assert screen.model.closed
+
+
+def test_texts_cannot_command_the_terminal(screen):
+    screen.tell("task-received", "id-\x9b2J", name="proj\x1b]0;title\x07", args="(\r,)", kwargs="{}")
+    screen.press("i")
+    console = Console(width=120, height=30, force_terminal=False)
+    with console.capture() as captured:
+        console.print(Printable(draw(screen.model, console)))
+    assert "proj\\x1b]0;title" in captured.get()
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", captured.get())
 
 
 def test_a_paused_list_does_not_move(screen):

@@ -39,9 +39,9 @@ def test_an_unknown_variable_in_a_node_name(template):
         node_name(template, HOST)
 
 
-@pytest.mark.parametrize("template", ["w@%d", "@h", "a b@h"])
+@pytest.mark.parametrize("template", ["w@%d", "@h", "a b@h", "a\x1b[2J@h", "a\x00@h", "a\u202e@h", "a\x9b@h"])
 def test_a_name_that_is_none(template):
-    with pytest.raises(ConfigError, match="wanted name@host, without blanks"):
+    with pytest.raises(ConfigError, match="wanted name@host, without blanks or control characters"):
         node_name(template, "george")
 
 
@@ -71,3 +71,17 @@ def test_an_unknown_variable_in_a_file_name():
 @pytest.mark.parametrize(("template", "answer"), [("%n%I.log", True), ("%i", True), ("%n.log", False), ("%%i", False)])
 def test_files_of_every_process(template, answer):
     assert per_process(template) is answer
+
+
+@pytest.mark.parametrize(
+    ("template", "node", "path"),
+    [
+        ("logs/%n.log", "../../etc/x@h", "logs/.._.._etc_x.log"),
+        ("logs/%p.log", "w@../h", "logs/w@.._h.log"),
+        ("logs/%n/x.log", "..@h", "logs/__/x.log"),
+        ("logs/%h/x.log", "w@.", "logs/_/x.log"),
+        ("%d/x.log", "w@h.../x", ".._x/x.log"),
+    ],
+)
+def test_a_node_name_leads_to_no_other_directory(template, node, path):
+    assert file_path(template, node) == path

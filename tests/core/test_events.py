@@ -140,6 +140,14 @@ def test_dumped_lines():
     assert dumper.line({"type": "odd"}) == "? [?] odd "
 
 
+def test_dumped_lines_are_lines():
+    dumper = Dumper()
+    line = dumper.line(event("task-received", "i" * 1000, name="a\nb\x1b[2J\u2028", args="x" * 100_000, kwargs="{}"))
+    assert f"task received: a\\nb\\x1b[2J\\u2028({'i' * 255}...) args={'x' * 16_387}... kwargs={{}}" in line
+    assert line.isprintable()
+    assert dumper.line({"type": "odd\n", "hostname": "h\r", "x": "\x9b"}) == "h\\r [?] odd\\n: x=\\x9b"
+
+
 # ---------------------------------------------------------------- snapshots
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import socket
 
+import kombu
+import psutil
 import pytest
 
 from framework import exitcodes as codes
 from support import workers
+from support.processes import members
+from support.wait import wait_for
 
 
 def start(*args: str, app_dir=None, **env: str):
@@ -98,3 +102,41 @@ def test_a_green_pool_chosen_in_code_is_refused(pool, tmp_path):
     assert "too late to patch" in done.stderr
     assert "--pool" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_broker_file_that_is_no_database(tmp_path):
+    (tmp_path / "notes").write_text("my notes, which nobody may touch\n" * 500)
+    done = start("-A", "proj", "worker", TEST_BROKER_URL=f"sqlite:///{tmp_path}/notes")
+    assert done.returncode == codes.CONFIG
+    assert "notes is not a SQLite database: name another file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_queue_that_exists_with_other_properties(amqp_url):
+    with kombu.Connection(amqp_url) as connection:
+        kombu.Queue("celery", queue_arguments={"x-max-length": 10}, channel=connection.default_channel).declare()
+    done = start("-A", "proj", "worker", TEST_BROKER_URL=amqp_url)
+    assert done.returncode == codes.CONFIG
+    assert "queue 'celery' exists with other properties: x-max-length" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_a_password_is_in_no_command_line(pool, start_worker, redis_url):
+    worker = start_worker(
+        "-P", pool, "-c", "1", "-b", "redis://me:hunter2@127.0.0.1:1/0", f"result.backend={redis_url}", ready=False
+    )
+    worker.wait_line("Cannot connect")
+
+    def lines():
+        found = []
+        for process in members(worker.pid):
+            try:
+                found.append(" ".join(process.cmdline()))
+            except psutil.NoSuchProcess:
+                continue
+        return found
+
+    assert wait_for(lambda: lines() and not any("hunter2" in line for line in lines()), 60, lambda: str(lines()))
+    assert any("redis://me:********@127.0.0.1:1/0" in line for line in lines())
+    assert "hunter2" not in worker.output

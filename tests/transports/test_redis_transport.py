@@ -828,6 +828,21 @@ def test_a_password_is_needed_and_never_shown(tmp_path: Any) -> None:
         server.close()
 
 
+@pytest.mark.parametrize(
+    ("policy", "warned"), [("allkeys-lru", True), ("allkeys-random", True), ("volatile-lru", False)]
+)
+def test_a_server_that_evicts_queues_is_named(tmp_path: Any, caplog: Any, policy: str, warned: bool) -> None:
+    server = PrivateRedis(tmp_path / "own", options=("--maxmemory-policy", policy))
+    server.start()
+    try:
+        RedisTransport(server.url, RedisOptions(), {}).consumer().close(requeue=True)
+    finally:
+        server.stop()
+    lines = [each.getMessage() for each in caplog.records if "evicts keys" in each.getMessage()]
+    assert bool(lines) == warned
+    assert all(f"maxmemory-policy {policy}" in line and "noeviction" in line for line in lines)
+
+
 def test_a_server_out_of_memory_takes_nothing_more_and_can_be_emptied(tmp_path: Any) -> None:
     server = PrivateRedis(tmp_path / "own")
     server.start()

@@ -585,6 +585,23 @@ def test_wrong_urls(url: str) -> None:
         make(url)
 
 
+def test_the_files_are_for_their_user_alone(url: str) -> None:
+    path = Path(database_path(url))
+    mask = os.umask(0)
+    try:
+        publish(url, 1)
+        consumer = make(url).consumer()
+        files = list(path.parent.glob(f"{path.name}*"))
+        assert path in files
+        assert {oct(file.stat().st_mode & 0o777) for file in files if file.is_file()} == {"0o600"}
+        consumer.close(requeue=True)
+    finally:
+        os.umask(mask)
+    path.chmod(0o660)
+    publish(url, 2)
+    assert path.stat().st_mode & 0o777 == 0o660
+
+
 def test_a_file_that_is_no_database(url: str) -> None:
     path = Path(database_path(url))
     path.write_text("my notes, which nobody may touch\n" * 500)

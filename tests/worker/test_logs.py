@@ -6,13 +6,14 @@ import json
 import logging
 import os
 import sys
+import threading
 
 import msgspec
 import pytest
 
 from framework._config.settings import WorkerSettings
 from framework.client.request import Context, pop_request, push_request
-from framework.worker.process.logs import LogFile, make_formatter
+from framework.worker.process.logs import LogFile, LogOutput, make_formatter, redirect_stdouts
 
 
 class Terminal:
@@ -90,3 +91,141 @@ def test_the_times_of_tasks_have_a_format_of_their_own():
         pop_request(token)
     assert said == ["task outside", "task inside"]
     assert make_formatter(own, None).format(record("x")) == "outside"
+
+
+def test_lines_that_a_full_pipe_refuses_are_counted():
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    with os.fdopen(read, "rb", buffering=0) as reader, os.fdopen(write, "w") as writer:
+        handler = LogOutput(writer)
+        while not handler._dropped:
+            handler.emit(record("x" * 1000))
+        handler.emit(record("never seen"))
+        reader.read(1 << 20)
+        handler.emit(record("one"))
+        handler.emit(record("two"))
+        lines = reader.read(1 << 20).decode().splitlines()
+    note = "2 lines of the log could not be written and were dropped: Resource temporarily unavailable"
+    assert lines[-3:] == [note, "one", "two"]
+    assert lines[:-3] in ([], [""])  # a line that was cut off is ended
+
+
+# ---------------------------------------------------------------- the output of tasks
+
+
+@pytest.fixture
+def redirected(monkeypatch, caplog):
+    """Redirect the output, when called: pytest replaces it for the test itself. Returns what gives the records."""
+
+    def redirect():
+        monkeypatch.setattr(sys, "stdout", sys.stdout)
+        monkeypatch.setattr(sys, "stderr", sys.stderr)
+        redirect_stdouts("WARNING")
+        return lambda: [each.getMessage() for each in caplog.records if each.name == "framework.task.output"]
+
+    return redirect
+
+
+def test_a_printed_line_is_one_record(redirected):
+    printed = redirected()
+    print("a", "b", 3, sep=", ")
+    print("begun", end="")
+    print(" and", end=" ")
+    assert printed() == ["a, b, 3"]
+    print("ended")
+    print("two\nlines")
+    print()
+    sys.stdout.writelines(["x", "y\n", "z\n"])
+    print("dos\r\nmac\rend")
+    assert printed() == ["a, b, 3", "begun and ended", "two", "lines", "xy", "z", "dos", "mac", "end"]
+
+
+def test_a_line_is_logged_when_it_is_flushed_or_too_long(redirected):
+    printed = redirected()
+    print("no end", end="", flush=True)
+    assert printed() == ["no end"]
+    sys.stdout.flush()
+    print("y" * 70_000, end="")
+    assert printed() == ["no end", "y" * 70_000]
+
+
+def test_threads_do_not_mix_their_lines(redirected):
+    printed = redirected()
+    print("main ", end="")
+    other = threading.Thread(target=print, args=("other",))
+    other.start()
+    other.join()
+    print("end")
+    assert printed() == ["other", "main end"]
+
+
+def test_the_stream_is_a_text_file(redirected):
+    printed = redirected()
+    for stream in (sys.stdout, sys.stderr):
+        assert not stream.closed
+        assert stream.writable()
+        assert not stream.readable()
+        assert not stream.isatty()
+        assert (stream.encoding, stream.errors, stream.name) == ("utf-8", "backslashreplace", "<log>")
+        assert stream.write("four") == 4
+        stream.reconfigure(line_buffering=False)
+        stream.close()
+        assert not stream.closed
+    smile = "\N{SLIGHTLY SMILING FACE}\udcff\n"
+    print(smile, end="")
+    for byte in "caf\u00e9\n".encode():
+        sys.stdout.buffer.write(bytes([byte]))
+    with pytest.raises(TypeError):
+        sys.stdout.write(b"bytes")
+    assert printed() == ["four", "four", "\N{SLIGHTLY SMILING FACE}\\udcff", "caf\u00e9"]
+
+
+# ---------------------------------------------------------------- what comes from outside
+
+
+def test_names_are_cut_and_texts_later():
+    formatter = make_formatter(WorkerSettings(log_format="%(message)s"), None)
+
+    def shown(message, *args, name="framework.worker.x"):
+        return formatter.format(record(message, *args, name=name))
+
+    name, text = "n" * 1000, "t" * 10_000
+    assert (
+        shown("Task %s[%s] retry: %s", name, name, text)
+        == f"Task {'n' * 255}...[{'n' * 255}...] retry: {'t' * 4096}..."
+    )
+    assert shown("Terminating %s (%d)", name, 15) == f"Terminating {'n' * 255}... (15)"
+    assert shown("%r is not %5.1f", name, 1.0) == f"'{'n' * 254}... is not   1.0"
+    assert shown("%s", ValueError(text)) == f"{'t' * 4096}..."
+    assert shown("no argument " + name) == "no argument " + name
+    assert shown("from a library: %s", name, name="library") == f"from a library: {name}"
+
+
+def test_further_lines_are_indented_and_controls_escaped():
+    formatter = make_formatter(WorkerSettings(log_format="%(message)s"), None)
+    evil = "a\nb\r\x1b[2J\u2028c\td"
+    assert formatter.format(record("%s %s", evil, 1, name="framework.x")) == "a\\nb\\r\\x1b[2J\\u2028c\\td 1"
+    assert formatter.format(record("%s", evil, name="library")) == "a\n  b\\r\\x1b[2J\\u2028c\td"
+    assert formatter.format(record("stack of %s:\n%s", evil, "one\ntwo", name="framework.x")) == (
+        "stack of a\\nb\\r\\x1b[2J\\u2028c\\td:\n  one\n  two"
+    )
+    try:
+        raise ValueError("a\nforged\x1b")
+    except ValueError:
+        text = formatter.format(record("it failed", exc_info=sys.exc_info()))
+    assert text.startswith("it failed\n  Traceback (most recent call last):\n")
+    assert text.endswith("\n  ValueError: a\n  forged\\x1b")
+    assert formatter.format(record("naïve 名前 \N{IDEOGRAPHIC SPACE}")) == "naïve 名前 \N{IDEOGRAPHIC SPACE}"
+
+
+def test_the_task_in_front_of_its_lines_is_cut():
+    token = push_request(Context({"id": "i" * 1000, "task": "t\n"}))
+    try:
+        settings = WorkerSettings(task_log_format="%(task_name)s[%(task_id)s]: %(message)s")
+        text = make_formatter(settings, None).format(record("x" * 1000, name="framework.task.t"))
+        line = make_formatter(WorkerSettings(log_format="json"), None).format(record("\u2028", name="framework.task.t"))
+    finally:
+        pop_request(token)
+    assert text == f"t\\n[{'i' * 255}...]: {'x' * 1000}"
+    assert "\u2028" not in line
+    assert (json.loads(line)["id"], json.loads(line)["message"]) == ("i" * 255 + "...", "\u2028")

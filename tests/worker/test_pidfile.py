@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import subprocess
 import sys
 
 import pytest
 
+from framework import exitcodes
 from framework.worker.process.pidfile import Pidfile, PidfileTaken, holder
 from support.processes import alive
 from support.wait import wait_for
@@ -17,6 +19,18 @@ from support.wait import wait_for
 @pytest.fixture
 def file(tmp_path):
     return tmp_path / "w.pid"
+
+
+def test_a_file_that_cannot_grow_is_not_left_behind(file):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))  # Python ignores the signal: writing fails as on a full disk
+    try:
+        with pytest.raises(PidfileTaken, match=r"w\.pid cannot be written: File too large") as raised:
+            Pidfile(file).take()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.exit_code == exitcodes.CANT_CREATE
+    assert not file.exists()
 
 
 @pytest.mark.parametrize("text", ["", "x", "0", "-1", "999999999", "99999999999999999999"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from typing import NoReturn
 
@@ -10,4 +12,14 @@ from framework._cli.program import run
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its exit code."""
-    sys.exit(run())
+    code = run()
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                # The reader (head, less) is gone, or the disk is full: Python's own flush at exit would fail again and
+                # replace the exit code.
+                with contextlib.suppress(OSError, ValueError):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)

@@ -23,6 +23,7 @@ from framework._cli.session import CommandSession
 from framework.client.dead_letter_queue import DeadLetterQueue
 from framework.client.routing import select_queues
 from framework.exceptions import ConfigError, FrameworkError, MessageUndecodable
+from framework.wire.safe_repr import NAME_MAX, printable
 
 if TYPE_CHECKING:
     from framework.wire.dead_letter import DeadLetter
@@ -98,9 +99,9 @@ def show(session: CommandSession, choice: _Choice, as_json: bool) -> int:
             if isinstance(value, dict):
                 click.echo(f"{name}:")
                 for key, item in value.items():
-                    click.echo(f"    {key}: {item!r}")
+                    click.echo(printable(f"    {key}: {item!r}"))
             elif value is not None:
-                click.echo(f"{name}: {value}")
+                click.echo(printable(f"{name}: {value}"))
     if not whole:
         click.echo("No dead letters.", err=True)
     return exitcodes.OK
@@ -124,7 +125,7 @@ def replay(session: CommandSession, choice: _Choice, everything: bool, to: str |
     else:
         click.echo(f"Replayed {_count(sent)}.")
     for dead_letter, why in stayed:
-        click.echo(f"Stayed: {dead_letter.id or 'without id'}: {why}", err=True)
+        click.echo(f"Stayed: {printable(dead_letter.id or 'without id', '', NAME_MAX)}: {printable(why)}", err=True)
     return exitcodes.REFUSED if stayed else exitcodes.OK
 
 
@@ -215,9 +216,7 @@ def _contents(dead_letter: DeadLetter) -> dict[str, Any]:
 def _row(dead_letter: DeadLetter) -> tuple[object, ...]:
     since = "" if dead_letter.time is None else f"{datetime.fromtimestamp(dead_letter.time):%Y-%m-%d %H:%M:%S}"
     return (
-        dead_letter.id or "-",
-        dead_letter.task or "-",
-        dead_letter.queue or "-",
+        *(printable(each or "-", "", NAME_MAX) for each in (dead_letter.id, dead_letter.task, dead_letter.queue)),
         dead_letter.reason,
         "-" if dead_letter.deliveries is None else dead_letter.deliveries,
         since,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,16 +11,23 @@ import click
 import msgspec
 
 from framework._cli.session import CommandSession
+from framework.wire.safe_repr import printable, printable_json
 
 #: ``--json``, for every command that prints data.
 json_option = click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 pass_session = click.make_pass_decorator(CommandSession, ensure=True)
 
 
+def note(text: str, *, err: bool = True, newline: bool = True) -> None:
+    """Print `text`, on standard error by default; a command that changes something continues if nobody can read it."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=err, nl=newline)
+
+
 def print_json(value: Any) -> None:
     """Print `value` as indented JSON; objects that JSON cannot represent are printed as their repr."""
     text = msgspec.json.format(msgspec.json.encode(value, enc_hook=repr), indent=2)
-    click.echo(text.decode())
+    click.echo(printable_json(text.decode()))
 
 
 def print_table(session: CommandSession, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -30,7 +38,7 @@ def print_table(session: CommandSession, columns: Sequence[str], rows: Sequence[
 
         print_rich_table(columns, rows, no_color=session.no_color)
         return
-    texts = [[str(cell) for cell in row] for row in (columns, *rows)]
+    texts = [[printable(str(cell)) for cell in row] for row in (columns, *rows)]
     widths = [max(len(row[index]) for row in texts) for index in range(len(columns))]
     for row in texts:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -9,6 +9,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,6 +25,7 @@ import click
 from framework import __version__, exitcodes
 from framework._cli.session import CommandSession
 from framework.exceptions import FrameworkError, PluginInvalid
+from framework.wire.safe_repr import printable
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -205,7 +208,6 @@ def run(args: Sequence[str] | None = None) -> int:
         # `main` returns the value of the command, or the code given to `ctx.exit`.
         color = False if os.environ.get("NO_COLOR") else None
         code = program.main(args, prog_name="framework", standalone_mode=False, obj=session, color=color)
-        sys.stdout.flush()
         return code if isinstance(code, int) else exitcodes.OK
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -215,26 +217,20 @@ def run(args: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("", err=True)
         return exitcodes.INTERRUPTED
-    except BrokenPipeError:
-        return _unread()
     except SystemExit:
-        # When the reader of a pipe has closed it, click wraps stdout and raises SystemExit(1).
+        # When the reader of a pipe (head, less) has closed it, click wraps stdout and raises SystemExit(1).
         if sys.stdout is stdout:
             raise
-        return _unread()
+        return exitcodes.OK
     except Exception as error:  # noqa: BLE001 - the outermost wall: an unexpected error is a defect, shown in full
         # A worker that failed late in its start has redirected both to its log.
         sys.stdout, sys.stderr = stdout, stderr
         if isinstance(error, FrameworkError):
             return _fail(session, str(error), error.exit_code)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            return _fail(session, f"the output cannot be written: {error.strerror}", exitcodes.CANT_CREATE)
         session.show_traceback = True
         return _fail(session, f"a defect of framework or a plugin: {error!r}", exitcodes.SOFTWARE)
-
-
-def _unread() -> int:
-    """Return exit code 0 when the reader (head, less) closed the pipe; Python's flush at exit goes to /dev/null."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return exitcodes.OK
 
 
 def _usage_text(error: click.ClickException) -> str:
@@ -246,11 +242,12 @@ def _usage_text(error: click.ClickException) -> str:
 
 
 def _fail(session: CommandSession, text: str, code: int) -> int:
-    if session.show_traceback:
-        import traceback  # start-up time: only needed for `--traceback`
+    with contextlib.suppress(OSError):  # nobody reads it
+        if session.show_traceback:
+            import traceback  # start-up time: only needed for `--traceback`
 
-        traceback.print_exc()
-    click.echo(f"framework: error: {text}", err=True)
+            traceback.print_exc()
+        click.echo(printable(f"framework: error: {text}", "\n"), err=True)
     if session.background is not None:
         session.background.report_failed(text)
     return code

@@ -17,12 +17,15 @@ import msgspec
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, split
 from framework._cli.session import CommandSession
+from framework.wire.safe_repr import printable
 
 if TYPE_CHECKING:
     from framework.api.command import Command
     from framework.wire.control_request import Replies
 
 _INDENT = " " * 8
+#: The most characters of a line of a reply; ``--json`` prints everything.
+_LINE_MAX = 8192
 
 
 def _remote_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -173,7 +176,7 @@ def _is_error(answer: Any) -> bool:
 def _print_missing(replies: Replies) -> bool:
     """Print the workers that did not answer; return whether any is missing."""
     for node, age in replies.missing.items():
-        click.echo(f"missing: {node}" + ("" if age is None else f", last seen {age:.0f} s ago"), err=True)
+        click.echo(f"missing: {printable(node)}" + ("" if age is None else f", last seen {age:.0f} s ago"), err=True)
     unnamed = replies.silent - len(replies.missing)
     if unnamed > 0:
         click.echo(f"missing: {unnamed} {'worker' if unnamed == 1 else 'workers'} that did not give a name", err=True)
@@ -182,21 +185,21 @@ def _print_missing(replies: Replies) -> bool:
 
 def _print_reply(node: str, answer: Any, body: bool) -> None:
     failed = _is_error(answer)
-    click.echo(f"->  {node}: {click.style('ERROR', fg='red') if failed else click.style('OK', fg='green')}")
+    click.echo(f"->  {printable(node)}: {click.style('ERROR', fg='red') if failed else click.style('OK', fg='green')}")
     if not body and not failed:
         return
     content = answer
     if isinstance(answer, dict) and len(answer) == 1 and ("ok" in answer or failed):
         content = answer["error"] if failed else answer["ok"]
     for line in _lines(content):
-        click.echo(_INDENT + line)
+        click.echo(_INDENT + printable(line, "", _LINE_MAX))
 
 
 def _lines(content: Any) -> list[str]:
     if isinstance(content, (list, tuple)):
         return [f"* {item if isinstance(item, str) else _json(item)}" for item in content] or ["- empty -"]
     if isinstance(content, str):
-        return content.splitlines()
+        return content.split("\n")
     return _json(content, 4).splitlines()
 
 

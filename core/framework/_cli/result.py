@@ -11,6 +11,7 @@ from framework._cli.output import json_option, pass_session, print_json
 from framework._cli.session import CommandSession
 from framework.exceptions import ConfigError
 from framework.exceptions import TimeoutError as NoResult
+from framework.wire.safe_repr import printable
 
 #: Exit code of `framework result` and `framework call --wait` when the task failed.
 TASK_FAILED = 1
@@ -49,9 +50,9 @@ def report(result: Any, timeout: float | None, with_traceback: bool, as_json: bo
         shown = f"{type(value).__name__}: {value}" if failed else value
         print_json({"id": result.id, "status": result.state, "result": shown, "traceback": result.traceback})
     elif failed:
-        click.echo(f"{result.state}: {type(value).__name__}: {value}", err=True)
+        click.echo(printable(f"{result.state}: {type(value).__name__}: {value}", "\n\t"), err=True)
         if with_traceback and result.traceback:
-            click.echo(result.traceback, err=True)
+            click.echo(printable(result.traceback, "\n\t"), err=True)
     else:
-        click.echo(value if isinstance(value, str) else repr(value))
+        click.echo(printable(value, "\n\t") if isinstance(value, str) else repr(value))
     return TASK_FAILED if failed else exitcodes.OK

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import setproctitle
+
 from framework.exceptions import AppNotFound, ConfigError
 
 if TYPE_CHECKING:
@@ -50,10 +52,13 @@ class CommandSession:
         """
         if self._sources is None:
             # Start-up time: `framework --help` reads no configuration.
-            from framework._config import sources
+            from framework._config import options, sources
             from framework.client import locate
 
             self.enter()
+            if self._args is None and any(options.mask(word) != word for word in sys.orig_argv):
+                # Every user of the machine can read the command lines of its processes.
+                setproctitle.setproctitle(" ".join(options.mask(word) for word in sys.orig_argv))
             flags = dict(self.flags)
             if self.broker is not None:
                 # The flag replaces separate read and write brokers in the file as well.

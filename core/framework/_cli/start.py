@@ -7,10 +7,9 @@
 
 from __future__ import annotations
 
-import click
-
 from framework import exitcodes
 from framework._boot import preload
+from framework._cli.output import note
 from framework._cli.purge import purge
 from framework._cli.session import CommandSession
 from framework._config.options import options
@@ -69,7 +68,7 @@ def _note_unavailable(config: Config) -> None:
     for name, origin in config.origins.items():
         option = options()[name]
         if option.since is not None:
-            click.echo(f"note: {option.label} ({origin}) has no effect: {option.since} is not available yet", err=True)
+            note(f"note: {option.label} ({origin}) has no effect: {option.since} is not available yet")
 
 
 def _purge(session: CommandSession, config: Config) -> None:
@@ -77,4 +76,4 @@ def _purge(session: CommandSession, config: Config) -> None:
     worker = config.settings.worker
     dropped = purge(config.settings, select_queues(config.settings, worker.queues, worker.exclude_queues))
     if not session.quiet:
-        click.echo(f"purge: Erased {sum(dropped.values())} messages from the queues.")
+        note(f"purge: Erased {sum(dropped.values())} messages from the queues.", err=False)

@@ -3,7 +3,8 @@
 In a node name (``-n worker1@%h``) the variables are parts of the machine's host name: ``%h`` george.example.com,
 ``%n`` george, ``%d`` example.com. In a file name (``--logfile %n%I.log``) they are parts of the node name: ``%p``
 w1@george.example.com, ``%h`` george.example.com, ``%n`` w1, ``%d`` example.com; ``%i`` is the index of the pool
-process, 0 in the worker's main process, and ``%I`` the same after a dash, empty in the main process.
+process, 0 in the worker's main process, and ``%I`` the same after a dash, empty in the main process. A slash in the
+name of a node is an underscore in that of a file.
 ``%%`` is a percent sign.
 """
 
@@ -31,8 +32,11 @@ def node_name(template: str | None = None, machine: str | None = None) -> str:
     host = machine or socket.gethostname()
     short, _, domain = host.partition(".")
     name = _expand(text, {"h": host, "n": short, "d": domain, "i": "0", "I": ""}, "node name")
-    if not all(name.partition("@")[::2]) or any(character.isspace() for character in name):
-        raise ConfigError(f"the node name {text!r} becomes {name!r}; wanted name@host, without blanks")
+    blank = any(character.isspace() or not character.isprintable() for character in name)
+    if not all(name.partition("@")[::2]) or blank:
+        raise ConfigError(
+            f"the node name {text!r} becomes {name!r}; wanted name@host, without blanks or control characters"
+        )
     return name
 
 
@@ -40,14 +44,19 @@ def file_path(template: str, node: str, index: int = 0) -> str:
     """Return `template` expanded for the node `node` and its pool process `index`. Raises `ConfigError`."""
     name, _, host = node.rpartition("@")
     variables = {
-        "p": node,
-        "h": host,
-        "n": name,
-        "d": host.partition(".")[2],
+        "p": _part(node),
+        "h": _part(host),
+        "n": _part(name),
+        "d": _part(host.partition(".")[2]),
         "i": str(index),
         "I": f"-{index}" if index else "",
     }
     return _expand(template, variables, "file name")
+
+
+def _part(text: str) -> str:
+    """Return `text` as a part of a file name: the name of a node leads to no other directory."""
+    return "_" * len(text) if text in (".", "..") else text.replace("/", "_")
 
 
 def per_process(template: str) -> bool:

@@ -58,7 +58,8 @@ class Rdb(Pdb):
 
     def _print(self, line: str) -> None:
         if self._out is not None:
-            print(line, file=self._out, flush=True)
+            with contextlib.suppress(OSError):  # nobody reads it
+                print(line, file=self._out, flush=True)
 
     def set_trace(self, frame: FrameType | None = None, **kwargs: Any) -> None:
         """Stop at `frame`, by default the caller's."""

@@ -1,7 +1,8 @@
-"""`safe_repr`: a repr of bounded length and depth that never raises."""
+"""Texts for people: `safe_repr`, a repr of bounded length and depth that never raises, and `printable`."""
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 _PLAIN: Final = frozenset({int, bool, type(None), float})
@@ -12,6 +13,27 @@ _BRACKETS: Final[dict[type, tuple[str, str]]] = {
     set: ("{", "}"),
     frozenset: ("frozenset({", "})"),
 }
+
+#: The most characters that are shown of an id or a name.
+NAME_MAX: Final = 255
+#: What a terminal obeys, what ends a line somewhere, what changes the direction of writing, and what cannot be encoded.
+_CONTROL: Final = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+
+
+def printable(text: str, keep: str = "", maxlen: int | None = None) -> str:
+    """Return `text` with control characters as escapes, except those in `keep`, and cut at `maxlen` characters."""
+    if maxlen is not None and len(text) > maxlen:
+        text = f"{text[:maxlen]}..."
+    if text.isprintable():
+        return text
+    return _CONTROL.sub(lambda match: match[0] if match[0] in keep else repr(match[0])[1:-1], text)
+
+
+def printable_json(text: str) -> str:
+    """Return the JSON `text` with the control characters escaped that JSON allows in strings."""
+    if text.isascii():
+        return text
+    return _CONTROL.sub(lambda match: match[0] if match[0] < " " else f"\\u{ord(match[0]):04x}", text)
 
 
 def safe_repr(obj: Any, maxlen: int = 1024, maxlevels: int = 3) -> str:

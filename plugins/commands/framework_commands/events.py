@@ -17,6 +17,7 @@ import msgspec
 from framework import exitcodes
 from framework.events import Dumper
 from framework.exceptions import ConfigError, TransportError
+from framework.wire.safe_repr import printable_json
 
 if TYPE_CHECKING:
     from framework import App
@@ -82,7 +83,7 @@ def _print_json(app: App, limit: int | None, timeout: float | None) -> int:
             click.echo(f"framework: {error}", err=True)
 
     encode = msgspec.json.Encoder(enc_hook=repr).encode
-    return _capture(app, lambda event: _print(encode(event).decode()), report, limit, timeout)
+    return _capture(app, lambda event: _print(printable_json(encode(event).decode())), report, limit, timeout)
 
 
 def _print(line: str) -> None:

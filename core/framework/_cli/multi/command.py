@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -22,7 +21,7 @@ from framework._cli.multi import processes
 from framework._cli.multi.cluster import ClusterNode, cluster
 from framework._cli.multi.processes import NodeFailed
 from framework._cli.multi.words import Word, Words, read
-from framework._cli.output import pass_session, print_json, print_table
+from framework._cli.output import note, pass_session, print_json, print_table
 from framework._cli.session import CommandSession
 from framework.exceptions import FrameworkError
 from framework.worker.process.pidfile import watch
@@ -111,11 +110,11 @@ class Multi:
     def echo(self, text: str, newline: bool = True) -> None:
         """Print `text` unless the output is to be quiet."""
         if not self.quiet:
-            click.echo(text, nl=newline)
+            note(text, err=False, newline=newline)
 
     def fail(self, text: str, code: int) -> None:
         """Print the error `text`; keep `code` as the exit code unless an earlier error has set it."""
-        click.echo(text, err=True)
+        note(text)
         self.code = self.code or code
 
     # ------------------------------------------------------------ starting
@@ -147,7 +146,7 @@ class Multi:
         if code:
             self.fail(f"{node.name} did not start:", code)
         if text:
-            click.echo("".join(f"\t{line}\n" for line in text.splitlines()), err=True, nl=False)
+            note("".join(f"\t{line}\n" for line in text.splitlines()), newline=False)
 
     # ------------------------------------------------------------ stopping
 
@@ -186,7 +185,6 @@ class Multi:
             while not (gone := [node for node, pid in remaining if not runs[pid]()]):
                 if time.monotonic() >= dot:
                     self.echo(".", newline=False)
-                    sys.stdout.flush()
                     dot += _DOT_INTERVAL
                 time.sleep(_CHECK_INTERVAL)
             self.echo("")

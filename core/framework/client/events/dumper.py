@@ -7,9 +7,19 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from framework.wire.safe_repr import NAME_MAX, printable
+
 _HUMAN: Final = {"worker-offline": "shutdown", "worker-online": "started", "worker-heartbeat": "heartbeat"}
 #: The number of tasks whose description is kept for events that have only an id.
 _NAMES_MAX: Final = 4_096
+
+
+#: The most characters of a field; workers cut at this length themselves.
+_FIELD_MAX: Final = 16_384 + 3
+
+
+def _shown(value: object, maxlen: int = _FIELD_MAX) -> str:
+    return printable(str(value), "", maxlen)
 
 
 class Dumper:
@@ -21,21 +31,23 @@ class Dumper:
     def line(self, event: Mapping[str, Any]) -> str:
         """Return the line for `event`."""
         fields = dict(event)
-        kind = str(fields.pop("type")).lower()
-        host = fields.pop("hostname", "?")
+        kind = _shown(fields.pop("type"), NAME_MAX).lower()
+        host = _shown(fields.pop("hostname", "?"), NAME_MAX)
         when = fields.pop("timestamp", None)
         moment = datetime.fromtimestamp(when, UTC) if isinstance(when, (int, float)) else "?"
         about = self._about(kind, fields) if kind.startswith("task-") else None
-        rest = ", ".join(f"{name}={fields[name]}" for name in sorted(fields))
+        rest = ", ".join(f"{name}={_shown(fields[name])}" for name in sorted(fields))
         head = f"{host} [{moment}] {_HUMAN.get(kind) or kind.replace('-', ' ')}{':' if rest else ''}"
-        return f"{head} {about} {rest}" if about is not None else f"{head} {rest}"
+        return printable(f"{head} {about} {rest}" if about is not None else f"{head} {rest}")
 
     def _about(self, kind: str, fields: dict[str, Any]) -> str:
         uuid = fields.pop("uuid", "?")
         if kind not in ("task-received", "task-sent"):
             return self._names.get(uuid, "")
         name, args, kwargs = (fields.pop(key, None) for key in ("name", "args", "kwargs"))
-        about = self._names[uuid] = f"{name}({uuid}) args={args} kwargs={kwargs}"
+        about = self._names[uuid] = (
+            f"{_shown(name, NAME_MAX)}({_shown(uuid, NAME_MAX)}) args={_shown(args)} kwargs={_shown(kwargs)}"
+        )
         if len(self._names) > _NAMES_MAX:
             self._names.popitem(last=False)
         return about

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from framework._config.settings import Settings
     from framework.api.coroutine import Call
     from framework.client.app import App
+    from framework.worker.process.logs import LogStream
 
 logger = logging.getLogger(__name__)
 
@@ -46,17 +47,19 @@ class TaskWorkload:
         app: App,
         settings: Settings,
         hostname: str,
-        set_up: Callable[[], object],
+        set_up: Callable[[], LogStream | None],
         *,
         own_process: bool,
         task_errors: tuple[type[BaseException], ...] = (),
     ) -> None:
-        """`set_up` sets up the log of this process. `own_process`: not the worker's process; `release` closes `app`.
+        """`set_up` sets up the log of this process, and returns the stream that logs what tasks print.
 
-        `task_errors`: further exceptions that fail the task, see `framework.api.pool.Pool.task_errors`.
+        `own_process`: not the worker's process; `release` closes `app`. `task_errors`: further exceptions that fail the
+        task, see `framework.api.pool.Pool.task_errors`.
         """
         self._app = app
         self._set_up = set_up
+        self._output: LogStream | None = None
         self._settings = settings
         self._hostname = hostname
         self._own_process = own_process
@@ -75,7 +78,7 @@ class TaskWorkload:
     def prepare(self) -> None:
         """Prepare this process for its first job."""
         Process.copy_of = 0  # a child of a fork server is not a copy that a task has made
-        self._set_up()
+        self._output = self._set_up()
         self._bind_hooks()
         if (init := self._app.hooks.bind("worker_process_init")) is not None:
             init(app=self._app, hostname=self._hostname)
@@ -121,6 +124,8 @@ class TaskWorkload:
         finally:
             if Process.copy_of:  # made by a handler or a hook
                 end_copy(_place(job))
+            if (output := self._output) is not None and output.begun:
+                output.flush()
             pop_request(token)
 
     def runs_async(self, task: str) -> bool:
@@ -170,6 +175,8 @@ class TaskWorkload:
         finally:
             if Process.copy_of:
                 end_copy(_place(job))
+            if (output := self._output) is not None and output.begun:
+                output.flush()
             pop_request(token)
 
     def _open(self, job: Job) -> Run:

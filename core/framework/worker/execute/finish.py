@@ -26,7 +26,7 @@ from framework.client.canvas.documents import Member
 from framework.client.canvas.errbacks import errback_calls
 from framework.client.publisher import accepted, retry_until_accepted
 from framework.client.request import Context
-from framework.client.task import Task
+from framework.client.task import Task, retry_without_message
 from framework.client.workflow import callbacks, chord_counting
 from framework.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from framework.wire.exception_document import ExceptionInfo

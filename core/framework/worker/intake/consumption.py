@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from framework import exitcodes
 from framework._boot.blueprint import Blueprint, blueprint
 from framework.api.backoff import PAUSE_MAX, STABLE, Backoff
 from framework.api.loop import Loop
 from framework.api.step import Step
 from framework.api.transport import Transport
-from framework.exceptions import ConnectionLost, FrameworkError, TransportError
+from framework.exceptions import ConfigError, ConnectionLost, FrameworkError, TransportError
 from framework.worker.dispatch.redelivery import Redelivery
 from framework.worker.dispatch.revoked import Revokes
 from framework.worker.intake.intake import Intake
@@ -94,17 +95,14 @@ class Consumption:
         graph = blueprint("consumer", self._steps(), self._settings, given)
         try:
             graph.start()
-        except ConnectionLost as error:
-            self._try_again(error)
-            return
         except FrameworkError as error:
-            # The broker refused: at start an operator must act, so the worker ends instead of trying again.
-            if not self._was_ready:
-                logger.error("consumer: %s", error)
-            if self._was_ready:
+            lost = isinstance(error, ConnectionLost) and error.exit_code != exitcodes.CONFIG
+            if self._was_ready or lost:
                 self._try_again(error)
             else:
-                self._on_fatal(error)
+                # The broker refused: an operator must act, so the worker ends, with a code that ends restarts too.
+                logger.error("consumer: %s", error)
+                self._on_fatal(ConfigError(str(error)) if isinstance(error, TransportError) else error)
             return
         self._blueprint = graph
         self._since = self._loop.time()

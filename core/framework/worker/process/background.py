@@ -40,7 +40,8 @@ def redirect(path: str | None) -> None:
         raise ConfigError(f"the log file {path} cannot be opened: {error.strerror}") from error
     for stream in (sys.__stdout__, sys.__stderr__):
         if stream is not None:
-            stream.flush()
+            with contextlib.suppress(OSError):  # a full disk, or nobody reads
+                stream.flush()
     for standard in (1, 2):
         os.dup2(fd, standard)
     os.close(fd)

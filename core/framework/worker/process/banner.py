@@ -9,6 +9,7 @@ from typing import Any
 from framework import __version__
 from framework._config.autoscale import autoscale_range
 from framework.api.transport import Queue
+from framework.wire.safe_repr import printable
 
 
 def banner(
@@ -40,8 +41,10 @@ def banner(
         "",
         "[queues]",
         *(
-            f".> {queue.name:<16} exchange={queue.exchange.name or queue.name}({queue.exchange.type}) "
-            f"key={queue.routing_key}"
+            printable(
+                f".> {queue.name:<16} exchange={queue.exchange.name or queue.name}({queue.exchange.type}) "
+                f"key={queue.routing_key}"
+            )
             for queue in queues
         ),
     ]

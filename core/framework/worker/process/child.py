@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from framework.client.locate import load_app
 from framework.worker.execute.execute import TaskWorkload
-from framework.worker.process.logs import redirect_stdouts, setup_logging
+from framework.worker.process.logs import LogStream, redirect_stdouts, setup_logging
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -37,15 +37,16 @@ def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:
     settings: Settings = app.conf.settings
     hostname: str = recipe["hostname"]
 
-    def set_up() -> None:
+    def set_up() -> LogStream | None:
         # A pool of processes numbers its children; %i and %I in the name of the log file are replaced by the number.
         index = int(os.environ.get("FRAMEWORK_PROCESS_INDEX", "0"))
         setup_logging(settings.worker, hostname, app.hooks, index)
-        _redirect(settings)
+        return _redirect(settings)
 
     return TaskWorkload(app, settings, hostname, set_up, own_process=True)
 
 
-def _redirect(settings: Settings) -> None:
+def _redirect(settings: Settings) -> LogStream | None:
     if settings.worker.redirect_stdouts:
-        redirect_stdouts(settings.worker.redirect_stdouts_level)
+        return redirect_stdouts(settings.worker.redirect_stdouts_level)
+    return None

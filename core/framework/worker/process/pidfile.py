@@ -66,7 +66,12 @@ class Pidfile:
             fd = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o644)
         except FileExistsError:
             return False
-        os.write(fd, b"%d\n" % os.getpid())
+        try:
+            os.write(fd, b"%d\n" % os.getpid())
+        except OSError:  # a full disk
+            self.path.unlink(missing_ok=True)
+            os.close(fd)
+            raise
         # Another worker may have removed the file before it was locked.
         if _lock(fd, fcntl.LOCK_EX) and _is_open_at(fd, self.path):
             self._fd = fd

@@ -29,6 +29,7 @@ from framework._config.autoscale import autoscale_range
 from framework._config.nodename import file_path, node_name
 from framework.exceptions import FrameworkError
 from framework.worker.autoscaler.system_load import cpus
+from framework.worker.process.logs import write_to
 from framework.worker.process.signals import Signals
 from framework.worker.process.stacks import stacks
 from framework.worker.process.stopping import Stopper
@@ -141,7 +142,8 @@ class WorkerRun:
 
     def _show_stacks(self, _frame: FrameType | None) -> None:
         # Written to the descriptor: the interrupted code may hold the lock of the log or of the stream.
-        os.write(2, stacks().encode(errors="replace"))
+        with contextlib.suppress(OSError):  # a dead pipe
+            write_to(2, stacks().encode(errors="replace"))
 
     def _debug(self, frame: FrameType | None) -> None:
         from framework.contrib import rdb  # start-up time: only a signal needs it, and it imports pdb

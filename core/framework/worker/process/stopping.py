@@ -20,9 +20,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from framework import exitcodes
+from framework._config.options import mask
 from framework.api.loop import Loop
 from framework.api.pool import Pool
 from framework.worker.intake.intake import Intake
+from framework.worker.process.logs import write_stdout
 from framework.worker.settle.settle import Settle
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ class Stopper:
             logger.warning("HUP is not supported on this platform: stop the worker and start it again")
             return
         else:
-            _print(f"Restarting framework worker ({' '.join(sys.argv)})")
+            _print(f"Restarting framework worker ({' '.join(map(mask, sys.argv))})")
             self.restarts = True
         self.warm()
 
@@ -175,7 +177,4 @@ class Stopper:
 def _print(line: str) -> None:
     # Printed to the terminal, as in the guide: the text must be visible at every log level, and `sys.stdout` may be
     # redirected to the log.
-    stream = sys.__stdout__
-    if stream is not None:
-        stream.write(f"\n{line}\n" if stream.isatty() else f"{line}\n")
-        stream.flush()
+    write_stdout(f"\n{line}\n" if sys.__stdout__ is not None and sys.__stdout__.isatty() else f"{line}\n")

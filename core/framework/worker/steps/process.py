@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from framework._boot.hooks import Hooks
 from framework._boot.loop import EventLoop
 from framework.api.step import Board, Step
 from framework.worker.process.banner import banner, task_list
-from framework.worker.process.logs import setup_logging
+from framework.worker.process.logs import setup_logging, write_stdout
 from framework.worker.process.notify import Notifier
 from framework.worker.process.pidfile import Pidfile
 from framework.worker.process.privileges import is_root
@@ -112,8 +111,7 @@ class BannerStep(Step):
         level = run.settings.worker.loglevel
         if level in ("DEBUG", "INFO"):
             text += "\n" + task_list(run.app.tasks, builtins=level == "DEBUG")
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
+        write_stdout(f"{text}\n")
 
 
 class NotifyStep(Step):

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.live import Live
+from rich.segment import Segment
 
 from framework import exitcodes
+from framework.wire.safe_repr import printable
 from framework_commands.screen.keys import Keyboard
 from framework_commands.screen.model import Model
 from framework_commands.screen.views import draw
@@ -22,17 +25,28 @@ if TYPE_CHECKING:
 _FRAME = 0.25
 
 
+class Printable:
+    """A drawing whose texts, which may come from anybody, cannot command the terminal."""
+
+    def __init__(self, drawing: RenderableType) -> None:
+        self._drawing = drawing
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for text, style, control in console.render(self._drawing, options):
+            yield Segment(text if control else printable(text, "\n"), style, control)
+
+
 def show(app: App, *, color: bool = True) -> int:
     """Show the screen until the user quits or the capture fails; return the exit code."""
     console = Console(no_color=None if color else True, highlight=False)
     with Model(app) as model, Keyboard() as keyboard:
         try:
-            with Live(draw(model, console), console=console, screen=True, auto_refresh=False) as live:
+            with Live(Printable(draw(model, console)), console=console, screen=True, auto_refresh=False) as live:
                 while not model.closed:
                     for key in keyboard.read(_FRAME):
                         model.press(key)
                     model.tick()
-                    live.update(draw(model, console), refresh=True)
+                    live.update(Printable(draw(model, console)), refresh=True)
         except KeyboardInterrupt:
             pass  # Ctrl-C quits
     if model.error is not None:

@@ -58,6 +58,14 @@ _REMEDIES: Final = {
     sqlite3.SQLITE_PERM: "may not be opened by this user: change its permissions",
     sqlite3.SQLITE_IOERR: "cannot be read or written: its disk reports an error",
 }
+#: Errors that another try does not mend.
+_UNFIT: Final = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM)
+
+
+class FileUnfit(ConnectionLost):
+    """The file is no database, or its user has no rights; a worker does not start with it."""
+
+    exit_code = ConfigError.exit_code
 
 
 def database_path(url: str, default: str = DEFAULT_FILE) -> str:
@@ -222,6 +230,10 @@ class Database:
             )
         with _databases_lock:
             _databases.add(self)
+        with suppress(OSError):
+            # Messages and results are for this user; SQLite gives its other files the rights of this one. Never opened
+            # if it exists: closing it would release the locks that this process has on it.
+            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
         connection = sqlite3.connect(
             self.path, timeout=self.busy_timeout, isolation_level=None, check_same_thread=False
         )
@@ -300,7 +312,8 @@ class Database:
         remedy = _REMEDIES.get(code & 0xFF) if code is not None else None
         if remedy is None:
             return ConnectionLost(f"{self.path} cannot be used: {error}")
-        return ConnectionLost(f"{self.path} {remedy.format(busy=self.busy_timeout)}")
+        kind = FileUnfit if code is not None and code & 0xFF in _UNFIT else ConnectionLost
+        return kind(f"{self.path} {remedy.format(busy=self.busy_timeout)}")
 
     # ------------------------------------------------------------ forks
 

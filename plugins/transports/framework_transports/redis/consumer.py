@@ -48,7 +48,7 @@ from framework_transports.redis.consumed_queue import BroadcastDelivery, Consume
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.options import RedisOptions
 from framework_transports.redis.parking import RedisParking
-from framework_transports.redis.reaper import reap, take_over, uptime
+from framework_transports.redis.reaper import reap, take_over, uptime, warn_of_eviction
 from framework_transports.redis.router import RedisRouter
 from framework_transports.redis.scripts import script
 from framework_transports.redis.server_timer import ServerTimer
@@ -115,6 +115,7 @@ class RedisConsumer(Consumer):
         try:
             self._connection.load([script(name) for name in _SCRIPTS])
             self._reap_from = monotonic() + _GRACE - min(_GRACE, uptime(self._connection, _GRACE))
+            warn_of_eviction(self._connection)
             if not self._connection.watch_keys():
                 key = f"framework.tick.{self._id}"
                 self._server_timer = ServerTimer(addresses, settings, key, options.poll_interval)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +32,7 @@ _PAGE: Final = 200
 _TAKE_OVER: Final = 100
 
 _UPTIME: Final = re.compile(r"uptime_in_seconds:(\d+)")
+_EVICTS: Final = re.compile(r"maxmemory_policy:(allkeys-\w+)")
 
 
 def reap(connection: RedisConnection, keys: Keys, consumed: ConsumedQueue, dead: str) -> int:
@@ -104,6 +106,20 @@ def _queues(connection: RedisConnection, keys: Keys, exchange: str, routing_key:
         if (matches(binding.routing_key, routing_key) if binding.pattern else binding.routing_key == routing_key)
     }
     return sorted(found)
+
+
+def warn_of_eviction(connection: RedisConnection) -> None:
+    """Log a warning if the server drops keys, and so whole queues, when its memory is full."""
+    with suppress(ServerError):  # forbidden to this user
+        reply = connection.call("INFO", "memory")
+        found = _EVICTS.search(reply if isinstance(reply, str) else reply.decode(errors="replace"))
+        if found is not None:
+            logger.warning(
+                "%s evicts keys when its memory is full (maxmemory-policy %s): whole queues are lost then; set "
+                "maxmemory-policy noeviction",
+                connection.address.display,
+                found[1],
+            )
 
 
 def uptime(connection: RedisConnection, unknown: float) -> float:
