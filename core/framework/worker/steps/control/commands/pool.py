@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 #: The most slots that one request adds: a typing error must not start a million processes.
 _GROWTH_MAX: Final = 1_000
+#: Seconds for the imports of a restart: a large application takes long.
+_IMPORT_LIMIT: Final = 300.0
 
 
 @control_command(signature="[N]")
@@ -56,7 +58,7 @@ def _resized(state: ControlState, n: int) -> None:
     logger.info("The pool now has %d slots", state.prefetch.slots)
 
 
-@control_command(signature="[MODULE ...] [reload=true] [reloader=PATH]", variadic="modules")
+@control_command(signature="[MODULE ...] [reload=true] [reloader=PATH]", variadic="modules", time_limit=_IMPORT_LIMIT)
 def pool_restart(
     state: ControlState, modules: list[str] | None = None, reload: bool = False, reloader: str | None = None
 ) -> dict[str, str]:
