@@ -28,6 +28,8 @@ from framework.wire.serialization import decode_message, encode
 
 #: A worker that has been silent for more seconds than this is not waited for.
 _FRESH: Final = 7.0
+#: The most seconds since a heartbeat that are taken, as they come from outside.
+_AGE_MAX: Final = 1e9
 #: The header of a reply that lists other workers: seconds since their last heartbeat, by node name.
 ROSTER: Final = "roster"
 
@@ -130,7 +132,8 @@ class Broadcast:
         self._replies.append(body)
         roster = incoming.headers.get(ROSTER)
         if isinstance(roster, dict):
-            self._roster = {**(self._roster or {}), **{str(node): float(age) for node, age in roster.items()}}
+            ages = {str(node): float(age) for node, age in roster.items() if _is_age(age)}
+            self._roster = {**(self._roster or {}), **ages}
         return True
 
     def _complete(self, limit: int | None) -> bool:
@@ -173,6 +176,10 @@ class Broadcast:
             content_encoding=content_encoding,
             delivery_mode=1,
         )
+
+
+def _is_age(age: object) -> bool:
+    return isinstance(age, (int, float)) and 0 <= age <= _AGE_MAX
 
 
 def _reply_queue(exchange: str, control: Any) -> Queue:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 #: The most slots that one request adds: a typing error must not start a million processes.
 _GROWTH_MAX: Final = 1_000
+#: The highest bound of an autoscaler, for the same reason.
+_SIZE_MAX: Final = 10_000
 #: Seconds for the imports of a restart: a large application takes long.
 _IMPORT_LIMIT: Final = 300.0
 
@@ -88,6 +91,8 @@ def autoscale(
     """Change the bounds of the pool's size; an omitted bound stays."""
     if state.autoscaler is None:
         raise FrameworkError("Autoscale not enabled: start the worker with --autoscale MAX,MIN")
+    if (bound := builtins.max(max or 0, min or 0)) > _SIZE_MAX:
+        raise FrameworkError(f"the pool has at most {_SIZE_MAX:,} slots, not {bound}")
     largest, smallest = state.autoscaler.update(max, min)
     return {"ok": f"autoscale now max={largest} min={smallest}"}
 
