@@ -17,9 +17,10 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from framework.exceptions import MessageUndecodable
 
@@ -32,6 +33,13 @@ Payload: TypeAlias = bytes | Parts
 
 JSON: Final = "application/json"
 UTF8: Final = "utf-8"
+
+
+#: Numbers of a message come from outside: a count fits into 32 bits, so that one more can be sent on any broker, and
+#: no limit is longer than 30 years.
+_Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 2)]
+_Limit: TypeAlias = Annotated[float, Meta(ge=0, le=1e9)]
+_PRIORITY_MAX: Final = 255
 
 
 class DeliveryInfo(msgspec.Struct, gc=False):
@@ -59,12 +67,12 @@ class HeadHeaders(msgspec.Struct, gc=False):
     shadow: str | None = None
     eta: str | None = None
     expires: str | float | None = None
-    retries: int | None = None
-    timelimit: tuple[float | None, float | None] | None = None
+    retries: _Count | None = None
+    timelimit: tuple[_Limit | None, _Limit | None] | None = None
     ignore_result: bool | None = None
     redelivered: bool | None = None
     #: Our header: earlier deliveries of this message, for brokers that do not count them.
-    deliveries: int | None = None
+    deliveries: _Count | None = None
 
 
 class Head(msgspec.Struct, gc=False):
@@ -225,7 +233,7 @@ def again(payload: Payload, queue: str, changes: Mapping[str, Any] | None = None
         content_type=found.content_type,
         content_encoding=found.content_encoding,
         # Transports choose the place in the queue by the argument `priority`, not by the properties.
-        priority=priority if isinstance(priority, int) else None,
+        priority=min(max(priority, 0), _PRIORITY_MAX) if isinstance(priority, int) else None,
         properties={name: value for name, value in found.properties.items() if name not in _PUBLISHING_PROPERTIES},
     )
 

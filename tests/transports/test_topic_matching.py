@@ -66,6 +66,11 @@ def test_a_hostile_pattern_is_not_slow() -> None:
     assert not matches(".".join(["#", "a"] * 12), ".".join(["a"] * 11 + ["b"]))
 
 
+def test_a_hostile_pattern_with_more_words_is_not_slow_either() -> None:
+    assert not matches(".".join(["#", "a"] * 100), ".".join(["a"] * 1_000 + ["b"]))
+    assert not matches(".".join(["#", "*"] * 100), ".".join(["a"] * 99))
+
+
 def test_types() -> None:
     assert routes("fanout", "x", "y")
     assert routes("direct", "x", "x")

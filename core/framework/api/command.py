@@ -93,6 +93,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     visible: bool = True
     #: Seconds that a client waits for replies.
     default_timeout: float = 1.0
+    #: Seconds that the command may run, 0: no limit; None: `time_limit` under ``[control]``.
+    time_limit: float | None = None
 
     @property
     def usage(self) -> str:

@@ -26,9 +26,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from framework.api.plugin import Plugin
 from framework.message import Outgoing, Payload
@@ -45,6 +46,11 @@ class Exchange(msgspec.Struct, frozen=True):
     arguments: dict[str, Any] | None = None
 
 
+#: What every broker can be sent: milliseconds in 32 bits, sizes in 63.
+_Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=(2**32 - 1) / 1000)]
+_Size: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
 class Queue(msgspec.Struct, frozen=True, kw_only=True):
     """A queue and its one binding to an exchange. Times are in seconds."""
 
@@ -56,11 +62,11 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     auto_delete: bool = False
     no_ack: bool = False
     alias: str | None = None
-    expires: float | None = None
-    message_ttl: float | None = None
-    max_length: int | None = None
-    max_length_bytes: int | None = None
-    max_priority: int | None = None
+    expires: _Seconds | None = None
+    message_ttl: _Seconds | None = None
+    max_length: _Size | None = None
+    max_length_bytes: _Size | None = None
+    max_priority: Annotated[int, Meta(ge=0, le=255)] | None = None
     queue_arguments: dict[str, Any] | None = None
     binding_arguments: dict[str, Any] | None = None
     consumer_arguments: dict[str, Any] | None = None

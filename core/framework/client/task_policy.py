@@ -98,7 +98,7 @@ def parse_rate(rate: object) -> float:
         seconds = _UNITS.get(unit.strip(), 0.0) if slash else 1.0
     try:
         value = float(number) if isinstance(number, (str, int, float)) and not isinstance(rate, bool) else -1.0
-    except ValueError:
+    except (ValueError, OverflowError):
         value = -1.0
     if not seconds or value < 0 or not isfinite(value):
         raise ConfigError(

@@ -6,9 +6,7 @@
    broker counted; or one from each worker on the roster that workers attach. Otherwise it returns when no reply has
    arrived for `timeout` seconds.
 3. `Replies.missing` names the workers that are expected to reply and have not.
-4. `matches` applies a request's pattern to a node name, in the worker and for the client's roster. Patterns come from
-   outside: only globs and regular expressions of bounded cost are accepted.
-5. Each request has a ticket. Replies with another ticket are dropped, so a late one cannot show up in the next call.
+4. Each request has a ticket. Replies with another ticket are dropped, so a late one cannot show up in the next call.
 
 Source: the request and reply shapes of kombu's pidbox. The roster is an extension: a key of the request and a header
 of the reply, which other implementations ignore.
@@ -16,8 +14,6 @@ of the reply, which other implementations ignore.
 
 from __future__ import annotations
 
-import fnmatch
-import re
 import select
 import time
 import uuid
@@ -28,10 +24,13 @@ from typing import Any, Final
 from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import MessageError
 from framework.message import Outgoing, read
+from framework.wire.node_pattern import matches
 from framework.wire.serialization import decode_message, encode
 
 #: A worker that has been silent for more seconds than this is not waited for.
 _FRESH: Final = 7.0
+#: The most seconds since a heartbeat that are taken, as they come from outside.
+_AGE_MAX: Final = 1e9
 #: The header of a reply that lists other workers: seconds since their last heartbeat, by node name.
 ROSTER: Final = "roster"
 #: What a worker that has others of its name lists there for itself: clients then wait for them all.
@@ -151,7 +150,8 @@ class Broadcast:
         self._replies.append(body)
         roster = incoming.headers.get(ROSTER)
         if isinstance(roster, dict):
-            self._roster = {**(self._roster or {}), **{str(node): float(age) for node, age in roster.items()}}
+            ages = {str(node): float(age) for node, age in roster.items() if _is_age(age)}
+            self._roster = {**(self._roster or {}), **ages}
             self._ambiguous |= NAMESAKES in roster.values()
         return True
 
@@ -202,6 +202,10 @@ class Broadcast:
         )
 
 
+def _is_age(age: object) -> bool:
+    return isinstance(age, (int, float)) and (age == NAMESAKES or 0 <= age <= _AGE_MAX)
+
+
 def _reply_queue(exchange: str, control: Any) -> Queue:
     return Queue(
         name=f"{uuid.uuid4()}.reply.{exchange}",
@@ -212,39 +216,4 @@ def _reply_queue(exchange: str, control: Any) -> Queue:
         expires=control.queue_expires,
         message_ttl=control.queue_ttl,
         no_ack=True,
-    )
-
-
-#: Longer patterns, or more repetitions, are refused: a hostile expression must not stall the loop. Backtracking is
-#: exponential in repeated groups and in the number of repetitions; a few repetitions in sequence are harmless.
-_PATTERN_MAX: Final = 128
-_REPETITIONS_MAX: Final = 4
-_REPETITION: Final = re.compile(r"[*+{]|(?<!\()\?")
-_REPEATED_AGAIN: Final = re.compile(r"[)*+}][*+{]")
-
-
-def matches(node: str, pattern: str, matcher: str) -> bool:
-    """Return whether `pattern` matches `node`: a glob if `matcher` is ``glob``, else a regular expression.
-
-    Raises `MessageError` for an expression that is invalid or may take long.
-    """
-    if matcher == "glob":
-        return fnmatch.fnmatchcase(node, pattern)
-    if not _harmless(pattern):
-        raise MessageError(
-            f"the pattern is longer than {_PATTERN_MAX} characters, repeats a group or has more than "
-            f"{_REPETITIONS_MAX} repetitions: use a simpler one"
-        )
-    try:
-        return re.match(pattern, node) is not None
-    except re.error as error:
-        raise MessageError(f"the pattern is not a regular expression: {error}") from None
-
-
-def _harmless(pattern: str) -> bool:
-    """Return whether matching `pattern` against a host name takes bounded time."""
-    return (
-        len(pattern) <= _PATTERN_MAX
-        and len(_REPETITION.findall(pattern)) <= _REPETITIONS_MAX
-        and not _REPEATED_AGAIN.search(pattern)
     )

@@ -13,6 +13,9 @@ class ControlSettings(Table):
     queue_expires: Annotated[Seconds | None, opt("Seconds after which an unused queue is deleted.")] = 10.0
     queue_exclusive: Annotated[bool, opt("The queue belongs to one connection.")] = True
     queue_durable: Annotated[bool, opt("The queue survives a restart of the broker.")] = False
+    time_limit: Annotated[
+        Seconds, opt("Seconds after which a running command is ended and answered with an error; 0: no limit.")
+    ] = 10.0
 
 
 class EventSettings(Table):

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 #: Seconds between two heartbeats of a worker that does not send its interval.
 _FREQ: Final = 60.0
+#: The longest interval that is taken, as it comes from outside.
+_FREQ_MAX: Final = 3600.0
 #: A worker without a heartbeat for this many intervals counts as dead.
 _MISSED_MAX: Final = 2.0
 
@@ -78,6 +80,8 @@ class Worker:
         for name in ("pid", "freq", "active", "processed", "sw_ident", "sw_ver", "sw_sys", "clock"):
             if event.get(name) is not None:
                 setattr(self, name, event[name])
+        if not (isinstance(self.freq, (int, float)) and 0 < self.freq <= _FREQ_MAX):
+            self.freq = _FREQ
         if event.get("loadavg"):
             self.loadavg = tuple(event["loadavg"])
 

@@ -80,7 +80,7 @@ class Reloading:
         contents = [(module, dict(vars(module))) for module in imported]
         try:
             yield
-        except FrameworkError:
+        except BaseException:  # a restart that was ended, too
             # Removed first: reading the tasks would register the shared ones.
             del current.shared[shared:]
             self._app.tasks.restore(tasks)

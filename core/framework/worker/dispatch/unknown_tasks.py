@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 #: The delay is multiplied by a random factor in this range, so that not all messages return at once.
 _SPREAD: Final = (0.5, 1.5)
+#: The highest numbers of a mark that are taken, which comes from outside.
+_TIMES_MAX: Final = 2**31
+_TIME_MAX: Final = 1e11
 #: Largest clock difference between machines (s).
 _SKEW_MAX: Final = 3600.0
 
@@ -181,8 +184,8 @@ def _mark(headers: Mapping[str, Any]) -> tuple[int, float]:
         return 0, 0.0
     times, until = mark.get("times"), mark.get("until")
     return (
-        times if isinstance(times, int) and times > 0 else 0,
-        float(until) if isinstance(until, int | float) else 0.0,
+        min(times, _TIMES_MAX) if isinstance(times, int) and times > 0 else 0,
+        float(until) if isinstance(until, int | float) and 0 < until <= _TIME_MAX else 0.0,
     )
 
 

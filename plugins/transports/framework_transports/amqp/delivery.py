@@ -88,7 +88,7 @@ def read_delivery(item: Delivered, queue: Queue, settlements: Settlements, tries
             source, key = queue.exchange.name, native.original_key(key)
     properties["delivery_info"] = {"exchange": source, "routing_key": key, "redelivered": redelivered != 0}
     count = headers.get("x-delivery-count")
-    deliveries = count if type(count) is int else max(1, tries.of(headers)) if redelivered else 0
+    deliveries = max(0, count) if type(count) is int else max(1, tries.of(headers)) if redelivered else 0
     return AmqpDelivery(
         (headers, properties, content_type, content_encoding, body),
         queue.name,

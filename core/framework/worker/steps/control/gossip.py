@@ -32,6 +32,8 @@ _KEPT: Final = 60.0
 _CHECK_INTERVAL: Final = 5.0
 #: Heartbeat interval (s) of a worker whose events have none.
 _INTERVAL: Final = 2.0
+#: The longest heartbeat interval (s) that is taken: it comes from outside, and a worker is kept for three of them.
+_INTERVAL_MAX: Final = 3600.0
 #: The most workers that are kept: node names come from outside.
 _NODES_MAX: Final = 5_000
 
@@ -107,7 +109,7 @@ class Gossip:
             node = self._nodes[name] = _Node()
         node.last_seen = time.monotonic()
         node.silent = False
-        if isinstance(interval, (int, float)) and interval > 0:
+        if isinstance(interval, (int, float)) and 0 < interval <= _INTERVAL_MAX:
             node.interval = float(interval)
 
     def _check(self) -> None:

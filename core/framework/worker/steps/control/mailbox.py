@@ -2,8 +2,8 @@
 
 1. Subscribes the node's control queue to ``<control_exchange>.pidbox``, on the worker's `ControlConnection`.
 2. Decodes requests, skips those for other nodes, runs the command, and sends a reply if the request has an address.
-3. Limits the effect of bad requests: an unreadable request is logged and dropped; a pattern is a glob, or a short
-   regular expression.
+3. Limits the effect of bad requests: an unreadable request is logged and dropped, patterns are matched in linear time
+   (`framework.wire.node_pattern`), and a command that takes too long is ended.
 
 Source: the request and reply shapes of kombu's pidbox.
 """
@@ -20,9 +20,11 @@ from framework.api.command import Panel
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import MessageError
 from framework.message import Outgoing, Payload, read
-from framework.wire.control_request import ROSTER, matches
+from framework.wire.control_request import ROSTER
+from framework.wire.node_pattern import matches
 from framework.wire.serialization import decode_message, encode
 from framework.worker.steps.control.connection import ControlConnection
+from framework.worker.steps.control.time_limit import CommandTimeout, run_limited
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,7 @@ class ControlMailbox:
         self._clock = connection.clock
         self._hostname = hostname
         self._accept = accept
+        self._time_limit = control.time_limit
         self._exchange = f"{control.exchange}.pidbox"
         self._queue = Queue(
             name=f"{hostname}.{self._exchange}",
@@ -98,12 +101,21 @@ class ControlMailbox:
         if not self._is_addressed(request):
             return None
         logger.debug("Control request %s %s", request.method, request.arguments)
-        reply = self._panel.answer(self.state, request.method, request.arguments)
+        reply = self._run(request)
         if isinstance(reply, dict) and "error" in reply:
             logger.error("Control request %s failed: %s", request.method, reply["error"])
         if request.reply_to is None:
             return None
         return self._reply(request, reply)
+
+    def _run(self, request: ControlRequest) -> Any:
+        """Run the command and return its reply, for one that takes too long an error reply."""
+        command = self._panel.get(request.method)
+        limit = self._time_limit if command is None or command.time_limit is None else command.time_limit
+        try:
+            return run_limited(limit, self._panel.answer, self.state, request.method, request.arguments)
+        except CommandTimeout:
+            return {"error": f"{request.method} was ended after the {limit:g} s that a command may run at most"}
 
     def _is_addressed(self, request: ControlRequest) -> bool:
         if request.destination:

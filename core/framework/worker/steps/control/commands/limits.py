@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+#: The longest time limit (s), as in messages.
+_LIMIT_MAX: Final = 1e9
 
 
 @control_command(signature="TASK [SOFT [HARD]]")
@@ -30,8 +33,11 @@ def time_limit(
     traits = state.pool.traits
     for value, able, kind in ((soft, traits.soft_limit, "soft"), (hard, traits.hard_limit, "hard")):
         # Written so that nan is refused, too.
-        if value is not None and not value > 0:
-            raise FrameworkError(f"the {kind} time limit is {value:g}; wanted seconds above 0, or nothing for no limit")
+        if value is not None and not 0 < value <= _LIMIT_MAX:
+            raise FrameworkError(
+                f"the {kind} time limit is {value:g}; wanted seconds above 0, at most {_LIMIT_MAX:g}, "
+                "or nothing for no limit"
+            )
         if value is not None and not able:
             raise FrameworkError(f"the pool {state.settings.worker.pool!r} cannot enforce a {kind} time limit")
     task.policy = msgspec.structs.replace(task.policy, soft_time_limit=soft, time_limit=hard)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from framework.api.command import control_command
 from framework.exceptions import FrameworkError
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for the imports of a restart: a large application takes long.
+_IMPORT_LIMIT: Final = 300.0
 
 
 @control_command(signature="[N]")
@@ -54,7 +58,7 @@ def _resized(state: ControlState, n: int) -> None:
     logger.info("The pool now has %d slots", state.prefetch.slots)
 
 
-@control_command(signature="[MODULE ...] [reload=true] [reloader=PATH]", variadic="modules")
+@control_command(signature="[MODULE ...] [reload=true] [reloader=PATH]", variadic="modules", time_limit=_IMPORT_LIMIT)
 def pool_restart(
     state: ControlState, modules: list[str] | None = None, reload: bool = False, reloader: str | None = None
 ) -> dict[str, str]:
@@ -85,8 +89,8 @@ def autoscale(
     if state.autoscaler is None:
         raise FrameworkError("Autoscale not enabled: start the worker with --autoscale MAX,MIN")
     most = state.settings.worker.pool_max
-    if max is not None and max > most:
-        raise FrameworkError(f"the pool may have at most {most} slots (pool_max), not {max}")
+    if (bound := builtins.max(max or 0, min or 0)) > most:
+        raise FrameworkError(f"the pool may have at most {most} slots (pool_max), not {bound}")
     largest, smallest = state.autoscaler.update(max, min)
     return {"ok": f"autoscale now max={largest} min={smallest}"}
 
