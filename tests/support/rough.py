@@ -208,3 +208,16 @@ def dies_beside_a_copy(gate, entry):
     with open(gate, "a") as file:
         file.write(f"{os.getpid()}\n")
     return "from the copy"
+
+
+@app.task(name="rough.leaves_threads")
+def leaves_threads(count):
+    """Start `count` threads that never end, and that are no daemons."""
+    for number in range(count):
+        threading.Thread(target=threading.Event().wait, name=f"left behind {number}", daemon=False).start()
+
+
+@app.task(name="rough.takes_stdout")
+def takes_stdout():
+    """Leave the process without standard streams."""
+    sys.stdout = sys.stderr = None

@@ -167,7 +167,8 @@ class PoolContext(msgspec.Struct, kw_only=True):
     #: pass it to `framework.api.workload.load`. JSON-able.
     recipe: Mapping[str, Any]
     #: Builds the outcome of a job that the pool ended itself: ``outcome_for(job, code, text, runtime)`` with
-    #: TIMED_OUT (text: the limit in seconds), WORKER_LOST (text: what happened) or TERMINATED (text: the signal).
+    #: TIMED_OUT or SOFT_TIMED_OUT (text: the limit in seconds; the latter if the exception was raised outside of
+    #: `Workload.run`), WORKER_LOST (text: what happened) or TERMINATED (text: the signal).
     outcome_for: OutcomeFor
     #: Node name, for process titles and log lines.
     hostname: str

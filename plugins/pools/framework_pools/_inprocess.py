@@ -21,7 +21,17 @@ from typing import Any, ClassVar, Final
 import msgspec
 
 from framework.api.loop import Timer
-from framework.api.pool import TERMINATED, TIMED_OUT, WORKER_LOST, Job, Outcome, Pool, PoolContext, Workload
+from framework.api.pool import (
+    SOFT_TIMED_OUT,
+    TERMINATED,
+    TIMED_OUT,
+    WORKER_LOST,
+    Job,
+    Outcome,
+    Pool,
+    PoolContext,
+    Workload,
+)
 from framework.exceptions import SoftTimeLimitExceeded
 from framework_pools._costs import BUDGET, Costs
 from framework_pools._slot import InProcessSlot, Interrupt
@@ -204,7 +214,7 @@ class InProcessPool(Pool):
         if pending_kill is not None and pending_kill[0] == job.seq:
             return self.context.outcome_for(job, pending_kill[1], pending_kill[2], runtime)
         if isinstance(error, SoftTimeLimitExceeded):
-            return self.context.outcome_for(job, TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
+            return self.context.outcome_for(job, SOFT_TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
         # The class only: the error's repr is user code and may fail in the loop.
         text = f"the task ended its {self.kind} with {type(error).__qualname__}, which no task should raise"
         return self.context.outcome_for(job, WORKER_LOST, text, runtime)

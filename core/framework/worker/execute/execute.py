@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 #: The task-execution wall: exceptions caught from a task. Of the `BaseException`s only those that a task itself may
 #: raise: pools use the others to end a job from outside.
 _RAISED: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
+#: Names of classes by which libraries for concurrency end what waits: gevent, eventlet, asyncio, trio.
+_OF_LIBRARIES: Final = frozenset({"Timeout", "CancelledError", "Cancelled"})
 
 
 class TaskWorkload:
@@ -63,7 +65,8 @@ class TaskWorkload:
         self._settings = settings
         self._hostname = hostname
         self._own_process = own_process
-        self._raised: tuple[type[BaseException], ...] = (*_RAISED, *task_errors)
+        # In a process of its own the pool raises nothing but the soft limit.
+        self._raised: tuple[type[BaseException], ...] = (BaseException,) if own_process else (*_RAISED, *task_errors)
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
@@ -118,7 +121,7 @@ class TaskWorkload:
             if Process.copy_of:
                 end_copy(_place(job), error)
             # A task also fails if its return value cannot be encoded or its callbacks cannot be sent.
-            if not (isinstance(error, self._raised) or _is_library_timeout(error)):
+            if not self._is_of_task(error):
                 raise
             return self._finish.raised(run, error, monotonic() - began)
         finally:
@@ -127,6 +130,12 @@ class TaskWorkload:
             if (output := self._output) is not None and output.begun:
                 output.flush()
             pop_request(token)
+
+    def _is_of_task(self, error: BaseException) -> bool:
+        """Whether the task has raised `error`, and not the pool to end its job; of a group, whether all parts are."""
+        if isinstance(error, BaseExceptionGroup):
+            return all(map(self._is_of_task, error.exceptions))
+        return isinstance(error, self._raised) or _is_of_library(error)
 
     def runs_async(self, task: str) -> bool:
         """Return whether `task` is a coroutine function."""
@@ -154,8 +163,10 @@ class TaskWorkload:
             if run.later:
                 await call.drive(self._finish.count_in_thread(run.later))
             return outcome
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the task-execution wall, as in `run`
-            # Not GeneratorExit: in a coroutine it means that the coroutine is being closed.
+        except BaseException as error:  # the task-execution wall, as in `run`
+            # Not these: they mean that the coroutine is being closed, or that the pool cancels it.
+            if type(error).__name__ in ("GeneratorExit", "CancelledError") or not self._is_of_task(error):
+                raise
             if Process.copy_of:
                 end_copy(_place(job), error)
             run.later.clear()
@@ -205,9 +216,9 @@ class TaskWorkload:
             plan.before_start(request.id, run.args, run.kwargs)
 
 
-def _is_library_timeout(error: BaseException) -> bool:
-    """Whether `error` is a library's time-out that is no `Exception`; a task may use a green library in any pool."""
-    return any(kind.__name__ == "Timeout" for kind in type(error).__mro__)
+def _is_of_library(error: BaseException) -> bool:
+    """Whether `error` is a library's time-out or cancellation that is no `Exception`; any pool may run its tasks."""
+    return any(kind.__name__ in _OF_LIBRARIES for kind in type(error).__mro__)
 
 
 def _place(job: Job) -> str:

@@ -25,8 +25,12 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 
 from framework.api.loop import Loop
+from framework.api.originals import original
 
 logger = logging.getLogger(__name__)
+
+#: Seconds that threads of the application have to end when the worker has stopped.
+_THREADS_WAIT: Final = 5.0
 
 #: Signals that the loop handles.
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP)
@@ -166,7 +170,8 @@ class Signals:
     def fix_exit_code(self, code: int) -> None:
         """Make sure that the process exits with `code`, unless KILL ends it.
 
-        TERM, INT and QUIT exit at once: a thread of the application may keep the process from exiting.
+        Threads of the application may keep the process from exiting: TERM, INT and QUIT exit at once, and after
+        `_THREADS_WAIT` seconds the threads are named in the log and the process exits without them.
         """
 
         def now(_signum: int, _frame: FrameType | None) -> NoReturn:
@@ -180,9 +185,27 @@ class Signals:
         for signum in _ENDING:
             signal.signal(signum, now)
         self._close()
+        # A system thread, whatever is patched: nothing else turns any more.
+        original("_thread").start_new_thread(_exit_without_threads, (code,))
 
     @staticmethod
     def _ignore_all() -> None:
         # The interpreter is about to remove all handlers; a signal during its cleanup would end the process.
         for signum in (*STOPPING, *_DEBUGGING):
             signal.signal(signum, signal.SIG_IGN)
+
+
+def _exit_without_threads(code: int) -> None:
+    """Exit with `code` once threads that should have ended keep the process for `_THREADS_WAIT` seconds."""
+    sleep = original("time").sleep
+    while True:
+        sleep(_THREADS_WAIT)
+        main = threading.main_thread()
+        names = [each.name for each in threading.enumerate() if not each.daemon and each is not main]
+        if names:
+            logger.warning(
+                "The worker ends without %d threads that tasks have left: %s. Make them daemons, or join them",
+                len(names),
+                ", ".join(names),
+            )
+            os._exit(code)

@@ -19,7 +19,13 @@ from framework.client.canvas.documents import Member
 from framework.client.canvas.errbacks import errback_calls
 from framework.client.request import Context
 from framework.client.workflow import chord_counting
-from framework.exceptions import MessageError, TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from framework.exceptions import (
+    MessageError,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
 from framework.message import Payload, read
 from framework.wire.identity import new_id
 from framework.wire.result_document import FAILURE, RETRY, REVOKED, Documents
@@ -48,12 +54,15 @@ class AbnormalEnds:
     def outcome_for(self, job: Job, code: int, text: str, runtime: float) -> Outcome:
         """Return the outcome of `job`, which the pool ended with `code` because of `text`.
 
-        TIMED_OUT: `text` is the limit in seconds; WORKER_LOST: what happened; TERMINATED: the signal's name.
+        TIMED_OUT, SOFT_TIMED_OUT: `text` is the limit in seconds; WORKER_LOST: what happened; TERMINATED: the signal's
+        name.
         """
         error: Exception
         if code == outcomes.TIMED_OUT:
             seconds = float(text)
             error = TimeLimitExceeded(int(seconds) if seconds.is_integer() else seconds)
+        elif code == outcomes.SOFT_TIMED_OUT:
+            error = SoftTimeLimitExceeded()
         elif code == outcomes.WORKER_LOST:
             error = WorkerLostError(text)
         else:

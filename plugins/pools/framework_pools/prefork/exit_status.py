@@ -94,8 +94,8 @@ as_outcome: Callable[[tuple[Any, ...]], Outcome] = partial(tuple.__new__, Outcom
 def outcome_of(record: tuple[Any, ...], job: Job, pending_kill: PendingKill | None, outcome_for: OutcomeFor) -> Outcome:
     """Return the outcome of `job`; `pending_kill`: its child's pending kill, if any."""
     code, runtime = record[1], record[2]
-    if code == TIMED_OUT:
-        return outcome_for(job, TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
+    if code == TIMED_OUT:  # the soft limit has struck outside the task's own code
+        return outcome_for(job, SOFT_TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
     if code == WORKER_LOST:
         return outcome_for(job, WORKER_LOST, record[4], runtime)
     if code == UNKNOWN_HERE:
