@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import setproctitle
-
 from framework.exceptions import AppNotFound, ConfigError
 
 if TYPE_CHECKING:
@@ -58,6 +56,8 @@ class CommandSession:
             self.enter()
             if self._args is None and any(options.mask(word) != word for word in sys.orig_argv):
                 # Every user of the machine can read the command lines of its processes.
+                import setproctitle  # memory: few command lines have a password
+
                 setproctitle.setproctitle(" ".join(options.mask(word) for word in sys.orig_argv))
             flags = dict(self.flags)
             if self.broker is not None:

@@ -161,7 +161,9 @@ class RedisConnection:
                     plain.close()
                     raise
             else:
-                plain = socket.create_connection((address.host, address.port), self._settings.connect_timeout)
+                # As bytes: for text the codec of international names is loaded, half a megabyte in each process.
+                host: Any = address.host.encode() if address.host.isascii() else address.host
+                plain = socket.create_connection((host, address.port), self._settings.connect_timeout)
                 plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._settings.keepalive:
                     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
