@@ -18,6 +18,7 @@ from typing import Any
 from celery import Celery
 from celery.backends.rpc import RPCBackend
 from celery.result import AsyncResult
+from redis.connection import AbstractConnection
 
 from support import ledger
 from support.wait import wait_for
@@ -158,13 +159,10 @@ def outcome(result: Any, timeout: float) -> Any:
 
 @contextlib.contextmanager
 def closing(app: Celery) -> Iterator[Celery]:
-    """Close `app` with its connections, which Celery keeps open, so that no later test fails on a warning."""
+    """Close `app` and the sockets that Celery leaves open, so that no later test fails on a warning."""
     try:
         yield app
     finally:
-        for pool in (app.producer_pool, app.pool):
-            # The pools stay usable: another application with the same broker shares them.
-            pool.force_close_all(close_pool=False)
         app.close()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ResourceWarning)
@@ -173,6 +171,9 @@ def closing(app: Celery) -> Iterator[Celery]:
             # A result that nobody has asked for says goodbye to its server when it goes: long after the server, then.
             if issubclass(type(each), AsyncResult) and each.app is app:
                 each.backend = None
+            # Celery keeps these for applications with the same broker; they connect again when one uses them.
+            elif issubclass(type(each), AbstractConnection):
+                each.disconnect()
 
 
 app = make_app(

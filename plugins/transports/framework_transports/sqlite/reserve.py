@@ -55,7 +55,7 @@ class Reserve:
         with suppress(OSError):
             if not self._has_room():
                 return
-            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o666)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
             try:
                 os.posix_fallocate(descriptor, 0, SIZE)
                 self.freed = False
