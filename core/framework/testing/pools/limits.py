@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from framework.api.pool import FAILURE, SUCCESS, TERMINATED, TIMED_OUT
+from framework.api.pool import FAILURE, SOFT_TIMED_OUT, SUCCESS, TERMINATED, TIMED_OUT
 from framework.testing.pools.base import Bench, PoolSuiteBase, needs
 from framework.testing.workload import TAKEN
 
@@ -29,7 +29,7 @@ class LimitPromises(PoolSuiteBase):
         """A job that does not catch `SoftTimeLimitExceeded` fails, and its slot runs the next job."""
         pool = start()
         [outcome] = pool.run(b"spin:30", soft=0.2)
-        assert outcome.code in (FAILURE, TIMED_OUT)
+        assert outcome.code in (FAILURE, SOFT_TIMED_OUT)
         assert pool.run(b"noop")[0].code == SUCCESS
 
     @needs("soft_limit")
@@ -37,7 +37,7 @@ class LimitPromises(PoolSuiteBase):
         """When soft limits expire just as jobs end, each job ends once and later jobs are not interrupted."""
         pool = start()
         outcomes = pool.run(*[b"spin:0.004"] * 200, soft=0.004)
-        assert {outcome.code for outcome in outcomes} <= {SUCCESS, FAILURE, TIMED_OUT}
+        assert {outcome.code for outcome in outcomes} <= {SUCCESS, FAILURE, SOFT_TIMED_OUT}
         assert {outcome.code for outcome in pool.run(*[b"spin:0.002"] * 50)} == {SUCCESS}
 
     @pytest.fixture
