@@ -238,7 +238,7 @@ class CountsLimitsFromSubmission(Unbroken):
 
 
 class TakesItsInterruptForTheTasksOwn(Unbroken):
-    task_errors = (Interrupt,)
+    interrupts = ()
 
 
 class TerminatesItsNeighbour(Unbroken):
@@ -379,7 +379,7 @@ class PatchesOnceOnly(Unbroken):
 
 
 class TakesExceptionsForSomethingElse(Unbroken):
-    task_errors = (ValueError,)
+    interrupts = (ValueError,)
 
 
 # ---------------------------------------------------------------- the end
@@ -544,7 +544,7 @@ MEANT: dict[type[Pool], str] = {
     NeverRecycles: "test_no_process_runs_more_jobs_than_it_may",
     ForgetsToPatch: "test_the_interpreter_is_patched",
     PatchesOnceOnly: "test_patching_again_is_harmless",
-    TakesExceptionsForSomethingElse: "test_what_a_task_may_let_out_is_no_exception",
+    TakesExceptionsForSomethingElse: "test_interrupts_are_no_exceptions",
     TakesRunningJobsBack: "test_quiesce_takes_back_what_has_not_begun",
     RunsWhatItGaveBack: "test_quiesce_takes_back_what_has_not_begun",
     DropsWhatItTakesBack: "test_quiesce_takes_back_what_has_not_begun",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Generator
 from types import FrameType
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from framework.exceptions import SoftTimeLimitExceeded
 
@@ -94,12 +94,15 @@ class _Steps:
             coroutine.close()
 
 
+#: The code that runs the steps of a driven coroutine.
+STEPS: Final = _Steps.__await__.__code__
+
+
 def inside(frame: FrameType | None) -> bool:
     """Return whether a driven coroutine called the code of `frame`, so that an exception may be raised there."""
-    steps = _Steps.__await__.__code__
-    frame = frame.f_back if frame is not None and frame.f_code is not steps else None
+    frame = frame.f_back if frame is not None and frame.f_code is not STEPS else None
     while frame is not None:
-        if frame.f_code is steps:
+        if frame.f_code is STEPS:
             return True
         frame = frame.f_back
     return False

@@ -100,7 +100,13 @@ class Workload(Protocol):
     def run(self, job: Job) -> Outcome:
         """Run `job` to its end.
 
-        Raises only `BaseException`s that the pool itself injected; one of `Pool.task_errors` fails the job instead.
+        Raises only the `Pool.interrupts` of its pool; any other exception fails the job.
+        """
+
+    def task_frame(self, frame: FrameType) -> FrameType | None:
+        """Return the frame of the task's own function, if that has called the code of `frame`, directly or not.
+
+        A pool raises exceptions only there, see `framework.api.interrupt`.
         """
 
     def release(self) -> None:
@@ -197,9 +203,9 @@ class Pool(Plugin, ABC):
     """Base class of pools. Creating a pool starts nothing."""
 
     traits: ClassVar[PoolTraits]
-    #: Exceptions that are no `Exception` and fail a task, such as the time-outs of a green library. Not the exceptions
-    #: with which the pool itself ends a job.
-    task_errors: ClassVar[tuple[type[BaseException], ...]] = ()
+    #: The exceptions with which the pool itself, or its library, ends a job; not `SoftTimeLimitExceeded`. Any other
+    #: exception of a task is a failure of the task, also one that is no `Exception`.
+    interrupts: ClassVar[tuple[type[BaseException], ...]] = ()
 
     def __init__(self, context: PoolContext, options: msgspec.Struct) -> None:
         self.context = context

@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from framework._config.making import making
+from framework.api.coroutine import STEPS as STEPS
 from framework.api.coroutine import Call, inside
 from framework.api.originals import is_replaced
 from framework.exceptions import SoftTimeLimitExceeded
@@ -106,13 +107,18 @@ def _run_for_greenlet(coroutine: Coroutine[Any, Any, Any]) -> Any:
     loop.call_soon_threadsafe(begin)
     while not box:
         try:
-            ended.wait()
+            wait(ended)
         except BaseException as error:
             loop.call_soon_threadsafe(call.interrupt, type(error))
             if not isinstance(error, SoftTimeLimitExceeded):
                 raise
             # The coroutine decides what comes of a soft limit.
     return _opened(*box[0])
+
+
+def wait(ended: threading.Event) -> None:
+    """Wait until a coroutine has ended, in its greenlet; the exceptions of limits are raised here."""
+    ended.wait()
 
 
 def _green_loop() -> tuple[asyncio.AbstractEventLoop, int]:

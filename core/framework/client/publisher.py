@@ -159,7 +159,7 @@ class Publisher:
             until = " and until it does" if waits_for_broker() else ""
             text = "The broker did not accept a message for %s, trying again in %.1f s%s: %s"
             logger.log(level, text, where, pause, until, error)
-            time.sleep(pause)
+            wait(pause)
             try:
                 self._publish(messages, queues)
             except TransportError as failed:
@@ -291,7 +291,12 @@ def retry_until_accepted(action: Callable[[], object], what: str) -> None:
     `what` begins the log line.
     """
     for pause in _attempts(action, what):
-        time.sleep(pause)
+        wait(pause)
+
+
+def wait(seconds: float) -> None:
+    """Wait before a further try. In a worker a time limit may end this wait, also after the end of the task."""
+    time.sleep(seconds)
 
 
 async def accepted(action: Callable[[], object], what: str) -> None:

@@ -120,7 +120,7 @@ class Harness:
     def _workload(self) -> Workload:
         workload = load(self.recipe)
         if isinstance(workload, SampleWorkload):
-            workload.failures += self._pool_type.task_errors
+            workload.interrupts += self._pool_type.interrupts
         return workload
 
     def start(self) -> Harness:

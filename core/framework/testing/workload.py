@@ -22,11 +22,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from framework.api.pool import FAILURE, INVALID, SUCCESS, Job, Outcome
 from framework.exceptions import SoftTimeLimitExceeded
 from framework.testing import ledger
+from framework.testing.locks import LOCKS
+from framework.worker.process.logs import pass_on_limits
 
 if TYPE_CHECKING:
     from framework.api.coroutine import Call
@@ -56,11 +59,12 @@ class SampleWorkload:
         module = recipe.get("module")
         self.set_up = str(recipe.get("set_up", ""))
         self.value = str(importlib.import_module(module).VALUE) if module else ""
-        #: What a job may raise; the harness adds the pool's `task_errors`.
-        self.failures: tuple[type[BaseException], ...] = (Exception,)
+        #: What a job does not fail with: the harness adds the pool's `interrupts`, and ends a lost main thread itself.
+        self.interrupts: tuple[type[BaseException], ...] = (KeyboardInterrupt,)
 
     def prepare(self) -> None:
-        """Wait for the recipe's ``set_up``."""
+        """Pass on limits in log handlers as a worker does, and wait for the recipe's ``set_up``."""
+        pass_on_limits()
         if self.set_up:
             self.do_note("set up")
             self.do_await(self.set_up)
@@ -80,7 +84,9 @@ class SampleWorkload:
         try:
             for verb, value in steps:
                 answers.append(getattr(self, f"do_{verb}")(value))
-        except self.failures as error:  # an error in a job is its outcome
+        except BaseException as error:  # an error in a job is its outcome
+            if isinstance(error, self.interrupts):
+                raise
             return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
         return _outcome(job.seq, began, answers)
 
@@ -99,6 +105,14 @@ class SampleWorkload:
         except Exception as error:  # noqa: BLE001 - an error in a job is its outcome
             return Outcome(job.seq, FAILURE, time.monotonic() - began, None, repr(error))
         return _outcome(job.seq, began, answers)
+
+    def task_frame(self, frame: FrameType) -> FrameType | None:
+        """Return the frame of the verb that has called the code of `frame`."""
+        while (caller := frame.f_back) is not None:
+            if caller.f_code is SampleWorkload.run.__code__:
+                return frame if frame.f_code.co_name.startswith("do_") else None
+            frame = caller
+        return None
 
     def interrupt(self, _thread: int, _exception: type[BaseException], _frame: Any = None) -> bool:
         """Return False: `run` runs no coroutines."""
@@ -210,6 +224,16 @@ class SampleWorkload:
         with contextlib.suppress(ValueError):  # not the main thread, which alone may set handlers
             for signum in TAKEN:
                 signal.signal(signum, signal.SIG_IGN if value == "ignore" else lambda *_: None)
+
+    def do_locks(self, value: str) -> None:
+        """Take and release the lock `value` (see `framework.testing.locks`) over and over."""
+        take = LOCKS[value]
+        for _ in _moments(GIVE_UP):
+            take()
+
+    def do_lock(self, value: str) -> None:
+        """Take and release the lock `value` once."""
+        LOCKS[value]()
 
     # ------------------------------------------------------------ verbs: end of the process
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from framework.api.pool import Job, Outcome, PoolContext
+from framework.api.pool import Job, Outcome, PoolContext, Workload
 from framework_pools._costs import BUDGET
 from framework_pools._inprocess import CHECK_INTERVAL, InProcessPool
 from framework_pools._slot import InProcessSlot, Interrupt
@@ -35,6 +35,8 @@ InHub = Callable[..., object]
 class GreenSlot(InProcessSlot):
     """The slot of one job: a greenlet that ends with the job."""
 
+    waits_after = 0  # a suspended greenlet waits
+
     def __init__(self, name: str, job: Job, in_hub: InHub) -> None:
         super().__init__(name)
         self.job = job
@@ -43,17 +45,19 @@ class GreenSlot(InProcessSlot):
         self.greenlet: Any = None
         self._in_hub = in_hub
 
+    def use(self, workload: Workload) -> None:
+        """Run the job of `workload`."""
+        self._task_frame = workload.task_frame
+
     def _throw(self, exception: type[BaseException]) -> None:
         self._in_hub(self._throw_in_hub, exception)
 
     def _throw_in_hub(self, exception: type[BaseException]) -> None:
-        # Runs in the hub: the greenlet is suspended, in its job unless that has ended.
-        if self.job is None:
+        # Runs in the hub: the greenlet is suspended, in its job unless that has ended or not begun.
+        frame = self.greenlet.gr_frame
+        if self.job is None or frame is None or not self._gate.admits(frame, frame.f_lasti, self._task_frame):
             return
-        if not self.greenlet:
-            # Not started yet: an exception now would end the greenlet without an outcome.
-            self._in_hub(self._throw_in_hub, exception)
-            return
+        self.pending = None
         self.interrupted = self.interrupted or exception is Interrupt
         self.greenlet.throw(exception)
 
@@ -134,10 +138,12 @@ class GreenPool(InProcessPool):
         slot.since = monotonic()
         outcome: Outcome | BaseException
         try:
-            outcome = self.workload().run(job)
+            workload = self.workload()
+            slot.use(workload)
+            outcome = workload.run(job)
         except BaseException as error:  # noqa: BLE001 - an interrupt or a defect: either way the job has ended
             outcome = error
-        slot.job = None
+        slot.job = slot.pending = None
         if slot.abandoned:
             return
         del self.slots[slot]

@@ -12,7 +12,7 @@ import os
 import signal
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from framework.api.interrupt import retry_delays
 from framework.api.loop import Timer
 from framework.api.pool import (
     SOFT_TIMED_OUT,
@@ -47,6 +48,7 @@ CHECK_INTERVAL: Final = 0.01
 class InProcessPool(Pool):
     """A pool in the worker's process; a subclass provides the slots and their threads."""
 
+    interrupts: ClassVar[tuple[type[BaseException], ...]] = (Interrupt,)
     #: What a slot runs in, for log lines.
     kind: ClassVar[str] = "thread"
 
@@ -242,7 +244,7 @@ class InProcessPool(Pool):
             if job.soft_limit is not None and slot.soft_limit_sent != job.seq:
                 if now >= since + job.soft_limit:
                     slot.soft_limit_sent = job.seq
-                    if slot.interrupt(job.seq, SoftTimeLimitExceeded):
+                    if self._raise(slot, job, SoftTimeLimitExceeded):
                         logger.warning("Soft time limit (%gs) exceeded for %s[%s]", job.soft_limit, job.task, job.id)
                 else:
                     dues.append(since + job.soft_limit)
@@ -263,11 +265,25 @@ class InProcessPool(Pool):
 
     def _interrupt_job(self, slot: InProcessSlot, job: Job, code: int, text: str) -> bool:
         previous, slot.pending_kill = slot.pending_kill, (job.seq, code, text)
-        if not slot.interrupt(job.seq, Interrupt):
+        if not self._raise(slot, job, Interrupt):
             slot.pending_kill = previous
             return False
         self._loop.call_later(GRACE, self._abandon, slot, job)
         return True
+
+    def _raise(self, slot: InProcessSlot, job: Job, exception: type[BaseException]) -> bool:
+        """Raise `exception` in `job` as soon as that is possible; return whether it runs in `slot`."""
+        runs = slot.interrupt(job.seq, exception)
+        if slot.pending is not None:
+            self._raise_later(slot, job, retry_delays())
+        return runs
+
+    def _raise_later(self, slot: InProcessSlot, job: Job, delays: Iterator[float]) -> None:
+        self._loop.call_later(next(delays), self._raise_again, slot, job, delays)
+
+    def _raise_again(self, slot: InProcessSlot, job: Job, delays: Iterator[float]) -> None:
+        if slot.interrupt_again(job.seq):
+            self._raise_later(slot, job, delays)
 
     def _abandon(self, slot: InProcessSlot, job: Job) -> None:
         """Report the outcome of an interrupted job that has not ended, and abandon its slot."""

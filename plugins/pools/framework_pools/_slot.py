@@ -1,37 +1,43 @@
 """A slot of an in-process pool: a thread that runs one job after another.
 
-`InProcessSlot.interrupt` raises an exception in the running job. A lock keeps the exception from hitting the next job
-or the slot's own code.
+`InProcessSlot.interrupt` raises an exception in the running job: only inside the task's own function, and where no lock
+is lost, see `framework.api.interrupt`. The pool asks again while that is not possible.
 """
 
 from __future__ import annotations
 
-import ctypes
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from time import monotonic
-from typing import TYPE_CHECKING
+from types import FrameType
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from framework.api.interrupt import Gate, TaskFrame, clear_exception, raise_in_thread
 from framework.api.pool import AsyncWorkload, Job, Outcome, Workload
 
 if TYPE_CHECKING:
     from framework_pools._inprocess import InProcessPool
-
-_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
-_set_async_exc.restype = ctypes.c_int
-_clear_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
-    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
-)
 
 
 class Interrupt(BaseException):
     """Ends a job at a hard limit or termination; no `Exception`, so that tasks do not catch it by accident."""
 
 
+def _no_frame(_frame: FrameType) -> None:
+    """Return None: no workload, no task."""
+
+
+#: Before the first interrupt.
+_CLOSED: Final = Gate(None)
+
+
 class InProcessSlot:
     """A slot with a thread; all methods except `serve` may be called from the loop."""
+
+    #: How often in a row a job must be found at the taking of a lock to be waiting there, see `Gate`.
+    waits_after: ClassVar[int | None] = None
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,7 +53,14 @@ class InProcessSlot:
         self.pending_kill: tuple[int, int, str] | None = None
         #: Number of the last job whose soft time limit was handled.
         self.soft_limit_sent = 0
+        #: The exception to raise in the running job as soon as that is possible.
+        self.pending: type[BaseException] | None = None
+        #: An exception was set in the thread, which may not have raised it yet.
+        self._sent = False
         self._lock = threading.Lock()
+        self._gate = _CLOSED
+        self._task_frame: TaskFrame = _no_frame
+        self._workload: Workload | None = None
         #: The workload that can interrupt a coroutine in this slot.
         self.awaiting: AsyncWorkload | None = None
 
@@ -70,8 +83,8 @@ class InProcessSlot:
     def _run(self, workload: Workload, job: Job) -> Outcome | BaseException:
         outcome: Outcome | BaseException | None = None
         self.since = monotonic()
-        if self.awaiting is not workload and isinstance(workload, AsyncWorkload):
-            self.awaiting = workload
+        if self._workload is not workload:
+            self.use(workload)
         try:
             self.job = job
             outcome = workload.run(job)
@@ -88,16 +101,32 @@ class InProcessSlot:
 
     def _leave_job(self) -> None:
         with self._lock:
-            self.job = None
-            _clear_async_exc(self.ident, None)
+            self.job = self.pending = None
+            if self._sent:
+                self._sent = False
+                clear_exception(self.ident)
+
+    def use(self, workload: Workload) -> None:
+        """Run jobs of `workload` from now on."""
+        self._workload, self._task_frame = workload, workload.task_frame
+        self.awaiting = workload if isinstance(workload, AsyncWorkload) else None
 
     def interrupt(self, seq: int, exception: type[BaseException]) -> bool:
-        """Raise `exception` in job `seq`; return whether the job runs here."""
+        """Raise `exception` in job `seq`, or leave it `pending`; return whether the job runs here."""
         with self._lock:
             job = self.job
             if job is None or job.seq != seq:
                 return False
+            self.pending, self._gate = exception, Gate(self.waits_after)
             self._throw(exception)
+            return True
+
+    def interrupt_again(self, seq: int) -> bool:
+        """Try again to raise what is pending for job `seq`; return whether it is still pending."""
+        with self._lock:
+            if (job := self.job) is None or job.seq != seq or self.pending is None:
+                return False
+            self._throw(self.pending)
             return True
 
     def abandon(self, job: Job) -> bool:
@@ -109,8 +138,12 @@ class InProcessSlot:
             return True
 
     def _throw(self, exception: type[BaseException]) -> None:
-        if self.awaiting is None or not self.awaiting.interrupt(self.ident, exception):
-            _set_async_exc(self.ident, exception)
+        """Raise `exception` in the job, and set `pending` to None, if that is possible now."""
+        frame = sys._current_frames().get(self.ident)
+        if self.awaiting is not None and self.awaiting.interrupt(self.ident, exception, frame):
+            self.pending = None
+        elif raise_in_thread(self.ident, exception, self._gate, self._task_frame):
+            self.pending, self._sent = None, True
 
     def elapsed(self) -> float:
         """Return the seconds since the job started."""

@@ -48,9 +48,10 @@ class LoopSlot(InProcessSlot):
             return error
         finally:
             with self._lock:
-                self.job = None
+                self.job = self.pending = None
 
     def _throw(self, exception: type[BaseException]) -> None:
+        self.pending = None
         self._loop.call_soon_threadsafe(self._call.interrupt, exception)
 
 

@@ -26,7 +26,6 @@ class EventletPool(GreenPool):
     traits: ClassVar[PoolTraits] = PoolTraits(
         green=True, soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
     )
-    task_errors: ClassVar[tuple[type[BaseException], ...]] = (eventlet.Timeout,)
 
     @classmethod
     def patch(cls) -> None:

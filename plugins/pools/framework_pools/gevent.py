@@ -23,7 +23,6 @@ class GeventPool(GreenPool):
     traits: ClassVar[PoolTraits] = PoolTraits(
         green=True, soft_limit=True, hard_limit=True, terminate=True, resize=True, restart=True
     )
-    task_errors: ClassVar[tuple[type[BaseException], ...]] = (gevent.Timeout,)
 
     @classmethod
     def patch(cls) -> None:

@@ -18,6 +18,7 @@ from typing import ClassVar, Final
 
 import msgspec
 
+from framework.api.interrupt import REFUSALS_MAX
 from framework.api.pool import Job, PoolContext, PoolTraits
 from framework_pools._inprocess import InProcessPool
 from framework_pools._signals import OwnSignal
@@ -31,9 +32,10 @@ _WAIT_MAX: Final = 1.0
 class MainThreadSlot(InProcessSlot):
     """The slot of the main thread."""
 
+    waits_after = REFUSALS_MAX
+
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self._pending: tuple[int, type[BaseException]] | None = None
         #: None: another thread than the main one runs the jobs.
         self._own_signal: OwnSignal | None = None
 
@@ -58,19 +60,19 @@ class MainThreadSlot(InProcessSlot):
     def _throw(self, exception: type[BaseException]) -> None:
         if self._own_signal is None or self._own_signal.taken:
             super()._throw(exception)
-            return
-        assert self.job is not None
-        self._pending = (self.job.seq, exception)
-        signal.pthread_kill(self.ident, signal.SIGURG)
+        else:
+            signal.pthread_kill(self.ident, signal.SIGURG)
 
     def _raise_pending(self, _signum: int, frame: FrameType | None) -> None:
         # Runs in the main thread, so the job cannot change meanwhile.
-        pending, self._pending = self._pending, None
-        job = self.job
-        if pending is not None and job is not None and job.seq == pending[0]:
-            if self.awaiting is not None and self.awaiting.interrupt(self.ident, pending[1], frame):
-                return  # the exception is raised where the coroutine awaits
-            raise pending[1]
+        pending = self.pending
+        if pending is None or frame is None:
+            return
+        if self.awaiting is not None and self.awaiting.interrupt(self.ident, pending, frame):
+            self.pending = None  # the exception is raised where the coroutine awaits
+        elif self._gate.admits(frame, frame.f_lasti, self._task_frame):
+            self.pending = None
+            raise pending
 
 
 class SoloPool(InProcessPool):

@@ -12,7 +12,6 @@ Source: section 6 of the wire protocol.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, Final
@@ -21,7 +20,7 @@ from framework.api.result_store import ChordPart, Record, Turn
 from framework.client.canvas import Signature
 from framework.client.canvas.documents import FrozenTask, Member, frozen_tasks, listed
 from framework.client.canvas.errbacks import call_errbacks
-from framework.client.publisher import is_temporary, pauses
+from framework.client.publisher import is_temporary, pauses, wait
 from framework.client.request import Context
 from framework.exceptions import ChordError, FrameworkError, MessageError, TransportError
 from framework.wire.exception_document import decode_exception, encode_exception
@@ -59,13 +58,13 @@ def conclude(app: App, member: Member, state: str, result: Any, record: Record |
             if waits is None:
                 logger.warning("Task %s of a chord waits until its result can be counted: %s", member.task_id, error)
                 waits = pauses()
-            time.sleep(next(waits))
+            wait(next(waits))
             continue
         if turn is not Turn.TAKEN:
             return
         # This part was counted before, so the task has run for a second time, perhaps because the process with the turn
         # has died. Then the turn lapses.
-        time.sleep(_TURN_INTERVAL)
+        wait(_TURN_INTERVAL)
 
 
 def count(app: App, member: Member, state: str, result: Any, token: str) -> Turn:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from framework.api.pool import FAILURE, SOFT_TIMED_OUT, SUCCESS, TERMINATED, TIMED_OUT
+from framework.testing.locks import LOCKS
 from framework.testing.pools.base import Bench, PoolSuiteBase, needs
 from framework.testing.workload import TAKEN
 
@@ -115,6 +116,26 @@ class LimitPromises(PoolSuiteBase):
         first = pool.submit(b"sleep:1", task="short")
         waiting = pool.submit(*[b"noop"] * 5, task="short", soft=0.5, hard=0.6)
         assert {outcome.code for outcome in pool.wait([*first, *waiting])} == {SUCCESS}
+
+    @pytest.mark.parametrize("limit", ["soft", "hard"])
+    @pytest.mark.parametrize("lock", LOCKS)
+    def test_a_limit_leaves_no_lock_taken(self, start: Bench, lock: str, limit: str) -> None:
+        """A limit that strikes while a job takes locks ends that job; the loop and later jobs can take these locks."""
+        if not getattr(start.traits, f"{limit}_limit"):
+            pytest.skip(f"the pool {start.name!r} has no {limit} limit")
+        if self.coroutines:
+            pytest.skip("a coroutine is interrupted where it awaits, and these jobs never do")
+        if start.traits.green and lock == "import":
+            pytest.skip("to the locks of imports all greenlets are one thread")
+        pool = start()
+        name = lock.encode()
+        jobs = 10 if start.traits.processes else 60
+        outcomes = pool.run(*[b"locks:%s" % name] * jobs, **{limit: 0.02})
+        assert {outcome.code for outcome in outcomes} <= ({FAILURE, SOFT_TIMED_OUT} if limit == "soft" else {TIMED_OUT})
+        pool.call(LOCKS[lock])
+        assert {outcome.code for outcome in pool.run(*[b"lock:%s" % name] * 50)} == {SUCCESS}
+        assert not pool.info().get("abandoned-threads")
+        assert not pool.info().get("abandoned-greenlets")
 
     # ------------------------------------------------------------ termination
 

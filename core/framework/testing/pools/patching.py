@@ -41,8 +41,8 @@ class PatchPromises(PoolSuiteBase):
         ours.close()
         assert idents != [threads.get_ident()]
 
-    def test_what_a_task_may_let_out_is_no_exception(self, start: Bench) -> None:
-        """`task_errors` lists only classes that are not an `Exception`, which core treats as failures anyway."""
-        for kind in start.pool_type.task_errors:
+    def test_interrupts_are_no_exceptions(self, start: Bench) -> None:
+        """`interrupts` lists only classes that are not an `Exception`: a task must not catch them by accident."""
+        for kind in start.pool_type.interrupts:
             assert issubclass(kind, BaseException)
             assert not issubclass(kind, Exception)

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import dis
 import logging
 import os
 import sys
@@ -18,13 +19,14 @@ from typing import TYPE_CHECKING, Final
 
 from framework.api import pool as outcomes
 from framework.api.pool import Job, Outcome
+from framework.client.publisher import wait
 from framework.client.request import Context, pop_request, push_request
 from framework.exceptions import MessageError
 from framework.message import read
 from framework.wire.serialization import decode_task
 from framework.worker.execute.copies import Process, end_copy
 from framework.worker.execute.finish import Finish, Run
-from framework.worker.execute.plan import TaskPlans
+from framework.worker.execute.plan import COROUTINE_CALL, TaskPlans
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
@@ -33,12 +35,6 @@ if TYPE_CHECKING:
     from framework.worker.process.logs import LogStream
 
 logger = logging.getLogger(__name__)
-
-#: The task-execution wall: exceptions caught from a task. Of the `BaseException`s only those that a task itself may
-#: raise: pools use the others to end a job from outside.
-_RAISED: Final = (Exception, SystemExit, KeyboardInterrupt, GeneratorExit)
-#: Names of classes by which libraries for concurrency end what waits: gevent, eventlet, asyncio, trio.
-_OF_LIBRARIES: Final = frozenset({"Timeout", "CancelledError", "Cancelled"})
 
 
 class TaskWorkload:
@@ -52,12 +48,12 @@ class TaskWorkload:
         set_up: Callable[[], LogStream | None],
         *,
         own_process: bool,
-        task_errors: tuple[type[BaseException], ...] = (),
+        interrupts: tuple[type[BaseException], ...] = (),
     ) -> None:
         """`set_up` sets up the log of this process, and returns the stream that logs what tasks print.
 
-        `own_process`: not the worker's process; `release` closes `app`. `task_errors`: further exceptions that fail the
-        task, see `framework.api.pool.Pool.task_errors`.
+        `own_process`: not the worker's process; `release` closes `app`. `interrupts`: see
+        `framework.api.pool.Pool.interrupts`.
         """
         self._app = app
         self._set_up = set_up
@@ -65,8 +61,7 @@ class TaskWorkload:
         self._settings = settings
         self._hostname = hostname
         self._own_process = own_process
-        # In a process of its own the pool raises nothing but the soft limit.
-        self._raised: tuple[type[BaseException], ...] = (BaseException,) if own_process else (*_RAISED, *task_errors)
+        self._interrupts = interrupts
         self._accept = settings.accept_content
         self._max_size = settings.task.max_message_size
         self._max_nesting = settings.task.max_nesting
@@ -135,7 +130,7 @@ class TaskWorkload:
         """Whether the task has raised `error`, and not the pool to end its job; of a group, whether all parts are."""
         if isinstance(error, BaseExceptionGroup):
             return all(map(self._is_of_task, error.exceptions))
-        return isinstance(error, self._raised) or _is_of_library(error)
+        return not isinstance(error, self._interrupts)
 
     def runs_async(self, task: str) -> bool:
         """Return whether `task` is a coroutine function."""
@@ -161,7 +156,8 @@ class TaskWorkload:
                 await call.drive(self._finish.send_all(self._finish.follow_ups(run, retval), run.request))
             outcome = self._finish.success(run, retval, monotonic() - began)
             if run.later:
-                await call.drive(self._finish.count_in_thread(run.later))
+                # Not driven: an interrupted thread would go on counting.
+                await self._finish.count_in_thread(run.later)
             return outcome
         except BaseException as error:  # the task-execution wall, as in `run`
             # Not these: they mean that the coroutine is being closed, or that the pool cancels it.
@@ -200,6 +196,23 @@ class TaskWorkload:
         request = Context.from_incoming(incoming, self._app, args, kwargs, embed, self._hostname)
         return Run(seq, wants_result_repr, self._plans[name], request, embed, args, kwargs)
 
+    def task_frame(self, frame: FrameType) -> FrameType | None:
+        """Return the frame of the task's own function that has called the code of `frame`; None: none has.
+
+        The waits of this project in which a task may be interrupted count as its own functions.
+        """
+        # Not imported: a process that runs no coroutine does not load asyncio.
+        coroutines = sys.modules.get("framework.client.coroutines")
+        steps, end = (coroutines.STEPS, coroutines.wait.__code__) if coroutines else (None, None)
+        while (caller := frame.f_back) is not None:
+            if frame.f_code is _PAUSE or frame.f_code is end or caller.f_code is steps:
+                return frame
+            if caller.f_code is _RUN:
+                of_task = caller.f_lasti in _TASK_CALLS and frame.f_code is not COROUTINE_CALL
+                return frame if of_task else None
+            frame = caller
+        return None
+
     def interrupt(self, thread: int, exception: type[BaseException], frame: FrameType | None = None) -> bool:
         """Raise `exception` in the coroutine that `thread` runs; return whether it ran one."""
         # Not imported: a process that runs no coroutine does not load asyncio.
@@ -216,9 +229,14 @@ class TaskWorkload:
             plan.before_start(request.id, run.args, run.kwargs)
 
 
-def _is_of_library(error: BaseException) -> bool:
-    """Whether `error` is a library's time-out or cancellation that is no `Exception`; any pool may run its tasks."""
-    return any(kind.__name__ in _OF_LIBRARIES for kind in type(error).__mro__)
+_RUN: Final = TaskWorkload.run.__code__
+#: Where `TaskWorkload.run` calls the task: the one call with unpacked arguments.
+_TASK_CALLS: Final = frozenset(
+    instruction.offset
+    for instruction in dis.get_instructions(_RUN)
+    if instruction.opname.startswith("CALL_FUNCTION_EX")
+)
+_PAUSE: Final = wait.__code__
 
 
 def _place(job: Job) -> str:

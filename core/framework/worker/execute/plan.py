@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -66,6 +66,21 @@ class Listeners(msgspec.Struct):
         )
 
 
+class _CoroutineCall:
+    """Runs the coroutine of a task to its end."""
+
+    def __init__(self, acall: Handler, run: Handler) -> None:
+        self._acall = acall
+        self._run = run
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._run(self._acall(*args, **kwargs))
+
+
+#: Calls what runs coroutines, which is not the task's own function.
+COROUTINE_CALL: Final = _CoroutineCall.__call__.__code__
+
+
 class TaskPlans(dict[str, TaskPlan]):
     """The plans of an application's tasks by name, each made on first access."""
 
@@ -89,10 +104,7 @@ class TaskPlans(dict[str, TaskPlan]):
             # Start-up time and memory: a process that runs no coroutine does not load asyncio.
             from framework.client import coroutines
 
-            acall = call
-
-            def call(*args: Any, **kwargs: Any) -> Any:
-                return coroutines.run_here(acall(*args, **kwargs))
+            acall, call = call, _CoroutineCall(call, coroutines.run_here)
 
         on = self._listeners
         track_started = policy.track_started and not policy.ignore_result

@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from framework.client.locate import load_app
 from framework.worker.execute.execute import TaskWorkload
-from framework.worker.process.logs import LogStream, redirect_stdouts, setup_logging
+from framework.worker.process.logs import LogStream, pass_on_limits, redirect_stdouts, setup_logging
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings
     from framework.client.app import App
 
 
-def make(
-    app: App, settings: Settings, hostname: str, task_errors: tuple[type[BaseException], ...] = ()
-) -> TaskWorkload:
-    """Create the workload of the worker's own process. `task_errors` are the pool's."""
+def make(app: App, settings: Settings, hostname: str, interrupts: tuple[type[BaseException], ...]) -> TaskWorkload:
+    """Create the workload of the worker's own process. `interrupts` are the pool's."""
     return TaskWorkload(
-        app, settings, hostname, lambda: _redirect(settings), own_process=False, task_errors=task_errors
+        app, settings, hostname, lambda: _set_up_output(settings), own_process=False, interrupts=interrupts
     )
 
 
@@ -41,12 +39,13 @@ def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:
         # A pool of processes numbers its children; %i and %I in the name of the log file are replaced by the number.
         index = int(os.environ.get("FRAMEWORK_PROCESS_INDEX", "0"))
         setup_logging(settings.worker, hostname, app.hooks, index)
-        return _redirect(settings)
+        return _set_up_output(settings)
 
     return TaskWorkload(app, settings, hostname, set_up, own_process=True)
 
 
-def _redirect(settings: Settings) -> LogStream | None:
+def _set_up_output(settings: Settings) -> LogStream | None:
+    pass_on_limits()
     if settings.worker.redirect_stdouts:
         return redirect_stdouts(settings.worker.redirect_stdouts_level)
     return None

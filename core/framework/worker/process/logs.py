@@ -26,7 +26,7 @@ import msgspec
 
 from framework._config.nodename import file_path
 from framework.client.request import current_request
-from framework.exceptions import ConfigError
+from framework.exceptions import ConfigError, SoftTimeLimitExceeded
 from framework.wire.safe_repr import NAME_MAX, printable, printable_json
 
 if TYPE_CHECKING:
@@ -173,6 +173,20 @@ def setup_logging(worker: Any, hostname: str, hooks: Hooks, index: int = 0) -> N
         logging.getLogger(name).setLevel(max(level, logging.INFO))
     if (after := hooks.bind("after_setup_logger")) is not None:
         after(logger=root, loglevel=level)
+
+
+_handle_error = logging.Handler.handleError
+
+
+def _handle_or_raise(handler: logging.Handler, record: logging.LogRecord) -> None:
+    if isinstance(sys.exception(), SoftTimeLimitExceeded):
+        raise
+    _handle_error(handler, record)
+
+
+def pass_on_limits() -> None:
+    """Have log handlers raise again the soft time limit of the task that writes the line, and not print it."""
+    logging.Handler.handleError = _handle_or_raise  # type: ignore[method-assign,assignment]
 
 
 class LogStream(io.RawIOBase):

@@ -115,7 +115,7 @@ class PoolStep(Step):
                 loop=self._loop,
                 events=settle,
                 concurrency=run.concurrency,
-                workload=lambda: child.make(run.app, run.settings, run.hostname, plugin.task_errors),
+                workload=lambda: child.make(run.app, run.settings, run.hostname, plugin.interrupts),
                 recipe=run.recipe,
                 outcome_for=abnormal_ends.outcome_for,
                 hostname=run.hostname,

@@ -7,7 +7,8 @@
 3. Writes the running job and its start to the shared memory, and each outcome to the outbox there; rings the doorbell
    when it is idle, or every few milliseconds.
 4. Exits at its limit of jobs or memory, or when the worker has closed the pipe; dies with the worker.
-5. Turns SIGUSR1 into `SoftTimeLimitExceeded`, only inside the job for which the signal was sent.
+5. Turns SIGUSR1 into `SoftTimeLimitExceeded`, only inside the function of the task for which the signal was sent, and
+   where no lock is lost; the worker sends the signal again until then.
 6. Leaves the signals that stop a worker to the main process: a service manager sends them to every process. Ends by one
    that the main process has sent. A process that a job forks has the default handlers.
 """
@@ -29,6 +30,7 @@ from time import monotonic_ns
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
+from framework.api.interrupt import REFUSALS_MAX, Gate
 from framework.api.pool import TIMED_OUT, WORKER_LOST, AsyncWorkload, Job, Workload
 from framework.exceptions import NotRegistered, SoftTimeLimitExceeded
 from framework_pools._signals import OwnSignal
@@ -77,7 +79,7 @@ class Child:
         self._tokens = tokens
         self._page = shared_memory.ChildMemory(page_fd)
         stacks.register(page_fd)
-        self._run_code = Child._run.__code__
+        self._gate = Gate(REFUSALS_MAX)
         self._poll = select.poll()
         self._poll.register(tokens, select.POLLIN)
         self._jobs: deque[Job] = deque()
@@ -130,22 +132,16 @@ class Child:
     def _soft_limit(self, _signum: int, interrupted: FrameType | None) -> None:
         words = self._page.words
         words[shared_memory.HEARD] = words[shared_memory.ENDING]
-        if words[shared_memory.SOFT] != words[shared_memory.SEQ]:
+        if interrupted is None or words[shared_memory.SOFT] != words[shared_memory.SEQ]:
             return
-        # Only inside `Workload.run`: anywhere else the exception would end this loop instead of the job.
-        frame_ = interrupted.f_back if interrupted is not None and interrupted.f_code is not self._run_code else None
-        while frame_ is not None:
-            if frame_.f_code is self._run_code:
-                words[shared_memory.SOFT] = 0
-                if isinstance(self._workload, AsyncWorkload) and self._workload.interrupt(
-                    threading.get_ident(), SoftTimeLimitExceeded, interrupted
-                ):
-                    return  # the exception is raised where the coroutine awaits
-                raise SoftTimeLimitExceeded
-            frame_ = frame_.f_back
-
-    def _run(self, job: Job) -> tuple[Any, ...]:
-        return tuple(self._workload.run(job))
+        workload = self._workload
+        if isinstance(workload, AsyncWorkload) and workload.interrupt(
+            threading.get_ident(), SoftTimeLimitExceeded, interrupted
+        ):
+            words[shared_memory.SOFT] = 0  # the exception is raised where the coroutine awaits
+        elif self._gate.admits(interrupted, interrupted.f_lasti, workload.task_frame):
+            words[shared_memory.SOFT] = 0
+            raise SoftTimeLimitExceeded
 
     # ------------------------------------------------------------ the loop
 
@@ -154,6 +150,7 @@ class Child:
         read, tokens, from_bytes = os.read, self._tokens, int.from_bytes
         max_tasks, max_memory = self._spec.max_tasks, self._spec.max_memory
         started_at, seq_at = shared_memory.STARTED, shared_memory.SEQ
+        run = self._workload.run
         unannounced = 0
         since = 0
         done = 0
@@ -184,7 +181,7 @@ class Child:
                 self._socket.sendall(DOORBELL)
                 unannounced = 0
             try:
-                outcome = self._run(job)
+                outcome = tuple(run(job))
             except SoftTimeLimitExceeded:
                 # Raised outside the task's own code; the worker, which has the limit, makes the outcome.
                 outcome = (seq, TIMED_OUT, (monotonic_ns() - now) / 1e9, None, "", "")

@@ -12,12 +12,13 @@ import marshal
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from struct import pack
 from time import monotonic, monotonic_ns
 from typing import Any, Final
 
+from framework.api.interrupt import retry_delays
 from framework.api.loop import Loop, Timer
 from framework.api.pool import Job
 from framework_pools.prefork import shared_memory as shared_memory
@@ -229,12 +230,18 @@ class Slot:
             os.close(self._tokens_write)
 
     def raise_soft_limit(self, seq: int) -> None:
-        """Raise `SoftTimeLimitExceeded` in job `seq`, if it still runs."""
+        """Raise `SoftTimeLimitExceeded` in job `seq`, if it still runs, as soon as that is possible."""
         self.soft_limit_sent = seq
         if self.pid is not None:
             self.page.words[shared_memory.SOFT] = seq
+            self._signal_soft_limit(seq, retry_delays())
+
+    def _signal_soft_limit(self, seq: int, delays: Iterator[float]) -> None:
+        # The child writes 0 when it raises the exception.
+        if seq in self.jobs and not self.closed and self.page.words[shared_memory.SOFT] == seq and self.pid is not None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGUSR1)
+            self._loop.call_later(next(delays), self._signal_soft_limit, seq, delays)
 
     def signal(self, signum: int) -> None:
         """Send `signum` to the child and to the processes that its task has started."""

@@ -65,7 +65,7 @@ class AcmePool(Pool):
     def kill(self) -> None:
         """Report what runs as terminated; its threads end when they are through, and nobody listens."""
         self._ended = True
-        torn = [self.context.verdict(job, TERMINATED, "SIGKILL", 0.0) for job, _thread in self._running.values()]
+        torn = [self.context.outcome_for(job, TERMINATED, "SIGKILL", 0.0) for job, _thread in self._running.values()]
         self._running.clear()
         if torn:
             self.context.events.finished(torn)
@@ -93,7 +93,7 @@ class AcmePool(Pool):
             outcome = workload.run(job)
         except BaseException as error:  # noqa: BLE001 - a job without an end would hold its slot for ever
             text = f"the task ended its thread with {type(error).__qualname__}"
-            outcome = self.context.verdict(job, WORKER_LOST, text, time.monotonic() - began)
+            outcome = self.context.outcome_for(job, WORKER_LOST, text, time.monotonic() - began)
         self.context.loop.call_soon_threadsafe(self._end, outcome)
 
     def _end(self, outcome: Outcome) -> None:

@@ -1,0 +1,152 @@
+"""Raising an exception in the code of a task from outside: by another thread, a signal handler or a hub.
+
+An exception that is raised just after a lock was taken, or just before it is released, leaves the lock taken for ever.
+`Gate.admits` says whether an exception may be raised where a task is right now. It refuses everything outside of the
+task's own function, and the places at which code takes and releases locks, by the names of functions. Whoever is
+refused asks again a few milliseconds later: code leaves such a place soon, unless it waits for the lock.
+
+`raise_in_thread` looks and raises in one step of the interpreter, so that the thread cannot move in between.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dis
+import gc
+import operator
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from types import CodeType, FrameType
+from typing import Any, Final
+
+#: Returns the frame of the task's own function that has called the code of a frame, directly or not; None: none has.
+TaskFrame = Callable[[FrameType], FrameType | None]
+
+#: Seconds until an interrupt that was refused is tried again: at first, and at most; each wait is a fifth longer.
+_RETRY_FIRST: Final = 0.005
+_RETRY_MAX: Final = 0.1
+_RETRY_GROWTH: Final = 1.2
+#: Interrupts refused in a row (0.36 s) because a function runs that seems to take or release a lock. Then that function
+#: does something else, such as waiting for a network.
+REFUSALS_MAX: Final = 15
+
+#: Calls that take a lock.
+_TAKING: Final = re.compile(r"acquire|^_*enter(_|$)|^_*f?lockf?$", re.IGNORECASE)
+#: Functions that take or release a lock; in a finalizer an exception would be lost.
+_LOCK_CODE: Final = re.compile(r".*acquire.*|_*(enter|release|exit|aenter|aexit|unlock|del)(_?lock|_restore|_save)?_*")
+#: Waits for a lock of its own that nobody else takes.
+_CONDITION_WAIT: Final = threading.Condition.wait.__code__
+#: The import system's locks, and callbacks of weak references, in which an exception would be lost.
+_IMPORTS: Final = "<frozen importlib._bootstrap>"
+
+_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
+_set_async_exc.restype = ctypes.c_int
+_clear_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
+    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
+)
+
+
+class Gate:
+    """Says for one slot, interrupt by interrupt, whether an exception may be raised where its task is."""
+
+    def __init__(self, waits_after: int | None) -> None:
+        """`waits_after`: how often in a row the task must be found at the same taking of a lock to be waiting there.
+
+        The wait for a lock can be interrupted, its end cannot. None: the exception would be raised at the end.
+        """
+        self._waits_after = waits_after
+        self._refused = 0
+        self._place = (0, 0)
+        self._found = 0
+
+    def admits(self, frame: FrameType, offset: int, task_frame: TaskFrame) -> bool:
+        """Return whether an exception may be raised in the code of `frame`, the innermost, at `offset` (`f_lasti`)."""
+        top = task_frame(frame)
+        if top is None:
+            return False
+        if frame.f_code is not _CONDITION_WAIT and offset in _taking_calls(frame.f_code):
+            place = (id(frame), offset)
+            self._found = self._found + 1 if place == self._place else 0
+            self._place = place
+            return self._waits_after is not None and self._found >= self._waits_after
+        if _in_lock_code(frame, top) and self._refused < REFUSALS_MAX:
+            self._refused += 1
+            return False
+        self._refused = 0
+        return True
+
+
+def _in_lock_code(frame: FrameType | None, top: FrameType) -> bool:
+    if frame is not None and frame.f_code.co_filename == _IMPORTS:
+        return True
+    while frame is not None and frame is not top and frame.f_code is not _CONDITION_WAIT:
+        if _LOCK_CODE.fullmatch(frame.f_code.co_name.lower()):
+            return True
+        frame = frame.f_back
+    return False
+
+
+@lru_cache(maxsize=1024)
+def _taking_calls(code: CodeType) -> frozenset[int]:
+    """Return the offsets of the calls in `code` that take a lock, by the name of what they call."""
+    names = (*code.co_names, *code.co_varnames, *code.co_freevars, *code.co_cellvars)
+    if not any(map(_TAKING.search, names)):
+        return frozenset()
+    offsets = set()
+    loaded: dict[Any, str] = {}
+    for instruction in dis.get_instructions(code):
+        # What is called begins where the call begins; its arguments come after.
+        begin = instruction.positions and instruction.positions[::2]
+        if instruction.opname.startswith("LOAD_"):
+            loaded[begin] = str(instruction.argval)
+        elif "CALL" in instruction.opname and (
+            begin is None or None in begin or _TAKING.search(loaded.get(begin, "acquire"))
+        ):
+            offsets.add(instruction.offset)
+    return frozenset(offsets)
+
+
+def retry_delays() -> Iterator[float]:
+    """Yield the seconds until each further try of an interrupt that was refused."""
+    delay = _RETRY_FIRST
+    while True:
+        yield delay
+        delay = min(delay * _RETRY_GROWTH, _RETRY_MAX)
+
+
+def raise_in_thread(ident: int, exception: type[BaseException], gate: Gate, task_frame: TaskFrame) -> bool:
+    """Raise `exception` in the task that the thread `ident` runs, if `gate` admits it; return whether it did.
+
+    Inside a call into C the exception is raised when the call returns.
+    """
+    frame = sys._current_frames().get(ident)
+    if frame is None:
+        return False
+    offset = frame.f_lasti
+    if not gate.admits(frame, offset, task_frame):
+        return False
+    # This thread may have lost the interpreter's lock meanwhile. Whether the other one still is where it was is asked,
+    # and the exception set, within one call into C, in which nothing else can run.
+    innermost = map(operator.itemgetter(ident), map(operator.call, (sys._current_frames,)))
+    unmoved = map(operator.is_, innermost, (frame,))
+    there = map(operator.eq, map(operator.attrgetter("f_lasti"), (frame,)), (offset,))
+    # No thread has the number 0.
+    sent = map(_set_async_exc, map(operator.mul, map(operator.and_, unmoved, there), (ident,)), (exception,))
+    collects = gc.isenabled()
+    gc.disable()  # finalizers would be Python code
+    try:
+        return bool(next(sent))
+    except KeyError:  # the thread has ended
+        return False
+    finally:
+        if collects:
+            gc.enable()
+
+
+def clear_exception(ident: int) -> None:
+    """Take back the exceptions that `raise_in_thread` has set and the thread `ident` has not raised."""
+    _clear_async_exc(ident, None)
