@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import subprocess
@@ -10,8 +11,11 @@ import sys
 import threading
 import time
 
+from framework.testing.locks import LOCKS
 from support.proj import app, note
 
+#: A lock of the tasks' own.
+OWN = threading.RLock()
 HOARD: list[bytearray] = []
 
 
@@ -115,6 +119,35 @@ def takes_signals():
     """Ignore the signals with which pools interrupt tasks."""
     for signum in (signal.SIGUSR1, signal.SIGURG):
         signal.signal(signum, signal.SIG_IGN)
+
+
+@app.task(name="rough.locks")
+def locks(kind, entry):
+    """Take and release a lock over and over, until somebody ends this; `kind`: see `take_lock`."""
+    note(entry)
+    while True:
+        take_lock(kind)
+
+
+@app.task(name="rough.lock")
+def take_lock(kind):
+    """Take and release a lock once: one of `LOCKS`, of the worker's log, of what prints, or of the tasks' own."""
+    if kind == "worker's log":
+        logging.getLogger("x").warning("busy")
+    elif kind == "print":
+        print("busy")
+    elif kind == "own":
+        with OWN:
+            sum(range(50))
+    else:
+        LOCKS[kind]()
+
+
+@app.task(name="rough.keeps_the_log")
+def keeps_the_log():
+    """Take the lock of the worker's log, and never give it back."""
+    logging.getLogger().handlers[0].acquire()
+    time.sleep(3600)
 
 
 @app.task(name="rough.goes_away")

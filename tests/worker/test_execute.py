@@ -87,7 +87,7 @@ def test_a_class_of_the_tasks_own_is_its_failure_in_a_process_of_its_own():
 @pytest.mark.parametrize("error", [OfPool(), BaseExceptionGroup("several", [ValueError(), OfPool()])], ids=repr)
 def test_what_a_pool_raises_to_end_a_job_goes_on(error):
     with pytest.raises(type(error)):
-        workload_that_raises(error, False).run(Job(1, PAYLOAD, "t", "1", None, None))
+        workload_that_raises(error, False, OfPool).run(Job(1, PAYLOAD, "t", "1", None, None))
 
 
 def test_a_traceback_begins_in_the_task():

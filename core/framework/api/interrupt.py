@@ -4,18 +4,12 @@ An exception that is raised just after a lock was taken, or just before it is re
 `Gate.admits` says whether an exception may be raised where a task is right now. It refuses everything outside of the
 task's own function, and the places at which code takes and releases locks, by the names of functions. Whoever is
 refused asks again a few milliseconds later: code leaves such a place soon, unless it waits for the lock.
-
-`raise_in_thread` looks and raises in one step of the interpreter, so that the thread cannot move in between.
 """
 
 from __future__ import annotations
 
-import ctypes
 import dis
-import gc
-import operator
 import re
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -41,13 +35,6 @@ _LOCK_CODE: Final = re.compile(r".*acquire.*|_*(enter|release|exit|aenter|aexit|
 _CONDITION_WAIT: Final = threading.Condition.wait.__code__
 #: The import system's locks, and callbacks of weak references, in which an exception would be lost.
 _IMPORTS: Final = "<frozen importlib._bootstrap>"
-
-_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
-_set_async_exc.restype = ctypes.c_int
-_clear_async_exc = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)(
-    ("PyThreadState_SetAsyncExc", ctypes.pythonapi)
-)
 
 
 class Gate:
@@ -110,43 +97,18 @@ def _taking_calls(code: CodeType) -> frozenset[int]:
     return frozenset(offsets)
 
 
+def unpacking_calls(function: Callable[..., Any]) -> frozenset[int]:
+    """Return the offsets (`f_lasti`) at which `function` makes calls with unpacked arguments, as in ``call(*args)``."""
+    return frozenset(
+        instruction.offset
+        for instruction in dis.get_instructions(function)
+        if instruction.opname.startswith("CALL_FUNCTION_EX")
+    )
+
+
 def retry_delays() -> Iterator[float]:
     """Yield the seconds until each further try of an interrupt that was refused."""
     delay = _RETRY_FIRST
     while True:
         yield delay
         delay = min(delay * _RETRY_GROWTH, _RETRY_MAX)
-
-
-def raise_in_thread(ident: int, exception: type[BaseException], gate: Gate, task_frame: TaskFrame) -> bool:
-    """Raise `exception` in the task that the thread `ident` runs, if `gate` admits it; return whether it did.
-
-    Inside a call into C the exception is raised when the call returns.
-    """
-    frame = sys._current_frames().get(ident)
-    if frame is None:
-        return False
-    offset = frame.f_lasti
-    if not gate.admits(frame, offset, task_frame):
-        return False
-    # This thread may have lost the interpreter's lock meanwhile. Whether the other one still is where it was is asked,
-    # and the exception set, within one call into C, in which nothing else can run.
-    innermost = map(operator.itemgetter(ident), map(operator.call, (sys._current_frames,)))
-    unmoved = map(operator.is_, innermost, (frame,))
-    there = map(operator.eq, map(operator.attrgetter("f_lasti"), (frame,)), (offset,))
-    # No thread has the number 0.
-    sent = map(_set_async_exc, map(operator.mul, map(operator.and_, unmoved, there), (ident,)), (exception,))
-    collects = gc.isenabled()
-    gc.disable()  # finalizers would be Python code
-    try:
-        return bool(next(sent))
-    except KeyError:  # the thread has ended
-        return False
-    finally:
-        if collects:
-            gc.enable()
-
-
-def clear_exception(ident: int) -> None:
-    """Take back the exceptions that `raise_in_thread` has set and the thread `ident` has not raised."""
-    _clear_async_exc(ident, None)

@@ -14,8 +14,9 @@ from time import monotonic
 from types import FrameType
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from framework.api.interrupt import Gate, TaskFrame, clear_exception, raise_in_thread
+from framework.api.interrupt import Gate, TaskFrame
 from framework.api.pool import AsyncWorkload, Job, Outcome, Workload
+from framework.api.thread_interrupt import clear_exception, raise_in_thread
 
 if TYPE_CHECKING:
     from framework_pools._inprocess import InProcessPool

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import dis
 import logging
 import os
 import sys
@@ -18,6 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Final
 
 from framework.api import pool as outcomes
+from framework.api.interrupt import unpacking_calls
 from framework.api.pool import Job, Outcome
 from framework.client.publisher import wait
 from framework.client.request import Context, pop_request, push_request
@@ -231,11 +231,7 @@ class TaskWorkload:
 
 _RUN: Final = TaskWorkload.run.__code__
 #: Where `TaskWorkload.run` calls the task: the one call with unpacked arguments.
-_TASK_CALLS: Final = frozenset(
-    instruction.offset
-    for instruction in dis.get_instructions(_RUN)
-    if instruction.opname.startswith("CALL_FUNCTION_EX")
-)
+_TASK_CALLS: Final = unpacking_calls(TaskWorkload.run)
 _PAUSE: Final = wait.__code__
 
 

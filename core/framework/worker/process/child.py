@@ -11,8 +11,10 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from framework.api.originals import is_replaced
 from framework.client.locate import load_app
 from framework.worker.execute.execute import TaskWorkload
+from framework.worker.process import log_locks
 from framework.worker.process.logs import LogStream, pass_on_limits, redirect_stdouts, setup_logging
 
 if TYPE_CHECKING:
@@ -23,8 +25,14 @@ if TYPE_CHECKING:
 def make(app: App, settings: Settings, hostname: str, interrupts: tuple[type[BaseException], ...]) -> TaskWorkload:
     """Create the workload of the worker's own process. `interrupts` are the pool's."""
     return TaskWorkload(
-        app, settings, hostname, lambda: _set_up_output(settings), own_process=False, interrupts=interrupts
+        app, settings, hostname, lambda: _set_up_own_output(settings), own_process=False, interrupts=interrupts
     )
+
+
+def _set_up_own_output(settings: Settings) -> LogStream | None:
+    if not is_replaced():  # to greenlets no lock is lost
+        log_locks.install()
+    return _set_up_output(settings)
 
 
 def from_recipe(recipe: Mapping[str, Any]) -> TaskWorkload:

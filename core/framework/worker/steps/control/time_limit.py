@@ -1,26 +1,24 @@
 """The time limit of remote-control commands, which run in the loop and hold it up.
 
-1. `run_limited` calls a function and raises `CommandTimeout` in it when its time is up, between two bytecodes: a call
-   into C, such as a sleep, ends first.
+1. `run_limited` calls a function and raises `CommandTimeout` in it when its time is up, where no lock is lost, see
+   `framework.api.interrupt`. A call into C, such as a sleep, ends first.
 2. A thread raises it. Under a green pool, where tasks share the loop's thread, a trace function of the command does.
 """
 
 from __future__ import annotations
 
-import ctypes
 import sys
 import threading
 from collections.abc import Callable
 from time import monotonic
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
+from framework.api.interrupt import Gate, retry_delays, unpacking_calls
 from framework.api.originals import is_replaced
+from framework.api.thread_interrupt import raise_in_thread
 
 T = TypeVar("T")
-
-_set_async_exc = ctypes.pythonapi.PyThreadState_SetAsyncExc
-_set_async_exc.argtypes = [ctypes.c_ulong, ctypes.py_object]
 
 
 class CommandTimeout(BaseException):
@@ -36,41 +34,37 @@ def run_limited(seconds: float, function: Callable[..., T], *args: Any) -> T:
 
 def _watched(seconds: float, function: Callable[..., T], *args: Any) -> T:
     ident = threading.get_ident()
-    guard = threading.Lock()
-    ended = sent = False
+    ended = threading.Event()
 
     def interrupt() -> None:
-        nonlocal sent
-        with guard:
-            if not ended:
-                sent = True
-                _set_async_exc(ident, CommandTimeout)
+        gate, delays = Gate(None), retry_delays()
+        pause = seconds
+        while not ended.wait(pause):
+            if raise_in_thread(ident, CommandTimeout, gate, _command_frame):
+                return
+            pause = next(delays)
 
-    timer = threading.Timer(seconds, interrupt)
-    timer.daemon = True
-    timer.start()
-    raised = False
+    watcher = threading.Thread(target=interrupt, name="command time limit", daemon=True)
+    watcher.start()
     try:
         return function(*args)
-    except CommandTimeout:
-        raised = True
-        raise
     finally:
-        timer.cancel()
-        with guard:
-            ended = True
-        if sent and not raised:
-            # It may be pending still. Clearing would leave the interpreter looking for it for good.
-            _replace_pending(ident)
+        ended.set()
+        # Afterwards nothing can be raised any more, and what was raised has been: only code of the command is hit.
+        watcher.join()
 
 
-def _replace_pending(ident: int) -> None:
-    try:
-        _set_async_exc(ident, CommandTimeout)
-        while True:
-            pass
-    except CommandTimeout:
-        pass
+def _command_frame(frame: FrameType) -> FrameType | None:
+    """Return the frame of the command that has called the code of `frame`; None: it is over."""
+    while (caller := frame.f_back) is not None:
+        if caller.f_code is _watched.__code__:
+            return frame if caller.f_lasti in _COMMAND_CALLS else None
+        frame = caller
+    return None
+
+
+#: Where `_watched` calls the command: the one call with unpacked arguments.
+_COMMAND_CALLS: Final = unpacking_calls(_watched)
 
 
 def _traced(seconds: float, function: Callable[..., T], *args: Any) -> T:
