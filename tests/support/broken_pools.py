@@ -13,6 +13,7 @@ import time
 from typing import Any, ClassVar
 
 from framework.api.pool import TIMED_OUT, WORKER_LOST, Outcome, Pool
+from framework.api.thread_interrupt import _set_async_exc
 from framework.testing.pools import PoolSuite
 from framework_pools._slot import Interrupt
 from framework_pools.prefork import PreforkPool
@@ -239,6 +240,13 @@ class CountsLimitsFromSubmission(Unbroken):
 
 class TakesItsInterruptForTheTasksOwn(Unbroken):
     interrupts = ()
+
+
+class StrikesAnywhere(Unbroken):
+    """As if whatever a thread does could be interrupted."""
+
+    def _raise(self, slot, job, exception):
+        return slot.job is job and bool(_set_async_exc(slot.ident, exception))
 
 
 class TerminatesItsNeighbour(Unbroken):
@@ -522,6 +530,7 @@ MEANT: dict[type[Pool], str] = {
     IgnoresTheHardLimit: "test_the_hard_limit_ends_a_job",
     LetsAJobCatchTheHardLimit: "test_the_hard_limit_cannot_be_caught",
     EndsTheNeighbourToo: "test_the_hard_limit_ends_only_its_job",
+    StrikesAnywhere: "test_a_limit_leaves_no_lock_taken[condition-hard]",
     CountsLimitsFromSubmission: "test_limits_count_from_the_beginning_of_a_job",
     TerminatesItsNeighbour: "test_terminate_ends_only_its_job",
     SaysItTerminatedWhatItDoesNotRun: "test_terminate_tells_what_runs",

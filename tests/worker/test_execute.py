@@ -49,7 +49,9 @@ def workload_that_raises(error: BaseException, own_process: bool, coroutine: boo
 
     if coroutine:
         app.task(name="a")(atask)
-    return TaskWorkload(app, app.conf.settings, "here", lambda: None, own_process=own_process)
+    interrupts = () if own_process else (OfPool,)
+    settings = app.conf.settings
+    return TaskWorkload(app, settings, "here", lambda: None, own_process=own_process, interrupts=interrupts)
 
 
 @pytest.mark.parametrize("own_process", [True, False])
@@ -79,15 +81,16 @@ def test_whatever_a_coroutine_raises_is_its_failure(error):
     assert type(error).__name__ in outcome.traceback
 
 
-def test_a_class_of_the_tasks_own_is_its_failure_in_a_process_of_its_own():
-    outcome = workload_that_raises(OfTask("x"), True).run(Job(1, PAYLOAD, "t", "1", None, None))
+@pytest.mark.parametrize("own_process", [True, False])
+def test_a_class_of_the_tasks_own_is_its_failure(own_process):
+    outcome = workload_that_raises(OfTask("x"), own_process).run(Job(1, PAYLOAD, "t", "1", None, None))
     assert outcome.code == outcomes.FAILURE
 
 
 @pytest.mark.parametrize("error", [OfPool(), BaseExceptionGroup("several", [ValueError(), OfPool()])], ids=repr)
 def test_what_a_pool_raises_to_end_a_job_goes_on(error):
     with pytest.raises(type(error)):
-        workload_that_raises(error, False, OfPool).run(Job(1, PAYLOAD, "t", "1", None, None))
+        workload_that_raises(error, False).run(Job(1, PAYLOAD, "t", "1", None, None))
 
 
 def test_a_traceback_begins_in_the_task():

@@ -23,14 +23,14 @@ TaskFrame = Callable[[FrameType], FrameType | None]
 _RETRY_FIRST: Final = 0.005
 _RETRY_MAX: Final = 0.1
 _RETRY_GROWTH: Final = 1.2
-#: Interrupts refused in a row (0.36 s) because a function runs that seems to take or release a lock. Then that function
+#: Interrupts refused in a row (0.36 s) because of the same call of a function that seems to take or release a lock. It
 #: does something else, such as waiting for a network.
 REFUSALS_MAX: Final = 15
 
 #: Calls that take a lock.
 _TAKING: Final = re.compile(r"acquire|^_*enter(_|$)|^_*f?lockf?$", re.IGNORECASE)
 #: Functions that take or release a lock; in a finalizer an exception would be lost.
-_LOCK_CODE: Final = re.compile(r".*acquire.*|_*(enter|release|exit|aenter|aexit|unlock|del)(_?lock|_restore|_save)?_*")
+_LOCK_CODE: Final = re.compile(r".*acquire.*|_*(a?enter|a?exit|release|unlock|del)(_.*|lock)?")
 #: Waits for a lock of its own that nobody else takes.
 _CONDITION_WAIT: Final = threading.Condition.wait.__code__
 #: The import system's locks, and callbacks of weak references, in which an exception would be lost.
@@ -46,9 +46,9 @@ class Gate:
         The wait for a lock can be interrupted, its end cannot. None: the exception would be raised at the end.
         """
         self._waits_after = waits_after
+        #: Where the last interrupt was refused, and how many in a row were for the same reason.
+        self._place: tuple[FrameType | None, int] = (None, 0)
         self._refused = 0
-        self._place = (0, 0)
-        self._found = 0
 
     def admits(self, frame: FrameType, offset: int, task_frame: TaskFrame) -> bool:
         """Return whether an exception may be raised in the code of `frame`, the innermost, at `offset` (`f_lasti`)."""
@@ -56,25 +56,25 @@ class Gate:
         if top is None:
             return False
         if frame.f_code is not _CONDITION_WAIT and offset in _taking_calls(frame.f_code):
-            place = (id(frame), offset)
-            self._found = self._found + 1 if place == self._place else 0
-            self._place = place
-            return self._waits_after is not None and self._found >= self._waits_after
-        if _in_lock_code(frame, top) and self._refused < REFUSALS_MAX:
-            self._refused += 1
-            return False
-        self._refused = 0
-        return True
-
-
-def _in_lock_code(frame: FrameType | None, top: FrameType) -> bool:
-    if frame is not None and frame.f_code.co_filename == _IMPORTS:
-        return True
-    while frame is not None and frame is not top and frame.f_code is not _CONDITION_WAIT:
-        if _LOCK_CODE.fullmatch(frame.f_code.co_name.lower()):
+            place, most = (frame, offset), self._waits_after
+        elif (inside := _lock_code(frame, top)) is not None:
+            place, most = (inside, 0), REFUSALS_MAX
+        else:
             return True
+        self._refused = self._refused + 1 if place == self._place else 0
+        self._place = place
+        return most is not None and self._refused >= most
+
+
+def _lock_code(frame: FrameType | None, top: FrameType) -> FrameType | None:
+    """Return the frame of a function that takes or releases a lock, between `frame` and `top`; None: there is none."""
+    if frame is not None and frame.f_code.co_filename == _IMPORTS:
+        return frame
+    while frame is not None and frame is not top:
+        if _LOCK_CODE.fullmatch(frame.f_code.co_name.lower()):
+            return frame
         frame = frame.f_back
-    return False
+    return None
 
 
 @lru_cache(maxsize=1024)

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds that an interrupted job has to end before its thread is abandoned.
 GRACE: Final = 0.5
+#: Further seconds for one that could not be interrupted in that time, because it takes and releases locks.
+_GRACE_PENDING: Final = 1.5
 #: Seconds between two checks for started jobs that were not reported.
 CHECK_INTERVAL: Final = 0.01
 
@@ -268,7 +270,7 @@ class InProcessPool(Pool):
         if not self._raise(slot, job, Interrupt):
             slot.pending_kill = previous
             return False
-        self._loop.call_later(GRACE, self._abandon, slot, job)
+        self._loop.call_later(GRACE, self._abandon, slot, job, _GRACE_PENDING)
         return True
 
     def _raise(self, slot: InProcessSlot, job: Job, exception: type[BaseException]) -> bool:
@@ -285,8 +287,11 @@ class InProcessPool(Pool):
         if slot.interrupt_again(job.seq):
             self._raise_later(slot, job, delays)
 
-    def _abandon(self, slot: InProcessSlot, job: Job) -> None:
+    def _abandon(self, slot: InProcessSlot, job: Job, pending_grace: float) -> None:
         """Report the outcome of an interrupted job that has not ended, and abandon its slot."""
+        if slot.pending is not None and pending_grace:
+            self._loop.call_later(pending_grace, self._abandon, slot, job, 0.0)
+            return
         if job.seq not in self._jobs or slot.abandoned or not slot.abandon(job):
             return
         assert slot.pending_kill is not None
