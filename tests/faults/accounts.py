@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 SLACK: Final = 8.0
 #: Headings under which nothing may stand.
 WRONG: Final = ("lost", "duplicated", "unexpected")
-HEADINGS: Final = ("ok", "recovered", "excused", "buried", "unsent", *WRONG)
+HEADINGS: Final = ("ok", "recovered", "excused", "buried", "unsent", "left", *WRONG)
 
 
 class Sent(NamedTuple):
@@ -68,6 +68,8 @@ class Accounts(NamedTuple):
     buried: list[str]
     #: The broker never had it, as the sender was warned.
     unsent: list[str]
+    #: In its queue still: the run was over too early. `Run` complains of it.
+    left: list[str]
     lost: list[str]
     duplicated: list[str]
     unexpected: list[str]
@@ -104,16 +106,21 @@ def keep(
     *,
     max_deliveries: int = 1,
     letters: Iterable[str] = (),
+    left: Iterable[str] = (),
 ) -> Accounts:
-    """Return the books. `letters`: entries that are in the dead-letter queue for having been handed out too often."""
-    return _Clerk(faults, max_deliveries, set(letters)).keep(sent, lines)
+    """Return the books. `letters`: entries that are in the dead-letter queue for having been handed out too often.
+
+    `left`: entries that are in the tasks' queue.
+    """
+    return _Clerk(faults, max_deliveries, set(letters), set(left)).keep(sent, lines)
 
 
 class _Clerk:
-    def __init__(self, faults: Sequence[Fault], max_deliveries: int, letters: set[str]) -> None:
+    def __init__(self, faults: Sequence[Fault], max_deliveries: int, letters: set[str], left: set[str]) -> None:
         self._faults = faults
         self._max_deliveries = max_deliveries
         self._letters = letters
+        self._left = left
         #: Tasks that may have been killed in the moment between their beginning and their first line: one a kill.
         self._silent = sum(1 for fault in faults if fault.killed)
 
@@ -147,6 +154,8 @@ class _Clerk:
     # ------------------------------------------------------------ what did not end
 
     def _missing(self, task: Sent, lines: list[Line]) -> str:
+        if task.entry in self._left:
+            return "left"
         if not lines and not task.certain:
             return "unsent"
         if task.late:

@@ -191,6 +191,9 @@ class Run:
         others = [letter for letter in letters if letter["reason"] != "max-deliveries"]
         if others:
             self._complaints.append(f"{len(others)} dead letters for other reasons: {others[:3]}")
+        left = self._scene.left()
+        if left:
+            self._complaints.append(f"{len(left)} tasks lie in the queue after the end: {sorted(left)[:5]}")
         lines = accounts.read(ledger.lines(self._scene.book))
         books = {}
         known = {task.entry: task for task in self._sent}
@@ -198,7 +201,9 @@ class Run:
         for name, late in (("late", True), ("early", False)):
             sent = [task for task in self._sent if task.late is late]
             own = [line for line in lines if line.entry in known and known[line.entry].late is late]
-            books[name] = accounts.keep(sent, own, self._scene.faults, max_deliveries=MAX_DELIVERIES, letters=worn)
+            books[name] = accounts.keep(
+                sent, own, self._scene.faults, max_deliveries=MAX_DELIVERIES, letters=worn, left=left
+            )
         if strangers:
             books["nobody's"] = accounts.keep([], strangers)
         done = [

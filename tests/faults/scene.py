@@ -19,8 +19,11 @@ from typing import Any, Final
 from faults import work
 from faults.accounts import Fault, Sent
 from faults.plan import STEADY, VICTIM
+from framework._boot import loader
+from framework.api.transport import Queue
 from framework.exceptions import FrameworkError
-from support import queues, workers
+from framework.message import read
+from support import ledger, queues, workers
 from support.brokers import PrivateRabbit, PrivateRedis
 from support.proxy import Proxy
 
@@ -217,7 +220,15 @@ class Scene:
     # ------------------------------------------------------------ the end
 
     def settled(self) -> bool:
-        """Say whether the broker has nothing to give, has lent nothing, and both workers are idle."""
+        """Say whether the broker has nothing to give, has lent nothing, and both workers are idle.
+
+        A task may go from place to place between two questions: the answers of two rounds count, if meanwhile nothing
+        was written into the ledger.
+        """
+        size = ledger.size(self.book)
+        return self._looks_settled() and self._looks_settled() and ledger.size(self.book) == size
+
+    def _looks_settled(self) -> bool:
         if not all(actor.running for actor in self.actors.values()) or unfinished(self):
             return False
         inspect = self.client.control.inspect(timeout=5, limit=2)
@@ -225,7 +236,24 @@ class Scene:
             answers = getattr(inspect, question)() or {}
             if len(answers) < len(self.actors) or any(answers.values()):
                 return False
-        return True
+        return not (self.broker == "amqp" and self._on_loan())
+
+    def _on_loan(self) -> int:
+        """Return how many messages RabbitMQ has given out, of all queues of this run."""
+        vhost = self.url.rpartition("/")[2]
+        return sum(
+            map(
+                int,
+                self.server.ctl("list_queues", "--no-table-headers", "-p", vhost, "messages_unacknowledged").split(),
+            )
+        )
+
+    def left(self) -> set[str]:
+        """Return the ids of the tasks that lie in the queue, or are parked there where the broker can show it."""
+        queue = Queue(name="celery")
+        with contextlib.closing(loader.make_transport(self.client.conf.settings)) as transport:
+            found = [*(transport.peek(queue, 1000) or ()), *(transport.peek(queue, 1000, parked=True) or ())]
+        return {str(read(peeked.payload).headers["id"]) for peeked in found}
 
     def letters(self) -> list[dict[str, Any]]:
         """Return the dead letters."""

@@ -67,6 +67,13 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("task", [late(), early(), late(certain=False)], ids=str)
+def test_what_lies_in_the_queue_is_not_lost(task):
+    for lines in ([], ran("t", 9.95, ends=False)):
+        assert accounts.keep([task], lines, [KILL], left=["t"]).left == ["t"]
+    assert accounts.keep([task], ran("t", 1), left=["t"]).ok == ["t"]
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_each_task_stands_under_one_heading(name):
     task, lines, faults, letters, heading = CASES[name]
