@@ -45,7 +45,8 @@ def test_hup_restarts_with_the_same_arguments(pool, redis_url, start_worker, cli
     assert result.get(timeout=30) == 0.5, "what ran has ended first"
     assert worker.running
     assert (psutil.Process(worker.pid).environ(), psutil.Process(worker.pid).cwd()) == command
-    assert psutil.Process(worker.pid).cmdline()[-8:] == worker.argv[-8:] or pool == "prefork"
+    title = " ".join(psutil.Process(worker.pid).cmdline()).rstrip()
+    assert title == f"framework worker: w@here [main] {' '.join(worker.argv[-11:])}"
     assert app.tasks["proj.add"].delay(1, 1).get(timeout=30) == 2
     assert worker.stop() == 0
     assert not members(worker.pid)
@@ -265,3 +266,22 @@ def test_remap_sigterm(redis_url, start_worker, client, ledger_path):
     wait_started(ledger_path, "x")
     assert worker.stop() == 0
     assert "Cold shutdown (MainProcess)" in worker.output
+
+
+@pytest.mark.acceptance(20)
+@pytest.mark.parametrize("args", [["prefork"], ["prefork", "--pool-start-method", "spawn"], ["threads"]], ids=" ".join)
+def test_ps_and_kill_as_the_guide_has_it_end_the_whole_worker(args, sqlite_url, start_worker):
+    node = f"ps{os.getpid()}@here"
+    worker = start_worker("-c", "2", "-n", node, "-P", *args, broker=sqlite_url, backend=sqlite_url)
+    # Not 'framework worker' alone, which are all the workers of this machine.
+    line = f"ps auxww | grep 'framework worker: {node}' | grep -v grep | awk '{{print $2}}'"
+
+    def found():
+        printed = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True).stdout
+        return set(map(int, printed.split()))
+
+    # A process that has just been started has its name in a moment.
+    wait_for(lambda: found() == {process.pid for process in members(worker.pid)}, 30, "the names of all processes")
+    subprocess.run(["sh", "-c", f"{line} | xargs kill -9"], check=True)
+    worker.wait()
+    wait_for(lambda: not members(worker.pid), 30, "the end of all processes")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.exceptions import AppNotFound, ConfigError
@@ -38,6 +38,18 @@ class CommandSession:
         self.background: Background | None = None
         self._sources: Sources | None = None
 
+    def name_process(self, name: str) -> None:
+        """Show `name`, in front of the options of the command line, as the title of this process."""
+        from framework._config.options import mask  # start-up time: `framework --help` reads no configuration
+
+        if self._args is None:
+            self._set_title([name, *map(mask, sys.argv[1:])])
+
+    def _set_title(self, words: Iterable[str]) -> None:
+        import setproctitle  # memory: few commands have a title
+
+        setproctitle.setproctitle(" ".join(words))
+
     def repeat_command(self, executable: str | None = None) -> list[str]:
         """Return the command that repeats this one; `executable`: default this Python."""
         own = sys.orig_argv[1:] if self._args is None else ["-m", "framework", *self._args]
@@ -56,9 +68,7 @@ class CommandSession:
             self.enter()
             if self._args is None and any(options.mask(word) != word for word in sys.orig_argv):
                 # Every user of the machine can read the command lines of its processes.
-                import setproctitle  # memory: few command lines have a password
-
-                setproctitle.setproctitle(" ".join(options.mask(word) for word in sys.orig_argv))
+                self._set_title(map(options.mask, sys.orig_argv))
             flags = dict(self.flags)
             if self.broker is not None:
                 # The flag replaces separate read and write brokers in the file as well.

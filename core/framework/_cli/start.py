@@ -12,6 +12,7 @@ from framework._boot import preload
 from framework._cli.output import note
 from framework._cli.purge import purge
 from framework._cli.session import CommandSession
+from framework._config.nodename import node_name
 from framework._config.options import options
 from framework._config.sources import Config, resolve
 from framework.client.locate import LocatedApp, import_modules
@@ -32,6 +33,7 @@ def start(session: CommandSession, detach: bool) -> int:
     # Early: the process that stays behind has neither threads nor the application.
     if (code := become_init()) is not None:
         return code
+    session.name_process(f"framework worker: {node_name(settings.hostname)} [main]")
     signals = Signals()
     signals.hold()
     try:
