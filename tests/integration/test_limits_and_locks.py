@@ -50,7 +50,10 @@ def test_every_task_has_its_own_end_and_the_worker_answers(busy, ledger_path, ca
     for result, limit in sent:
         result.get(timeout=60, propagate=False)
         assert type(result.result).__name__ == ends[limit]
-    assert read(ledger_path) == {f"run:{number}": 1 for number in range(count)}
+    # A limit may strike before the task has written its line.
+    runs = read(ledger_path)
+    assert set(runs) <= {f"run:{number}" for number in range(count)}
+    assert set(runs.values()) == {1}
     # No lock is left taken: what takes each of them comes to its end.
     for kind in KINDS:
         app.send_task("rough.lock", (kind,)).get(timeout=30)

@@ -6,10 +6,16 @@ import logging
 import threading
 import time
 
+import pytest
+
 from framework.api.pool import FAILURE, SUCCESS, TERMINATED, TIMED_OUT
+from framework_pools.asyncio_pool import AsyncioPool
 from framework_pools.threads import ThreadsPool
 from support.pool_harness import Harness
 from support.wait import wait_for
+
+#: A recipe whose jobs are coroutines.
+COROUTINES = {"coroutines": True}
 
 
 def test_thread_that_does_not_stop_is_replaced_and_counted(caplog):
@@ -25,6 +31,23 @@ def test_thread_that_does_not_stop_is_replaced_and_counted(caplog):
         side_by_side = pool.submit(b"sleep:0.2", b"sleep:0.2")
         wait_for(lambda: all(seq in pool.begun for seq in side_by_side), 5, "both")
         assert {outcome.code for outcome in pool.wait(side_by_side)} == {SUCCESS}
+
+
+@pytest.mark.parametrize(("pool_type", "recipe"), [(ThreadsPool, {}), (AsyncioPool, {}), (AsyncioPool, COROUTINES)])
+def test_the_end_of_a_job_is_not_taken_for_that_of_the_next_one(pool_type, recipe):
+    with Harness(pool_type, 1, recipe) as pool:
+        # The pool takes more jobs than it has slots where it knows them as short.
+        pool.run(*[b"noop"] * 50, task="short")
+        first, second = pool.submit(b"spin:30", b"spin:30", task="short")
+        pool.wait_begun(first)
+
+        def terminate_both():
+            # The loop is busy and has not read the first outcome when the second job is terminated.
+            for seq in (first, second):
+                wait_for(lambda seq=seq: pool.pool.terminate(seq), 30, f"job {seq} to run")
+
+        pool.call(terminate_both)
+        assert [outcome.code for outcome in pool.wait([first, second])] == [TERMINATED, TERMINATED]
 
 
 def test_abandoned_thread_runs_nothing_more(tmp_path):

@@ -26,7 +26,7 @@ import msgspec
 from framework.api.pool import Job, Outcome, PoolContext, Workload
 from framework_pools._costs import BUDGET
 from framework_pools._inprocess import CHECK_INTERVAL, InProcessPool
-from framework_pools._slot import InProcessSlot, Interrupt
+from framework_pools._slot import InProcessSlot, Interrupt, Unfinished
 
 #: Schedules ``function(*args)`` in the hub, before the hub waits again.
 InHub = Callable[..., object]
@@ -136,7 +136,7 @@ class GreenPool(InProcessPool):
         job = slot.job
         assert job is not None
         slot.since = monotonic()
-        outcome: Outcome | BaseException
+        outcome: Outcome | BaseException | Unfinished
         try:
             workload = self.workload()
             slot.use(workload)
@@ -147,7 +147,11 @@ class GreenPool(InProcessPool):
         if slot.abandoned:
             return
         del self.slots[slot]
-        self.deliver(slot, job, Interrupt() if slot.interrupted else outcome)
+        if slot.interrupted:
+            outcome = Interrupt()
+        if not isinstance(outcome, Outcome):
+            outcome = Unfinished(outcome, slot.pending_kill, slot.elapsed())
+        self.deliver(slot, job, outcome)
         self._start_waiting()
 
     def _check_running(self) -> None:

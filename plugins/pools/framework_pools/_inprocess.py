@@ -35,7 +35,7 @@ from framework.api.pool import (
 )
 from framework.exceptions import SoftTimeLimitExceeded
 from framework_pools._costs import BUDGET, Costs
-from framework_pools._slot import InProcessSlot, Interrupt
+from framework_pools._slot import InProcessSlot, Interrupt, Kill, Unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class InProcessPool(Pool):
         #: Jobs given to the pool and not ended, by number, and the numbers of those reported as started.
         self._jobs: dict[int, Job] = {}
         self._reported: set[int] = set()
-        self._done: deque[tuple[InProcessSlot, Job, Outcome | BaseException]] = deque()
+        self._done: deque[tuple[Job, Outcome | Unfinished]] = deque()
         self._draining = False
         self._finished = 0
         #: Number of slots that cannot be replaced and still run a job whose outcome was reported.
@@ -177,9 +177,9 @@ class InProcessPool(Pool):
 
     # ------------------------------------------------------------ outcomes out
 
-    def deliver(self, slot: InProcessSlot, job: Job, outcome: Outcome | BaseException) -> None:
+    def deliver(self, slot: InProcessSlot, job: Job, outcome: Outcome | Unfinished) -> None:
         """Pass an outcome to the loop; called in the slot's thread."""
-        self._done.append((slot, job, outcome))
+        self._done.append((job, outcome))
         # Needs no lock: the loop clears the flag before it reads the queue, so that no outcome is missed.
         if not self._draining:
             self._draining = True
@@ -192,14 +192,14 @@ class InProcessPool(Pool):
         outcomes: list[Outcome] = []
         jobs, reported, learn = self._jobs, self._reported, self._costs.learn
         for _ in range(len(done)):
-            slot, job, result = done.popleft()
+            job, result = done.popleft()
             seq = job.seq
             if jobs.pop(seq, None) is None:
                 if self.stuck:  # its outcome was reported when its slot was abandoned
                     self.stuck -= 1
                     self._loop.call_soon(self._events.vacancy)
                 continue
-            outcome = result if isinstance(result, Outcome) else self._outcome_of_error(slot, job, result)
+            outcome = result if isinstance(result, Outcome) else self._outcome_of_unfinished(job, result)
             learn(job.task, outcome.runtime)
             if seq in reported:
                 reported.discard(seq)
@@ -212,11 +212,10 @@ class InProcessPool(Pool):
         if outcomes:
             self._events.finished(outcomes)
 
-    def _outcome_of_error(self, slot: InProcessSlot, job: Job, error: BaseException) -> Outcome:
-        runtime = slot.elapsed()
-        pending_kill = slot.pending_kill
-        if pending_kill is not None and pending_kill[0] == job.seq:
-            return self.context.outcome_for(job, pending_kill[1], pending_kill[2], runtime)
+    def _outcome_of_unfinished(self, job: Job, end: Unfinished) -> Outcome:
+        error, kill, runtime = end
+        if kill is not None:
+            return self.context.outcome_for(job, *kill, runtime)
         if isinstance(error, SoftTimeLimitExceeded):
             return self.context.outcome_for(job, SOFT_TIMED_OUT, f"{job.soft_limit or 0:g}", runtime)
         # The class only: the error's repr is user code and may fail in the loop.
@@ -250,7 +249,7 @@ class InProcessPool(Pool):
                         logger.warning("Soft time limit (%gs) exceeded for %s[%s]", job.soft_limit, job.task, job.id)
                 else:
                     dues.append(since + job.soft_limit)
-            if job.hard_limit is not None and not (slot.pending_kill and slot.pending_kill[0] == job.seq):
+            if job.hard_limit is not None and slot.pending_kill is None:
                 if now < since + job.hard_limit:
                     dues.append(since + job.hard_limit)
                 elif self._interrupt_job(slot, job, TIMED_OUT, f"{job.hard_limit:g}"):
@@ -266,16 +265,14 @@ class InProcessPool(Pool):
             self._arm(min(dues))
 
     def _interrupt_job(self, slot: InProcessSlot, job: Job, code: int, text: str) -> bool:
-        previous, slot.pending_kill = slot.pending_kill, (job.seq, code, text)
-        if not self._raise(slot, job, Interrupt):
-            slot.pending_kill = previous
+        if not self._raise(slot, job, Interrupt, (code, text)):
             return False
         self._loop.call_later(GRACE, self._abandon, slot, job, _GRACE_PENDING)
         return True
 
-    def _raise(self, slot: InProcessSlot, job: Job, exception: type[BaseException]) -> bool:
+    def _raise(self, slot: InProcessSlot, job: Job, exception: type[BaseException], kill: Kill | None = None) -> bool:
         """Raise `exception` in `job` as soon as that is possible; return whether it runs in `slot`."""
-        runs = slot.interrupt(job.seq, exception)
+        runs = slot.interrupt(job.seq, exception, kill)
         if slot.pending is not None:
             self._raise_later(slot, job, retry_delays())
         return runs
@@ -310,7 +307,7 @@ class InProcessPool(Pool):
             slot.name,
             self.abandoned,
         )
-        outcome = self.context.outcome_for(job, slot.pending_kill[1], slot.pending_kill[2], slot.elapsed())
+        outcome = self.context.outcome_for(job, *slot.pending_kill, slot.elapsed())
         self.replace(slot)
         self._events.finished([outcome])
 

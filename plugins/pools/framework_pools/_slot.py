@@ -12,7 +12,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from time import monotonic
 from types import FrameType
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
 from framework.api.interrupt import Gate, TaskFrame
 from framework.api.pool import AsyncWorkload, Job, Outcome, Workload
@@ -22,8 +22,22 @@ if TYPE_CHECKING:
     from framework_pools._inprocess import InProcessPool
 
 
+#: Why a job is ended: code and text of its outcome.
+Kill = tuple[int, str]
+
+
 class Interrupt(BaseException):
     """Ends a job at a hard limit or termination; no `Exception`, so that tasks do not catch it by accident."""
+
+
+class Unfinished(NamedTuple):
+    """The end of a job whose workload returned no outcome."""
+
+    error: BaseException
+    #: Why the pool ended the job; None: it did not.
+    kill: Kill | None
+    #: Seconds.
+    runtime: float
 
 
 def _no_frame(_frame: FrameType) -> None:
@@ -50,8 +64,8 @@ class InProcessSlot:
         self.native_id = 0
         #: Outcomes of this slot are ignored.
         self.abandoned = False
-        #: Why the running job was interrupted: its number, and its outcome's code and text.
-        self.pending_kill: tuple[int, int, str] | None = None
+        #: The code and text of the running job's outcome, if it was killed.
+        self.pending_kill: Kill | None = None
         #: Number of the last job whose soft time limit was handled.
         self.soft_limit_sent = 0
         #: The exception to raise in the running job as soon as that is possible.
@@ -81,7 +95,7 @@ class InProcessSlot:
         """Return the function that waits for the next job."""
         return queue.get
 
-    def _run(self, workload: Workload, job: Job) -> Outcome | BaseException:
+    def _run(self, workload: Workload, job: Job) -> Outcome | Unfinished:
         outcome: Outcome | BaseException | None = None
         self.since = monotonic()
         if self._workload is not workload:
@@ -94,30 +108,39 @@ class InProcessSlot:
         # An exception sent to this job may not have been raised yet: it is raised here, or cleared.
         while True:
             try:
-                self._leave_job()
+                kill = self._leave_job()
             except BaseException as error:  # noqa: BLE001 - see above
                 outcome = outcome or error
             else:
-                return outcome or Interrupt()
+                break
+        if isinstance(outcome, Outcome):
+            return outcome
+        return Unfinished(outcome or Interrupt(), kill, self.elapsed())
 
-    def _leave_job(self) -> None:
+    def _leave_job(self) -> Kill | None:
         with self._lock:
             self.job = self.pending = None
             if self._sent:
                 self._sent = False
                 clear_exception(self.ident)
+            kill, self.pending_kill = self.pending_kill, None
+            return kill
 
     def use(self, workload: Workload) -> None:
         """Run jobs of `workload` from now on."""
         self._workload, self._task_frame = workload, workload.task_frame
         self.awaiting = workload if isinstance(workload, AsyncWorkload) else None
 
-    def interrupt(self, seq: int, exception: type[BaseException]) -> bool:
-        """Raise `exception` in job `seq`, or leave it `pending`; return whether the job runs here."""
+    def interrupt(self, seq: int, exception: type[BaseException], kill: Kill | None = None) -> bool:
+        """Raise `exception` in job `seq`, or leave it `pending`; return whether the job runs here.
+
+        `kill`: the job gets this outcome if it ends without one.
+        """
         with self._lock:
             job = self.job
             if job is None or job.seq != seq:
                 return False
+            self.pending_kill = kill or self.pending_kill
             self.pending, self._gate = exception, Gate(self.waits_after)
             self._throw(exception)
             return True

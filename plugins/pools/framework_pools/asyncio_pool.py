@@ -22,7 +22,7 @@ from framework.api.coroutine import Call
 from framework.api.pool import AsyncWorkload, Job, Outcome, PoolContext, PoolTraits
 from framework_pools._costs import BUDGET
 from framework_pools._inprocess import GRACE, InProcessPool
-from framework_pools._slot import InProcessSlot
+from framework_pools._slot import InProcessSlot, Unfinished
 
 #: Seconds in which the event loop must start.
 _START_TIMEOUT: Final = 10.0
@@ -36,19 +36,19 @@ class LoopSlot(InProcessSlot):
         self._loop = loop
         self._call = Call()
 
-    async def take(self, workload: AsyncWorkload, job: Job) -> Outcome | BaseException:
-        """Run `job`; return its outcome, or the exception that interrupted it."""
+    async def take(self, workload: AsyncWorkload, job: Job) -> Outcome | Unfinished:
+        """Run `job`; return its end."""
         self.ident = threading.get_ident()
         self._call = Call()
         self.since = monotonic()
         self.job = job
+        outcome: Outcome | BaseException
         try:
-            return await workload.arun(job, self._call)
+            outcome = await workload.arun(job, self._call)
         except BaseException as error:  # noqa: BLE001 - an interrupt or a defect: either way the job has ended
-            return error
-        finally:
-            with self._lock:
-                self.job = self.pending = None
+            outcome = error
+        kill = self._leave_job()
+        return outcome if isinstance(outcome, Outcome) else Unfinished(outcome, kill, self.elapsed())
 
     def _throw(self, exception: type[BaseException]) -> None:
         self.pending = None
@@ -207,7 +207,7 @@ class AsyncioPool(InProcessPool):
     def _serve_sync(self, slot: InProcessSlot) -> None:
         slot.serve(self, self._sync)
 
-    def deliver(self, slot: InProcessSlot, job: Job, outcome: Outcome | BaseException) -> None:
+    def deliver(self, slot: InProcessSlot, job: Job, outcome: Outcome | Unfinished) -> None:
         """Pass an outcome to the worker's loop, and report a thread's free slot to the event loop."""
         super().deliver(slot, job, outcome)
         if not isinstance(slot, LoopSlot) and not self._aloop.is_closed():
