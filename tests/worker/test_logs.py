@@ -13,7 +13,10 @@ import pytest
 
 from framework._config.settings import WorkerSettings
 from framework.client.request import Context, pop_request, push_request
+from framework.worker.process import log_locks
+from framework.worker.process.log_locks import LogLock
 from framework.worker.process.logs import LogFile, LogOutput, make_formatter, redirect_stdouts
+from support.wait import wait_for
 
 
 class Terminal:
@@ -229,3 +232,56 @@ def test_the_task_in_front_of_its_lines_is_cut():
     assert text == f"t\\n[{'i' * 255}...]: {'x' * 1000}"
     assert "\u2028" not in line
     assert (json.loads(line)["id"], json.loads(line)["message"]) == ("i" * 255 + "...", "\u2028")
+
+
+def test_a_lock_of_the_log_is_kept_by_who_logs_and_by_nobody_else(monkeypatch):
+    looks = []
+    logs = log_locks._logs
+    monkeypatch.setattr(log_locks, "_logs", lambda owner: looks.append(owner) or logs(owner))
+    lock = LogLock()
+    release, taken = threading.Event(), threading.Event()
+
+    def keep():
+        lock.acquire()
+        taken.set()
+        release.wait(60)
+
+    class Slow(logging.Handler):
+        def emit(self, record):
+            keep()
+            lock.release()
+
+    logger = logging.Logger("slow")
+    logger.addHandler(Slow())
+    slow = threading.Thread(target=logger.warning, args=("x",))
+    slow.start()
+    taken.wait(60)
+    # Its owner logs: who waits, waits.
+    waiting = threading.Thread(target=lambda: (lock.acquire(), lock.release()), daemon=True)
+    waiting.start()
+    wait_for(lambda: len(looks) >= 3, 60, "looks at the owner")
+    assert waiting.is_alive()
+    release.set()
+    waiting.join(60)
+    slow.join(60)
+
+    release.clear()
+    taken.clear()
+    keeper = threading.Thread(target=keep)
+    keeper.start()
+    taken.wait(60)
+    assert lock.acquire()  # its owner does not log
+    with lock:
+        lock.release()
+    release.set()
+    keeper.join(60)
+    lock.release()  # harmless: not its own any more
+
+
+def test_a_lock_of_a_dead_thread_is_free_again():
+    lock = LogLock()
+    thread = threading.Thread(target=lock.acquire)
+    thread.start()
+    thread.join(60)
+    with lock:
+        pass

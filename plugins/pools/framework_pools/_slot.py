@@ -44,6 +44,9 @@ def _no_frame(_frame: FrameType) -> None:
     """Return None: no workload, no task."""
 
 
+#: Seconds after which a thread that computes lets another thread go on; the interpreter's default is 0.005.
+SWITCH_INTERVAL: Final = 0.001
+
 #: Before the first interrupt.
 _CLOSED: Final = Gate(None)
 
@@ -83,6 +86,8 @@ class InProcessSlot:
         """Run jobs of `queue`, by default the pool's, in the calling thread until it yields None."""
         self.ident = threading.get_ident()
         self.native_id = threading.get_native_id()
+        # The loop waits so long for each thread that computes.
+        sys.setswitchinterval(min(sys.getswitchinterval(), SWITCH_INTERVAL))
         get, deliver = self._getter(queue or pool.queue), pool.deliver
         while (job := get()) is not None:
             # Looked up for each job: a restart replaces the workload.
