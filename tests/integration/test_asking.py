@@ -61,6 +61,28 @@ def test_limit_and_destination_end_the_wait(url, client, start_worker):
     assert absent.missing == {"nobody@here": None}
 
 
+@pytest.mark.parametrize("broker", ["sqlite", "redis", "amqp"])
+def test_a_bare_host_is_the_node_with_the_default_name(url, client, celery_client, start_worker):
+    app = client(url)
+    start_worker("-P", "solo", "-n", "celery@worker1.local", broker=url)
+    start_worker("-P", "solo", "-n", "other@worker1.local", broker=url)
+    start_worker("-P", "solo", "-n", "w@worker2.local", broker=url)
+    assert app.control.ping(["worker1.local"], timeout=LONG).nodes == {"celery@worker1.local"}
+    assert not app.control.ping(["worker1.local"], timeout=LONG).missing
+    if broker_of(url) != "sqlite":  # which Celery does not speak
+        theirs = celery_client(url).control.inspect(["worker1.local"], timeout=LONG, limit=1)
+        assert set(theirs.ping()) == {"celery@worker1.local"}
+    asked = workers.run_command(
+        *("-A", "proj", "inspect", "ping", "-t", "1", "-d", "worker2.local"), env=workers.app_environment(broker=url)
+    )
+    assert asked.returncode == exitcodes.UNAVAILABLE
+    assert "celery@worker2.local: did you mean w@worker2.local?" in asked.stderr
+
+
+def broker_of(url):
+    return url.partition(":")[0]
+
+
 @pytest.mark.parametrize("broker", ["redis"])
 def test_who_listens_and_does_not_answer_is_counted(url, client, start_worker):
     app = client(url)

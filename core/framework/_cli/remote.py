@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ import msgspec
 from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json, split
 from framework._cli.session import CommandSession
+from framework._config.nodename import full_name
 from framework.wire.safe_repr import printable
 
 if TYPE_CHECKING:
@@ -158,6 +159,7 @@ def _ask(
     if not merged:
         click.echo("Error: No nodes replied within time constraint", err=True)
         _print_missing(replies)
+        _print_near(session, nodes or (), timeout)
         return exitcodes.UNAVAILABLE
     if count and not as_json and not session.quiet:
         click.echo(f"\n{len(replies)} {'node' if len(replies) == 1 else 'nodes'} online.")
@@ -181,6 +183,17 @@ def _print_missing(replies: Replies) -> bool:
     if unnamed > 0:
         click.echo(f"missing: {unnamed} {'worker' if unnamed == 1 else 'workers'} that did not give a name", err=True)
     return bool(replies.missing) or unnamed > 0
+
+
+def _print_near(session: CommandSession, nodes: Iterable[str], timeout: float) -> None:
+    """Print the workers that may have been meant by `nodes`, none of which answered."""
+    if nodes:
+        running = sorted((session.app().control.ping(timeout=timeout)).nodes)
+        for node in map(full_name, nodes):
+            host = node.partition("@")[2]
+            near = [name for name in running if name.partition("@")[2] == host] or get_close_matches(node, running, 3)
+            if near:
+                click.echo(f"{printable(node)}: did you mean {printable(' or '.join(near))}?", err=True)
 
 
 def _print_reply(node: str, answer: Any, body: bool) -> None:

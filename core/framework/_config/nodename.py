@@ -26,9 +26,7 @@ def node_name(template: str | None = None, machine: str | None = None) -> str:
     `template`: default ``celery@%h``; `machine`: default the host name of this machine.
     Raises `ConfigError` for an unknown variable or an invalid name.
     """
-    text = template or f"{DEFAULT_NAME}@%h"
-    if "@" not in text:
-        text = f"{DEFAULT_NAME}@{text}"
+    text = full_name(template or "%h")
     host = machine or socket.gethostname()
     short, _, domain = host.partition(".")
     name = _expand(text, {"h": host, "n": short, "d": domain, "i": "0", "I": ""}, "node name")
@@ -38,6 +36,11 @@ def node_name(template: str | None = None, machine: str | None = None) -> str:
             f"the node name {text!r} becomes {name!r}; wanted name@host, without blanks or control characters"
         )
     return name
+
+
+def full_name(text: str) -> str:
+    """Return `text`, a node's name, with the default name in front if it is a bare host; "" stays."""
+    return f"{DEFAULT_NAME}@{text}" if text and "@" not in text else text
 
 
 def file_path(template: str, node: str, index: int = 0) -> str:

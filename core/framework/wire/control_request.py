@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
+from framework._config.nodename import full_name
 from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import MessageError
 from framework.message import Outgoing, read
@@ -72,7 +73,7 @@ class Broadcast:
         matcher: str | None = None,
     ) -> None:
         self._exchange = exchange
-        self._destination = list(destination) if destination else None
+        self._destination = list(map(full_name, destination)) if destination else None
         self._to_some = bool(pattern and matcher)
         self._body: dict[str, Any] = {
             "method": command,

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from framework._config.nodename import full_name
 from framework.api.command import Panel
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import MessageError
@@ -119,7 +120,7 @@ class ControlMailbox:
 
     def _is_addressed(self, request: ControlRequest) -> bool:
         if request.destination:
-            return self._hostname in request.destination
+            return self._hostname in map(full_name, request.destination)
         if not (request.pattern and request.matcher):
             return True
         try:

@@ -47,7 +47,7 @@ def cancel_consumer(state: ControlState, queue: str) -> dict[str, str]:
     """Stop consuming from a queue; received tasks still run."""
     if not state.queues.cancel(queue):
         names = ", ".join(sorted(one.name for one in state.queues)) or "no queue"
-        raise FrameworkError(f"not consuming from {queue!r}; this worker consumes from {names}")
+        return {"ok": f"not consuming from {queue!r}; this worker consumes from {names}"}
     state.intake.ask()
     return {"ok": f"no longer consuming from {queue}"}
 
