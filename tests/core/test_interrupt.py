@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -35,12 +36,15 @@ class Runner:
 
     def _serve(self):
         while not self.stopping:
-            try:
-                self._run()
-            except Strike:
-                self.struck += 1
-            except BaseException as error:  # noqa: BLE001 - looked at by the test
-                self.elsewhere.append(error)
+            self._serve_one()
+
+    def _serve_one(self):
+        try:
+            self._run()
+        except Strike:
+            self.struck += 1
+        except BaseException as error:  # noqa: BLE001 - looked at by the test
+            self.elsewhere.append(error)
 
     def _run(self):
         self.task()
@@ -122,7 +126,7 @@ def user_of(lock):
 def test_no_lock_is_lost(make):
     lock = make()
     with running(user_of(lock)) as runner:
-        for number in range(1, 201):
+        for number in range(1, 61):
             gate = Gate(None)
             wait_for(lambda gate=gate: runner.strike(gate), 30, "a place to strike")
             wait_for(lambda number=number: runner.struck == number, 30, "the strike")
@@ -140,7 +144,7 @@ def test_no_lock_of_the_standard_library_is_lost(kind):
             LOCKS[kind]()
 
     with running(use) as runner:
-        for number in range(1, 101):
+        for number in range(1, 41):
             gate = Gate(None)
             wait_for(lambda gate=gate: runner.strike(gate), 30, "a place to strike")
             wait_for(lambda number=number: runner.struck == number, 30, "the strike")
@@ -266,3 +270,54 @@ def test_a_running_thread_is_interrupted_at_once():
     with running(spin) as runner:
         wait_for(lambda: runner.strike(Gate(None)), 30, "a place to strike")
         wait_for(lambda: runner.struck, 30, "the strike")
+
+
+def test_nothing_is_raised_in_callbacks_of_weak_references():
+    class Thing:
+        pass
+
+    things = weakref.WeakSet()
+    ignored = []
+
+    def drop():
+        while True:
+            things.add(Thing())
+
+    hook, sys.unraisablehook = sys.unraisablehook, ignored.append
+    try:
+        with running(drop) as runner:
+            for number in range(1, 101):
+                gate = Gate(None)
+                wait_for(lambda gate=gate: runner.strike(gate), 30, "a place to strike")
+                wait_for(lambda number=number: runner.struck == number or ignored, 30, "the strike")
+        assert not ignored
+    finally:
+        sys.unraisablehook = hook
+
+
+def test_many_threads_are_interrupted_in_their_tasks_and_nowhere_else():
+    def task():
+        time.sleep(0.001)  # the exception is raised when it returns
+
+    class Beside(Runner):
+        def _serve(self):
+            try:
+                while not self.stopping:
+                    self._serve_one()
+                    for _ in range(600):
+                        pass
+            except BaseException as error:  # noqa: BLE001 - looked at by the test
+                self.elsewhere.append(error)
+
+    runners = [Beside(task) for _ in range(6)]
+    sent = dict.fromkeys(runners, 0)
+    while sum(sent.values()) < 300:
+        for runner in runners:
+            if runner.struck == sent[runner]:
+                sent[runner] += runner.strike(Gate(None))
+        assert all(runner.thread.is_alive() for runner in runners)
+    for runner, count in sent.items():
+        wait_for(lambda runner=runner, count=count: runner.struck == count, 30, "the last strike")
+        runner.stopping = True
+        runner.thread.join(30)
+        assert not runner.elsewhere

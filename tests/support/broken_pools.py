@@ -245,7 +245,8 @@ class TakesItsInterruptForTheTasksOwn(Unbroken):
 class StrikesAnywhere(Unbroken):
     """As if whatever a thread does could be interrupted."""
 
-    def _raise(self, slot, job, exception):
+    def _raise(self, slot, job, exception, kill=None):
+        slot.pending_kill = kill
         return slot.job is job and bool(_set_async_exc(slot.ident, exception))
 
 

@@ -8,9 +8,11 @@ refused asks again a few milliseconds later: code leaves such a place soon, unle
 
 from __future__ import annotations
 
+import _weakrefset
 import dis
 import re
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import CodeType, FrameType
@@ -33,8 +35,10 @@ _TAKING: Final = re.compile(r"acquire|^_*enter(_|$)|^_*f?lockf?$", re.IGNORECASE
 _LOCK_CODE: Final = re.compile(r".*acquire.*|_*(a?enter|a?exit|release|unlock|del)(_.*|lock)?")
 #: Waits for a lock of its own that nobody else takes.
 _CONDITION_WAIT: Final = threading.Condition.wait.__code__
-#: The import system's locks, and callbacks of weak references, in which an exception would be lost.
+#: The import system's locks.
 _IMPORTS: Final = "<frozen importlib._bootstrap>"
+#: Callbacks of weak references, in which an exception would be lost, as in a finalizer.
+_WEAK: Final = (weakref.__file__, _weakrefset.__file__)
 
 
 class Gate:
@@ -71,7 +75,8 @@ def _lock_code(frame: FrameType | None, top: FrameType) -> FrameType | None:
     if frame is not None and frame.f_code.co_filename == _IMPORTS:
         return frame
     while frame is not None and frame is not top:
-        if _LOCK_CODE.fullmatch(frame.f_code.co_name.lower()):
+        code = frame.f_code
+        if _LOCK_CODE.fullmatch(code.co_name.lower()) or code.co_filename in _WEAK:
             return frame
         frame = frame.f_back
     return None
