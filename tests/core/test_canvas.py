@@ -9,6 +9,7 @@ import pytest
 
 from framework import App, chain, chord, group, signature
 from framework.client.canvas import Signature, StampingVisitor, chunks, xmap
+from framework.client.canvas.documents import frozen_tasks
 from framework.client.request import Context, pop_request, push_request
 from framework.exceptions import ChordError, ConfigError, FrameworkError
 from framework.message import read
@@ -340,3 +341,82 @@ def test_stamps_travel_in_headers_and_stay_when_others_come(app, add):
     single, first, second = sent(app)
     assert (single["stamped_headers"], single["stamps"]) == (["colour", "size"], {"colour": "red", "size": 3})
     assert (first["stamps"], second["stamps"]) == ({"colour": "red"}, {})
+
+
+# ---------------------------------------------------------------- what the caller holds
+
+
+def ids_of(made):
+    return [one.task_id for one in frozen_tasks(made)]
+
+
+MADE_OF_TWICE_THE_SAME = {
+    "chain": lambda sig, total: chain(sig, sig),
+    "group": lambda sig, total: group(sig, sig),
+    "group of a list": lambda sig, total: group([sig, sig]),
+    "group in a group": lambda sig, total: group(group(sig, sig), sig),
+    "header": lambda sig, total: chord([sig, sig], total),
+    "header that is a group": lambda sig, total: chord(group(sig, sig), total),
+    "body": lambda sig, total: chord([sig, sig], sig),
+    "called with a body": lambda sig, total: chord([sig]).clone(kwargs={"body": sig}),
+    "after a chain": lambda sig, total: chain(sig, sig) | sig,
+    "before a chain": lambda sig, total: sig | chain(sig, sig),
+    "after a group": lambda sig, total: group(sig, sig) | sig | sig,
+    "after a chord": lambda sig, total: chord([sig], sig) | sig,
+    "group after a chain": lambda sig, total: chain(sig, group(sig, sig), sig),
+    "chains in a group": lambda sig, total: group(chain(sig, sig), chain(sig, sig)),
+    "signature of a signature": lambda sig, total: group(signature(sig), Signature(sig)),
+    "documents": lambda sig, total: chain(dict(sig), dict(sig)),
+}
+
+
+@pytest.mark.parametrize("kind", MADE_OF_TWICE_THE_SAME)
+def test_freezing_does_not_reach_what_a_workflow_was_made_of(kind, add, total):
+    sig = add.s(5).set(queue="own")
+    before = json.dumps(sig)
+    made = MADE_OF_TWICE_THE_SAME[kind](sig, total.s())
+    made.freeze()
+    assert json.dumps(sig) == before
+    ids = ids_of(made)
+    assert len(ids) > 1
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("kind", MADE_OF_TWICE_THE_SAME)
+def test_linking_does_not_reach_what_a_workflow_was_made_of(kind, app, add, total):
+    sig = add.s(5)
+    before = json.dumps(sig)
+    app.conf.update(task_allow_error_cb_on_chord_header=True)
+    made = MADE_OF_TWICE_THE_SAME[kind](sig, total.s())
+    for each in made.tasks:
+        each.link(total.s())
+        each.set(queue="own")
+    made.link(total.s())
+    made.link_error(total.s())
+    made.stamp(mark="red")
+    assert json.dumps(sig) == before
+
+
+def test_a_signature_of_a_signature_is_another(app, add):
+    sig = add.s(5)
+    for copy in (signature(sig), signature(sig, app=app), Signature(sig)):
+        assert copy == sig
+        copy.freeze()
+        copy.link(add.s(1))
+        copy.set(queue="own")
+    assert sig == add.s(5)
+
+
+def test_a_group_of_a_frozen_list_has_ids_of_its_own(add):
+    sigs = [add.s(1, 1), add.s(2, 2)]
+    first, second = group(sigs).freeze(), group(sigs).freeze()
+    assert not {each.id for each in first} & {each.id for each in second}
+    assert sigs == [add.s(1, 1), add.s(2, 2)]
+
+
+def test_what_a_workflow_holds_can_still_be_changed(add, total):
+    made = chord([add.s(1, 1)], total.s())
+    made.tasks[0].link(total.s())
+    made.body.set(queue="own")
+    assert made.tasks[0].options["link"] == [total.s()]
+    assert made.body.options == {"queue": "own"}

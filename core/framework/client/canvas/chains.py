@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from framework.client.canvas.documents import listed
-from framework.client.canvas.signatures import KINDS, Several, Signature, members, refuse_task
+from framework.client.canvas.signatures import KINDS, Several, Signature, copied, members, refuse_task
 from framework.exceptions import FrameworkError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
     subtask_type = "chain"
 
     def __init__(self, *tasks: Any, app: App | None = None, **options: Any) -> None:
-        super().__init__("celery.chain", (), {"tasks": steps(members(tasks, "chain"))}, options, app=app)
+        super().__init__("celery.chain", (), {"tasks": steps(map(copied, members(tasks, "chain")))}, options, app=app)
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
         """Return a copy; `args` go to its first task."""
@@ -45,7 +45,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
             made = cast("chain[Any]", self.clone())
             # The id, if any, is that of the former last task.
             made.options.pop("task_id", None)
-            made["kwargs"] = {"tasks": steps([*made.tasks, Signature.from_dict(other, self._app)])}
+            made["kwargs"] = {"tasks": steps([*made.tasks, copied(other, self._app)])}
             return made
         return refuse_task(other)
 

@@ -15,7 +15,7 @@ from framework.client.canvas.chains import chain, require_chords, set_parent
 from framework.client.canvas.documents import append_option, frozen_tasks, listed
 from framework.client.canvas.errbacks import call_errbacks
 from framework.client.canvas.groups import OF_THE_RESULT, group, send_all, spread
-from framework.client.canvas.signatures import KINDS, Several, Signature, members, refuse_task
+from framework.client.canvas.signatures import KINDS, Several, Signature, copied, members, refuse_task
 from framework.client.request import Context, parent_request
 from framework.client.results import AsyncResult, EagerResult, GroupResult
 from framework.exceptions import ChordError, FrameworkError
@@ -41,12 +41,18 @@ class chord(Several[R]):  # noqa: N801 - called like a function
     def __init__(self, header: Any, body: Any = None, *, app: Any = None, **options: Any) -> None:
         """`header` is a group, or an iterable of signatures; `body` a signature."""
         if isinstance(header, group):
-            tasks: list[Any] = spread(header)
+            tasks: Iterable[Any] = spread(header)
             app = app or header._app
         else:
-            tasks = [Signature.from_dict(task) for task in members((header,), "chord")]
-        made = None if body is None else Signature.from_dict(body)
-        super().__init__("celery.chord", (), {"header": tasks, "body": made, "kwargs": {}}, options, app=app)
+            tasks = members((header,), "chord")
+        made = None if body is None else copied(body)
+        super().__init__(
+            "celery.chord",
+            (),
+            {"header": [copied(task) for task in tasks], "body": made, "kwargs": {}},
+            options,
+            app=app,
+        )
 
     @property
     def body(self) -> Signature[Any] | None:
@@ -73,7 +79,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
     def __or__(self, other: Any) -> Any:
         if isinstance(other, dict):
             made = cast("chord[Any]", self.clone())
-            following = Signature.from_dict(other, self._app)
+            following = copied(other, self._app)
             made._with(made.tasks, following if made.body is None else made.body | following)
             return made
         return refuse_task(other)

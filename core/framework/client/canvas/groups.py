@@ -7,7 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from framework.client.canvas.documents import append_option, listed
-from framework.client.canvas.signatures import KINDS, Several, Signature, members, refuse_task
+from framework.client.canvas.signatures import KINDS, Several, Signature, copied, members, refuse_task
 from framework.client.request import parent_request
 from framework.client.results import AsyncResult, GroupResult
 from framework.wire.identity import new_id
@@ -27,7 +27,7 @@ class group(Several[R]):  # noqa: N801 - called like a function
     subtask_type = "group"
 
     def __init__(self, *tasks: Any, app: App | None = None, **options: Any) -> None:
-        made = [Signature.from_dict(task) for task in members(tasks, "group")]
+        made = [copied(task) for task in members(tasks, "group")]
         super().__init__("celery.group", (), {"tasks": made}, options, app=app)
 
     @property

@@ -48,6 +48,8 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         self._app = app
         if isinstance(task, dict):
             super().__init__(task)
+            if "options" in task:
+                self["options"] = dict(task["options"] or {})
             if app is None and isinstance(task, Signature):
                 self._app, self._type = task._app, task._type
             return
@@ -306,6 +308,11 @@ def members(tasks: tuple[Any, ...], kind: str) -> Iterable[Any]:
     return tasks[0]
 
 
+def copied(task: Any, app: App | None = None) -> Signature[Any]:
+    """Return a copy of `task`, a signature or its document: freezing it, or linking to it, leaves `task` as it is."""
+    return Signature.from_dict(task, app).clone()
+
+
 def refuse_task(other: Any) -> Any:
     """Return `NotImplemented` for ``signature | other``. Raises `TypeError` if `other` is a task."""
     if hasattr(other, "apply_async"):
@@ -316,7 +323,7 @@ def refuse_task(other: Any) -> Any:
 def signature(
     task: Any, args: Any = None, kwargs: Any = None, *, app: App | None = None, **options: Any
 ) -> Signature[Any]:
-    """Return a signature of `task`: a name, a task, or a signature's document."""
+    """Return a signature of `task`: a name, a task, or a signature or its document, which is copied."""
     if isinstance(task, Mapping):
-        return Signature.from_dict(task, app)
+        return copied(task, app)
     return Signature(task, args, kwargs, app=app, **options)
