@@ -109,6 +109,14 @@ def test_error_callbacks_are_those_of_the_body(fleet):
     assert ledger.read(fleet.ledger)[f"oops:{failed.id}"] == 0
 
 
+def test_an_error_callback_with_an_argument_of_its_own_and_one_that_is_retried(fleet):
+    failing = fleet.t.fail.s("x").on_error(fleet.tasks["proj.labelled_oops"].s("label"))
+    failing.link_error(fleet.tasks["proj.labelled_oops"].s(label="named"))
+    result = failing.on_error(fleet.tasks["proj.stubborn_oops"].s()).apply_async()
+    expected = {f"{tag}:{result.id}": 1 for tag in ("label", "named", "0", "1")}
+    wait_for(lambda: expected.items() <= ledger.read(fleet.ledger).items(), LONG, lambda: fleet.worker.output[-2000:])
+
+
 def test_error_callbacks_of_the_header_if_they_are_wanted(fleet):
     t = fleet.t
     fleet.app.conf.update(task_allow_error_cb_on_chord_header=True)
