@@ -270,6 +270,24 @@ def test_eager_chords_fail_as_real_ones_do(app, add, total):
     assert [each.state for each in result.parent] == ["SUCCESS", "FAILURE"]
 
 
+def test_eager_chords_with_a_group_as_body_fail_as_real_ones_do(app, add, total):
+    seen = []
+
+    @app.task(name="note")
+    def note(request, error, trace):
+        seen.append((request.id, repr(error)))
+
+    own = add.s(1).on_error(note.s())
+    made = chord([add.s(1, 1), app.tasks["fail"].s()], group(own, group(total.s(), total.s() | add.s(1))))
+    made.link_error(note.s())
+    result = made.apply()
+    assert [each.state for each in result.results] == ["FAILURE"] * 3
+    with pytest.raises(ValueError, match="broken"):
+        result.get()
+    assert seen == [(each.id, "ValueError('broken')") for each in result.results]
+    assert [each.state for each in result.parent] == ["SUCCESS", "FAILURE"]
+
+
 def test_always_eager_runs_whole_workflows(app, add, total):
     app.conf.update(task_always_eager=True)
     assert (add.s(1, 1) | add.s(2) | add.s(3)).delay().get() == 7

@@ -109,6 +109,32 @@ def test_error_callbacks_are_those_of_the_body(fleet):
     assert ledger.read(fleet.ledger)[f"oops:{failed.id}"] == 0
 
 
+def test_each_task_of_a_body_that_is_a_group_fails_as_the_header_did(fleet):
+    t, labelled = fleet.t, fleet.tasks["proj.labelled_oops"]
+    body = group(t.xsum.s().on_error(labelled.s("own")), t.xsum.s(), chain(t.xsum.s(), t.echo.s()))
+    made = chord([t.fail.s("x"), t.add.s(1, 1)], body.set(link_error=[labelled.s("group")]))
+    made.link_error(labelled.s("chord"))
+    result = made.apply_async()
+    first, *others = [each.id for each in result.results]
+    expected = {f"{label}:{each}": 1 for label in ("group", "chord") for each in (first, *others)}
+    expected[f"own:{first}"] = 1
+    with pytest.raises(ValueError, match="x"):
+        result.get(timeout=LONG)
+    assert [repr(each.get(timeout=LONG, propagate=False)) for each in result.results] == ["ValueError('x')"] * 3
+    wait_for(lambda: expected.items() <= ledger.read(fleet.ledger).items(), LONG, lambda: fleet.worker.output[-2000:])
+
+
+def test_a_chord_in_a_header_leaves_an_error_callback_to_the_chord_around_it(fleet):
+    t, oops, labelled = fleet.t, fleet.tasks["proj.oops"], fleet.tasks["proj.labelled_oops"]
+    inner = chord([t.fail.s("x"), t.add.s(1, 1)], t.xsum.s().on_error(oops.s()).on_error(labelled.s("inner")))
+    made = chord([inner, t.add.s(1, 1)], t.xsum.s().on_error(oops.s()))
+    result = made.apply_async()
+    inner_id = result.parent.results[0].id
+    wait_for(lambda: ledger.read(fleet.ledger)[f"inner:{inner_id}"] == 1, LONG, lambda: fleet.worker.output[-2000:])
+    wait_for(lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"] == 1, LONG, lambda: fleet.worker.output[-2000:])
+    assert ledger.read(fleet.ledger)[f"oops:{inner_id}"] == 0
+
+
 def test_an_error_callback_with_an_argument_of_its_own_and_one_that_is_retried(fleet):
     failing = fleet.t.fail.s("x").on_error(fleet.tasks["proj.labelled_oops"].s("label"))
     failing.link_error(fleet.tasks["proj.labelled_oops"].s(label="named"))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar, cast
 
 from framework.client.canvas.chains import chain, require_chords, set_parent
-from framework.client.canvas.documents import append_option, frozen_tasks, listed
+from framework.client.canvas.documents import append_option, failing_parts, frozen_tasks, listed
 from framework.client.canvas.errbacks import call_errbacks
 from framework.client.canvas.groups import OF_THE_RESULT, group, send_all, spread
 from framework.client.canvas.signatures import KINDS, Several, Signature, copied, members, refuse_task
@@ -192,19 +192,13 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         ident = {"task_id": task_id} if task_id else {}
         quiet = {**own, "throw": False}
         header = GroupResult(new_id(), [task.apply(**quiet) for task in _members(work.tasks)], app=work.app)
-        result: EagerResult[Any]
+        result: Any
         try:
             values = _results(header)
         except ChordError as error:
             if own.get("throw") or (own.get("throw") is None and work.app.conf.settings.task.eager_propagates):
                 raise
-            body_id = task_id or body.options.get("task_id") or new_id()
-            result = EagerResult(body_id, error, "FAILURE", app=work.app, task_name=body.task)
-            request = Context(
-                {"id": body_id, "task": body.task}, [], {}, {"errbacks": listed(body.options.get("link_error"))},
-                app=work.app, called_directly=False, is_eager=True,
-            )  # fmt: skip
-            call_errbacks(work.app, request, error, None)
+            result = _failed(body, error, task_id)
         else:
             result = body.apply((values,), **own, **ident)
         set_parent(result, header)
@@ -223,9 +217,26 @@ def _results(header: Iterable[Any]) -> list[Any]:
     values = []
     for result in header:
         if result.failed():
-            raise ChordError(f"Dependency {result.id} raised {result.result!r}")
+            raise ChordError(f"Dependency {result.id} raised {result.result!r}") from result.result
         values.append(result.get())
     return values
+
+
+def _failed(body: Signature[Any], error: BaseException, task_id: str | None) -> Any:
+    """Return the result of a body that fails with `error` in this process, after calling its error callbacks."""
+    app = body.app
+    results: list[Any] = []
+    for part, errbacks in failing_parts(body):
+        shown = error if part is body else error.__cause__ or error
+        own_id, name = (part.get("options") or {}).get("task_id"), part["task"]
+        part_id = (task_id if part is body else None) or own_id or new_id()
+        results.append(EagerResult(part_id, shown, "FAILURE", app=app, task_name=name))
+        request = Context(
+            {"id": part_id, "task": name}, [], {}, {"errbacks": errbacks},
+            app=app, called_directly=False, is_eager=True,
+        )  # fmt: skip
+        call_errbacks(app, request, shown, None)
+    return GroupResult(task_id or new_id(), results, app=app) if isinstance(body, group) else results[0]
 
 
 def _sent(result: Any) -> Any:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from framework.api.result_store import ChordPart, Record, Turn
 from framework.client.canvas import Signature
-from framework.client.canvas.documents import FrozenTask, Member, frozen_tasks, listed
+from framework.client.canvas.documents import FrozenTask, Member, failing_parts, frozen_tasks
 from framework.client.canvas.errbacks import call_errbacks
 from framework.client.publisher import is_temporary, pauses
 from framework.client.request import Context
@@ -209,17 +209,33 @@ def fail_all(app: App, tasks: Sequence[FrozenTask], error: BaseException, trace:
 
 
 def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str | None = None) -> None:
-    """Fail the body of a chord and the tasks after it with `error`; call its error callbacks."""
+    """Fail the body of a chord and the tasks after it with `error`; call its error callbacks.
+
+    A body with several results, a group, fails with the error of the header, as in Celery.
+    """
     trace = "".join(format_exception(error))
+    parts = failing_parts(body)
+    if not any(part is body for part, _errbacks in parts):
+        error = error.__cause__ or error
     fail_all(app, frozen_tasks(body), error, trace)
-    errbacks = _errbacks(body)
+    for part, errbacks in parts:
+        _call_errbacks(app, part, errbacks, error, trace, root_id)
+
+
+def _call_errbacks(
+    app: App, part: Mapping[str, Any], errbacks: list[Any], error: BaseException, trace: str, root_id: str | None
+) -> None:
+    # Celery's clients link an error callback of a chord to the chords in its header, too: the outermost one calls it.
+    members = [one.member for one in frozen_tasks(part) if one.member is not None]
+    outer = [errback for member in members for _part, linked in failing_parts(member.body) for errback in linked]
+    errbacks = [errback for errback in errbacks if errback not in outer]
     if not errbacks:
         return
-    last = frozen_tasks({**body, "options": {**(body.get("options") or {}), "chain": None}})
+    last = frozen_tasks({**part, "options": {**(part.get("options") or {}), "chain": None}})
     request = Context(
-        {"id": last[-1].task_id if last else None, "task": body.get("task"), "root_id": root_id},
-        list(body.get("args") or ()),
-        dict(body.get("kwargs") or {}),
+        {"id": last[-1].task_id if last else None, "task": part.get("task"), "root_id": root_id},
+        list(part.get("args") or ()),
+        dict(part.get("kwargs") or {}),
         {"errbacks": errbacks},
         app=app,
         called_directly=False,
@@ -236,16 +252,3 @@ def fail_rest(app: App, request: Context, error: BaseException, trace: str | Non
     """Store `error` for the rest of the chain of `request`, next task first, and count it for their chords."""
     for element in reversed(request.chain or ()):
         fail_all(app, frozen_tasks(element), error, trace)
-
-
-def _errbacks(element: Any, depth: int = 0) -> list[Any]:
-    """Return the error callbacks of a signature and of its parts, each once."""
-    if not isinstance(element, Mapping) or depth > 100:
-        return []
-    options, kwargs = element.get("options") or {}, element.get("kwargs") or {}
-    found = listed(options.get("link_error") or None)
-    kind = element.get("subtask_type")
-    below = (kwargs.get("tasks") or ()) if kind in ("group", "chain") else ()
-    for each in [*below, kwargs.get("body")] if kind == "chord" else below:
-        found.extend(errback for errback in _errbacks(each, depth + 1) if errback not in found)
-    return found
