@@ -11,7 +11,7 @@ from framework import App, chain, chord, group, signature
 from framework.client.canvas import Signature, StampingVisitor, chunks, xmap
 from framework.client.canvas.documents import frozen_tasks
 from framework.client.request import Context, pop_request, push_request
-from framework.exceptions import ChordError, ConfigError, FrameworkError
+from framework.exceptions import ChordError, ConfigError, FrameworkError, ImproperlyConfigured
 from framework.message import read
 from framework.wire.serialization import decode_task
 
@@ -297,6 +297,79 @@ def test_always_eager_runs_whole_workflows(app, add, total):
     assert app.tasks["swap"].delay([1, 2]).get() == 6
     assert total.map([[1, 2], [3]]).apply_async().get() == [3, 3]
     assert add.chunks([(1, 1), (2, 2), (3, 3)], 2)().get() == [[2, 4], [6]]
+
+
+# ---------------------------------------------------------------- empty steps
+
+
+@pytest.mark.parametrize("how", ["apply_async", "apply"])
+def test_an_empty_group_passes_arguments_on(app, add, how):
+    app.conf.update(task_always_eager=True)
+    for made in (chain(group(), add.s(10)), chain(group(), group(group()), add.s(10)), chain(chain(), add.s(10))):
+        assert getattr(made, how)((5,)).get() == 15
+        assert getattr(signature(json.loads(json.dumps(made))), how)((5,)).get() == 15
+
+
+def test_a_chain_from_a_message_leaves_empty_groups_out(app, add):
+    document = {"task": "celery.chain", "subtask_type": "chain", "kwargs": {"tasks": [group(), add.s(10), group()]}}
+    assert signature(document).apply((5,)).get() == 15
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        chain,
+        lambda: chain([]),
+        lambda: chain(chain(), chain()),
+        lambda: chain(group(), group()),
+        lambda: chain() | chain(),
+    ],
+)
+def test_a_chain_without_tasks_sends_nothing(app, make):
+    assert make().apply_async() is None
+    assert make().delay() is None
+    assert make()() is None
+    assert make().apply() is None
+    assert sent(app) == []
+
+
+def test_empty_steps_are_left_out(add, total):
+    pair = group(add.s(1, 1), add.s(2, 2))
+    assert repr(chain(pair, group(), group())) == "add(1, 1), add(2, 2)"
+    assert repr(pair | group()) == "add(1, 1), add(2, 2)"
+    assert repr(pair | group() | total.s()) == "[add(1, 1), add(2, 2)] | total()"
+    assert repr(pair | total.s() | group()) == "[add(1, 1), add(2, 2)] | total()"
+    assert repr(chain(add.s(1, 1), group(chain(), group()), add.s(1))) == "add(1, 1) | add(1)"
+    assert group(chain(), add.s(1, 1), group(chain())).freeze().results
+    assert len(group(chain(), add.s(1, 1), group(chain())).freeze()) == 1
+    assert chain(group()).freeze().results == []
+    made = chord([chain(), group(chain()), chain(chain()), add.s(1, 1)], total.s())
+    made.freeze()
+    assert repr(made) == "[add(1, 1)] | total()"
+
+
+def test_a_body_without_tasks_is_refused(app, add, tmp_path):
+    app.conf.update(result_backend=f"sqlite:///{tmp_path}/results.db")
+    with pytest.raises(FrameworkError, match="at least one task"):
+        chord([add.s(1, 1)], chain()).apply_async()
+
+
+@pytest.mark.parametrize("call", ["replace", "add_to_chord"])
+def test_a_task_is_not_replaced_with_an_empty_chain(app, call):
+    task = app.tasks["swap"]
+    token = push_request(
+        Context({"id": "t", "task": "swap", "group": "g"}, [], {}, {"chord": {"task": "b"}}, app=app, is_eager=True)
+    )
+    try:
+        with pytest.raises(ImproperlyConfigured, match="swap was given an empty chain"):
+            getattr(task, call)(chain())
+    finally:
+        pop_request(token)
+
+
+def test_empty_callbacks_are_left_out(app, add):
+    app.conf.update(task_always_eager=True)
+    assert add.apply_async((1, 1), link=[chain(), group(), add.s(1)], link_error=chain()).get() == 2
 
 
 # ---------------------------------------------------------------- stamps

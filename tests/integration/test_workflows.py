@@ -97,6 +97,14 @@ def test_the_body_goes_to_its_own_queue_with_its_links(fleet):
     wait_for(lambda: ledger.read(fleet.ledger)["linked"], LONG, lambda: fleet.worker.output[-2000:])
 
 
+def test_empty_callbacks_are_left_out(fleet):
+    t, record = fleet.t, fleet.tasks["proj.record"]
+    links = [chain(), record.si(f"after-empty-{fleet.pool}"), group(), record.si(f"last-{fleet.pool}")]
+    assert t.add.apply_async((1, 1), link=links, link_error=[chain()]).get(timeout=LONG) == 2
+    expected = {f"after-empty-{fleet.pool}", f"last-{fleet.pool}"}
+    wait_for(lambda: expected <= ledger.read(fleet.ledger).keys(), LONG, lambda: fleet.worker.output[-2000:])
+
+
 def test_error_callbacks_are_those_of_the_body(fleet):
     t, oops = fleet.t, fleet.tasks["proj.oops"]
     made = chord([t.fail.s("x"), t.add.s(1, 1)], t.xsum.s())

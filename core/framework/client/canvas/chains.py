@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from framework.client.canvas.documents import listed
-from framework.client.canvas.signatures import KINDS, Several, Signature, copied, members, refuse_task
+from framework.client.canvas.signatures import KINDS, Several, Signature, copied, is_empty, members, refuse_task
 from framework.exceptions import FrameworkError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
         """Return a copy; `args` go to its first task."""
         made = cast("chain[R]", super().clone((), None, **options))
-        tasks = [task.clone() for task in self.tasks]
+        tasks = [task.clone() for task in steps(self.tasks)]
         if tasks and (args or kwargs) and not self.immutable:
             tasks[0] = tasks[0].clone(args, kwargs)
         made["kwargs"] = {"tasks": tasks}
@@ -71,8 +72,13 @@ class chain(Several[R]):  # noqa: N801 - called like a function
     def apply_async(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
-        """Send the first task, whose message carries the others; return the result of the last."""
+        """Send the first task, whose message carries the others; return the result of the last.
+
+        A chain without tasks sends nothing and returns None.
+        """
         work = cast("chain[R]", self.clone(args, kwargs, **options))
+        if not work.tasks:
+            return cast("AsyncResult[R]", None)
         if work.app.conf.settings.task.always_eager:
             return work.apply()
         if any(task.get("subtask_type") == "chord" for task in work.tasks):
@@ -130,19 +136,24 @@ class chain(Several[R]):  # noqa: N801 - called like a function
 
 
 def steps(tasks: Iterable[Any]) -> list[Signature[Any]]:
-    """Return `tasks` with inner chains replaced by their tasks, and each group and its successor by a chord."""
+    """Return `tasks` with inner chains replaced by their tasks, and each group and its successor by a chord.
+
+    Groups without tasks are left out of a chain that has other steps, too.
+    """
     group, chord = KINDS["group"], KINDS["chord"]
-    found: list[Signature[Any]] = []
+    flat: list[Signature[Any]] = []
     for task in tasks:
         made = Signature.from_dict(task)
-        for step in _links_of(made) if isinstance(made, chain) else [made]:
-            before = found[-1] if found else None
-            if isinstance(before, group):
-                found[-1] = chord(before, step)
-            elif isinstance(before, chord):
-                found[-1] = before | step
-            else:
-                found.append(step)
+        flat.extend(_links_of(made) if isinstance(made, chain) else [made])
+    found: list[Signature[Any]] = []
+    for step in flat if len(flat) < 2 else itertools.filterfalse(is_empty, flat):
+        before = found[-1] if found else None
+        if isinstance(before, group):
+            found[-1] = chord(before, step)
+        elif isinstance(before, chord):
+            found[-1] = before | step
+        else:
+            found.append(step)
     return found
 
 

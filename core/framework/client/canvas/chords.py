@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, TypeVar, cast
 
@@ -15,7 +16,7 @@ from framework.client.canvas.chains import chain, require_chords, set_parent
 from framework.client.canvas.documents import append_option, failing_parts, frozen_tasks, listed
 from framework.client.canvas.errbacks import call_errbacks
 from framework.client.canvas.groups import OF_THE_RESULT, group, send_all, spread
-from framework.client.canvas.signatures import KINDS, Several, Signature, copied, members, refuse_task
+from framework.client.canvas.signatures import KINDS, Several, Signature, copied, is_empty, members, refuse_task
 from framework.client.request import Context, parent_request
 from framework.client.results import AsyncResult, EagerResult, GroupResult
 from framework.exceptions import ChordError, FrameworkError
@@ -260,9 +261,9 @@ def _count_among(body: Signature[Any], group_id: str) -> None:
 
 
 def _members(tasks: Iterable[Signature[Any]]) -> list[Signature[Any]]:
-    """Return the tasks of a header, each with exactly one result."""
+    """Return the tasks of a header, each with exactly one result, without empty chains and groups."""
     found: list[Signature[Any]] = []
-    for task in tasks:
+    for task in itertools.filterfalse(is_empty, tasks):
         found.extend(_members(spread(task)) if isinstance(task, group) else [one_result(task)])
     return found
 

@@ -7,7 +7,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from framework.client.canvas.documents import append_option, listed
-from framework.client.canvas.signatures import KINDS, Several, Signature, copied, members, refuse_task
+from framework.client.canvas.signatures import KINDS, Several, Signature, copied, is_empty, members, refuse_task
 from framework.client.request import parent_request
 from framework.client.results import AsyncResult, GroupResult
 from framework.wire.identity import new_id
@@ -44,7 +44,9 @@ class group(Several[R]):  # noqa: N801 - called like a function
 
     def __or__(self, other: Any) -> Any:
         if isinstance(other, dict):
-            return KINDS["chord"](self, other)
+            following = Signature.from_dict(other, self._app)
+            left_out = isinstance(following, group) and is_empty(following) and not is_empty(self)
+            return KINDS["chain" if left_out else "chord"](self, following)
         return refuse_task(other)
 
     def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> group[R]:
@@ -131,12 +133,12 @@ class group(Several[R]):  # noqa: N801 - called like a function
 
 
 def _leaves(work: group[Any]) -> list[Signature[Any]]:
-    """Return the tasks of `work`, with inner groups replaced by their tasks."""
+    """Return the tasks of `work`, with inner groups replaced by their tasks, without empty chains."""
     found: list[Signature[Any]] = []
     for task in work.tasks:
         if isinstance(task, group):
             found.extend(_leaves(group(spread(task), app=task._app)))
-        else:
+        elif not is_empty(task):
             found.append(task)
     return found
 

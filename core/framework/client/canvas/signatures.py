@@ -308,6 +308,14 @@ def members(tasks: tuple[Any, ...], kind: str) -> Iterable[Any]:
     return tasks[0]
 
 
+def is_empty(task: Signature[Any]) -> bool:
+    """Return whether `task` is a chain without tasks, or a group of such chains and groups alone."""
+    kind = task.get("subtask_type")
+    if not isinstance(task, Several) or kind == "chord":
+        return False
+    return not task.tasks if kind == "chain" else all(map(is_empty, task.tasks))
+
+
 def copied(task: Any, app: App | None = None) -> Signature[Any]:
     """Return a copy of `task`, a signature or its document: freezing it, or linking to it, leaves `task` as it is."""
     return Signature.from_dict(task, app).clone()
