@@ -88,6 +88,37 @@ def test_every_body_runs_exactly_once(fleet):
     assert ran == {f"body:books-{number}": 1 for number in range(60)}
 
 
+def many_calls(t, worker, gate, many):
+    """Yield calls; the first must have run before the last is given."""
+    yield t.touch.s(str(gate))
+    for number in range(1, many):
+        if number == many - 1:
+            wait_for(gate.exists, LONG, lambda: worker.output[-2000:])
+        yield t.add.s(number, number)
+
+
+def test_what_an_iterator_gives_is_sent_as_it_comes(fleet, tmp_path):
+    """The first tasks end before the client knows how many there are, and count all the same."""
+    t = SimpleNamespace(touch=fleet.tasks["proj.touch"], add=fleet.t.add)
+    result = chord(many_calls(t, fleet.worker, tmp_path / "chord", 600), fleet.t.xsum.s()).apply_async()
+    assert result.get(timeout=LONG) == 599 * 600
+    assert len(result.parent) == 600
+    result = group(many_calls(t, fleet.worker, tmp_path / "group", 510)).apply_async()
+    assert result.get(timeout=LONG) == [0, *(2 * number for number in range(1, 510))]
+    calls = (fleet.t.fail.s("x") if number == 1 else fleet.t.add.s(1, 1) for number in range(510))
+    result = chord(calls, fleet.t.xsum.s()).apply_async()
+    with pytest.raises(ChordError, match="x"):
+        result.get(timeout=LONG)
+
+
+def test_what_an_iterator_gives_is_sent_as_it_comes_on_rabbitmq(amqp_url, redis_url, client, start_worker, tmp_path):
+    worker = start_worker("-P", "threads", "-c", "2", broker=amqp_url, backend=redis_url)
+    app = client(amqp_url, redis_url)
+    t = SimpleNamespace(touch=app.tasks["proj.touch"], add=app.tasks["proj.add"])
+    result = chord(many_calls(t, worker, tmp_path / "gate", 600), app.tasks["proj.xsum"].s()).apply_async()
+    assert result.get(timeout=LONG) == 599 * 600
+
+
 def test_the_body_goes_to_its_own_queue_with_its_links(fleet):
     t = fleet.t
     body = fleet.tasks["proj.whoami"].si().set(queue="bodies")

@@ -166,6 +166,12 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         """An errback: writes `oops:<id of the failed task>`."""
         note(f"oops:{getattr(args[0], 'id', args[0])}")
 
+    @app.task(name="proj.touch")
+    def touch(path):
+        """Make a file, which shows that it runs."""
+        open(path, "w").close()
+        return 0
+
     @app.task(name="proj.labelled_oops", ignore_result=True)
     def labelled_oops(task_id, label):
         """An errback with an argument of its own: writes `<label>:<id of the failed task>`."""

@@ -89,6 +89,11 @@ class chain(Several[R]):  # noqa: N801 - called like a function
         callbacks = listed(own.pop("link", None))
         rest = listed(own.pop("chain", None))
         of_the_last = {name: own.pop(name, None) for name in _OF_THE_LAST}
+        first, *others = work.tasks
+        if not others and isinstance(first, Several) and first._unread() is not None:
+            # To assign ids, all of its tasks would be read before any is sent.
+            own |= {name: value for name, value in of_the_last.items() if value is not None}
+            return first.apply_async(link=callbacks, link_error=errbacks, chain=rest or None, **own)
         result = work.freeze(own.pop("task_id", None), **of_the_last)
         first, *others = work.tasks
         for task in (first, *others):

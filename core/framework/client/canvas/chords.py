@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
 
 from framework.client.canvas.chains import chain, require_chords, set_parent
 from framework.client.canvas.documents import append_option, failing_parts, frozen_tasks, listed
 from framework.client.canvas.errbacks import call_errbacks
-from framework.client.canvas.groups import OF_THE_RESULT, group, send_all, spread
+from framework.client.canvas.groups import OF_THE_RESULT, group, send_all, send_unread, spread, spreading
 from framework.client.canvas.signatures import KINDS, Several, Signature, copied, is_empty, members, refuse_task
+from framework.client.canvas.unread import Unread, read_or_unread
 from framework.client.request import Context, parent_request
 from framework.client.results import AsyncResult, EagerResult, GroupResult
 from framework.exceptions import ChordError, FrameworkError
@@ -42,18 +44,13 @@ class chord(Several[R]):  # noqa: N801 - called like a function
     def __init__(self, header: Any, body: Any = None, *, app: Any = None, **options: Any) -> None:
         """`header` is a group, or an iterable of signatures; `body` a signature."""
         if isinstance(header, group):
-            tasks: Iterable[Any] = spread(header)
+            spread_one = spreading(header)
+            tasks = read_or_unread(header._unread() or header.tasks, lambda task: copied(spread_one(task)))
             app = app or header._app
         else:
-            tasks = members((header,), "chord")
+            tasks = read_or_unread(members((header,), "chord"), copied)
         made = None if body is None else copied(body)
-        super().__init__(
-            "celery.chord",
-            (),
-            {"header": [copied(task) for task in tasks], "body": made, "kwargs": {}},
-            options,
-            app=app,
-        )
+        super().__init__("celery.chord", (), {"header": tasks, "body": made, "kwargs": {}}, options, app=app)
 
     @property
     def body(self) -> Signature[Any] | None:
@@ -71,17 +68,14 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         body = named.pop("body", None) or self.kwargs.get("body")
         given, named = ((), {}) if self.immutable else ((*args, *self.args), named)
         made["args"] = ()
-        made._with(
-            [task.clone(given, named) for task in self.tasks],
-            Signature.from_dict(body, self._app).clone() if body else None,
-        )
+        made._with(self._cloned(given, named), Signature.from_dict(body, self._app).clone() if body else None)
         return made
 
     def __or__(self, other: Any) -> Any:
         if isinstance(other, dict):
             made = cast("chord[Any]", self.clone())
             following = copied(other, self._app)
-            made._with(made.tasks, following if made.body is None else made.body | following)
+            made._with(made.kwargs["header"], following if made.body is None else made.body | following)
             return made
         return refuse_task(other)
 
@@ -111,20 +105,27 @@ class chord(Several[R]):  # noqa: N801 - called like a function
 
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
         """Assign ids to all tasks; return the result of the body, whose parent is that of the header."""
-        body = self._owned_body().clone()
-        # Of a frozen chord, this is the id of the header, as in Celery; of any other, the id for the body.
-        group_id = self.options.get("task_id")
-        if not frozen_tasks(body):
-            task_id, group_id = task_id or group_id, None
+        body, result, group_id = self._freeze_body(task_id, options)
         header: group[Any] = group(*_members(self.tasks), app=self._app)
-        result = body.freeze(task_id, **{name: value for name, value in options.items() if value is not None})
-        set_parent(result, header.freeze(group_id or new_id()))
+        set_parent(result, header.freeze(group_id))
         for task in header.tasks:
             # Set only when the header is sent: Celery's workers may give it another id, but keep those of its tasks.
             task.options.pop("group_id", None)
         self._with(header, body)
         self.options["task_id"] = header.id
         return result
+
+    def _freeze_body(
+        self, task_id: str | None, options: Mapping[str, Any]
+    ) -> tuple[Signature[Any], AsyncResult[R], str]:
+        """Return a copy of the body with ids, its result, and the id for the header."""
+        body = self._owned_body().clone()
+        # Of a frozen chord, this is the id of the header, as in Celery; of any other, the id for the body.
+        group_id = self.options.get("task_id")
+        if not frozen_tasks(body):
+            task_id, group_id = task_id or group_id, None
+        result = body.freeze(task_id, **{name: value for name, value in options.items() if value is not None})
+        return body, result, group_id or new_id()
 
     def apply_async(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -159,9 +160,13 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         if "task_id" in own:
             work.options["task_id"] = own.pop("task_id")
         place = {name: of_the_body.get(name) for name in ("group_id", "group_index", "chord")}
-        result = work.freeze(options.get("task_id"), **place)
-        _count_among(work._owned_body(), str(work.options["task_id"]))
-        work._send(own)
+        unread = work._unread()
+        if unread is None:
+            result = work.freeze(options.get("task_id"), **place)
+            _count_among(work._owned_body(), str(work.options["task_id"]))
+            work._send(own)
+        else:
+            result = work._send_unread(unread, options.get("task_id"), place, own)
         parent = parent_request()
         if parent is not None and to_parent:
             parent.add_child(_sent(result))
@@ -176,7 +181,23 @@ class chord(Several[R]):  # noqa: N801 - called like a function
             return
         header.freeze(header.id, chord=body)
         self.app.result_store.begin_chord(str(header.id), size)
-        send_all(header, options)
+        send_all(self.app, header.tasks, options)
+
+    def _send_unread(
+        self, unread: Unread, task_id: str | None, place: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> AsyncResult[R]:
+        """Send the header as it is read; return the result of the body."""
+        body, result, group_id = self._freeze_body(task_id, place)
+        _count_among(body, group_id)
+        members = (one for task in unread.take() for one in _members([task]))
+        store = self.app.result_store
+        # Parts that return before their number is known are kept. The last tasks are sent when it is.
+        store.grow_chord(group_id, 0)
+        header = send_unread(self.app, members, group_id, options, body, partial(store.begin_chord, group_id))
+        if not header.results:
+            body.apply_async(([],), add_to_parent=False)
+        set_parent(result, header)
+        return result
 
     def apply(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
