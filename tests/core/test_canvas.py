@@ -11,9 +11,11 @@ import weakref
 import pytest
 
 from framework import App, chain, chord, group, signature
+from framework.api.result_store import Turn
 from framework.client.canvas import Signature, StampingVisitor, chunks, xmap
-from framework.client.canvas.documents import frozen_tasks
+from framework.client.canvas.documents import Member, frozen_tasks
 from framework.client.request import Context, pop_request, push_request
+from framework.client.workflow import chord_counting
 from framework.exceptions import ChordError, ConfigError, FrameworkError, ImproperlyConfigured
 from framework.message import read
 from framework.wire.serialization import decode_task
@@ -416,6 +418,19 @@ def test_two_workflows_may_be_made_of_one_group_of_an_iterator(counting, add, to
     for made in (first, second, one, one.clone()):
         made.apply_async()
         assert len(sent(counting)) == 3
+
+
+def test_a_part_that_comes_before_the_size_is_not_said_to_be_late(counting, add, total, caplog):
+    counting.result_store.grow_chord("g", 0)
+    member = Member("t", "g", 0.0, total.s(), None)
+    with caplog.at_level(logging.INFO):
+        assert chord_counting.count(counting, member, "SUCCESS", 2, "token") is Turn.OVER
+    assert (
+        "Task t does not complete the chord g: it has ended, or the number of its tasks is not known yet" in caplog.text
+    )
+    counting.result_store.begin_chord("g", 1)
+    assert chord_counting.count(counting, member, "SUCCESS", 2, "token") is Turn.MINE
+    assert [headers["argsrepr"] for headers in sent(counting)] == ["([2],)"]
 
 
 def test_an_iterator_of_something_else_is_refused_where_it_is_given(add, total):

@@ -148,6 +148,16 @@ def test_error_callbacks_are_those_of_the_body(fleet):
     assert ledger.read(fleet.ledger)[f"oops:{failed.id}"] == 0
 
 
+def test_error_callbacks_that_are_sent_are_children_of_a_failed_body(fleet):
+    t = fleet.t
+    body = t.xsum.s().on_error(t.add.s("!")).on_error(fleet.tasks["proj.oops"].s()).on_error(t.add.s("?"))
+    result = chord([t.fail.s("x"), t.add.s(1, 1)], body).apply_async()
+    with pytest.raises(ChordError):
+        result.get(timeout=LONG)
+    (sent,) = result.children
+    assert sent.get(timeout=LONG) == [f"{result.id}!", f"{result.id}?"]
+
+
 def test_each_task_of_a_body_that_is_a_group_fails_as_the_header_did(fleet):
     t, labelled = fleet.t, fleet.tasks["proj.labelled_oops"]
     body = group(t.xsum.s().on_error(labelled.s("own")), t.xsum.s(), chain(t.xsum.s(), t.echo.s()))

@@ -97,6 +97,16 @@ NESTED = {
 }
 
 
+@pytest.mark.parametrize("celerys", [False, True], ids=["our-worker", "celery-worker"])
+def test_error_callbacks_that_are_sent_are_children_of_a_failed_body(celerys, request, tmp_path_factory):
+    """Celery's client finds them, as Celery's worker stores them."""
+    with running(request, tmp_path_factory, True, (celerys, "threads")) as fleet:
+        c, t = fleet.canvas, fleet.t
+        result = c.chord([t.fail.s("x"), t.add.s(1, 1)], t.xsum.s().on_error(t.add.s("!"))).apply_async()
+        wait_for(lambda: result.children and result.children[0].children[0].ready(), LONG)
+        assert result.children[0].children[0].result == f"{result.id}!"
+
+
 FAILING_GROUPS = {
     "tasks": lambda c, t: c.group(t.xsum.s(), t.echo.s()),
     "a chain": lambda c, t: c.group(c.chain(t.xsum.s(), t.echo.s()), t.xsum.s()),

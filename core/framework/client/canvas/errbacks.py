@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from framework.client.canvas.signatures import Signature
 from framework.client.request import pop_request, push_request
+from framework.client.results import AsyncResult, GroupResult
 from framework.wire.identity import new_id
 
 if TYPE_CHECKING:
@@ -27,11 +28,15 @@ def call_errbacks(app: App, request: Context, exc: BaseException, tb: Any) -> No
 
 
 def errback_calls(app: App, request: Context, exc: BaseException, tb: Any) -> list[Callable[[], object]]:
-    """Return a function for each error callback of `request` that calls or sends it, as `call_errbacks` does."""
+    """Return a function for each error callback of `request` that calls or sends it, as `call_errbacks` does.
+
+    Those that are sent become children of `request`.
+    """
     local: list[Callable[[], object]] = []
     to_send: list[Callable[[], object]] = []
     options: dict[str, Any] = {"root_id": request.root_id or request.id, "parent_id": request.id}
     group_id = new_id()
+    children: list[Any] = []
     for document in request.errbacks or ():
         errback = Signature.from_dict(document, app)
         task = errback.type
@@ -40,8 +45,12 @@ def errback_calls(app: App, request: Context, exc: BaseException, tb: Any) -> li
         elif request.is_eager:
             to_send.append(partial(errback.apply, (request.id,)))
         else:
-            place: dict[str, Any] = {"group_id": group_id, "group_index": len(to_send)}
+            task_id = errback.options.get("task_id") or new_id()
+            place: dict[str, Any] = {"task_id": task_id, "group_id": group_id, "group_index": len(to_send)}
             to_send.append(partial(errback.apply_async, (request.id,), **options, **place))
+            children.append(AsyncResult(task_id, app=app, task_name=errback.task))
+    if children:
+        request.add_child(GroupResult(group_id, children, app=app))
     return local + to_send
 
 

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, Final
 
 from framework.api.result_store import ChordPart, Record, Turn
 from framework.client.canvas import Signature
 from framework.client.canvas.documents import FrozenTask, Member, failing_parts, frozen_tasks
-from framework.client.canvas.errbacks import call_errbacks
+from framework.client.canvas.errbacks import errback_calls
 from framework.client.publisher import is_temporary, pauses
 from framework.client.request import Context
 from framework.exceptions import ChordError, FrameworkError, MessageError, TransportError
@@ -85,7 +85,11 @@ def count(app: App, member: Member, state: str, result: Any, token: str) -> Turn
     claim = max(5.0, 2 * settings.chord_join_timeout)
     turn = store.return_part(ChordPart(member.group_id, member.task_id, member.place, value), token, claim)
     if turn is Turn.OVER:
-        logger.info("The chord %s of task %s has already ended", member.group_id, member.task_id)
+        logger.info(
+            "Task %s does not complete the chord %s: it has ended, or the number of its tasks is not known yet",
+            member.task_id,
+            member.group_id,
+        )
     if turn is Turn.MINE:
         _finish(app, store, member, token, claim)
     return turn
@@ -184,25 +188,27 @@ def _fetch(app: App, store: ResultStore, task_ids: list[str]) -> dict[str, Any]:
     return found
 
 
-def fail_all(app: App, tasks: Sequence[FrozenTask], error: BaseException, trace: str | None = None) -> None:
-    """Store `error` as the result of `tasks`, and count it for their chords."""
+def fail_all(
+    app: App,
+    tasks: Sequence[FrozenTask],
+    error: BaseException,
+    trace: str | None = None,
+    children: Mapping[str | None, list[Any]] | None = None,
+) -> None:
+    """Store `error` as the result of `tasks`, with `children` by task id, and count it for their chords."""
     store = app.result_store
     if not tasks or not store.traits.stores:
         return
     result = app.conf.settings.result
     documents = Documents(result.serializer, result.compression)
-    store.store(
-        [
-            Record(
-                one.task_id,
-                documents.build(FAILURE, error, one.task_id, traceback=trace, group_id=one.group_id),
-                FAILURE,
-                one.reply_to,
-                one.task_id,
-            )
-            for one in tasks
-        ]
-    )
+    sent = children or {}
+
+    def build(one: FrozenTask) -> bytes:
+        return documents.build(
+            FAILURE, error, one.task_id, traceback=trace, group_id=one.group_id, children=sent.get(one.task_id)
+        )
+
+    store.store([Record(one.task_id, build(one), FAILURE, one.reply_to, one.task_id) for one in tasks])
     for one in tasks:
         if one.member is not None:
             count(app, one.member, FAILURE, error, new_id().replace("-", ""))
@@ -217,35 +223,43 @@ def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str |
     parts = failing_parts(body)
     if not any(part is body for part, _errbacks in parts):
         error = error.__cause__ or error
-    fail_all(app, frozen_tasks(body), error, trace)
+    calls: list[Callable[[], object]] = []
+    children: dict[str | None, list[Any]] = {}
     for part, errbacks in parts:
-        _call_errbacks(app, part, errbacks, error, trace, root_id)
+        request = _request(app, part, errbacks, root_id)
+        try:
+            calls += errback_calls(app, request, error, trace)
+        except FrameworkError as failed:
+            _report_uncalled(failed)
+        children[request.id] = request.children_as_tuples()
+    fail_all(app, frozen_tasks(body), error, trace, children)
+    for call in calls:
+        try:
+            call()
+        except Exception as failed:  # error callbacks come from a message, so any error is possible
+            if is_temporary(failed):
+                raise
+            _report_uncalled(failed)
 
 
-def _call_errbacks(
-    app: App, part: Mapping[str, Any], errbacks: list[Any], error: BaseException, trace: str, root_id: str | None
-) -> None:
+def _report_uncalled(failed: Exception) -> None:
+    logger.error("An error callback of the body of a chord was not called: %s", failed)
+
+
+def _request(app: App, part: Mapping[str, Any], errbacks: list[Any], root_id: str | None) -> Context:
+    """Return the request of a part of a body that will never run, with those of `errbacks` that are to be called."""
     # Celery's clients link an error callback of a chord to the chords in its header, too: the outermost one calls it.
     members = [one.member for one in frozen_tasks(part) if one.member is not None]
     outer = [errback for member in members for _part, linked in failing_parts(member.body) for errback in linked]
-    errbacks = [errback for errback in errbacks if errback not in outer]
-    if not errbacks:
-        return
     last = frozen_tasks({**part, "options": {**(part.get("options") or {}), "chain": None}})
-    request = Context(
+    return Context(
         {"id": last[-1].task_id if last else None, "task": part.get("task"), "root_id": root_id},
         list(part.get("args") or ()),
         dict(part.get("kwargs") or {}),
-        {"errbacks": errbacks},
+        {"errbacks": [errback for errback in errbacks if errback not in outer]},
         app=app,
         called_directly=False,
     )
-    try:
-        call_errbacks(app, request, error, trace)
-    except Exception as failed:  # they come from a message, so any error is possible
-        if is_temporary(failed):
-            raise
-        logger.error("The error callbacks of the body of a chord were not called: %s", failed)
 
 
 def fail_rest(app: App, request: Context, error: BaseException, trace: str | None = None) -> None:
