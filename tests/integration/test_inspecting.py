@@ -167,6 +167,9 @@ def test_the_other_commands(fleet):
     conf = fleet.ask("conf")
     assert conf["worker_prefetch_multiplier"] == 4
     assert "guest:guest@" not in json.dumps(conf)
+    # As Celery's workers, for programs that read it: nothing is deprecated.
+    assert conf["deprecated_settings"] is None
+    assert fleet.ask("conf", with_defaults=True)["deprecated_settings"] == []
     assert "framework" in fleet.ask("report")["ok"]
     assert re.fullmatch(r"\d+\.\d\dMB", fleet.ask("memsample"))
     assert re.search(r"- rss \(sample\): \d+\.\d\dMB\n- rss \(end\): \d+\.\d\dMB\.", fleet.ask("memdump"))

@@ -88,6 +88,37 @@ def test_every_body_runs_exactly_once(fleet):
     assert ran == {f"body:books-{number}": 1 for number in range(60)}
 
 
+def many_calls(t, worker, gate, many):
+    """Yield calls; the first must have run before the last is given."""
+    yield t.touch.s(str(gate))
+    for number in range(1, many):
+        if number == many - 1:
+            wait_for(gate.exists, LONG, lambda: worker.output[-2000:])
+        yield t.add.s(number, number)
+
+
+def test_what_an_iterator_gives_is_sent_as_it_comes(fleet, tmp_path):
+    """The first tasks end before the client knows how many there are, and count all the same."""
+    t = SimpleNamespace(touch=fleet.tasks["proj.touch"], add=fleet.t.add)
+    result = chord(many_calls(t, fleet.worker, tmp_path / "chord", 600), fleet.t.xsum.s()).apply_async()
+    assert result.get(timeout=LONG) == 599 * 600
+    assert len(result.parent) == 600
+    result = group(many_calls(t, fleet.worker, tmp_path / "group", 510)).apply_async()
+    assert result.get(timeout=LONG) == [0, *(2 * number for number in range(1, 510))]
+    calls = (fleet.t.fail.s("x") if number == 1 else fleet.t.add.s(1, 1) for number in range(510))
+    result = chord(calls, fleet.t.xsum.s()).apply_async()
+    with pytest.raises(ChordError, match="x"):
+        result.get(timeout=LONG)
+
+
+def test_what_an_iterator_gives_is_sent_as_it_comes_on_rabbitmq(amqp_url, redis_url, client, start_worker, tmp_path):
+    worker = start_worker("-P", "threads", "-c", "2", broker=amqp_url, backend=redis_url)
+    app = client(amqp_url, redis_url)
+    t = SimpleNamespace(touch=app.tasks["proj.touch"], add=app.tasks["proj.add"])
+    result = chord(many_calls(t, worker, tmp_path / "gate", 600), app.tasks["proj.xsum"].s()).apply_async()
+    assert result.get(timeout=LONG) == 599 * 600
+
+
 def test_the_body_goes_to_its_own_queue_with_its_links(fleet):
     t = fleet.t
     body = fleet.tasks["proj.whoami"].si().set(queue="bodies")
@@ -95,6 +126,14 @@ def test_the_body_goes_to_its_own_queue_with_its_links(fleet):
     sent.link(fleet.tasks["proj.record"].si("linked"))
     assert sent.apply_async().get(timeout=LONG)["routing_key"] == "bodies"
     wait_for(lambda: ledger.read(fleet.ledger)["linked"], LONG, lambda: fleet.worker.output[-2000:])
+
+
+def test_empty_callbacks_are_left_out(fleet):
+    t, record = fleet.t, fleet.tasks["proj.record"]
+    links = [chain(), record.si(f"after-empty-{fleet.pool}"), group(), record.si(f"last-{fleet.pool}")]
+    assert t.add.apply_async((1, 1), link=links, link_error=[chain()]).get(timeout=LONG) == 2
+    expected = {f"after-empty-{fleet.pool}", f"last-{fleet.pool}"}
+    wait_for(lambda: expected <= ledger.read(fleet.ledger).keys(), LONG, lambda: fleet.worker.output[-2000:])
 
 
 def test_error_callbacks_are_those_of_the_body(fleet):
@@ -107,6 +146,50 @@ def test_error_callbacks_are_those_of_the_body(fleet):
     wait_for(lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"], LONG, lambda: fleet.worker.output[-2000:])
     failed = next(each for each in result.parent if each.failed())
     assert ledger.read(fleet.ledger)[f"oops:{failed.id}"] == 0
+
+
+def test_error_callbacks_that_are_sent_are_children_of_a_failed_body(fleet):
+    t = fleet.t
+    body = t.xsum.s().on_error(t.add.s("!")).on_error(fleet.tasks["proj.oops"].s()).on_error(t.add.s("?"))
+    result = chord([t.fail.s("x"), t.add.s(1, 1)], body).apply_async()
+    with pytest.raises(ChordError):
+        result.get(timeout=LONG)
+    (sent,) = result.children
+    assert sent.get(timeout=LONG) == [f"{result.id}!", f"{result.id}?"]
+
+
+def test_each_task_of_a_body_that_is_a_group_fails_as_the_header_did(fleet):
+    t, labelled = fleet.t, fleet.tasks["proj.labelled_oops"]
+    body = group(t.xsum.s().on_error(labelled.s("own")), t.xsum.s(), chain(t.xsum.s(), t.echo.s()))
+    made = chord([t.fail.s("x"), t.add.s(1, 1)], body.set(link_error=[labelled.s("group")]))
+    made.link_error(labelled.s("chord"))
+    result = made.apply_async()
+    first, *others = [each.id for each in result.results]
+    expected = {f"{label}:{each}": 1 for label in ("group", "chord") for each in (first, *others)}
+    expected[f"own:{first}"] = 1
+    with pytest.raises(ValueError, match="x"):
+        result.get(timeout=LONG)
+    assert [repr(each.get(timeout=LONG, propagate=False)) for each in result.results] == ["ValueError('x')"] * 3
+    wait_for(lambda: expected.items() <= ledger.read(fleet.ledger).items(), LONG, lambda: fleet.worker.output[-2000:])
+
+
+def test_a_chord_in_a_header_leaves_an_error_callback_to_the_chord_around_it(fleet):
+    t, oops, labelled = fleet.t, fleet.tasks["proj.oops"], fleet.tasks["proj.labelled_oops"]
+    inner = chord([t.fail.s("x"), t.add.s(1, 1)], t.xsum.s().on_error(oops.s()).on_error(labelled.s("inner")))
+    made = chord([inner, t.add.s(1, 1)], t.xsum.s().on_error(oops.s()))
+    result = made.apply_async()
+    inner_id = result.parent.results[0].id
+    wait_for(lambda: ledger.read(fleet.ledger)[f"inner:{inner_id}"] == 1, LONG, lambda: fleet.worker.output[-2000:])
+    wait_for(lambda: ledger.read(fleet.ledger)[f"oops:{result.id}"] == 1, LONG, lambda: fleet.worker.output[-2000:])
+    assert ledger.read(fleet.ledger)[f"oops:{inner_id}"] == 0
+
+
+def test_an_error_callback_with_an_argument_of_its_own_and_one_that_is_retried(fleet):
+    failing = fleet.t.fail.s("x").on_error(fleet.tasks["proj.labelled_oops"].s("label"))
+    failing.link_error(fleet.tasks["proj.labelled_oops"].s(label="named"))
+    result = failing.on_error(fleet.tasks["proj.stubborn_oops"].s()).apply_async()
+    expected = {f"{tag}:{result.id}": 1 for tag in ("label", "named", "0", "1")}
+    wait_for(lambda: expected.items() <= ledger.read(fleet.ledger).items(), LONG, lambda: fleet.worker.output[-2000:])
 
 
 def test_error_callbacks_of_the_header_if_they_are_wanted(fleet):

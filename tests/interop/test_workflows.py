@@ -88,6 +88,70 @@ def test_a_chord_with_a_failure_fails(fleet):
         outcome(result)
 
 
+NESTED = {
+    "chord": lambda c, t: c.chord([t.fail.s("x"), t.add.s(1, 1)], t.xsum.s()),
+    "chord in a chord": lambda c, t: c.chord(
+        [c.chord([t.fail.s("x"), t.add.s(1, 1)], t.xsum.s()), t.add.s(1, 1)], t.xsum.s()
+    ),
+    "chord with a chain": lambda c, t: c.chord([t.fail.s("x"), t.add.s(1, 1)], c.chain(t.xsum.s(), t.echo.s())),
+}
+
+
+@pytest.mark.parametrize("celerys", [False, True], ids=["our-worker", "celery-worker"])
+def test_error_callbacks_that_are_sent_are_children_of_a_failed_body(celerys, request, tmp_path_factory):
+    """Celery's client finds them, as Celery's worker stores them."""
+    with running(request, tmp_path_factory, True, (celerys, "threads")) as fleet:
+        c, t = fleet.canvas, fleet.t
+        result = c.chord([t.fail.s("x"), t.add.s(1, 1)], t.xsum.s().on_error(t.add.s("!"))).apply_async()
+        wait_for(lambda: result.children and result.children[0].children[0].ready(), LONG)
+        assert result.children[0].children[0].result == f"{result.id}!"
+
+
+FAILING_GROUPS = {
+    "tasks": lambda c, t: c.group(t.xsum.s(), t.echo.s()),
+    "a chain": lambda c, t: c.group(c.chain(t.xsum.s(), t.echo.s()), t.xsum.s()),
+    "a chord": lambda c, t: c.group(c.chord([t.xsum.s(), t.xsum.s()], t.echo.s()), t.xsum.s()),
+    "a group": lambda c, t: c.group(c.group(t.xsum.s()), t.echo.s()),
+}
+
+
+#: Celery says that its setting `task_allow_error_cb_on_chord_header` will go.
+quiet = pytest.mark.filterwarnings("ignore:task_allow_error_cb_on_chord_header")
+
+
+@quiet
+def test_an_error_callback_runs_once_when_a_chord_in_the_header_fails(request, tmp_path_factory):
+    """Celery's client links it to the chords in the header, too."""
+    with running(request, tmp_path_factory, True, (False, "threads")) as fleet:
+        c, t = fleet.canvas, fleet.t
+        expected = {}
+        for make in NESTED.values():
+            made = c.chord([make(c, t), t.add.s(2, 2)], t.xsum.s())
+            made.link_error(c.signature("proj.oops", app=fleet.app))
+            # Sent, and therefore after those that are called, by each chord that fails.
+            made.link_error(c.signature("proj.labelled_oops", ("failed",), app=fleet.app))
+            result = made.apply_async()
+            expected |= {f"oops:{result.id}": 1, f"failed:{result.id}": 1}
+        wait_for(lambda: expected.items() <= ledger.read(fleet.ledger).items(), LONG)
+        # What was sent before has run when this has.
+        assert [t.add.delay(1, 1).get(timeout=LONG) for _ in range(4)] == [2] * 4
+        assert ledger.read(fleet.ledger) == expected
+
+
+@quiet
+def test_each_task_of_a_body_that_is_a_group_fails_as_the_header_did(request, tmp_path_factory):
+    with running(request, tmp_path_factory, True, (False, "threads")) as fleet:
+        c, t = fleet.canvas, fleet.t
+        results = []
+        for make in FAILING_GROUPS.values():
+            made = c.chord([t.fail.s("x"), t.add.s(1, 1)], make(c, t))
+            made.link_error(fleet.tasks["proj.oops"].s())
+            results += made.apply_async().results
+        expected = {f"oops:{each.id}": 1 for each in results}
+        wait_for(lambda: expected.items() <= ledger.read(fleet.ledger).items(), LONG)
+        assert [(each.state, repr(each.result)) for each in results] == [("FAILURE", "ValueError('x')")] * len(results)
+
+
 @pytest.mark.acceptance(228)
 def test_every_body_of_a_mixed_fleet_runs_exactly_once(request, tmp_path_factory):
     """200 chords, half from each client, with Celery's workers and ours at one queue."""

@@ -44,6 +44,8 @@ class Chord:
         self.parts: dict[str, ChordPart] = {}
         self.holder = ("", 0.0)
         self.over = False
+        #: Whether the number of its parts is known.
+        self.begun = True
 
 
 PLACES: defaultdict[str, Place] = defaultdict(Place)
@@ -121,11 +123,18 @@ class Unbroken(ResultStore):
     def begin_chord(self, group_id, size):
         seconds = self.context.expires if self.context.chord_expires is None else self.context.chord_expires
         with self.place.news:
-            if self.chord(group_id) is None:
+            chord = self.chord(group_id)
+            if chord is None:
                 self.place.chords[group_id] = Chord(size, time.monotonic() + seconds if seconds else float("inf"))
+            elif not chord.begun:
+                chord.size += size
+                chord.begun = True
 
     def grow_chord(self, group_id, count=1):
         with self.place.news:
+            if self.chord(group_id) is None:
+                self.place.chords[group_id] = Chord(0, float("inf"))
+                self.place.chords[group_id].begun = False
             self.place.chords[group_id].size += count
 
     def return_part(self, part, token, claim):
@@ -134,6 +143,8 @@ class Unbroken(ResultStore):
             if chord is None:
                 return Turn.OVER
             self.count(chord, part)
+            if not chord.begun:
+                return Turn.OVER
             if len(chord.parts) < chord.size:
                 return Turn.WAIT
             return Turn.MINE if self.take(chord, token, claim) else Turn.TAKEN
@@ -386,6 +397,12 @@ class MakesChordsUp(Unbroken):
         return super().return_part(part, token, claim)
 
 
+class DropsEarlyParts(Unbroken):
+    def begin_chord(self, group_id, size):
+        self.place.chords.pop(group_id, None)
+        super().begin_chord(group_id, size)
+
+
 class DoesNotGrow(Unbroken):
     def grow_chord(self, group_id, count=1):
         pass
@@ -587,6 +604,7 @@ MEANT: dict[type[ResultStore], str] = {
     GivesTheTurnForGood: "test_the_turn_belongs_to_one_until_it_lapses",
     LetsAnybodyEndIt: "test_the_turn_belongs_to_one_until_it_lapses",
     MakesChordsUp: "test_parts_without_a_chord_get_no_turn",
+    DropsEarlyParts: "test_parts_count_that_are_returned_before_their_number_is_known",
     DoesNotGrow: "test_a_chord_may_grow_and_begin_again",
     BeginsOnce: "test_a_chord_may_grow_and_begin_again",
     GivesTheTurnInARace: "test_one_of_many_at_once_gets_the_turn",

@@ -166,6 +166,24 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         """An errback: writes `oops:<id of the failed task>`."""
         note(f"oops:{getattr(args[0], 'id', args[0])}")
 
+    @app.task(name="proj.touch")
+    def touch(path):
+        """Make a file, which shows that it runs."""
+        open(path, "w").close()
+        return 0
+
+    @app.task(name="proj.labelled_oops", ignore_result=True)
+    def labelled_oops(task_id, label):
+        """An errback with an argument of its own: writes `<label>:<id of the failed task>`."""
+        note(f"{label}:{task_id}")
+
+    @app.task(name="proj.stubborn_oops", bind=True, ignore_result=True, max_retries=1, default_retry_delay=0)
+    def stubborn_oops(self, *args):
+        """An errback that is retried once: writes `<number of the try>:<id of the failed task>` each time."""
+        note(f"{self.request.retries}:{args[0]}")
+        if not self.request.retries:
+            raise self.retry()
+
     @app.task(name="proj.reject")
     def reject():
         raise Reject("unwanted")

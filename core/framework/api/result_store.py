@@ -165,7 +165,7 @@ class ResultStore(Plugin, ABC):
         self._without_chords()
 
     def grow_chord(self, group_id: str, count: int = 1) -> None:
-        """Expect `count` more parts."""
+        """Expect `count` more parts. Before `begin_chord`, also with 0: from now on parts are kept, and count later."""
         self._without_chords()
 
     def return_part(self, part: ChordPart, token: str, claim: float) -> Turn:

@@ -45,8 +45,12 @@ def forget(app: App) -> None:
         _made[:] = [known for known in _made if known() is not None and known() is not app]
 
 
+class NoApp(FrameworkError, AttributeError):
+    """This process has no application; for `hasattr` of a proxy, the attribute does not exist."""
+
+
 def find_app() -> App:
-    """Return the current application. Raises `FrameworkError` without one."""
+    """Return the current application. Raises `NoApp` without one."""
     request = current_request()
     if request is not None and request._app is not None:
         return request._app
@@ -54,9 +58,7 @@ def find_app() -> App:
     for known in reversed(_made):
         app = app or known()
     if app is None:
-        raise FrameworkError(
-            "this process has no application: make one, as in app = App('proj'), before calling shared tasks"
-        )
+        raise NoApp("this process has no application: make one, as in app = App('proj'), before calling shared tasks")
     return app
 
 

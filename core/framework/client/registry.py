@@ -224,14 +224,12 @@ def _retry_automatically(task: Task[..., Any], errors: tuple[type[BaseException]
 
 
 class SharedTask:
-    """A task of every application: a proxy for that of the current one."""
+    """A task of every application: a proxy for that of the current one, and without one for its function."""
 
     def __init__(self, function: Callable[..., Any], options: dict[str, Any]) -> None:
+        functools.update_wrapper(self, function, updated=())
         self._function = function
         self._options = options
-        self.__doc__ = function.__doc__
-        self.__wrapped__ = function
-        self.__module__ = function.__module__
         current.shared.append((function, options))
 
     def _task(self) -> Task[..., Any]:
@@ -240,7 +238,15 @@ class SharedTask:
         return app.tasks[name]
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._task(), name)
+        if "_function" not in vars(self):  # a copy that is being made
+            raise AttributeError(name)
+        try:
+            task = self._task()
+        except current.NoApp:
+            if hasattr(self._function, name):
+                return getattr(self._function, name)
+            raise
+        return getattr(task, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the task of the current application."""

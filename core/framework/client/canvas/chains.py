@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from framework.client.canvas.documents import listed
-from framework.client.canvas.signatures import KINDS, Several, Signature, members, refuse_task
+from framework.client.canvas.signatures import KINDS, Several, Signature, copied, is_empty, members, refuse_task
 from framework.exceptions import FrameworkError
 
 if TYPE_CHECKING:
@@ -29,12 +30,12 @@ class chain(Several[R]):  # noqa: N801 - called like a function
     subtask_type = "chain"
 
     def __init__(self, *tasks: Any, app: App | None = None, **options: Any) -> None:
-        super().__init__("celery.chain", (), {"tasks": steps(members(tasks, "chain"))}, options, app=app)
+        super().__init__("celery.chain", (), {"tasks": steps(map(copied, members(tasks, "chain")))}, options, app=app)
 
     def clone(self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any) -> Signature[R]:
         """Return a copy; `args` go to its first task."""
         made = cast("chain[R]", super().clone((), None, **options))
-        tasks = [task.clone() for task in self.tasks]
+        tasks = [task.clone() for task in steps(self.tasks)]
         if tasks and (args or kwargs) and not self.immutable:
             tasks[0] = tasks[0].clone(args, kwargs)
         made["kwargs"] = {"tasks": tasks}
@@ -45,7 +46,7 @@ class chain(Several[R]):  # noqa: N801 - called like a function
             made = cast("chain[Any]", self.clone())
             # The id, if any, is that of the former last task.
             made.options.pop("task_id", None)
-            made["kwargs"] = {"tasks": steps([*made.tasks, Signature.from_dict(other, self._app)])}
+            made["kwargs"] = {"tasks": steps([*made.tasks, copied(other, self._app)])}
             return made
         return refuse_task(other)
 
@@ -71,8 +72,13 @@ class chain(Several[R]):  # noqa: N801 - called like a function
     def apply_async(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
-        """Send the first task, whose message carries the others; return the result of the last."""
+        """Send the first task, whose message carries the others; return the result of the last.
+
+        A chain without tasks sends nothing and returns None.
+        """
         work = cast("chain[R]", self.clone(args, kwargs, **options))
+        if not work.tasks:
+            return cast("AsyncResult[R]", None)
         if work.app.conf.settings.task.always_eager:
             return work.apply()
         if any(task.get("subtask_type") == "chord" for task in work.tasks):
@@ -83,6 +89,11 @@ class chain(Several[R]):  # noqa: N801 - called like a function
         callbacks = listed(own.pop("link", None))
         rest = listed(own.pop("chain", None))
         of_the_last = {name: own.pop(name, None) for name in _OF_THE_LAST}
+        first, *others = work.tasks
+        if not others and isinstance(first, Several) and first._unread() is not None:
+            # To assign ids, all of its tasks would be read before any is sent.
+            own |= {name: value for name, value in of_the_last.items() if value is not None}
+            return first.apply_async(link=callbacks, link_error=errbacks, chain=rest or None, **own)
         result = work.freeze(own.pop("task_id", None), **of_the_last)
         first, *others = work.tasks
         for task in (first, *others):
@@ -130,19 +141,24 @@ class chain(Several[R]):  # noqa: N801 - called like a function
 
 
 def steps(tasks: Iterable[Any]) -> list[Signature[Any]]:
-    """Return `tasks` with inner chains replaced by their tasks, and each group and its successor by a chord."""
+    """Return `tasks` with inner chains replaced by their tasks, and each group and its successor by a chord.
+
+    Groups without tasks are left out of a chain that has other steps, too.
+    """
     group, chord = KINDS["group"], KINDS["chord"]
-    found: list[Signature[Any]] = []
+    flat: list[Signature[Any]] = []
     for task in tasks:
         made = Signature.from_dict(task)
-        for step in _links_of(made) if isinstance(made, chain) else [made]:
-            before = found[-1] if found else None
-            if isinstance(before, group):
-                found[-1] = chord(before, step)
-            elif isinstance(before, chord):
-                found[-1] = before | step
-            else:
-                found.append(step)
+        flat.extend(_links_of(made) if isinstance(made, chain) else [made])
+    found: list[Signature[Any]] = []
+    for step in flat if len(flat) < 2 else itertools.filterfalse(is_empty, flat):
+        before = found[-1] if found else None
+        if isinstance(before, group):
+            found[-1] = chord(before, step)
+        elif isinstance(before, chord):
+            found[-1] = before | step
+        else:
+            found.append(step)
     return found
 
 

@@ -8,14 +8,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
 
 from framework.client.canvas.chains import chain, require_chords, set_parent
-from framework.client.canvas.documents import append_option, frozen_tasks, listed
+from framework.client.canvas.documents import append_option, failing_parts, frozen_tasks, listed
 from framework.client.canvas.errbacks import call_errbacks
-from framework.client.canvas.groups import OF_THE_RESULT, group, send_all, spread
-from framework.client.canvas.signatures import KINDS, Several, Signature, members, refuse_task
+from framework.client.canvas.groups import OF_THE_RESULT, group, send_all, send_unread, spread, spreading
+from framework.client.canvas.signatures import KINDS, Several, Signature, copied, is_empty, members, refuse_task
+from framework.client.canvas.unread import Unread, read_or_unread
 from framework.client.request import Context, parent_request
 from framework.client.results import AsyncResult, EagerResult, GroupResult
 from framework.exceptions import ChordError, FrameworkError
@@ -41,11 +44,12 @@ class chord(Several[R]):  # noqa: N801 - called like a function
     def __init__(self, header: Any, body: Any = None, *, app: Any = None, **options: Any) -> None:
         """`header` is a group, or an iterable of signatures; `body` a signature."""
         if isinstance(header, group):
-            tasks: list[Any] = spread(header)
+            spread_one = spreading(header)
+            tasks = read_or_unread(header._unread() or header.tasks, lambda task: copied(spread_one(task)))
             app = app or header._app
         else:
-            tasks = [Signature.from_dict(task) for task in members((header,), "chord")]
-        made = None if body is None else Signature.from_dict(body)
+            tasks = read_or_unread(members((header,), "chord"), copied)
+        made = None if body is None else copied(body)
         super().__init__("celery.chord", (), {"header": tasks, "body": made, "kwargs": {}}, options, app=app)
 
     @property
@@ -64,17 +68,14 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         body = named.pop("body", None) or self.kwargs.get("body")
         given, named = ((), {}) if self.immutable else ((*args, *self.args), named)
         made["args"] = ()
-        made._with(
-            [task.clone(given, named) for task in self.tasks],
-            Signature.from_dict(body, self._app).clone() if body else None,
-        )
+        made._with(self._cloned(given, named), Signature.from_dict(body, self._app).clone() if body else None)
         return made
 
     def __or__(self, other: Any) -> Any:
         if isinstance(other, dict):
             made = cast("chord[Any]", self.clone())
-            following = Signature.from_dict(other, self._app)
-            made._with(made.tasks, following if made.body is None else made.body | following)
+            following = copied(other, self._app)
+            made._with(made.kwargs["header"], following if made.body is None else made.body | following)
             return made
         return refuse_task(other)
 
@@ -104,20 +105,27 @@ class chord(Several[R]):  # noqa: N801 - called like a function
 
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
         """Assign ids to all tasks; return the result of the body, whose parent is that of the header."""
-        body = self._owned_body().clone()
-        # Of a frozen chord, this is the id of the header, as in Celery; of any other, the id for the body.
-        group_id = self.options.get("task_id")
-        if not frozen_tasks(body):
-            task_id, group_id = task_id or group_id, None
+        body, result, group_id = self._freeze_body(task_id, options)
         header: group[Any] = group(*_members(self.tasks), app=self._app)
-        result = body.freeze(task_id, **{name: value for name, value in options.items() if value is not None})
-        set_parent(result, header.freeze(group_id or new_id()))
+        set_parent(result, header.freeze(group_id))
         for task in header.tasks:
             # Set only when the header is sent: Celery's workers may give it another id, but keep those of its tasks.
             task.options.pop("group_id", None)
         self._with(header, body)
         self.options["task_id"] = header.id
         return result
+
+    def _freeze_body(
+        self, task_id: str | None, options: Mapping[str, Any]
+    ) -> tuple[Signature[Any], AsyncResult[R], str]:
+        """Return a copy of the body with ids, its result, and the id for the header."""
+        body = self._owned_body().clone()
+        # Of a frozen chord, this is the id of the header, as in Celery; of any other, the id for the body.
+        group_id = self.options.get("task_id")
+        if not frozen_tasks(body):
+            task_id, group_id = task_id or group_id, None
+        result = body.freeze(task_id, **{name: value for name, value in options.items() if value is not None})
+        return body, result, group_id or new_id()
 
     def apply_async(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -152,9 +160,13 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         if "task_id" in own:
             work.options["task_id"] = own.pop("task_id")
         place = {name: of_the_body.get(name) for name in ("group_id", "group_index", "chord")}
-        result = work.freeze(options.get("task_id"), **place)
-        _count_among(work._owned_body(), str(work.options["task_id"]))
-        work._send(own)
+        unread = work._unread()
+        if unread is None:
+            result = work.freeze(options.get("task_id"), **place)
+            _count_among(work._owned_body(), str(work.options["task_id"]))
+            work._send(own)
+        else:
+            result = work._send_unread(unread, options.get("task_id"), place, own)
         parent = parent_request()
         if parent is not None and to_parent:
             parent.add_child(_sent(result))
@@ -169,7 +181,23 @@ class chord(Several[R]):  # noqa: N801 - called like a function
             return
         header.freeze(header.id, chord=body)
         self.app.result_store.begin_chord(str(header.id), size)
-        send_all(header, options)
+        send_all(self.app, header.tasks, options)
+
+    def _send_unread(
+        self, unread: Unread, task_id: str | None, place: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> AsyncResult[R]:
+        """Send the header as it is read; return the result of the body."""
+        body, result, group_id = self._freeze_body(task_id, place)
+        _count_among(body, group_id)
+        members = (one for task in unread.take() for one in _members([task]))
+        store = self.app.result_store
+        # Parts that return before their number is known are kept. The last tasks are sent when it is.
+        store.grow_chord(group_id, 0)
+        header = send_unread(self.app, members, group_id, options, body, partial(store.begin_chord, group_id))
+        if not header.results:
+            body.apply_async(([],), add_to_parent=False)
+        set_parent(result, header)
+        return result
 
     def apply(
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
@@ -186,19 +214,13 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         ident = {"task_id": task_id} if task_id else {}
         quiet = {**own, "throw": False}
         header = GroupResult(new_id(), [task.apply(**quiet) for task in _members(work.tasks)], app=work.app)
-        result: EagerResult[Any]
+        result: Any
         try:
             values = _results(header)
         except ChordError as error:
             if own.get("throw") or (own.get("throw") is None and work.app.conf.settings.task.eager_propagates):
                 raise
-            body_id = task_id or body.options.get("task_id") or new_id()
-            result = EagerResult(body_id, error, "FAILURE", app=work.app, task_name=body.task)
-            request = Context(
-                {"id": body_id, "task": body.task}, [], {}, {"errbacks": listed(body.options.get("link_error"))},
-                app=work.app, called_directly=False, is_eager=True,
-            )  # fmt: skip
-            call_errbacks(work.app, request, error, None)
+            result = _failed(body, error, task_id)
         else:
             result = body.apply((values,), **own, **ident)
         set_parent(result, header)
@@ -217,9 +239,26 @@ def _results(header: Iterable[Any]) -> list[Any]:
     values = []
     for result in header:
         if result.failed():
-            raise ChordError(f"Dependency {result.id} raised {result.result!r}")
+            raise ChordError(f"Dependency {result.id} raised {result.result!r}") from result.result
         values.append(result.get())
     return values
+
+
+def _failed(body: Signature[Any], error: BaseException, task_id: str | None) -> Any:
+    """Return the result of a body that fails with `error` in this process, after calling its error callbacks."""
+    app = body.app
+    results: list[Any] = []
+    for part, errbacks in failing_parts(body):
+        shown = error if part is body else error.__cause__ or error
+        own_id, name = (part.get("options") or {}).get("task_id"), part["task"]
+        part_id = (task_id if part is body else None) or own_id or new_id()
+        results.append(EagerResult(part_id, shown, "FAILURE", app=app, task_name=name))
+        request = Context(
+            {"id": part_id, "task": name}, [], {}, {"errbacks": errbacks},
+            app=app, called_directly=False, is_eager=True,
+        )  # fmt: skip
+        call_errbacks(app, request, shown, None)
+    return GroupResult(task_id or new_id(), results, app=app) if isinstance(body, group) else results[0]
 
 
 def _sent(result: Any) -> Any:
@@ -243,9 +282,9 @@ def _count_among(body: Signature[Any], group_id: str) -> None:
 
 
 def _members(tasks: Iterable[Signature[Any]]) -> list[Signature[Any]]:
-    """Return the tasks of a header, each with exactly one result."""
+    """Return the tasks of a header, each with exactly one result, without empty chains and groups."""
     found: list[Signature[Any]] = []
-    for task in tasks:
+    for task in itertools.filterfalse(is_empty, tasks):
         found.extend(_members(spread(task)) if isinstance(task, group) else [one_result(task)])
     return found
 

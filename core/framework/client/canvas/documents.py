@@ -2,12 +2,13 @@
 
 1. `Member`: a task of a chord's header.
 2. `frozen_tasks`: all tasks of a signature that have ids.
-3. `listed`, `append_option`: options with one signature or several.
+3. `failing_parts`: the error callbacks of a chord's body.
+4. `listed`, `append_option`: options with one signature or several.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from framework.exceptions import FrameworkError
@@ -93,6 +94,37 @@ def _task_of(options: Mapping[str, Any]) -> list[FrozenTask]:
         task_id, group_id, options.get("group_index"), options.get("chord"), options.get("root_id")
     )
     return [FrozenTask(str(task_id), group_id, options.get("reply_to"), member)]
+
+
+def failing_parts(body: Any, passed: Sequence[Any] = ()) -> list[tuple[Mapping[str, Any], list[Any]]]:
+    """Return the parts of a chord's body that have a result each, with their error callbacks and `passed`, each once.
+
+    These are the tasks of a group, unless something follows it, and otherwise the body itself.
+    """
+    if not isinstance(body, Mapping):
+        return []
+    options, kwargs = body.get("options") or {}, body.get("kwargs") or {}
+    if body.get("subtask_type") == "group" and not options.get("chain"):
+        passed = _joined(listed(options.get("link_error")), passed)
+        return [part for task in kwargs.get("tasks") or () for part in failing_parts(task, passed)]
+    return [(body, _joined(_errbacks(body), passed))]
+
+
+def _errbacks(element: Any, depth: int = 0) -> list[Any]:
+    """Return the error callbacks of a signature and of its parts, each once."""
+    if not isinstance(element, Mapping) or depth > _DEEPEST:
+        return []
+    options, kwargs = element.get("options") or {}, element.get("kwargs") or {}
+    found = listed(options.get("link_error") or None)
+    kind = element.get("subtask_type")
+    below = (kwargs.get("tasks") or ()) if kind in ("group", "chain") else ()
+    for each in [*below, kwargs.get("body")] if kind == "chord" else below:
+        found = _joined(found, _errbacks(each, depth + 1))
+    return found
+
+
+def _joined(found: list[Any], others: Sequence[Any]) -> list[Any]:
+    return [*found, *(other for other in others if other not in found)]
 
 
 def listed(items: Any) -> list[Any]:

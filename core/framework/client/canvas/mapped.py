@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from framework.client.canvas import groups
-from framework.client.canvas.signatures import Signature
+from framework.client.canvas.signatures import Signature, copied
 
 if TYPE_CHECKING:
     from framework.client.app import App
@@ -26,7 +26,7 @@ class _Mapped(Signature[R]):
     """A call of a task for each of several items."""
 
     def __init__(self, name: str, task: Any, items: Iterable[Any], *, app: App | None = None, **options: Any) -> None:
-        inner = Signature.from_dict(task if isinstance(task, Mapping) else task.s())
+        inner = copied(task if isinstance(task, Mapping) else task.s())
         if not isinstance(items, Iterable):
             raise TypeError(f"{name} takes an iterable of arguments, not {items!r:.100}")
         super().__init__(
@@ -63,7 +63,7 @@ class chunks(Signature[R]):  # noqa: N801 - called like a function
         """Raises `ValueError` if `n` is less than one."""
         if n < 1:
             raise ValueError(f"chunks must have at least one item, but n is {n!r}")
-        inner = Signature.from_dict(task if isinstance(task, Mapping) else task.s())
+        inner = copied(task if isinstance(task, Mapping) else task.s())
         super().__init__(
             "celery.chunks",
             (),

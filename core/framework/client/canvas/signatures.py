@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
 from framework.client.canvas.documents import append_option
 from framework.client.canvas.stamping import StampingVisitor, stamp
+from framework.client.canvas.unread import Unread, read_or_unread
 from framework.client.current import AppBound
 from framework.client.results import AsyncResult, EagerResult
 from framework.exceptions import FrameworkError
@@ -48,6 +49,8 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         self._app = app
         if isinstance(task, dict):
             super().__init__(task)
+            if "options" in task:
+                self["options"] = dict(task["options"] or {})
             if app is None and isinstance(task, Signature):
                 self._app, self._type = task._app, task._type
             return
@@ -277,6 +280,22 @@ class Several(Signature[R]):
         """The signatures."""
         return [Signature.from_dict(task, self._app) for task in self._listed()]
 
+    def _unread(self) -> Unread | None:
+        """Return the signatures if they come from an iterator."""
+        found = self.kwargs.get(self._members)
+        return found if isinstance(found, Unread) else None
+
+    def items(self) -> Any:
+        """Return the items, with all signatures read: JSON encoders call this."""
+        unread = self._unread()
+        if unread is not None:
+            self["kwargs"] = {**self.kwargs, self._members: list(unread)}
+        return super().items()
+
+    def _cloned(self, args: Iterable[Any], kwargs: Mapping[str, Any] | None) -> list[Any] | Unread:
+        """Return clones of the signatures with these arguments."""
+        return read_or_unread(self._unread() or self.tasks, lambda task: task.clone(args, kwargs))
+
     def _listed(self) -> list[Any]:
         members = self.kwargs.get(self._members) or ()
         if isinstance(members, Mapping):  # a group
@@ -287,7 +306,8 @@ class Several(Signature[R]):
     def app(self) -> App:
         """The application of the first signature that has one, else the current one."""
         if self._app is None:
-            for task in self._listed():
+            unread = self._unread()
+            for task in self._listed() if unread is None else [unread.first]:
                 if isinstance(task, Signature) and task._app is not None:
                     self._app = task._app
                     break
@@ -306,6 +326,19 @@ def members(tasks: tuple[Any, ...], kind: str) -> Iterable[Any]:
     return tasks[0]
 
 
+def is_empty(task: Signature[Any]) -> bool:
+    """Return whether `task` is a chain without tasks, or a group of such chains and groups alone."""
+    kind = task.get("subtask_type")
+    if not isinstance(task, Several) or kind == "chord" or task._unread() is not None:
+        return False
+    return not task.tasks if kind == "chain" else all(map(is_empty, task.tasks))
+
+
+def copied(task: Any, app: App | None = None) -> Signature[Any]:
+    """Return a copy of `task`, a signature or its document: freezing it, or linking to it, leaves `task` as it is."""
+    return Signature.from_dict(task, app).clone()
+
+
 def refuse_task(other: Any) -> Any:
     """Return `NotImplemented` for ``signature | other``. Raises `TypeError` if `other` is a task."""
     if hasattr(other, "apply_async"):
@@ -316,7 +349,7 @@ def refuse_task(other: Any) -> Any:
 def signature(
     task: Any, args: Any = None, kwargs: Any = None, *, app: App | None = None, **options: Any
 ) -> Signature[Any]:
-    """Return a signature of `task`: a name, a task, or a signature's document."""
+    """Return a signature of `task`: a name, a task, or a signature or its document, which is copied."""
     if isinstance(task, Mapping):
-        return Signature.from_dict(task, app)
+        return copied(task, app)
     return Signature(task, args, kwargs, app=app, **options)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from framework.client.canvas import Signature, group
+from framework.client.canvas.signatures import is_empty
 from framework.client.results import GroupResult
 from framework.wire.identity import new_id
 
@@ -27,6 +28,7 @@ def follow_ups(app: App, request: Context, retval: Any) -> Iterator[Callable[[],
     """
     options = _lineage(app, request)
     callbacks = [Signature.from_dict(callback, app) for callback in request.callbacks or ()]
+    callbacks = [callback for callback in callbacks if not is_empty(callback)]
     plain = [callback for callback in callbacks if not isinstance(callback, group)]
     for callback in callbacks:
         if isinstance(callback, group) or len(plain) == 1:

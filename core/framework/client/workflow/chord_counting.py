@@ -12,14 +12,14 @@ Source: section 6 of the wire protocol.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from traceback import format_exception
 from typing import TYPE_CHECKING, Any, Final
 
 from framework.api.result_store import ChordPart, Record, Turn
 from framework.client.canvas import Signature
-from framework.client.canvas.documents import FrozenTask, Member, frozen_tasks, listed
-from framework.client.canvas.errbacks import call_errbacks
+from framework.client.canvas.documents import FrozenTask, Member, failing_parts, frozen_tasks
+from framework.client.canvas.errbacks import errback_calls
 from framework.client.publisher import is_temporary, pauses, wait
 from framework.client.request import Context
 from framework.exceptions import ChordError, FrameworkError, MessageError, TransportError
@@ -84,7 +84,11 @@ def count(app: App, member: Member, state: str, result: Any, token: str) -> Turn
     claim = max(5.0, 2 * settings.chord_join_timeout)
     turn = store.return_part(ChordPart(member.group_id, member.task_id, member.place, value), token, claim)
     if turn is Turn.OVER:
-        logger.info("The chord %s of task %s has already ended", member.group_id, member.task_id)
+        logger.info(
+            "Task %s does not complete the chord %s: it has ended, or the number of its tasks is not known yet",
+            member.task_id,
+            member.group_id,
+        )
     if turn is Turn.MINE:
         _finish(app, store, member, token, claim)
     return turn
@@ -183,68 +187,81 @@ def _fetch(app: App, store: ResultStore, task_ids: list[str]) -> dict[str, Any]:
     return found
 
 
-def fail_all(app: App, tasks: Sequence[FrozenTask], error: BaseException, trace: str | None = None) -> None:
-    """Store `error` as the result of `tasks`, and count it for their chords."""
+def fail_all(
+    app: App,
+    tasks: Sequence[FrozenTask],
+    error: BaseException,
+    trace: str | None = None,
+    children: Mapping[str | None, list[Any]] | None = None,
+) -> None:
+    """Store `error` as the result of `tasks`, with `children` by task id, and count it for their chords."""
     store = app.result_store
     if not tasks or not store.traits.stores:
         return
     result = app.conf.settings.result
     documents = Documents(result.serializer, result.compression)
-    store.store(
-        [
-            Record(
-                one.task_id,
-                documents.build(FAILURE, error, one.task_id, traceback=trace, group_id=one.group_id),
-                FAILURE,
-                one.reply_to,
-                one.task_id,
-            )
-            for one in tasks
-        ]
-    )
+    sent = children or {}
+
+    def build(one: FrozenTask) -> bytes:
+        return documents.build(
+            FAILURE, error, one.task_id, traceback=trace, group_id=one.group_id, children=sent.get(one.task_id)
+        )
+
+    store.store([Record(one.task_id, build(one), FAILURE, one.reply_to, one.task_id) for one in tasks])
     for one in tasks:
         if one.member is not None:
             count(app, one.member, FAILURE, error, new_id().replace("-", ""))
 
 
 def fail(app: App, body: Mapping[str, Any], error: BaseException, root_id: str | None = None) -> None:
-    """Fail the body of a chord and the tasks after it with `error`; call its error callbacks."""
+    """Fail the body of a chord and the tasks after it with `error`; call its error callbacks.
+
+    A body with several results, a group, fails with the error of the header, as in Celery.
+    """
     trace = "".join(format_exception(error))
-    fail_all(app, frozen_tasks(body), error, trace)
-    errbacks = _errbacks(body)
-    if not errbacks:
-        return
-    last = frozen_tasks({**body, "options": {**(body.get("options") or {}), "chain": None}})
-    request = Context(
-        {"id": last[-1].task_id if last else None, "task": body.get("task"), "root_id": root_id},
-        list(body.get("args") or ()),
-        dict(body.get("kwargs") or {}),
-        {"errbacks": errbacks},
+    parts = failing_parts(body)
+    if not any(part is body for part, _errbacks in parts):
+        error = error.__cause__ or error
+    calls: list[Callable[[], object]] = []
+    children: dict[str | None, list[Any]] = {}
+    for part, errbacks in parts:
+        request = _request(app, part, errbacks, root_id)
+        try:
+            calls += errback_calls(app, request, error, trace)
+        except FrameworkError as failed:
+            _report_uncalled(failed)
+        children[request.id] = request.children_as_tuples()
+    fail_all(app, frozen_tasks(body), error, trace, children)
+    for call in calls:
+        try:
+            call()
+        except Exception as failed:  # error callbacks come from a message, so any error is possible
+            if is_temporary(failed):
+                raise
+            _report_uncalled(failed)
+
+
+def _report_uncalled(failed: Exception) -> None:
+    logger.error("An error callback of the body of a chord was not called: %s", failed)
+
+
+def _request(app: App, part: Mapping[str, Any], errbacks: list[Any], root_id: str | None) -> Context:
+    """Return the request of a part of a body that will never run, with those of `errbacks` that are to be called."""
+    # Celery's clients link an error callback of a chord to the chords in its header, too: the outermost one calls it.
+    members = [one.member for one in frozen_tasks(part) if one.member is not None]
+    outer = [errback for member in members for _part, linked in failing_parts(member.body) for errback in linked]
+    last = frozen_tasks({**part, "options": {**(part.get("options") or {}), "chain": None}})
+    return Context(
+        {"id": last[-1].task_id if last else None, "task": part.get("task"), "root_id": root_id},
+        list(part.get("args") or ()),
+        dict(part.get("kwargs") or {}),
+        {"errbacks": [errback for errback in errbacks if errback not in outer]},
         app=app,
         called_directly=False,
     )
-    try:
-        call_errbacks(app, request, error, trace)
-    except Exception as failed:  # they come from a message, so any error is possible
-        if is_temporary(failed):
-            raise
-        logger.error("The error callbacks of the body of a chord were not called: %s", failed)
 
 
 def fail_rest(app: App, request: Context, error: BaseException, trace: str | None = None) -> None:
     """Store `error` for the rest of the chain of `request`, next task first, and count it for their chords."""
     for element in reversed(request.chain or ()):
         fail_all(app, frozen_tasks(element), error, trace)
-
-
-def _errbacks(element: Any, depth: int = 0) -> list[Any]:
-    """Return the error callbacks of a signature and of its parts, each once."""
-    if not isinstance(element, Mapping) or depth > 100:
-        return []
-    options, kwargs = element.get("options") or {}, element.get("kwargs") or {}
-    found = listed(options.get("link_error") or None)
-    kind = element.get("subtask_type")
-    below = (kwargs.get("tasks") or ()) if kind in ("group", "chain") else ()
-    for each in [*below, kwargs.get("body")] if kind == "chord" else below:
-        found.extend(errback for errback in _errbacks(each, depth + 1) if errback not in found)
-    return found

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from framework.client.canvas import Signature, chain
 from framework.client.canvas.chords import one_result
+from framework.client.canvas.signatures import copied
 from framework.client.canvas.stamping import stamp
-from framework.exceptions import FrameworkError, Ignore
+from framework.exceptions import FrameworkError, Ignore, ImproperlyConfigured
 
 if TYPE_CHECKING:
     from framework.client.request import Context
@@ -28,7 +29,7 @@ def replace(task: Task[..., Any], request: Context, sig: Signature[Any]) -> NoRe
     if request.called_directly and not request.is_eager:
         raise FrameworkError(f"{task.name}.replace() works only in a running task, not in a plain call")
     app = task.app
-    new = Signature.from_dict(sig, app).clone()
+    new = _copied(task, sig, "replace with")
     # Some worker consumes from the queue of this task.
     new = one_result(new, **app.sender.place_of(request))
     for link in request.callbacks or ():
@@ -64,7 +65,15 @@ def add_to_chord(task: Task[..., Any], request: Context, sig: Signature[Any], la
     if not request.chord or not request.group:
         raise ValueError(f"{task.name} does not run in the header of a chord")
     app = task.app
-    new = one_result(Signature.from_dict(sig, app).clone())
+    new = one_result(_copied(task, sig, "add"))
     new.freeze(None, group_id=request.group, chord=request.chord, root_id=request.root_id)
     app.result_store.grow_chord(request.group)
     return new if lazy else new.apply_async()
+
+
+def _copied(task: Task[..., Any], sig: Signature[Any], verb: str) -> Signature[Any]:
+    """Return a copy of `sig`, which a running `task` sends. Raises `ImproperlyConfigured` if it has no result."""
+    new = copied(sig, task.app)
+    if isinstance(new, chain) and not new.tasks:
+        raise ImproperlyConfigured(f"Cannot {verb} an empty chain, which has no result: {task.name} must name a task")
+    return new

@@ -81,6 +81,17 @@ class ChordPromises(ResultStoreSuiteBase):
         assert store.return_part(part(group, 1), "a", LONG) is Turn.OVER
 
     @needs("chords")
+    def test_parts_count_that_are_returned_before_their_number_is_known(self, bench: Bench) -> None:
+        """`grow_chord` by nothing announces a chord: its parts are kept, get no turn, and count once it has begun."""
+        store, [group] = bench.worker(), bench.ids(1)
+        store.grow_chord(group, 0)
+        for number in (1, 0, 1):
+            assert store.return_part(part(group, number), "a", LONG) is Turn.OVER
+        store.begin_chord(group, 3)
+        assert store.return_part(part(group, 2), "a", LONG) is Turn.MINE
+        assert store.chord_parts(group) == [f"value of T{number}".encode() for number in range(3)]
+
+    @needs("chords")
     def test_a_chord_may_grow_and_begin_again(self, bench: Bench) -> None:
         """A chord can get more parts after it has begun, and its group id can be used again after its end."""
         store, [group] = bench.worker(), bench.ids(1)

@@ -84,7 +84,8 @@ def active_queues(state: ControlState) -> list[dict[str, Any]]:
 @inspect_command(alias="dump_conf")
 def conf(state: ControlState, with_defaults: bool = False) -> dict[str, Any]:
     """Show the settings, secrets masked."""
-    return masked(state.app.conf, with_defaults)
+    # No setting is deprecated; programs for Celery's workers read the names of those that are.
+    return {**masked(state.app.conf, with_defaults), "deprecated_settings": [] if with_defaults else None}
 
 
 @inspect_command()
