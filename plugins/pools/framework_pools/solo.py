@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -49,11 +48,14 @@ class MainThreadSlot(InProcessSlot):
     def _getter(self, queue: SimpleQueue[Job | None]) -> Callable[[], Job | None]:
         def get() -> Job | None:
             while True:
-                with contextlib.suppress(Empty):
-                    job = queue.get(timeout=_WAIT_MAX)
-                    if job is not None and (job[4] is not None or job[5] is not None) and self._own_signal:
-                        self._own_signal.take_back()
-                    return job
+                # Not contextlib.suppress: for each job its two calls cost more than the whole wait.
+                try:
+                    job = queue.get(True, _WAIT_MAX)
+                except Empty:
+                    continue
+                if job is not None and (job[4] is not None or job[5] is not None) and self._own_signal:
+                    self._own_signal.take_back()
+                return job
 
         return get
 

@@ -24,7 +24,7 @@ from framework.client.request import Context, pop_request, push_request
 from framework.exceptions import MessageError
 from framework.message import read
 from framework.wire.serialization import decode_task
-from framework.worker.execute.copies import Process, end_copy
+from framework.worker.execute.copies import end_copy, process
 from framework.worker.execute.finish import Finish, Run
 from framework.worker.execute.plan import COROUTINE_CALL, TaskPlans
 
@@ -75,12 +75,12 @@ class TaskWorkload:
 
     def prepare(self) -> None:
         """Prepare this process for its first job."""
-        Process.copy_of = 0  # a child of a fork server is not a copy that a task has made
+        process.copy_of = 0  # a child of a fork server is not a copy that a task has made
         self._output = self._set_up()
         self._bind_hooks()
         if (init := self._app.hooks.bind("worker_process_init")) is not None:
             init(app=self._app, hostname=self._hostname)
-        if Process.copy_of:
+        if process.copy_of:
             end_copy("worker_process_init")
 
     def release(self) -> None:
@@ -106,21 +106,21 @@ class TaskWorkload:
         try:
             if plan.begins:
                 self._begin(run)
-                if Process.copy_of:
+                if process.copy_of:
                     end_copy(_place(job))
             retval = plan.call(*run.args, **run.kwargs)
-            if Process.copy_of:
+            if process.copy_of:
                 end_copy(_place(job))
             return self._finish.success(run, retval, monotonic() - began)
         except BaseException as error:  # the task-execution wall; what a pool threw in is raised again
-            if Process.copy_of:
+            if process.copy_of:
                 end_copy(_place(job), error)
             # A task also fails if its return value cannot be encoded or its callbacks cannot be sent.
             if not self._is_of_task(error):
                 raise
             return self._finish.raised(run, error, monotonic() - began)
         finally:
-            if Process.copy_of:  # made by a handler or a hook
+            if process.copy_of:  # made by a handler or a hook
                 end_copy(_place(job))
             if (output := self._output) is not None and output.begun:
                 output.flush()
@@ -150,7 +150,7 @@ class TaskWorkload:
             if run.plan.begins:
                 self._begin(run)
             retval = await call.drive(run.plan.acall(*run.args, **run.kwargs))
-            if Process.copy_of:
+            if process.copy_of:
                 end_copy(_place(job))
             if run.embed or run.request.unsent:
                 await call.drive(self._finish.send_all(self._finish.follow_ups(run, retval), run.request))
@@ -163,7 +163,7 @@ class TaskWorkload:
             # Not these: they mean that the coroutine is being closed, or that the pool cancels it.
             if type(error).__name__ in ("GeneratorExit", "CancelledError") or not self._is_of_task(error):
                 raise
-            if Process.copy_of:
+            if process.copy_of:
                 end_copy(_place(job), error)
             run.later.clear()
             request, end = run.request, error
@@ -180,7 +180,7 @@ class TaskWorkload:
                 self._finish.report_unsent(request, failed)
             return outcome
         finally:
-            if Process.copy_of:
+            if process.copy_of:
                 end_copy(_place(job))
             if (output := self._output) is not None and output.begun:
                 output.flush()

@@ -127,19 +127,19 @@ class Capacity:
         if self._settle.overfull:
             return 0
         held = len(self._schedule) + (len(self._rates) if self._rates.buckets else 0)
-        unknown = len(self._unknown) + len(self._handbacks) + self._settle.unsent
+        unknown = len(self._unknown) + len(self._handbacks) + len(self._settle.unsent)
         return self._prefetch.limit - len(self._settle.running) - len(self._backlog) - held - unknown
 
     @property
     def changes(self) -> bool:
         """Whether requests wait for a rate limit or for the broker, or did: each tick must then call `count`."""
-        return bool(self._rates.buckets or self._excluded or self._unsent != self._settle.unsent)
+        return bool(self._rates.buckets or self._excluded or self._unsent != len(self._settle.unsent))
 
     def count(self) -> None:
         """Exclude the requests that wait for their eta or a rate limit from the limit."""
         waiting = len(self._rates) if self._rates.buckets else 0
         self._excluded = min(self._excluded, waiting)
-        self._unsent = self._settle.unsent
+        self._unsent = len(self._settle.unsent)
         kept = min(len(self._unknown), _UNKNOWN_MAX) + min(self._unsent, _UNKNOWN_MAX)
         self._prefetch.hold(len(self._schedule), self._excluded + kept)
         if self._excluded < min(waiting, HOLD_MAX) and not self._excluding:

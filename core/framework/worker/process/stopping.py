@@ -163,7 +163,7 @@ class Stopper:
                 "follow tasks are accepted",
                 self._settle_timeout,
                 self._settle.unstored,
-                self._settle.unsent,
+                len(self._settle.unsent),
             )
             self._loop.call_later(self._settle_timeout, self._end)
 

@@ -49,27 +49,25 @@ class Unsent:
     def __init__(self, loop: Loop, on_change: Callable[[], object]) -> None:
         self._loop = loop
         self._on_change = on_change
-        self._attempts: list[Attempt] = []
+        #: Changed in place: `Settle.unsent` is this list.
+        self.attempts: list[Attempt] = []
         self._backoff = Backoff(jitter=0.0)
-
-    def __len__(self) -> int:
-        return len(self._attempts)
 
     def requests(self) -> Iterator[TaskRequest]:
         """Yield the requests whose messages are not settled yet."""
-        return (attempt.request for attempt in self._attempts if attempt.request is not None)
+        return (attempt.request for attempt in self.attempts if attempt.request is not None)
 
     def add(self, make: Callable[[], bool], request: TaskRequest | None = None) -> None:
         """Call `make` until it returns True."""
-        if not self._attempts:
+        if not self.attempts:
             self._loop.call_later(self._backoff.next(), self._repeat)
-        self._attempts.append(Attempt(make, request))
+        self.attempts.append(Attempt(make, request))
 
     def _repeat(self) -> None:
-        left = [attempt for attempt in self._attempts if not attempt.make()]
-        if len(left) < len(self._attempts):
+        left = [attempt for attempt in self.attempts if not attempt.make()]
+        if len(left) < len(self.attempts):
             self._backoff.reset()
-        self._attempts = left
+        self.attempts[:] = left
         if left:
             self._loop.call_later(self._backoff.next(), self._repeat)
         self._on_change()
