@@ -289,9 +289,8 @@ class InProcessPool(Pool):
         if slot.pending is not None and pending_grace:
             self._loop.call_later(pending_grace, self._abandon, slot, job, 0.0)
             return
-        if job.seq not in self._jobs or slot.abandoned or not slot.abandon(job):
+        if job.seq not in self._jobs or slot.abandoned or (kill := slot.abandon(job)) is None:
             return
-        assert slot.pending_kill is not None
         self.abandoned += 1
         del self.slots[slot]
         del self._jobs[job.seq]
@@ -307,7 +306,7 @@ class InProcessPool(Pool):
             slot.name,
             self.abandoned,
         )
-        outcome = self.context.outcome_for(job, *slot.pending_kill, slot.elapsed())
+        outcome = self.context.outcome_for(job, *kill, slot.elapsed())
         self.replace(slot)
         self._events.finished([outcome])
 

@@ -158,13 +158,13 @@ class InProcessSlot:
             self._throw(self.pending)
             return True
 
-    def abandon(self, job: Job) -> bool:
-        """Ignore the outcome of `job` and end the slot after it; return whether the job was running."""
+    def abandon(self, job: Job) -> Kill | None:
+        """Ignore the outcome of the killed `job` and end the slot after it; return why, or None if the job has ended."""
         with self._lock:
             if self.job is not job:
-                return False
+                return None
             self.abandoned = True
-            return True
+            return self.pending_kill
 
     def _throw(self, exception: type[BaseException]) -> None:
         """Raise `exception` in the job, and set `pending` to None, if that is possible now."""
