@@ -129,6 +129,21 @@ def test_results_that_are_not_kept(run, project):
     assert "no result store is configured: set backend under [result]" in err
 
 
+@pytest.mark.parametrize(
+    ("backend", "exit_code", "text"),
+    [
+        ("none://", exitcodes.CONFIG, "results are not kept: set backend under [result]"),
+        ("redis://127.0.0.1:1/0", exitcodes.UNREACHABLE, "127.0.0.1:1"),
+    ],
+)
+def test_a_call_that_waits_is_not_sent_if_results_cannot_be_read(run, project, backend, exit_code, text):
+    code, out, err = run("call", "tasks.add", "-a", "[1, 2]", "--wait", "--timeout", "20", "--result-backend", backend)
+    assert (code, out) == (exit_code, ""), err
+    assert text in err
+    (queue,) = json.loads(run("queues", "--json")[1])
+    assert queue["waiting"] is None  # nothing was sent: the broker has no such queue yet
+
+
 def test_a_worker_purges_first(run, project, start_worker):
     for _ in range(3):
         run("call", "tasks.add", "-a", "[1, 2]")

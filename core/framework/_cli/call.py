@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import click
 import msgspec
@@ -58,7 +59,7 @@ def when(ctx: click.Context, param: click.Parameter, value: str | None) -> datet
 @click.option("--queue", metavar="NAME", help="Queue to send to.")
 @click.option("--exchange", metavar="NAME", help="Exchange to publish to.")
 @click.option("--routing-key", metavar="KEY", help="Routing key of the message.")
-@click.option("--wait", is_flag=True, help="Wait for the result.")
+@click.option("--wait", is_flag=True, help="Wait for the result; nothing is sent if results cannot be read.")
 @click.option("--timeout", type=float, metavar="S", help="With --wait: wait at most this long.")
 @json_option
 @pass_session
@@ -76,6 +77,9 @@ def command(
     """Send the task."""
     app = session.app()
     given = {key: value for key, value in options.items() if value is not None}
+    if wait:
+        # Raises if results are not kept or the result store is away, before anything is sent; any id will do.
+        app.AsyncResult(str(uuid4())).ready()
     result = app.send_task(name, args=tuple(args or ()), kwargs=kwargs or {}, **given)
     if wait:
         if not as_json and not session.quiet:
