@@ -325,13 +325,24 @@ class PrivateRabbit(PrivateServer):
         """Run an Erlang expression in the server (takes about a second)."""
         return self.ctl("eval", erlang)
 
+    def start_management(self) -> str:
+        """Switch the management plugin on, on a free port; returns the URL of its API."""
+        port = free_port()
+        self.evaluate(f'application:set_env(rabbitmq_management, tcp_config, [{{port, {port}}}, {{ip, "127.0.0.1"}}]).')
+        self._run(str(Path(self._ctl).with_name("rabbitmq-plugins")), "enable", "rabbitmq_management")
+        wait_for(lambda: _accepts(port), 60, "the management API to listen")
+        return f"http://127.0.0.1:{port}"
+
     def ctl(self, *args: str) -> str:
         """Run `rabbitmqctl` against this server; returns what it printed."""
+        return self._run(self._ctl, *args)
+
+    def _run(self, tool: str, *args: str) -> str:
         done = subprocess.run(
-            [self._ctl, "-q", *args], env=self._environment(), capture_output=True, text=True, timeout=90, check=False
+            [tool, "-q", *args], env=self._environment(), capture_output=True, text=True, timeout=90, check=False
         )
         if done.returncode:
-            raise AssertionError(f"rabbitmqctl {' '.join(args)[:200]} failed: {done.stdout}{done.stderr}")
+            raise AssertionError(f"{Path(tool).name} {' '.join(args)[:200]} failed: {done.stdout}{done.stderr}")
         return done.stdout
 
     def close(self) -> None:

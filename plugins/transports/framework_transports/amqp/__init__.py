@@ -2,7 +2,7 @@
 
 1. `AmqpTransport` reads the URL (several, separated by ``;``, for failover: `address`) and makes producers (`producer`,
    `session`), consumers (`consumer`, `settlements`) and mailboxes (`mailbox`), each with its own connection
-   (`connection`, made by `connector`). `admin` measures and empties queues.
+   (`connection`, made by `connector`). `admin` measures and empties queues; `limits` asks for their policies.
 2. `topology` declares queues as Celery does, so that both can share a broker; `codec` encodes and decodes frames on the
    hot path. `parking` has the broker keep messages for later, in the queues of `levels`.
 3. py-amqp does the handshake and the rarely used methods; the first connection imports it.
@@ -24,6 +24,7 @@ from framework_transports.amqp.tries import Tries
 if TYPE_CHECKING:
     from framework_transports.amqp.admin import Admin
     from framework_transports.amqp.connector import Connector
+    from framework_transports.amqp.limits import DeliveryLimits
 
 
 #: Seconds without a message after which no more are expected of a queue that is looked at.
@@ -47,6 +48,13 @@ class AmqpOptions(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
         float,
         msgspec.Meta(ge=0, description="Seconds to wait while a broker short of memory or disk accepts no messages."),
     ] = 10.0
+    management_url: Annotated[
+        Annotated[str, msgspec.Meta(pattern=r"^https?://[^/@?#]+(/[^@?#]*)?$")] | None,
+        msgspec.Meta(
+            description="RabbitMQ's management API, such as http://host:15672, asked with the broker's user and "
+            "password. The worker then names quorum queues whose policy drops messages; unset: it does not ask."
+        ),
+    ] = None
 
 
 class AmqpTransport(Transport):
@@ -65,6 +73,7 @@ class AmqpTransport(Transport):
         self._admin_: Admin | None = None
         self._mode_: QosMode | None = None
         self._tries_: Tries | None = None
+        self._limits_: DeliveryLimits | None = None
 
     @property
     def display_url(self) -> str:
@@ -79,14 +88,15 @@ class AmqpTransport(Transport):
 
     def consumer(self) -> Consumer:
         """Connect and return a consumer of no queues yet. Raises `ConnectionLost`."""
-        from framework_transports.amqp.consumer import AmqpConsumer  # start-up time: py-amqp
+        from framework_transports.amqp import consumer, limits  # start-up time: py-amqp
 
-        if self._mode_ is None or self._tries_ is None:
+        if self._mode_ is None or self._tries_ is None or self._limits_ is None:
             self._mode_ = QosMode()
             self._tries_ = Tries()
+            self._limits_ = limits.DeliveryLimits(self.options.management_url, self._timeout)
         connector = self._connector()
         connection = connector.connect("consumer", heartbeat=True)
-        return AmqpConsumer(connection, self._mode_, self._tries_, connector, self._delayed_in)
+        return consumer.AmqpConsumer(connection, self._mode_, self._tries_, connector, self._delayed_in, self._limits_)
 
     def mailbox(self) -> Mailbox:
         """Connect and return a mailbox. Raises `ConnectionLost`."""

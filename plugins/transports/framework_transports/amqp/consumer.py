@@ -11,6 +11,7 @@
 8. `poll_while_full` reads frames while core is at capacity: a closed channel, or redelivered messages of running tasks.
 9. Parks messages through `AmqpParking`; the broker pushes them when they are due. `due_at` is only the time of the next
    check for confirmations.
+10. Has `DeliveryLimits` name the policies that drop messages of the queues it declares.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from framework_transports.amqp.codec import method_frame, short_string, write_ta
 from framework_transports.amqp.connection import LOST, AmqpConnection, ChannelClosed, Delivered, lost
 from framework_transports.amqp.connector import Connector
 from framework_transports.amqp.delivery import AmqpDelivery, read_delivery
+from framework_transports.amqp.limits import DeliveryLimits
 from framework_transports.amqp.parking import AmqpParking
 from framework_transports.amqp.settlements import Settlements
 from framework_transports.amqp.topology import Declarer, counts_on_queue, explained
@@ -55,7 +57,13 @@ class AmqpConsumer(Consumer):
     pushes = True
 
     def __init__(
-        self, connection: AmqpConnection, mode: QosMode, tries: Tries, connector: Connector, delayed_in: str
+        self,
+        connection: AmqpConnection,
+        mode: QosMode,
+        tries: Tries,
+        connector: Connector,
+        delayed_in: str,
+        limits: DeliveryLimits,
     ) -> None:
         """`connector` makes the connection for parking.
 
@@ -65,6 +73,7 @@ class AmqpConsumer(Consumer):
         self._mode = mode
         self._tries = tries
         self._delayed_in = delayed_in
+        self._limits = limits
         self._dead = False
         #: The connection itself is lost, so closing it cannot use the handshake.
         self._broken = False
@@ -109,6 +118,7 @@ class AmqpConsumer(Consumer):
             return
         try:
             self._declarer.declare(queue)
+            self._limits.check(queue, self._connection.address)
             if native.expected(queue):
                 native.declare(self._declarer, queue, self._delayed_in)
             if counts_on_queue(queue) and not self._mode.per_consumer:
