@@ -6,11 +6,13 @@ import re
 
 import kombu
 import pytest
+from kombu.common import Broadcast as KombuBroadcast
 
-from framework import Exchange, Queue
+from framework import Broadcast, Exchange, Queue
 from framework._config.settings import Settings, TaskSettings
-from framework.client.routing import Router, select_queues
+from framework.client.routing import Router, consumed, known_as, select_queues
 from framework.exceptions import ConfigError, QueueNotFound
+from framework.wire.identity import shared_queue
 
 
 def router(**task):
@@ -89,3 +91,28 @@ def test_settings_shape_the_queues():
     assert rules.queue_for("q").max_priority == 7
     assert rules.queue_for("q").queue_arguments == {"x-queue-type": "quorum"}
     assert rules.queue_for("new").queue_arguments == {"x-queue-type": "quorum"}
+
+
+@pytest.mark.parametrize(
+    "queues",
+    [
+        [Broadcast("all")],
+        [KombuBroadcast("all")],
+        {"all": {"broadcast": True}},
+        {"all": {"exchange": "all", "broadcast": True}},
+    ],
+)
+def test_a_broadcast_queue_has_one_name_and_each_worker_a_queue(queues):
+    settings = Settings(task=TaskSettings(queues=queues, default_queue_type="quorum"))
+    address = Router(settings).address({"queue": "all"})
+    assert (address.exchange, address.exchange_type) == ("all", "fanout")
+    (one,), (two,) = ([consumed(queue) for queue in select_queues(settings, ["all"])] for _ in range(2))
+    assert one.name != two.name
+    assert known_as(one) == known_as(two) == shared_queue(one.name) == "all"
+    assert (one.auto_delete, one.queue_arguments, one.routing_key) == (True, None, "celery")
+
+
+def test_the_name_that_kombus_broadcast_was_given_is_kept():
+    rules = router(queues=[KombuBroadcast("all", queue="mine")])
+    assert rules.address({"queue": "all"}).exchange == "all"
+    assert consumed(rules.queue_for("all")).name == "mine"

@@ -4,6 +4,7 @@
 2. `Router.route` applies `task_routes`: options of the call win over a route, and a route over the defaults.
 3. `Router.address` turns options into an exchange and a routing key; the anonymous exchange leads to a direct queue.
 4. `select_queues` applies ``-Q`` and ``-X`` of the worker; `worker_direct` is the own queue of one worker.
+5. A broadcast queue is known by one name; a worker consumes its copies from a queue of its own (`consumed`).
 
 Source: the routing rules and publishing rules of Celery 5 (task protocol 2).
 """
@@ -14,12 +15,13 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import ConfigError, QueueNotFound
+from framework.wire.identity import own_queue
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings, TaskSettings
@@ -39,6 +41,8 @@ _OF_EXCHANGE = {
     "exchange_arguments": "arguments",
     "delivery_mode": "delivery_mode",
 }
+#: Seconds after which the broker drops a worker's own queue that nobody consumes: its worker died before it could.
+_OWN_EXPIRES: Final = 60.0
 _OF_QUEUE = {"queue_durable": "durable", "queue_auto_delete": "auto_delete", "binding_key": "routing_key"}
 
 
@@ -60,7 +64,7 @@ class Queues(Mapping[str, Queue]):
         self._settings = settings
         self._queues: dict[str, Queue] = {}
         for queue in _defined(settings):
-            self._queues[queue.name] = self._finished(queue, settings.default_queue_type)
+            self._queues[known_as(queue)] = self._finished(queue, settings.default_queue_type)
         if not self._queues:
             self._queues[settings.default_queue] = self._default()
 
@@ -75,6 +79,12 @@ class Queues(Mapping[str, Queue]):
         """Return `queue` with defaults from the settings."""
         settings = self._settings
         changes: dict[str, Any] = {}
+        if queue.broadcast:
+            name = queue.exchange.name or known_as(queue)
+            changes["exchange"] = msgspec.structs.replace(queue.exchange, name=name, type="fanout")
+            # On Redis the key is a part of the channel: this is the key that Celery gives its broadcast queues.
+            changes["routing_key"] = queue.routing_key or settings.default_routing_key or settings.default_queue
+            return msgspec.structs.replace(queue, **changes)
         if not queue.exchange.name:
             default = settings.default_exchange
             changes["exchange"] = msgspec.structs.replace(queue.exchange, name=default or queue.name)
@@ -154,6 +164,24 @@ def _defined(settings: TaskSettings) -> Iterator[Queue]:
         yield as_queue(queue)
 
 
+def known_as(queue: Queue) -> str:
+    """Return the name by which programs and users know `queue`."""
+    return queue.alias if queue.broadcast and queue.alias else queue.name
+
+
+def consumed(queue: Queue) -> Queue:
+    """Return the queue from which a worker gets the messages for `queue`: of a broadcast queue, one of its own."""
+    if not queue.broadcast or queue.alias:
+        return queue
+    return msgspec.structs.replace(
+        queue,
+        name=own_queue(queue.name),
+        alias=queue.name,
+        auto_delete=True,
+        expires=_OWN_EXPIRES if queue.expires is None else queue.expires,
+    )
+
+
 def as_queue(queue: Any) -> Queue:
     """Return `queue`, a `Queue`, a name, a table with a name or a kombu queue, as a `Queue`. Raises `ConfigError`."""
     if isinstance(queue, Queue):
@@ -170,7 +198,7 @@ def as_queue(queue: Any) -> Queue:
 
 def _from_kombu(queue: Any) -> Queue:
     """Return the `Queue` with the definition of a kombu queue."""
-    fields = {name: getattr(queue, name) for name in _QUEUE_FIELDS - {"exchange"} if hasattr(queue, name)}
+    fields = {name: getattr(queue, name) for name in _QUEUE_FIELDS - {"exchange", "broadcast"} if hasattr(queue, name)}
     exchange = queue.exchange
     if exchange is not None and not isinstance(exchange, str):
         exchange = Exchange(
@@ -184,6 +212,11 @@ def _from_kombu(queue: Any) -> Queue:
     else:
         exchange = Exchange(exchange or "")
     fields["routing_key"] = queue.routing_key or ""
+    if queue.alias and exchange.type == "fanout":
+        # kombu's Broadcast: an own name that it has made up is made up here, too, for each worker.
+        fields["broadcast"] = True
+        if queue.name.startswith("bcast."):
+            fields["name"], fields["alias"] = queue.alias, None
     return Queue(exchange=exchange, **fields)
 
 

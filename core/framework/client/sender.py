@@ -15,6 +15,7 @@ from framework.client.routing import Destination, Router
 from framework.client.sent_events import SentEvents
 from framework.client.task_policy import annotate
 from framework.message import JSON, Outgoing
+from framework.wire.identity import shared_queue
 
 if TYPE_CHECKING:
     from framework._boot.hooks import Hooks
@@ -120,6 +121,8 @@ class Sender:
         info = request.delivery_info
         exchange, key = info.get("exchange"), info.get("routing_key")
         if not exchange:
+            if key and shared_queue(key) != key:
+                return {"exchange": "", "routing_key": key}  # not `queue`: only its worker may declare it
             return {"queue": key} if key else {}
         for queue in self.router.queues.values():
             if queue.exchange.name == exchange:

@@ -51,7 +51,10 @@ class KombuProducer(Producer):
         """Create exchanges, queues and bindings that do not exist."""
         with self._held() as broker, broker.errors():
             for queue in queues:
-                broker.declare(queue)
+                if queue.broadcast:
+                    broker.entity(queue).exchange.declare()
+                else:
+                    broker.declare(queue)
 
     @contextmanager
     def _held(self) -> Iterator[KombuBroker]:
