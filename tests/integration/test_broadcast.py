@@ -26,7 +26,7 @@ def fleet(request, tmp_path_factory) -> Iterator[Fleet]:
     """Two workers that consume from a broadcast queue, one of them also from the queue of the rest."""
     directory = tmp_path_factory.mktemp("broadcast")
     options = (("-P", "prefork", "-c", "1", "-Q", "everyone"), ("-P", "threads", "-c", "1", "-Q", "celery,everyone"))
-    conf = {"task_queues": DEFINED, "worker_state_db": None}
+    conf = {"task_queues": DEFINED, "task_routes": {"proj.stamp_at_last": "everyone"}}
     with running(request, request.param, directory, *options, conf=conf) as made:
         made.ours.conf.update(task_queues=[Broadcast("everyone"), Queue(name="celery")])
         yield made

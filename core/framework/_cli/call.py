@@ -76,7 +76,10 @@ def command(
     """Send the task."""
     app = session.app()
     given = {key: value for key, value in options.items() if value is not None}
-    result = app.send_task(name, args=tuple(args or ()), kwargs=kwargs or {}, **given)
+    try:
+        result = app.send_task(name, args=tuple(args or ()), kwargs=kwargs or {}, **given)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     if wait:
         if not as_json and not session.quiet:
             click.echo(result.id, err=True)

@@ -58,7 +58,7 @@ class Sender:
         ignore = None
         if task is not None:
             ignore = self._task.ignore_result if task.ignore_result is None else bool(task.ignore_result)
-        plan = MessagePlan(name, options, ignore)
+        plan = MessagePlan(name, task, options, ignore)
         plan.serializer = options.get("serializer") or self._task.serializer
         plan.compression = options.get("compression") or self._task.compression
         priority = options.get("priority")
@@ -133,12 +133,7 @@ class Sender:
         """Publish one message. Raises `TransportError`."""
         if self.before is not None:
             self.before(name=name, message=message)
-        self.publisher.publish(
-            (message,),
-            () if address.queue is None else (address.queue,),
-            options.get("retry"),
-            options.get("retry_policy"),
-        )
+        self.publisher.publish((message,), address.declare, options.get("retry"), options.get("retry_policy"))
         if self.after is not None:
             self.after(name=name, message=message)
         if self.sent_events is not None:

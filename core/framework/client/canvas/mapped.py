@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from framework.client.call_options import still_valid
 from framework.client.canvas import groups
 from framework.client.canvas.signatures import Signature
 
@@ -116,7 +117,7 @@ def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def _place(inner: Signature[Any]) -> dict[str, Any]:
     """Return the address options of `inner`: its own, those of its task, and those of its route."""
     sender = inner.app.sender
-    given = {**sender.plan(inner.task, inner.type).options, **inner.options}
+    given = {**still_valid(sender.plan(inner.task, inner.type).options, inner.options), **inner.options}
     if not sender.router.plain:
-        given = sender.router.route(inner.task, inner.args, inner.kwargs, given)
+        given = sender.router.route(inner.task, inner.args, inner.kwargs, given, inner.type)
     return {name: given[name] for name in _PLACE if given.get(name) is not None}
