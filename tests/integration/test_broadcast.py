@@ -13,7 +13,8 @@ import redis
 from kombu.common import Broadcast as KombuBroadcast
 
 from framework import Broadcast, Queue
-from support import ledger, workers
+from framework.exceptions import TransportError
+from support import ledger, queues, workers
 from support.fleet import Fleet, running
 from support.wait import wait_for
 
@@ -70,13 +71,13 @@ def test_its_exchange_is_enough(fleet):
 
 def test_what_the_workers_say_about_it(fleet):
     answers = fleet.ask("active_queues")
-    own = {node: [each for each in queues if each["alias"] == "everyone"] for node, queues in answers.items()}
-    names = {each["name"] for queues in own.values() for each in queues}
-    assert {node: len(queues) for node, queues in own.items()} == dict.fromkeys(NODES, 1)
+    own = {node: [each for each in consumed if each["alias"] == "everyone"] for node, consumed in answers.items()}
+    names = {each["name"] for consumed in own.values() for each in consumed}
+    assert {node: len(consumed) for node, consumed in own.items()} == dict.fromkeys(NODES, 1)
     assert len(names) == 2
-    for queues in own.values():
-        assert (queues[0]["exchange"]["name"], queues[0]["exchange"]["type"]) == ("everyone", "fanout")
-        assert queues[0]["auto_delete"]
+    for each in (queue for consumed in own.values() for queue in consumed):
+        assert (each["exchange"]["name"], each["exchange"]["type"]) == ("everyone", "fanout")
+        assert each["auto_delete"]
 
 
 def test_a_retry_stays_with_its_worker(fleet):
@@ -183,12 +184,38 @@ def test_a_client_before_any_worker(broker_url, client):
         app.tasks["proj.record"].apply_async((number,), queue="everyone")
 
 
+def test_a_dead_letter_is_replayed_to_a_queue_of_ones_choice(sqlite_url, start_worker, client):
+    """It was the copy of one worker: neither the others nor a queue that is gone get it again."""
+    conf = {"task_queues": {"everyone": {"broadcast": True}, "celery": {}}, "task_unknown_retries": 0}
+    worker = start_worker("-P", "solo", "-Q", "everyone", broker=sqlite_url, conf=conf)
+    client(sqlite_url, task_queues=[Broadcast("everyone")]).send_task("proj.unheard_of", queue="everyone")
+    worker.wait_line("moved to everyone.dlq")
+    env = workers.app_environment(broker=sqlite_url, conf=json.dumps(conf))
+    wait_for(lambda: queues.waiting(sqlite_url, "everyone.dlq") == 1, 60, "the dead letter")
+    refused = workers.run_command("-A", "proj", "dlq", "replay", "--all", env=env)
+    assert refused.returncode == 65
+    assert "broadcast queue 'everyone'" in refused.stdout + refused.stderr
+    moved = workers.run_command("-A", "proj", "dlq", "replay", "--all", "--to", "celery", env=env)
+    assert moved.returncode == 0, moved.stderr
+    assert queues.waiting(sqlite_url, "celery") == 1
+
+
 def test_it_is_configured_in_the_file(place, sqlite_url):
     directory = place(sqlite_url, "[task.queues.everyone]\nbroadcast = true\n[task.queues.celery]\n")
     directory.ok("config", "check")
     assert "broadcast" in directory.ok("config", "show")
     assert "(a queue for each worker)" in directory.ok("queues")
     assert "No messages purged from 2 queues" in directory.ok("purge", "-f")
+
+
+def test_a_broker_without_fan_out_refuses_it(tmp_path, start_worker, client):
+    url = "filesystem://"
+    options = {"data_folder_in": str(tmp_path), "data_folder_out": str(tmp_path), "control_folder": str(tmp_path)}
+    conf = {"task_queues": {"everyone": {"broadcast": True}}, "broker_transport_options": options}
+    with pytest.raises(TransportError, match="'everyone' cannot be a broadcast queue"):
+        client(url, **conf).tasks["proj.noop"].apply_async(queue="everyone")
+    worker = start_worker("-P", "solo", broker=url, conf=conf, ready=False)
+    worker.wait_line("'everyone' cannot be a broadcast queue")
 
 
 CELERY = """

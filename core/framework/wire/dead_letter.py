@@ -16,7 +16,6 @@ import msgspec
 from framework.api.transport import Delivery
 from framework.exceptions import MessageUndecodable
 from framework.message import Incoming, Outgoing, Payload, again, as_envelope, read
-from framework.wire.identity import shared_queue
 from framework.wire.safe_repr import safe_repr
 
 #: The body of a dead letter is the envelope of the original message.
@@ -31,7 +30,7 @@ def enclose(delivery: Delivery, queue: str, reason: str, text: str, task: str | 
             "dead_letter": {
                 "reason": reason,
                 "text": text,
-                "queue": shared_queue(delivery.queue),
+                "queue": delivery.queue,
                 "time": time.time(),
                 "deliveries": delivery.deliveries + 1,
             },

@@ -51,10 +51,7 @@ class KombuProducer(Producer):
         """Create exchanges, queues and bindings that do not exist."""
         with self._held() as broker, broker.errors():
             for queue in queues:
-                if queue.broadcast:
-                    broker.entity(queue).exchange.declare()
-                else:
-                    broker.declare(queue)
+                broker.declare(queue)
 
     @contextmanager
     def _held(self) -> Iterator[KombuBroker]:
