@@ -8,7 +8,7 @@ import kombu
 import pytest
 from kombu.common import Broadcast as KombuBroadcast
 
-from framework import App, Broadcast, Exchange, Queue
+from framework import App, Broadcast, Exchange, Queue, chain, xmap
 from framework._config.settings import Settings, TaskSettings
 from framework.client.routing import Router, consumed, known_as, select_queues
 from framework.exceptions import ConfigError, QueueNotFound
@@ -237,3 +237,17 @@ def test_an_empty_name_of_a_queue():
         select_queues(Settings(task=TaskSettings()), ["x" * 300])
     with pytest.raises(ConfigError, match="255"):
         router(queues=[Broadcast("x" * 250)])
+
+
+def test_the_place_of_a_workflow_replaces_that_of_its_parts():
+    with App(broker="memory://workflows") as app:
+
+        @app.task(name="part", exchange="e", routing_key="k")
+        def part(*args): ...
+
+        sent = []
+        app.sender.send = lambda name, message, address, options: sent.append(address[:2])
+        chain(part.s(), part.s()).apply_async(queue="urgent")
+        xmap(part.s(), [1], app=app, queue="urgent").apply_async()
+        xmap(part.s(), [1], app=app).apply_async(queue="urgent")
+        assert sent == [("", "urgent")] * 3

@@ -34,7 +34,7 @@ class _Mapped(Signature[R]):
             name,
             (),
             {"task": inner, "it": list(items)},
-            {**_place(inner), **options},
+            {**still_valid(_place(inner), options), **options},
             immutable=True,
             app=app or inner._app or inner.app,
         )
@@ -85,13 +85,13 @@ class chunks(Signature[R]):  # noqa: N801 - called like a function
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
         """Send the parts."""
-        return self.group().apply_async(**{**self.options, **options})
+        return self.group().apply_async(**self._merged(options))
 
     def apply(  # type: ignore[override] # several tasks have several results
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
         """Run the parts in this process."""
-        return self.group().apply(**{**self.options, **options})
+        return self.group().apply(**self._merged(options))
 
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
         """Raise `TypeError`: only the group of the parts can have ids."""
