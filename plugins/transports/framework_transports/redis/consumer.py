@@ -179,7 +179,9 @@ class RedisConsumer(Consumer):
         )
         consumed = self._consumed[name]
         if queue.broadcast:
-            consumed.drop = (("DEL", *consumed.lists), ("SREM", *self._binding(queue)))
+            # In a cluster nothing is bound: see `_commands_to_bind_own`.
+            unbind = () if self._keys.cluster else (("SREM", *self._binding(queue)),)
+            consumed.drop = (("DEL", *consumed.lists), *unbind)
         consumed.place = next(self._places)
         consumed.script_keys = (*consumed.lists, consumed.lease, consumed.leases)
         self._by_list.update((key.encode(), consumed) for key in consumed.lists)
@@ -206,7 +208,8 @@ class RedisConsumer(Consumer):
     def _commands_to_bind_own(self, queue: Queue) -> list[Command]:
         """Return the commands that bind a worker's own queue, and drop those that dead workers left.
 
-        A live worker is known by a subscription to a channel of its queue's name.
+        A live worker is known by a subscription to a channel of its queue's name. kombu, for which the binding is,
+        supports no clusters.
         """
         self._connection.send(self._pack(("SUBSCRIBE", self._keys.channel(queue.name, ""))))
         bindings, member = self._binding(queue)
