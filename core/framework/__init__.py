@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from framework.api.transport import Exchange, Queue
+    from framework.api.transport import Broadcast, Exchange, Queue
     from framework.client.app import App, shared_task
     from framework.client.canvas import Signature, chain, chord, chunks, group, signature, xmap, xstarmap
     from framework.client.current import current_app, current_task
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "App",
     "AsyncResult",
+    "Broadcast",
     "EagerResult",
     "Exchange",
     "GroupResult",
@@ -43,6 +44,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "App": "framework.client.app",
     "AsyncResult": "framework.client.results",
+    "Broadcast": "framework.api.transport",
     "EagerResult": "framework.client.results",
     "Exchange": "framework.api.transport",
     "GroupResult": "framework.client.results",

@@ -255,6 +255,16 @@ def mark_redelivered(envelope: bytes, deliveries: int) -> bytes:
         return envelope
 
 
+def sent_to(envelope: bytes, queue: str) -> bytes:
+    """Return `envelope` as if it had been sent to `queue` alone, not through an exchange; bytes that are none as is."""
+    try:
+        document = msgspec.json.decode(envelope)
+        document["properties"]["delivery_info"] = {"exchange": "", "routing_key": queue}
+        return _encode(document)
+    except (*_MALFORMED, KeyError, TypeError):
+        return envelope
+
+
 def delivery_count(envelope: bytes) -> int:
     """Return the number of earlier deliveries of `envelope`, from its `deliveries` header; 0 without the header."""
     try:

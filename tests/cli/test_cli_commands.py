@@ -15,6 +15,7 @@ from framework._cli.output import split
 from framework._cli.session import CommandSession
 from framework._config import sources
 from framework._config.options import options
+from support import workers
 
 # ---------------------------------------------------------------- init
 
@@ -305,3 +306,13 @@ def test_older_names_are_noted_once(run, tmp_path):
     (tmp_path / "framework.toml").write_text("CELERYD_POOL = 'solo'\n")
     _, _, err = run("config", "show")
     assert err == "framework.toml, line 1: CELERYD_POOL is an older name; write [worker] pool\n"
+
+
+@pytest.mark.parametrize("option", ["--queue=", f"--queue={'x' * 300}", f"--routing-key={'x' * 300}"])
+def test_call_refuses_a_name_in_one_sentence(option, sqlite_url):
+    done = workers.run_command(
+        "-A", "proj", "call", "proj.noop", option, env=workers.app_environment(broker=sqlite_url)
+    )
+    assert done.returncode == exitcodes.USAGE
+    assert "the name of the" in done.stderr
+    assert "Traceback" not in done.stderr

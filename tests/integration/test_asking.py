@@ -136,10 +136,10 @@ def test_replies_go_to_reply_queues_only(url, client, start_worker):
     worker = start_worker("-P", "solo", "-n", "w@here", broker=url)
     mailbox = app.transport.mailbox()
     server = redis.Redis.from_url(url)
-    from framework.wire.control_request import Broadcast
+    from framework.wire.control_request import SentCommand
 
     for exchange, key in (("", "celery"), ("celery", "celery"), ("", 7)):
-        request = Broadcast("ping", {}, exchange="celery.pidbox")
+        request = SentCommand("ping", {}, exchange="celery.pidbox")
         request._body |= {"ticket": "t", "reply_to": {"exchange": exchange, "routing_key": key}}
         request.send(mailbox)
     mailbox.close()
@@ -226,9 +226,9 @@ def test_a_worker_that_is_frozen_is_named(amqp_url, client, start_worker):
     def listed() -> bool:
         mailbox = app.transport.mailbox()
         try:
-            from framework.wire.control_request import Broadcast
+            from framework.wire.control_request import SentCommand
 
-            request = Broadcast("ping", {}, exchange="celery.pidbox", destination=["well@here"])
+            request = SentCommand("ping", {}, exchange="celery.pidbox", destination=["well@here"])
             settings = app.conf.settings
             request.ask(mailbox, timeout=5, limit=1, accept=["json"], control=settings.control)
             return "frozen@here" in (request._roster or {})

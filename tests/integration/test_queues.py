@@ -6,7 +6,8 @@ import pytest
 from celery.utils import nodenames
 
 from framework.client.routing import worker_direct
-from support import ledger, workers
+from framework.exceptions import PublishRefused
+from support import ledger, queues, workers
 from support.wait import wait_for
 
 DEFINED = {
@@ -128,3 +129,23 @@ def test_a_worker_of_many_queues(broker, request, tmp_path, start_worker, client
     wait_for(lambda: ledger.size(book) >= len(entries), 60, lambda: f"{entries} to run: {worker.output[-1000:]}")
     assert worker.stop() == 0
     assert dict(ledger.read(book)) == dict.fromkeys(entries, 1)
+
+
+def test_calls_wait_where_they_were_sent_before_there_was_a_worker(broker_url, start_worker, client, ledger_path):
+    defined = {
+        "celery": {},
+        "gpu": {"routing_key": "gpu"},
+        "video": {"exchange": "media", "exchange_type": "topic", "routing_key": "video.#"},
+    }
+    record = client(broker_url, task_queues=defined).tasks["proj.record"]
+    record.apply_async(("by exchange",), exchange="media", routing_key="video.new")
+    record.apply_async(("by key",), routing_key="gpu")
+    record.apply_async(("by name",), queue="video")
+    with pytest.raises(PublishRefused, match="'nowhere'"):
+        record.apply_async(("lost",), routing_key="nowhere")
+    for options in ({"queue": "x" * 300}, {"exchange": "x" * 300, "routing_key": "k"}, {"routing_key": "a\0"}):
+        with pytest.raises(ValueError, match="the name of the"):
+            record.apply_async(("never",), **options)
+    assert {name: queues.waiting(broker_url, name) for name in defined} == {"celery": 0, "gpu": 1, "video": 2}
+    start_worker("-P", "solo", broker=broker_url, ledger=ledger_path, conf={"task_queues": defined})
+    wait_for(lambda: sorted(ledger.lines(ledger_path)) == ["by exchange", "by key", "by name"], 60, "three runs")

@@ -66,6 +66,14 @@ def make_app(broker: str | None = None, backend: str | None = None, **conf: Any)
         """Write ``<entry> <node> <when>``."""
         note(f"{entry} {self.request.hostname} {time.monotonic()}")
 
+    @app.task(name="proj.stamp_at_last", bind=True, ignore_result=True)
+    def stamp_at_last(self, entry, failures):
+        """Write ``<entry>#<attempt> <node>`` for each of `failures` retries, then ``<entry> <node>``."""
+        if self.request.retries < failures:
+            note(f"{entry}#{self.request.retries} {self.request.hostname}")
+            raise self.retry(countdown=0)
+        note(f"{entry} {self.request.hostname}")
+
     @app.task(name="proj.record_late", ignore_result=True, acks_late=True)
     def record_late(entry):
         note(entry)

@@ -1040,3 +1040,11 @@ def test_amqp_is_imported_with_the_first_connection() -> None:
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
     assert amqp.__version__
+
+
+@pytest.mark.parametrize("place", ["name", "routing_key", "exchange"])
+def test_a_declaration_with_a_name_too_long_is_one_sentence(producer, place) -> None:
+    fields = {"name": "short", "exchange": "e", "routing_key": "k", place: "ü" * 128}
+    with pytest.raises(TransportError, match="has 256 bytes, AMQP allows 255 in a name"):
+        producer.declare([Queue(**{**fields, "exchange": Exchange(fields["exchange"])})])
+    producer.declare([Queue(name="short")])

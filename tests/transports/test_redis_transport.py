@@ -20,6 +20,7 @@ import redis
 from framework.api.transport import Consumer, Delivery, Exchange, Mailbox, Queue
 from framework.exceptions import ConfigError, ConnectionLost, PublishRefused, TransportError
 from framework.message import Outgoing, mark_redelivered, read, read_head
+from framework_drivers.redis.url import parse
 from framework_transports.redis import RedisOptions, RedisTransport
 from support.brokers import PrivateRedis
 from support.wait import wait_for
@@ -434,6 +435,7 @@ def test_a_server_without_pushes_is_polled(
 HOLDER = """
 import signal, sys
 from framework.api.transport import Exchange, Queue
+from framework_drivers.redis.url import parse
 from framework_transports.redis import RedisOptions, RedisTransport
 consumer = RedisTransport(sys.argv[1], RedisOptions(lease=1), {}).consumer()
 consumer.add_queue(Queue(name="work", exchange=Exchange(name="work"), routing_key="work"))
@@ -993,3 +995,39 @@ def test_a_spare_server_is_used_when_the_first_is_away(make_transport: MakeTrans
     producer.publish([message(0)])
     producer.close()
     assert transport.sizes([Q, OTHER]) == {"work": 1, "other": None}
+
+
+# ---------------------------------------------------------------- the database in a URL
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:secret@h/0?db=2",
+        "redis://h/2?virtual_host=0",
+        "rediss://h?db=1&virtual_host=2",
+        "redis://h?db=1&db=2",
+        "sentinel://h/1?db=2",
+        "redis+socket:///run/redis.sock?virtual_host=1&db=0",
+        "redis://a/1;redis://b/1?db=2",
+    ],
+)
+def test_a_url_names_one_database(url):
+    with pytest.raises(ConfigError, match=r"names the databases \d and \d: leave one of them out") as raised:
+        parse(url)
+    assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("number", ["x", "-1", "1/2", "9" * 5000])
+def test_a_database_is_a_number(number):
+    for url in (f"redis://h/{number}", f"redis://h?db={number}"):
+        with pytest.raises(ConfigError, match="it must be a number"):
+            parse(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h/2", "redis://h?db=2", "redis://h/2?db=2", "redis://h/02?db=2&virtual_host=2", "sentinel://h/2"]
+)
+def test_a_database_may_be_named_again(url):
+    (address,) = parse(f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=none")
+    assert (address.db, address.parameters) == (2, {"ssl_cert_reqs": "none"})

@@ -80,7 +80,10 @@ def command(
     if wait:
         # Raises if results are not kept or the result store is away, before anything is sent; any id will do.
         app.AsyncResult(str(uuid4())).ready()
-    result = app.send_task(name, args=tuple(args or ()), kwargs=kwargs or {}, **given)
+    try:
+        result = app.send_task(name, args=tuple(args or ()), kwargs=kwargs or {}, **given)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     if wait:
         if not as_json and not session.quiet:
             click.echo(result.id, err=True)

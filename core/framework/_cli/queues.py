@@ -17,7 +17,7 @@ from framework._boot import loader
 from framework._cli.output import json_option, pass_session, print_json, print_table, split
 from framework._cli.program import Section
 from framework._cli.session import CommandSession
-from framework.client.routing import select_queues
+from framework.client.routing import known_as, select_queues
 from framework.exceptions import FrameworkError, MessageUndecodable
 from framework.message import read
 
@@ -45,26 +45,33 @@ def command(context: click.Context, session: CommandSession, queues: str | None,
     chosen = select_queues(settings, split(queues) or None, None)
     transport = loader.make_transport(settings)
     try:
-        sizes = transport.sizes(chosen)
-        parked = transport.parked(chosen)
+        counted = [queue for queue in chosen if not queue.broadcast]
+        sizes = transport.sizes(counted)
+        parked = transport.parked(counted)
     finally:
         transport.close()
     if as_json:
         print_json(
             [
                 {
-                    "queue": queue.name,
+                    "queue": known_as(queue),
                     "waiting": sizes.get(queue.name),
                     "parked": parked.get(queue.name),
                     "exchange": queue.exchange.name,
                     "exchange_type": queue.exchange.type,
                     "routing_key": queue.routing_key,
+                    "broadcast": queue.broadcast,
                 }
                 for queue in chosen
             ]
         )
         return
-    rows = [(queue.name, _waiting(sizes.get(queue.name)), str(parked.get(queue.name, 0))) for queue in chosen]
+    rows = [
+        (known_as(queue), "(a queue for each worker)", "")
+        if queue.broadcast
+        else (queue.name, _waiting(sizes.get(queue.name)), str(parked.get(queue.name, 0)))
+        for queue in chosen
+    ]
     print_table(session, ("queue", "waiting", "parked"), rows)
 
 

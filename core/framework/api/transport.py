@@ -20,6 +20,8 @@ Promises
 7. With the trait `parks` a delivery can be parked: the broker keeps the message until its time, also if workers end
    meanwhile, and then delivers it to a consumer of its queue, with its original age. `due_at` is the next such time.
    With the trait `recalls` a consumer may fetch the message earlier, by the key under which it was parked.
+8. A message from a worker's own queue for a broadcast queue has the default exchange and that queue in its
+   ``delivery_info``, so that a retry comes back to this worker alone. Such a queue ends with its consumer.
 """
 
 from __future__ import annotations
@@ -70,6 +72,15 @@ class Queue(msgspec.Struct, frozen=True, kw_only=True):
     queue_arguments: dict[str, Any] | None = None
     binding_arguments: dict[str, Any] | None = None
     consumer_arguments: dict[str, Any] | None = None
+    #: Each worker consumes from a queue of its own on a fan-out exchange; the `alias` of that one is this name.
+    broadcast: bool = False
+
+
+class Broadcast(Queue, frozen=True):
+    """A queue whose messages every worker gets: see `Queue.broadcast`."""
+
+    name: str
+    broadcast: bool = True
 
 
 class TransportTraits(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,7 +161,7 @@ class Producer(ABC):
 
     @abstractmethod
     def declare(self, queues: Iterable[Queue]) -> None:
-        """Create the exchanges, queues and bindings that do not exist."""
+        """Create the exchanges, queues and bindings that do not exist; of a broadcast queue only the exchange."""
 
     @abstractmethod
     def close(self) -> None:

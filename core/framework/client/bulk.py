@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-from framework.client.call_options import KNOWN, check
+from framework.client.call_options import KNOWN, check, still_valid
 from framework.client.results import AsyncResult
 from framework.client.task import Task
 from framework.wire.identity import new_ids
@@ -58,7 +58,7 @@ def _call(signature: Signature[Any], options: dict[str, Any]) -> Call:
         signature["task"],
         signature["args"],
         signature["kwargs"],
-        {**own, **options} if options else own,
+        {**still_valid(own, options), **options} if options else own,
     )
 
 
@@ -86,8 +86,8 @@ def _send(
         else:
             task_id = own.get("task_id") or next(ids)
             message, address = sender.messages.build(plan, task_id, args, kwargs, own, parent)
-        if address.queue is not None:
-            queues[address.queue.name] = address.queue
+        for queue in address.declare:
+            queues[queue.name] = queue
         if sender.before is not None:
             sender.before(name=name, message=message)
         messages.append(message)

@@ -62,3 +62,16 @@ def check(options: Mapping[str, Any], inside_a_task: bool) -> None:
 def _meant(name: str, candidates: Iterable[str] = _WRITTEN) -> str | None:
     close = difflib.get_close_matches(name, [each for each in candidates if len(each) >= _SHORTEST], 1, _ALIKE)
     return close[0] if close else None
+
+
+def still_valid(options: Mapping[str, Any], over: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return those of `options` that stay when the options `over` win over them: another place replaces theirs."""
+    if over.get("queue") is not None:
+        gone = {"exchange", "exchange_type"}
+    elif over.get("exchange") is not None:
+        gone = {"queue", "exchange_type"}
+    else:
+        return options
+    if over.get("queue") is not None and ("queue" in options or "exchange" in options):
+        gone.add("routing_key")
+    return {name: value for name, value in options.items() if name not in gone}

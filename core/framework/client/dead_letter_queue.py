@@ -16,6 +16,7 @@ from typing import Final
 from framework.api.transport import Consumer, Delivery, Producer, Queue, Transport
 from framework.exceptions import MessageUndecodable
 from framework.wire.dead_letter import DeadLetter, read_dead_letter
+from framework.wire.identity import shared_queue
 
 #: Seconds without a message after which the queues count as empty.
 _SILENCE: Final = 2.0
@@ -76,6 +77,12 @@ class DeadLetterQueue:
             try:
                 if target is None:
                     stayed.append((dead, "it does not name the queue that it came from; choose one with --to"))
+                    continue
+                if (shared := shared_queue(target)) != target:
+                    reason = (
+                        f"it is the copy of one worker from the broadcast queue {shared!r}; choose a queue with --to"
+                    )
+                    stayed.append((dead, reason))
                     continue
                 message = dead.replayed(target)
             except MessageUndecodable as error:

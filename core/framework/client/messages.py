@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from framework.client.call_options import NO_PROPERTIES
+from framework.client.call_options import NO_PROPERTIES, still_valid
 from framework.client.routing import Destination, Router
 from framework.exceptions import ConfigError
 from framework.message import JSON, UTF8, Outgoing
@@ -55,10 +55,11 @@ _fast_json = msgspec.json.Encoder().encode
 class MessagePlan:
     """The constant parts of the messages of one task."""
 
-    __slots__ = ("address", "compression", "name", "options", "plain", "priority", "serializer", "template")
+    __slots__ = ("address", "compression", "name", "options", "plain", "priority", "serializer", "task", "template")
 
-    def __init__(self, name: str, options: dict[str, Any], ignore_result: bool | None) -> None:
+    def __init__(self, name: str, task: Any, options: dict[str, Any], ignore_result: bool | None) -> None:
         self.name = name
+        self.task = task
         self.options = options
         self.serializer: str = JSON
         self.compression: str | None = None
@@ -187,8 +188,11 @@ class MessageBuilder:
         """Return the options of a call: those given, else those of the task, else those of its route."""
         given = plan.options
         if options:
-            given = {**given, **{name: value for name, value in options.items() if value is not None}}
-        return given if self._router.plain else self._router.route(plan.name, args, kwargs, given)
+            given = {
+                **(still_valid(given, options) if given else given),
+                **{name: value for name, value in options.items() if value is not None},
+            }
+        return given if self._router.plain else self._router.route(plan.name, args, kwargs, given, plan.task)
 
     def _headers(
         self,

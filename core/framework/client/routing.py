@@ -2,8 +2,10 @@
 
 1. `Queues` holds the queues that the settings define, and creates missing ones if allowed.
 2. `Router.route` applies `task_routes`: options of the call win over a route, and a route over the defaults.
-3. `Router.address` turns options into an exchange and a routing key; the anonymous exchange leads to a direct queue.
+3. `Router.address` turns options into an exchange and a routing key; the anonymous exchange leads to a direct queue. A
+   routing key without a queue and an exchange goes to the exchange of the default queue.
 4. `select_queues` applies ``-Q`` and ``-X`` of the worker; `worker_direct` is the own queue of one worker.
+5. A broadcast queue is known by one name; a worker consumes its copies from a queue of its own (`consumed`).
 
 Source: the routing rules and publishing rules of Celery 5 (task protocol 2).
 """
@@ -14,12 +16,14 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from framework.api.transport import Exchange, Queue
+from framework.client.call_options import still_valid
 from framework.exceptions import ConfigError, QueueNotFound
+from framework.wire.identity import own_queue
 
 if TYPE_CHECKING:
     from framework._config.settings import Settings, TaskSettings
@@ -27,10 +31,15 @@ if TYPE_CHECKING:
 __all__ = ["Destination", "Exchange", "Queue", "Queues", "Router", "select_queues", "worker_direct"]
 
 Route: TypeAlias = Mapping[str, Any]
-Rule: TypeAlias = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any]], Route | None]
+Rule: TypeAlias = Callable[[str, Sequence[Any], Mapping[str, Any], Mapping[str, Any], Any], Route | None]
+
+#: The most bytes of a name, on any broker: those of an AMQP short string.
+_NAME_MAX: Final = 255
 
 _EXCHANGE_FIELDS = frozenset(Exchange.__struct_fields__)
 _QUEUE_FIELDS = frozenset(Queue.__struct_fields__)
+#: Control characters, line ends, and surrogates, which no encoding has.
+_UNUSABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 #: Keys of a queue's table that are about its exchange.
 _OF_EXCHANGE = {
     "exchange_type": "type",
@@ -39,17 +48,41 @@ _OF_EXCHANGE = {
     "exchange_arguments": "arguments",
     "delivery_mode": "delivery_mode",
 }
+#: Seconds after which the broker drops a worker's own queue that nobody consumes: its worker died before it could.
+_OWN_EXPIRES: Final = 60.0
 _OF_QUEUE = {"queue_durable": "durable", "queue_auto_delete": "auto_delete", "binding_key": "routing_key"}
 
 
+def check_name(what: str, name: Any) -> None:
+    """Raise `ValueError` if no `what` (queue, exchange, routing key) can have the name `name` on every broker."""
+    if not isinstance(name, str):
+        raise TypeError(f"the name of the {what} must be a text, not {name!r:.100}")
+    if name.isascii() and name.isprintable() and len(name) <= _NAME_MAX and (name or what != "queue"):
+        return
+    if not name and what == "queue":
+        raise ValueError("the name of the queue is empty: name one, or leave the option out")
+    size = len(name.encode(errors="surrogatepass"))
+    if size > _NAME_MAX:
+        raise ValueError(
+            f"the name of the {what} has {size:,} bytes in {len(name):,} characters; at most {_NAME_MAX} are possible, "
+            "counted in bytes"
+        )
+    if _UNUSABLE.search(name):
+        raise ValueError(
+            f"the name of the {what} has a control character, or one that is no text: {name!a:.100}; use letters, "
+            "digits, dots, …"
+        )
+
+
 class Destination(NamedTuple):
-    """The address to publish a message to, and the queue to declare first, or None."""
+    """The address to publish a message to, the queue that was chosen, or None, and the queues to declare first."""
 
     exchange: str
     routing_key: str
     exchange_type: str
     queue: Queue | None
     delivery_mode: int
+    declare: tuple[Queue, ...]
 
 
 class Queues(Mapping[str, Queue]):
@@ -59,10 +92,13 @@ class Queues(Mapping[str, Queue]):
         """Read ``[task] queues``. Raises `ConfigError`."""
         self._settings = settings
         self._queues: dict[str, Queue] = {}
-        for queue in _defined(settings):
-            self._queues[queue.name] = self._finished(queue, settings.default_queue_type)
-        if not self._queues:
-            self._queues[settings.default_queue] = self._default()
+        try:
+            for queue in _defined(settings):
+                self._queues[known_as(queue)] = self._finished(self._on_default(queue), settings.default_queue_type)
+            if not self._queues:
+                self._queues[settings.default_queue] = self._default()
+        except ValueError as error:
+            raise ConfigError(f"[task] queues, or the default of them: {error}") from error
 
     def _default(self) -> Queue:
         settings = self._settings
@@ -71,10 +107,42 @@ class Queues(Mapping[str, Queue]):
         queue = Queue(name=name, exchange=exchange, routing_key=settings.default_routing_key or name)
         return self._finished(queue, settings.default_queue_type)
 
+    def _on_default(self, queue: Queue) -> Queue:
+        """Return `queue`, on the default exchange if nothing is said about its exchange."""
+        settings = self._settings
+        if queue.exchange != Exchange() or queue.broadcast:
+            return queue
+        exchange = Exchange(settings.default_exchange or settings.default_queue, settings.default_exchange_type)
+        return msgspec.structs.replace(queue, exchange=exchange)
+
+    def given(self, queue: Any) -> Queue:
+        """Return `queue`, the option of a call: a name or a description. Raises `QueueNotFound`."""
+        if isinstance(queue, str):
+            return self.queue_for(queue)
+        found = as_queue(queue)
+        check_name("queue", found.name)
+        return self._finished(found, "classic") if found.broadcast else found
+
+    def bound_to(self, exchange: str) -> tuple[Queue, ...]:
+        """Return the queues on `exchange` that any program may declare."""
+        return tuple(
+            queue for queue in self._queues.values() if queue.exchange.name == exchange and not queue.exclusive
+        )
+
     def _finished(self, queue: Queue, kind: str) -> Queue:
-        """Return `queue` with defaults from the settings."""
+        """Return `queue` with defaults from the settings. Raises `ValueError` for a name that no broker can have."""
+        check_name("queue", queue.name)
+        check_name("exchange", queue.exchange.name)
+        check_name("routing key", queue.routing_key)
         settings = self._settings
         changes: dict[str, Any] = {}
+        if queue.broadcast:
+            check_name("queue", consumed(queue).name)
+            name = queue.exchange.name or known_as(queue)
+            changes["exchange"] = msgspec.structs.replace(queue.exchange, name=name, type="fanout")
+            # On Redis the key is a part of the channel: this is the key that Celery gives its broadcast queues.
+            changes["routing_key"] = queue.routing_key or settings.default_routing_key or settings.default_queue
+            return msgspec.structs.replace(queue, **changes)
         if not queue.exchange.name:
             default = settings.default_exchange
             changes["exchange"] = msgspec.structs.replace(queue.exchange, name=default or queue.name)
@@ -154,6 +222,24 @@ def _defined(settings: TaskSettings) -> Iterator[Queue]:
         yield as_queue(queue)
 
 
+def known_as(queue: Queue) -> str:
+    """Return the name by which programs and users know `queue`."""
+    return queue.alias if queue.broadcast and queue.alias else queue.name
+
+
+def consumed(queue: Queue) -> Queue:
+    """Return the queue from which a worker gets the messages for `queue`: of a broadcast queue, one of its own."""
+    if not queue.broadcast or queue.alias:
+        return queue
+    return msgspec.structs.replace(
+        queue,
+        name=own_queue(queue.name),
+        alias=queue.name,
+        auto_delete=True,
+        expires=_OWN_EXPIRES if queue.expires is None else queue.expires,
+    )
+
+
 def as_queue(queue: Any) -> Queue:
     """Return `queue`, a `Queue`, a name, a table with a name or a kombu queue, as a `Queue`. Raises `ConfigError`."""
     if isinstance(queue, Queue):
@@ -170,7 +256,7 @@ def as_queue(queue: Any) -> Queue:
 
 def _from_kombu(queue: Any) -> Queue:
     """Return the `Queue` with the definition of a kombu queue."""
-    fields = {name: getattr(queue, name) for name in _QUEUE_FIELDS - {"exchange"} if hasattr(queue, name)}
+    fields = {name: getattr(queue, name) for name in _QUEUE_FIELDS - {"exchange", "broadcast"} if hasattr(queue, name)}
     exchange = queue.exchange
     if exchange is not None and not isinstance(exchange, str):
         exchange = Exchange(
@@ -184,6 +270,11 @@ def _from_kombu(queue: Any) -> Queue:
     else:
         exchange = Exchange(exchange or "")
     fields["routing_key"] = queue.routing_key or ""
+    if queue.alias and exchange.type == "fanout":
+        # kombu's Broadcast: an own name that it has made up is made up here, too, for each worker.
+        fields["broadcast"] = True
+        if queue.name.startswith("bcast."):
+            fields["name"], fields["alias"] = queue.alias, None
     return Queue(exchange=exchange, **fields)
 
 
@@ -251,13 +342,17 @@ class Router:
         return not self._rules
 
     def route(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], task: Any = None
     ) -> dict[str, Any]:
-        """Return `options` merged over the route of the task `name` in `task_routes`."""
+        """Return `options` merged over the route of the task `name` in `task_routes`.
+
+        `task` is None for a task unknown in this process.
+        """
         for rule in self._rules:
-            found = rule(name, args, kwargs, options)
+            found = rule(name, args, kwargs, options, task)
             if found:
-                merged = dict(found) if isinstance(found, Mapping) else {"queue": found}
+                route = found if isinstance(found, Mapping) else {"queue": found}
+                merged = dict(still_valid(route, options))
                 merged.update((key, value) for key, value in options.items() if value is not None)
                 return merged
         return dict(options)
@@ -275,22 +370,35 @@ class Router:
         mode = options.get("delivery_mode")
         if queue is None and exchange is None and key is None and kind is None and mode is None:
             return self._default
-        chosen: Queue | None = None
+        if key is not None:
+            check_name("routing key", key)
         if queue is not None:
-            chosen = self.queue_for(queue) if isinstance(queue, str) else as_queue(queue)
-        elif exchange is None:
+            return self._address_of(self.queues.given(queue), exchange, key, kind, mode)
+        if exchange is None:
             chosen = self.queue_for(self._settings.default_queue)
-        return self._address_of(chosen, exchange, key, kind, mode)
+            if not key:
+                return self._address_of(chosen, None, None, kind, mode)
+            exchange = chosen.exchange
+        name: Any = getattr(exchange, "name", exchange)
+        check_name("exchange", name)
+        bound = self.queues.bound_to(name)
+        if bound and exchange == name:
+            exchange = bound[0].exchange
+        if not key and len(bound) == 1 and bound[0].exchange.type == "direct":
+            key = bound[0].routing_key
+        return self._address_of(None, exchange, key, kind, mode)._replace(declare=bound)
 
     def _address_of(self, queue: Queue | None, exchange: Any, key: Any, kind: Any, mode: Any) -> Destination:
         kind, mode = self._kind_and_mode(queue, exchange, kind, mode)
-        if exchange is not None and not isinstance(exchange, str):
-            exchange = exchange.name
+        declare = () if queue is None else (queue,)
+        if exchange is not None:
+            exchange = getattr(exchange, "name", exchange)
+            check_name("exchange", exchange)
         if kind == "direct" and queue is not None and not (exchange and key):
-            return Destination("", queue.name, kind, queue, mode)
+            return Destination("", queue.name, kind, queue, mode, declare)
         if exchange is None:
             exchange = self._exchange_of(queue)
-        return Destination(exchange, key or self._key_of(queue, kind), kind, queue, mode)
+        return Destination(exchange, key or self._key_of(queue, kind), kind, queue, mode, declare)
 
     def _kind_and_mode(self, queue: Queue | None, exchange: Any, kind: Any, mode: Any) -> tuple[str, int]:
         """Return exchange type and delivery mode: those of the call, else of its exchange, else of its queue."""
@@ -322,10 +430,12 @@ def _rules(routes: Any) -> Iterable[Any]:
         return ()
     if isinstance(routes, (list, tuple)):
         # A list of rules, or of (pattern, route) pairs, which are one ordered map.
-        if all(isinstance(one, (list, tuple)) and len(one) == 2 for one in routes):
-            return (routes,)
-        return routes
+        return (routes,) if all(map(_is_pair, routes)) else [[one] if _is_pair(one) else one for one in routes]
     return (routes,)
+
+
+def _is_pair(rule: Any) -> bool:
+    return isinstance(rule, (list, tuple)) and len(rule) == 2 and isinstance(rule[0], (str, re.Pattern))
 
 
 def _rule(rule: Any) -> Rule:
@@ -337,10 +447,10 @@ def _rule(rule: Any) -> Rule:
         return _Map(rule)
     if hasattr(rule, "route_for_task"):
         method = rule.route_for_task
-        return lambda name, args, kwargs, options: method(name, args, kwargs)
+        return lambda name, args, kwargs, options, task: method(name, args, kwargs)
     if callable(rule):
         # As Celery calls routers, which may take `task` as a keyword.
-        return lambda name, args, kwargs, options: rule(name, args, kwargs, dict(options), task=None)
+        return lambda name, args, kwargs, options, task: rule(name, args, kwargs, dict(options), task=task)
     raise ConfigError(f"routes under [task] must be a table, a function, or a list of them, not {rule!r}")
 
 
@@ -373,7 +483,7 @@ class _Map:
                 self._exact[pattern] = target
 
     def __call__(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any], task: Any
     ) -> Route | None:
         found = self._exact.get(name)
         if found is not None:
@@ -408,6 +518,8 @@ def select_queues(
                     f"Trying to select queue subset of {names!r}, but queue {name!r} isn't defined "
                     "in the task_queues setting."
                 ) from None
+            except ValueError as error:
+                raise ConfigError(str(error)) from error
     excluded = set(exclude or ())
     chosen = [queues[name] for name in names if name not in excluded]
     if not chosen:

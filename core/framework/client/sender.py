@@ -15,6 +15,7 @@ from framework.client.routing import Destination, Router
 from framework.client.sent_events import SentEvents
 from framework.client.task_policy import annotate
 from framework.message import JSON, Outgoing
+from framework.wire.identity import shared_queue
 
 if TYPE_CHECKING:
     from framework._boot.hooks import Hooks
@@ -57,7 +58,7 @@ class Sender:
         ignore = None
         if task is not None:
             ignore = self._task.ignore_result if task.ignore_result is None else bool(task.ignore_result)
-        plan = MessagePlan(name, options, ignore)
+        plan = MessagePlan(name, task, options, ignore)
         plan.serializer = options.get("serializer") or self._task.serializer
         plan.compression = options.get("compression") or self._task.compression
         priority = options.get("priority")
@@ -120,6 +121,8 @@ class Sender:
         info = request.delivery_info
         exchange, key = info.get("exchange"), info.get("routing_key")
         if not exchange:
+            if key and shared_queue(key) != key:
+                return {"exchange": "", "routing_key": key}  # not `queue`: only its worker may declare it
             return {"queue": key} if key else {}
         for queue in self.router.queues.values():
             if queue.exchange.name == exchange:
@@ -130,12 +133,7 @@ class Sender:
         """Publish one message. Raises `TransportError`."""
         if self.before is not None:
             self.before(name=name, message=message)
-        self.publisher.publish(
-            (message,),
-            () if address.queue is None else (address.queue,),
-            options.get("retry"),
-            options.get("retry_policy"),
-        )
+        self.publisher.publish((message,), address.declare, options.get("retry"), options.get("retry_policy"))
         if self.after is not None:
             self.after(name=name, message=message)
         if self.sent_events is not None:

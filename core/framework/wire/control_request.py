@@ -2,7 +2,7 @@
 
 1. Workers send replies to the reply queue by its name, through the anonymous exchange. A killed client leaves no
    binding behind, and its queue expires with all messages in it.
-2. `Broadcast.ask` returns when all expected replies have arrived: `limit` replies; or one from each listener that the
+2. `SentCommand.ask` returns when all expected replies have arrived: `limit` replies; or one from each listener that the
    broker counted; or one from each worker on the roster that workers attach. Otherwise it returns when no reply has
    arrived for `timeout` seconds.
 3. `Replies.missing` names the workers that are expected to reply and have not.
@@ -59,7 +59,7 @@ class Replies(list[dict[str, Any]]):
         return {node for reply in self for node in reply}
 
 
-class Broadcast:
+class SentCommand:
     """One request and its replies. Used once."""
 
     def __init__(

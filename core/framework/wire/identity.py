@@ -2,14 +2,17 @@
 
 1. `new_id`, `new_ids`: random version 4 UUIDs, with one system call for many.
 2. `origin`: ``gen<pid>@<host>``, computed again after a fork.
+3. `own_queue`: the name of one worker's queue for a broadcast queue; `shared_queue` takes it back.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from functools import cache
 
 _VARIANTS = "89ab"
+_OWN_QUEUE = re.compile(r"bcast\.(.+)\.[0-9a-f-]{36}")
 
 
 def new_id() -> str:
@@ -38,3 +41,14 @@ def _origin(pid: int) -> str:
     import socket  # here: at start it would cost a client some milliseconds
 
     return f"gen{pid}@{socket.gethostname()}"
+
+
+def own_queue(queue: str) -> str:
+    """Return a new name for the queue from which one worker consumes its copies of the messages for `queue`."""
+    return f"bcast.{queue}.{new_id()}"
+
+
+def shared_queue(queue: str) -> str:
+    """Return the name of the broadcast queue for which `queue` was named by `own_queue`; else `queue` itself."""
+    found = _OWN_QUEUE.fullmatch(queue)
+    return found[1] if found else queue

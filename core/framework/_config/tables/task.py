@@ -25,7 +25,8 @@ class TaskSettings(Table):
     queues: Annotated[
         Any,
         opt(
-            "Queues by name, [task.queues.<name>] with exchange, routing_key …; in code a list of Queue.",
+            "Queues by name, [task.queues.<name>] with exchange, routing_key …, or broadcast = true for a copy to "
+            "every worker; in code a list of Queue.",
             "CELERY_QUEUES",
         ),
     ] = None

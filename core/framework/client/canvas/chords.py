@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar, TypeVar, cast
 
+from framework.client.call_options import still_valid
 from framework.client.canvas.chains import chain, require_chords, set_parent
 from framework.client.canvas.documents import append_option, failing_parts, frozen_tasks, listed
 from framework.client.canvas.errbacks import call_errbacks
@@ -143,7 +144,7 @@ class chord(Several[R]):  # noqa: N801 - called like a function
         require_chords(app)
         # Celery's workers take a None in the body's options for a value.
         options = {name: value for name, value in options.items() if value is not None}
-        own = {**work.options, **options}
+        own = {**still_valid(work.options, options), **options}
         to_parent = own.pop("add_to_parent", True)
         for errback in listed(own.pop("link_error", None)):
             work.link_error(errback)
@@ -312,7 +313,7 @@ def one_result(task: Signature[Any], **place: Any) -> Signature[Any]:
 def collected(tasks: group[Any], **options: Any) -> chord[Any]:
     """Return a chord of `tasks` whose result is the list of their results."""
     collect: Signature[Any] = Signature("celery.accumulate", (), {"index": 0}, app=tasks._app)
-    collect.set(**{**_place_of(tasks), **options})
+    collect.set(**{**still_valid(_place_of(tasks), options), **options})
     return chord(tasks, collect)
 
 

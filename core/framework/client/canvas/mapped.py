@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from framework.client.call_options import still_valid
 from framework.client.canvas import groups
 from framework.client.canvas.signatures import Signature, copied
 
@@ -33,7 +34,7 @@ class _Mapped(Signature[R]):
             name,
             (),
             {"task": inner, "it": list(items)},
-            {**_place(inner), **options},
+            {**still_valid(_place(inner), options), **options},
             immutable=True,
             app=app or inner._app or inner.app,
         )
@@ -84,13 +85,13 @@ class chunks(Signature[R]):  # noqa: N801 - called like a function
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
         """Send the parts."""
-        return self.group().apply_async(**{**self.options, **options})
+        return self.group().apply_async(**self._merged(options))
 
     def apply(  # type: ignore[override] # several tasks have several results
         self, args: Iterable[Any] = (), kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> GroupResult:
         """Run the parts in this process."""
-        return self.group().apply(**{**self.options, **options})
+        return self.group().apply(**self._merged(options))
 
     def freeze(self, task_id: str | None = None, **options: Any) -> AsyncResult[R]:
         """Raise `TypeError`: only the group of the parts can have ids."""
@@ -116,7 +117,7 @@ def _parts(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
 def _place(inner: Signature[Any]) -> dict[str, Any]:
     """Return the address options of `inner`: its own, those of its task, and those of its route."""
     sender = inner.app.sender
-    given = {**sender.plan(inner.task, inner.type).options, **inner.options}
+    given = {**still_valid(sender.plan(inner.task, inner.type).options, inner.options), **inner.options}
     if not sender.router.plain:
-        given = sender.router.route(inner.task, inner.args, inner.kwargs, given)
+        given = sender.router.route(inner.task, inner.args, inner.kwargs, given, inner.type)
     return {name: given[name] for name in _PLACE if given.get(name) is not None}

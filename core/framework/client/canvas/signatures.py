@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
 
+from framework.client.call_options import still_valid
 from framework.client.canvas.documents import append_option
 from framework.client.canvas.stamping import StampingVisitor, stamp
 from framework.client.canvas.unread import Unread, read_or_unread
@@ -178,7 +179,7 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         if not options:
             return dict(own)
         kept = own.get("stamped_headers")
-        merged = {**own, **options}
+        merged = {**still_valid(own, options), **options}
         if kept:
             merged.update((name, own[name]) for name in kept if name in own)
             merged["stamped_headers"] = [*kept, *(n for n in options.get("stamped_headers") or () if n not in kept)]
@@ -188,6 +189,9 @@ class Signature(AppBound, dict[str, Any], Generic[R]):
         """Set options; return itself."""
         if immutable is not None:
             self["immutable"] = immutable
+        kept = still_valid(self.options, options)
+        for name in self.options.keys() - kept.keys():
+            del self.options[name]
         self.options.update(options)
         return self
 

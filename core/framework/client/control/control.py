@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from framework.client.control.inspect import Inspect
 from framework.client.routing import select_queues
-from framework.wire.control_request import Broadcast, Replies
+from framework.wire.control_request import Replies, SentCommand
 
 if TYPE_CHECKING:
     from framework.client.app import App
@@ -49,7 +49,7 @@ class Control:
         if destination is not None and not isinstance(destination, (list, tuple)):
             raise ValueError(f"destination must be a list or tuple of node names, not {destination!r}")
         settings = self._app.conf.settings
-        request = Broadcast(
+        request = SentCommand(
             command,
             {**(arguments or {}), **extra},
             exchange=f"{settings.control.exchange}.pidbox",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import ConnectionLost
-from framework.message import Outgoing
-from framework.testing.transports.base import Bench, TransportSuiteBase, needs
+from framework.message import Outgoing, read
+from framework.testing.transports.base import Bench, TransportSuiteBase, ids, needs
 
 
 def own(queue: str, exchange: Exchange, key: str = "") -> Queue:
@@ -47,6 +48,38 @@ class FanoutPromises(TransportSuiteBase):
         mailbox = bench.mailbox(own(bench.new(), control))
         bench.producer().publish([broadcast("ping", control)])
         assert bench.listen(mailbox, 1) == [(control.name, b"ping")]
+
+    @needs("fanout")
+    def test_every_consumer_of_a_broadcast_queue_gets_a_copy(self, bench: Bench) -> None:
+        """Each consumer gets each message, whatever its key; its queue can be sent to, and ends with the consumer."""
+        shared = Queue(name=bench.new("all"), exchange=self._control(bench), routing_key="k", broadcast=True)
+        queues = [
+            msgspec.structs.replace(shared, name=bench.new("own"), alias=shared.name, auto_delete=True)
+            for _ in range(2)
+        ]
+        producer = bench.producer()
+        producer.declare([shared])
+        to_all = {"exchange": shared.exchange.name, "exchange_type": "fanout"}
+        producer.publish([bench.message("nobody", shared, **to_all)])
+        consumers = [bench.consumer(queue) for queue in queues]
+        producer.publish([bench.message(key or "none", shared, routing_key=key, **to_all) for key in ("k", "", "x.y")])
+        for consumer, queue in zip(consumers, queues, strict=True):
+            found = bench.gather(consumer, 3)
+            assert ids(found) == ["k", "none", "x.y"]
+            place = read(found[0].payload).properties["delivery_info"]
+            assert (place["exchange"], place["routing_key"], found[0].queue) == ("", queue.name, queue.name)
+            producer.publish([bench.message("back", queue)])
+            (back,) = bench.gather(consumer, 1)
+            found[0].reject(requeue=True)
+            (again,) = bench.gather(consumer, 1)
+            assert ids([back, again]) == ["back", "k"]
+            for delivery in (*found[1:], back, again):
+                delivery.ack()
+            consumer.flush()
+        consumers[0].cancel_queue(queues[0].name)
+        consumers[1].close(requeue=True)
+        assert not any(bench.transport.sizes(queues).values())
+        assert bench.transport.sizes([shared]) == {shared.name: None}
 
     @needs("fanout")
     def test_a_broadcast_wakes_who_sleeps(self, bench: Bench) -> None:

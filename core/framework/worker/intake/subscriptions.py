@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from framework.api.transport import Consumer, Queue
-from framework.client.routing import Queues
+from framework.client.routing import Queues, consumed, known_as
 from framework.exceptions import ConnectionLost
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Subscriptions:
 
     def __init__(self, selected: Iterable[Queue], defined: Queues) -> None:
         """`selected`: the queues at start; `defined`: the queues of the settings, which also make missing ones."""
-        self._queues = {queue.name: queue for queue in selected}
+        self._queues = {known_as(queue): consumed(queue) for queue in selected}
         self._defined = defined
         #: None: not connected.
         self._consumer: Consumer | None = None
@@ -67,8 +67,9 @@ class Subscriptions:
         """
         if name in self._queues:
             return False
-        queue = self._defined.configured(name) or self._defined.described(
-            name, exchange, exchange_type, routing_key, options or {}
+        queue = consumed(
+            self._defined.configured(name)
+            or self._defined.described(name, exchange, exchange_type, routing_key, options or {})
         )
         if self._consumer is None:
             raise ConnectionLost(
@@ -84,12 +85,13 @@ class Subscriptions:
 
     def cancel(self, name: str) -> bool:
         """Stop consuming from the queue `name`; return False if it was not consumed. Received tasks still run."""
-        if self._queues.pop(name, None) is None:
+        queue = self._queues.pop(name, None)
+        if queue is None:
             return False
         logger.info("Canceling queue %s", name)
         if self._consumer is not None:
             try:
-                self._consumer.cancel_queue(name)
+                self._consumer.cancel_queue(queue.name)
             except ConnectionLost as error:
                 # The queue is cancelled all the same: the next connection does not consume it.
                 logger.debug("The connection was lost while queue %s was cancelled: %s", name, error)

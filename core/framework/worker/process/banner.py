@@ -9,6 +9,7 @@ from typing import Any
 from framework import __version__
 from framework._config.autoscale import autoscale_range
 from framework.api.transport import Queue
+from framework.client.routing import known_as
 from framework.wire.safe_repr import printable
 
 
@@ -42,7 +43,7 @@ def banner(
         "[queues]",
         *(
             printable(
-                f".> {queue.name:<16} exchange={queue.exchange.name or queue.name}({queue.exchange.type}) "
+                f".> {known_as(queue):<16} exchange={queue.exchange.name or queue.name}({queue.exchange.type}) "
                 f"key={queue.routing_key}"
             )
             for queue in queues

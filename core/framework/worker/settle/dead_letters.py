@@ -16,6 +16,7 @@ from framework.api.backoff import Backoff
 from framework.api.transport import Delivery
 from framework.exceptions import TransportError
 from framework.wire.dead_letter import enclose
+from framework.wire.identity import shared_queue
 from framework.worker.settle.outbox import Outbox
 from framework.worker.settle.unsent import Notices
 
@@ -49,7 +50,7 @@ class DeadLetters:
 
     def queue_for(self, queue: str) -> str:
         """Return the name of the dead-letter queue of `queue`, or a text for the log if none is set."""
-        return self._template.format(queue=queue) if self._template else "no dead-letter queue (dropped)"
+        return self._template.format(queue=shared_queue(queue)) if self._template else "no dead-letter queue (dropped)"
 
     def retry_at(self, queue: str) -> float:
         """Return when to send a message of `queue` again that could not be moved, in seconds since the epoch."""

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DEFAULT_PORT: Final = 6379
 SENTINEL_PORT: Final = 26379
 SCHEMES: Final = frozenset({"redis", "rediss", "redis+socket", "sentinel", "redis-cluster", "rediss-cluster"})
+#: Parameters that name the database, as the path does.
+_DATABASE: Final = frozenset({"db", "virtual_host"})
 _VERIFY: Final = {
     "required": True,
     "cert_required": True,
@@ -99,21 +101,25 @@ def _parse_one(url: str) -> RedisAddress:
         raise ConfigError(f"{shown!r} is no Redis URL ({error}): write redis://host:6379/0") from None
     if found.scheme not in SCHEMES:
         raise ConfigError(f"{shown!r} is no Redis URL: its scheme must be one of {', '.join(sorted(SCHEMES))}")
-    parameters = dict(parse_qsl(found.query))
+    query = parse_qsl(found.query)
+    numbers = [value for name, value in query if name in _DATABASE]
     path = None
-    number = parameters.pop("db", None) or parameters.pop("virtual_host", None)
     if found.scheme == "redis+socket":
         path = unquote(found.path)
         if not path:
             raise ConfigError(f"{shown!r} names no socket: write redis+socket:///path/to/redis.sock?virtual_host=0")
     elif found.path.strip("/"):
-        number = found.path.strip("/")
-    try:
-        db = int(number or 0)
-    except ValueError:
+        numbers.insert(0, found.path.strip("/"))
+    for number in numbers:
+        if not (number.isascii() and number.isdigit() and len(number) < 10):
+            raise ConfigError(
+                f"{shown!r} names the database {number!r}: it must be a number, as in redis://host:6379/0"
+            )
+    db, *others = dict.fromkeys(map(int, numbers)) or (0,)
+    if others:
         raise ConfigError(
-            f"{shown!r} names the database {number!r}: it must be a number, as in redis://host:6379/0"
-        ) from None
+            f"{shown!r} names the databases {db} and {others[0]}: leave one of them out, as in redis://host:6379/{db}"
+        )
     if db and found.scheme.endswith("-cluster"):
         raise ConfigError(f"{shown!r} names the database {db}: a cluster has number 0 only")
     return RedisAddress(
@@ -124,7 +130,7 @@ def _parse_one(url: str) -> RedisAddress:
         db=db,
         username=unquote(found.username) if found.username else None,
         password=unquote(found.password) if found.password else None,
-        parameters=parameters,
+        parameters={name: value for name, value in query if name not in _DATABASE},
     )
 
 

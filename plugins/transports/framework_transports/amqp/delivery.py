@@ -86,6 +86,8 @@ def read_delivery(item: Delivered, queue: Queue, settlements: Settlements, tries
             source, key = restore_headers(headers, queue.name)
         else:
             source, key = queue.exchange.name, native.original_key(key)
+    if queue.broadcast:
+        source, key = "", queue.name
     properties["delivery_info"] = {"exchange": source, "routing_key": key, "redelivered": redelivered != 0}
     count = headers.get("x-delivery-count")
     deliveries = max(0, count) if type(count) is int else max(1, tries.of(headers)) if redelivered else 0

@@ -184,7 +184,10 @@ class AmqpProducer(Producer):
                 raise ConnectionLost(f"the connection to {connection.address.display} is lost")
             try:
                 for queue in queues:
-                    declarer.declare(queue)
+                    if queue.broadcast:
+                        declarer.declare_exchange(queue.exchange)
+                    else:
+                        declarer.declare(queue)
             except LOST as error:
                 self._session.drop()
                 raise lost(connection.address, error) from error

@@ -16,6 +16,7 @@ from amqp import Channel
 
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import TransportError
+from framework_transports.amqp.codec import SHORT_MAX
 from framework_transports.amqp.connection import AmqpConnection, ChannelClosed
 
 NOT_FOUND: Final = 404
@@ -79,6 +80,9 @@ class Declarer:
     def declare(self, queue: Queue) -> None:
         """Create exchange, queue and binding if they do not exist. Raises `TransportError` on a conflict."""
         exchange = queue.exchange
+        for name in (queue.name, exchange.name, queue.routing_key):
+            if len(name.encode()) > SHORT_MAX:
+                raise TransportError(f"{name!r:.60} has {len(name.encode())} bytes, AMQP allows {SHORT_MAX} in a name")
         # The broker's own exchanges may not be declared, and the default exchange may not be bound to either.
         if exchange.name and not exchange.name.startswith("amq."):
             self.declare_exchange(exchange)

@@ -68,7 +68,12 @@ class KombuBroker:
             raise ConnectionLost(f"the connection to {self.display_url} was lost: {error}") from error
 
     def entity(self, queue: Queue) -> Any:
-        """Return `queue` as a kombu queue, bound to the channel."""
+        """Return `queue` as a kombu queue, bound to the channel. Raises `TransportError` for a broadcast queue."""
+        if queue.broadcast:
+            raise TransportError(
+                f"{self.display_url} has no fan-out through kombu, so {queue.exchange.name!r} cannot be a broadcast "
+                "queue: use Redis, RabbitMQ or SQLite, or leave broadcast out"
+            )
         kombu = library()
         exchange = kombu.Exchange(
             queue.exchange.name,

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost
-from framework.message import mark_redelivered
+from framework.message import mark_redelivered, sent_to
 from framework_transports.memory.broker import MemoryBroker, Waiting
 from framework_transports.memory.signal import Signal
 
@@ -30,6 +30,8 @@ class MemoryDelivery(Delivery):
         self.payload = (
             mark_redelivered(waiting.envelope, waiting.deliveries) if waiting.deliveries else waiting.envelope
         )
+        if queue in consumer.own:
+            self.payload = sent_to(self.payload, queue)
 
     def ack(self) -> None:
         """Drop the message from the broker; a second settlement is ignored."""
@@ -65,6 +67,8 @@ class MemoryConsumer(Consumer):
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker: MemoryBroker | None = broker
         self.names: list[str] = []
+        #: The queues for broadcast queues, which only this consumer knows.
+        self.own: set[str] = set()
         self.armed = False
         self.signal = Signal()
         #: Numbers of messages to settle, each with None to drop it, or the deliveries to add when it is requeued.
@@ -89,6 +93,8 @@ class MemoryConsumer(Consumer):
             broker.declare(queue)
             if queue.name not in self.names:
                 self.names.append(queue.name)
+            if queue.broadcast:
+                self.own.add(queue.name)
         self.signal.set()
 
     def cancel_queue(self, name: str) -> None:

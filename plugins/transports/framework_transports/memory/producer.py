@@ -30,7 +30,10 @@ class MemoryProducer(Producer):
         broker = self._open()
         with broker.lock:
             for queue in queues:
-                broker.declare(queue)
+                if queue.broadcast:
+                    broker.declare_exchange(queue.exchange)
+                else:
+                    broker.declare(queue)
 
     def close(self) -> None:
         """Drop the reference to the broker; harmless when closed."""

@@ -31,6 +31,7 @@ class ConsumedQueue:
         "acks",
         "active",
         "consumer",
+        "drop",
         "lease",
         "leases",
         "lists",
@@ -50,6 +51,8 @@ class ConsumedQueue:
 
     def __init__(self, name: str, keys: Keys, consumer: str) -> None:
         self.name = name
+        #: The commands that drop the queue when it is consumed no more: those of a worker's own queue.
+        self.drop: tuple[Command, ...] = ()
         self.consumer = consumer
         self.parked = keys.parked(name)
         self.parked_payloads = keys.parked_payloads(name)

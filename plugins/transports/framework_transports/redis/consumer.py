@@ -7,7 +7,9 @@
    *active* queues only, those in which messages may wait.
 3. `heartbeat` renews the leases, restores messages of dead workers, and checks the connection; it also looks whether a
    watched queue has filled without a push.
-4. A queue on a fan-out exchange is a subscription; its messages arrive on the same connection.
+4. A queue on a fan-out exchange is a subscription; its messages arrive on the same connection. A worker's own queue for
+   a broadcast queue is a list besides: for retries and what is handed back, and because a program that uses kombu and
+   has not declared the exchange pushes its messages to the lists that are bound to it.
 5. `adopt` moves the messages leased by a lost connection to this one, atomically for each queue. A late command of the
    lost connection finds no message; if it reserves others, they are restored when the old lease lapses.
 6. A server without pushes (older than Redis 6) is polled every `poll_interval`.
@@ -32,6 +34,7 @@ from typing import Any, Final, NoReturn
 
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost, TransportError
+from framework.message import sent_to
 from framework_drivers.redis.resp import (
     WATCH_NEXT,
     Command,
@@ -167,12 +170,18 @@ class RedisConsumer(Consumer):
             return
         if queue.exchange.type == "fanout" and queue.exchange.name:
             self._subscribe(queue)
-            return
-        self._declare(queue)
+            if not queue.broadcast:
+                return
+        else:
+            self._declare(queue)
         self._consumed[name] = (
             self._retired.pop(name) if name in self._retired else ConsumedQueue(name, self._keys, self._id)
         )
         consumed = self._consumed[name]
+        if queue.broadcast:
+            # In a cluster nothing is bound: see `_commands_to_bind_own`.
+            unbind = () if self._keys.cluster else (("SREM", *self._binding(queue)),)
+            consumed.drop = (("DEL", *consumed.lists), *unbind)
         consumed.place = next(self._places)
         consumed.script_keys = (*consumed.lists, consumed.lease, consumed.leases)
         self._by_list.update((key.encode(), consumed) for key in consumed.lists)
@@ -182,16 +191,38 @@ class RedisConsumer(Consumer):
         self._changed = True
         self._renew_leases([consumed])
 
+    def _binding(self, queue: Queue) -> tuple[str, str]:
+        return self._keys.bindings(queue.exchange.name), self._keys.member(queue)
+
     def _declare(self, queue: Queue) -> None:
-        commands = self._router.declare([queue])
+        commands = self._commands_to_bind_own(queue) if queue.broadcast else self._router.declare([queue])
         try:
             if commands:
                 self._connection.run(commands)
         except ServerError as error:
             # A full server refuses the binding. If the queue is bound already, consuming from it frees memory.
-            bound = ("SISMEMBER", self._keys.bindings(queue.exchange.name), self._keys.member(queue))
+            bound = ("SISMEMBER", *self._binding(queue))
             if not (error.temporary and self._connection.call(*bound)):
                 self._raise_refusal(error)
+
+    def _commands_to_bind_own(self, queue: Queue) -> list[Command]:
+        """Return the commands that bind a worker's own queue, and drop those that dead workers left.
+
+        A live worker is known by a subscription to a channel of its queue's name. kombu, for which the binding is,
+        supports no clusters.
+        """
+        self._connection.send(self._pack(("SUBSCRIBE", self._keys.channel(queue.name, ""))))
+        bindings, member = self._binding(queue)
+        commands: list[Command] = [("SADD", bindings, member)]
+        found = self._keys.read_members(self._connection.call("SMEMBERS", bindings))
+        # Own queues of Celery's workers have other names.
+        others = [one for one in found if one.queue.startswith(f"bcast.{queue.alias}.") and one.queue != queue.name]
+        channels = [self._keys.channel(one.queue, "") for one in others]
+        listeners = self._connection.call("PUBSUB", "NUMSUB", *channels)[1::2] if channels else ()
+        for other, listening in zip(others, listeners, strict=True):
+            if not listening:
+                commands += [("SREM", bindings, self._keys.join(other)), ("DEL", *self._keys.lists(other.queue))]
+        return commands
 
     def _subscribe(self, queue: Queue) -> None:
         if self._server_timer is not None:
@@ -199,11 +230,11 @@ class RedisConsumer(Consumer):
                 f"queue {queue.name!r} is bound to the fan-out exchange {queue.exchange.name!r}, "
                 "which a worker can only consume from on Redis 6 or newer"
             )
-        pattern = self._keys.subscription(queue)
-        self._subscriptions.setdefault(pattern.encode(), []).append(queue.name)
         self._declare(queue)
-        # The confirmation is a push; the reply to the command after it proves the subscription.
-        self._connection.send(self._pack(("PSUBSCRIBE", pattern)))
+        for pattern in self._keys.subscriptions(queue):
+            self._subscriptions.setdefault(pattern.encode(), []).append(queue.name)
+            # The confirmation is a push; the reply to the command after it proves the subscription.
+            self._connection.send(self._pack(("PSUBSCRIBE", pattern)))
         self._connection.call("PING")
         self._wake_if_changed()
 
@@ -212,11 +243,15 @@ class RedisConsumer(Consumer):
         consumed = self._consumed.pop(name, None)
         if consumed is not None:
             self._retired[name] = consumed
+            if consumed.drop:
+                self._run(list(consumed.drop))
             for key in consumed.lists:
                 del self._by_list[key.encode()]
             self._rest([consumed])
             self._parking.remove(consumed)
             self.due_at = self._parking.due_at
+            if consumed.drop:
+                self._connection.send(self._pack(("UNSUBSCRIBE", self._keys.channel(name, ""))))
         for pattern, names in list(self._subscriptions.items()):
             if name in names:
                 names.remove(name)
@@ -344,7 +379,9 @@ class RedisConsumer(Consumer):
         elif kind == b"pmessage":
             self._changed = True
             for name in self._subscriptions.get(push[1], ()):
-                self._broadcasts.append(BroadcastDelivery(push[3], name, self._requeue_broadcast))
+                consumed = self._consumed.get(name)
+                payload = push[3] if consumed is None else sent_to(push[3], name)
+                self._broadcasts.append(BroadcastDelivery(payload, name, self._requeue_broadcast))
 
     def _requeue_broadcast(self, delivery: BroadcastDelivery) -> None:
         self._broadcasts.appendleft(delivery)
@@ -478,11 +515,13 @@ class RedisConsumer(Consumer):
         try:
             if not self._connection.closed and self._connection.pid == os.getpid():
                 commands = self._settlements()
+                consumed_queues = [*self._consumed.values(), *self._retired.values()]
                 if requeue:
                     commands.extend(
                         ScriptCall(script("release"), (consumed.lease, consumed.leases, *consumed.lists), (self._id,))
-                        for consumed in (*self._consumed.values(), *self._retired.values())
+                        for consumed in consumed_queues
                     )
+                commands.extend(command for consumed in consumed_queues for command in consumed.drop)
                 if commands:
                     self._connection.run(commands)
         except ConnectionLost as error:

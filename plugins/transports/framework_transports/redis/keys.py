@@ -9,6 +9,7 @@ Source of the layout: kombu's Redis transport, section 9 of the wire protocol.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -102,7 +103,11 @@ class Keys:
     def member(self, queue: Queue) -> str:
         """Return the member for the queue's binding."""
         pattern = topic_pattern(queue.routing_key) if queue.exchange.type == "topic" else ""
-        return self._separator.join((queue.routing_key, pattern, queue.name))
+        return self.join(Binding(queue.routing_key, pattern, queue.name))
+
+    def join(self, binding: Binding) -> str:
+        """Return the member for `binding`."""
+        return self._separator.join(binding)
 
     def read_members(self, members: Iterable[bytes]) -> list[Binding]:
         """Parse binding members; skip members of another shape."""
@@ -120,6 +125,13 @@ class Keys:
     def subscription(self, queue: Queue) -> str:
         """Return the channel pattern of `queue`, bound to a fan-out exchange."""
         return self.channel(queue.exchange.name, queue.routing_key.replace("#", "*"))
+
+    def subscriptions(self, queue: Queue) -> list[str]:
+        """Return the channel patterns of a consumed `queue`; those of a broadcast queue match every routing key."""
+        if not queue.broadcast:
+            return [self.subscription(queue)]
+        exchange = re.sub(r"([*?\[\]\\])", r"\\\1", queue.exchange.name)
+        return list(dict.fromkeys((self.channel(exchange, ""), self.channel(exchange, "*"))))
 
 
 def _tag(queue: str) -> str:

@@ -118,8 +118,8 @@ class RedisRouter:
             milliseconds = int(queue.expires * 1000) if queue.expires else 0
             if milliseconds:
                 self._expires[queue.name] = milliseconds
-            if not exchange:
-                continue
+            if not exchange or queue.broadcast:
+                continue  # a subscription of its consumer is all that binds a broadcast queue
             self._known.pop(exchange, None)
             member = self._keys.member(queue)
             bindings = self._keys.bindings(exchange)

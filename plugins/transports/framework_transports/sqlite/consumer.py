@@ -26,7 +26,7 @@ import msgspec
 
 from framework.api.transport import Consumer, Delivery, Queue
 from framework.exceptions import ConnectionLost
-from framework.message import mark_redelivered
+from framework.message import mark_redelivered, sent_to
 from framework_drivers.sqlite.database import Database
 from framework_drivers.sqlite.doorbell import Doorbell, Ringer
 from framework_transports._leases import LEASE_NOT_RENEWED
@@ -91,6 +91,8 @@ class SqliteConsumer(Consumer):
         self.heartbeat_interval = min(1.0, lease / 3)
         self._pid = os.getpid()
         self._queues: dict[int, str] = {}
+        #: Those for broadcast queues, which only this consumer knows.
+        self._own: set[int] = set()
         self._first_queue = 0
         self._seen_version: int | None = None
         self._wake_pending = False
@@ -143,6 +145,8 @@ class SqliteConsumer(Consumer):
             queue_id = declare(connection, queue)
             connection.execute("INSERT OR IGNORE INTO framework_subscriptions VALUES (?, ?)", (self._id, queue_id))
         self._queues[queue_id] = queue.name
+        if queue.broadcast:
+            self._own.add(queue_id)
         if len(self._queues) == 1:
             # Once for all queues; later the heartbeat does it.
             self._reap()
@@ -255,6 +259,8 @@ class SqliteConsumer(Consumer):
 
     def _deliveries(self, rows: list[tuple[int, int, int, int, bytes]]) -> list[Delivery]:
         rows.sort()
+        if self._own:
+            rows = [(*row[:4], sent_to(row[4], self._queues[row[2]])) if row[2] in self._own else row for row in rows]
         return [
             SqliteDelivery(
                 self,
@@ -354,6 +360,9 @@ class SqliteConsumer(Consumer):
         """Get a new id: at the start, or after the lease has lapsed and another consumer has requeued the messages."""
         if self._id:
             logger.warning(LEASE_NOT_RENEWED, self._lease, time.monotonic() - self._renew_at + self._lease / 3)
+            known = {queue for (queue,) in connection.execute("SELECT id FROM framework_queues")}
+            if not known.issuperset(self._queues):
+                raise ConnectionLost("a queue of this worker alone was dropped while the worker did not run")
         (self._id,) = connection.execute(
             "INSERT INTO framework_consumers (bell, lease, deadline) VALUES (?, ?, ?) RETURNING id",
             (self._bell.token, self._lease, time.monotonic() + self._lease),

@@ -13,9 +13,10 @@ from framework.exceptions import ConnectionLost
 from framework.message import Outgoing
 from framework_drivers.sqlite.database import Database
 from framework_drivers.sqlite.doorbell import Ringer
+from framework_transports.sqlite.housekeeping import reap
 from framework_transports.sqlite.publish import Batch
 from framework_transports.sqlite.reserve import Reserve
-from framework_transports.sqlite.topology import SqliteRouter, declare, is_declared
+from framework_transports.sqlite.topology import SqliteRouter, declare, declare_exchange, is_declared
 
 
 class SqliteProducer(Producer):
@@ -55,7 +56,13 @@ class SqliteProducer(Producer):
         if missing:
             with self._database.write() as connection:
                 for queue in missing:
-                    declare(connection, queue)
+                    if queue.broadcast:
+                        declare_exchange(connection, queue.exchange)
+                    else:
+                        declare(connection, queue)
+        if any(queue.broadcast for queue in wanted):
+            # While no worker is left to do it, messages would fill the queues of those that died.
+            reap(self._database, self._ringer)
 
     def close(self) -> None:
         """Close the connection."""

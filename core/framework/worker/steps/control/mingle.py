@@ -19,7 +19,7 @@ from framework.api.loop import Loop
 from framework.api.transport import Transport
 from framework.exceptions import TransportError
 from framework.wire.clock import Clock
-from framework.wire.control_request import Broadcast
+from framework.wire.control_request import SentCommand
 from framework.worker.dispatch.revoked import Revokes
 from framework.worker.intake.intake import Intake
 
@@ -86,7 +86,7 @@ class Mingle:
             mailbox = self._transport.mailbox()
             try:
                 # To no worker: it is only counted who receives it.
-                listeners = Broadcast("ping", {}, exchange=self._exchange, destination=[""]).reach(mailbox)
+                listeners = SentCommand("ping", {}, exchange=self._exchange, destination=[""]).reach(mailbox)
             finally:
                 mailbox.close()
         except TransportError as error:
@@ -114,7 +114,7 @@ class Mingle:
 
     def _ask(self, arguments: dict[str, Any]) -> None:
         own = None if self._exchanging else [self._hostname]
-        request = Broadcast("hello", arguments, exchange=self._exchange, destination=own)
+        request = SentCommand("hello", arguments, exchange=self._exchange, destination=own)
         replies = named = 0
         error: TransportError | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from framework.api.command import control_command
 from framework.exceptions import FrameworkError
@@ -12,9 +12,6 @@ if TYPE_CHECKING:
     from framework.worker.steps.control.state import ControlState
 
 logger = logging.getLogger(__name__)
-
-#: The most bytes of a name, on any broker: those of an AMQP short string.
-_NAME_MAX: Final = 255
 
 
 @control_command(signature="QUEUE [EXCHANGE [TYPE [ROUTING_KEY]]]")
@@ -27,15 +24,10 @@ def add_consumer(
     **options: Any,
 ) -> dict[str, str]:
     """Consume from one more queue."""
-    if not queue:
-        raise FrameworkError("the name of the queue is empty")
-    for what, name in (("queue", queue), ("exchange", exchange or ""), ("routing key", routing_key or "")):
-        if len(name.encode()) > _NAME_MAX:
-            raise FrameworkError(
-                f"the name of the {what} has {len(name):,} characters; at most {_NAME_MAX} are possible"
-            )
     try:
         added = state.queues.add(queue, exchange, exchange_type, routing_key, options)
+    except ValueError as error:
+        raise FrameworkError(str(error)) from error
     finally:
         # Messages that wait in the queue send no notification; and a fetch notices a lost connection.
         state.intake.ask()
