@@ -159,7 +159,7 @@ class InProcessSlot:
             return True
 
     def abandon(self, job: Job) -> Kill | None:
-        """Ignore the outcome of the killed `job` and end the slot after it; return its kill, or None if it has ended."""
+        """Ignore the outcome of the killed `job`, and end the slot after it; return its kill, None if it has ended."""
         with self._lock:
             if self.job is not job:
                 return None
