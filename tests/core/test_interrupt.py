@@ -241,11 +241,15 @@ def test_a_signal_interrupts_the_wait_for_a_lock_after_a_while():
         if gate.admits(frame, frame.f_lasti, lambda frame: frame):
             raise Strike
 
+    def wait():
+        lock.acquire()
+
     before = signal.signal(signal.SIGURG, handle)
     main = threading.get_ident()
     ended = threading.Event()
 
     def send():
+        wait_for(lambda: sys._current_frames()[main].f_code is wait.__code__, 30, "the wait")
         while not ended.wait(0.001):
             signal.pthread_kill(main, signal.SIGURG)
 
@@ -253,7 +257,7 @@ def test_a_signal_interrupts_the_wait_for_a_lock_after_a_while():
     sender.start()
     try:
         with pytest.raises(Strike):
-            lock.acquire()
+            wait()
     finally:
         ended.set()
         sender.join()
