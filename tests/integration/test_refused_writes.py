@@ -6,6 +6,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from framework import chord
+from framework.api.transport import Queue
+from framework.exceptions import TransportError
 from support import ledger
 from support.brokers import PrivateRabbit, PrivateRedis
 from support.wait import wait_for
@@ -106,6 +109,59 @@ def test_what_follows_a_task_waits_for_the_broker_to_accept(
     assert ledger.read(ledger_path) == expected
     assert len(worker.lines(WAITS)) == 5
     assert worker.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("broker", "word"), [("OOM", "OOM"), ("NOREPLICAS", "NOREPLICAS"), ("full", "is full")], indirect=["broker"]
+)
+def test_a_program_tries_again_by_its_policy_and_nothing_is_sent_twice(
+    word: str, broker: Any, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    server, url, refusing = broker
+    app = client(url, None)
+    task = app.tasks["proj.record"]
+    few = {"max_retries": 2, "interval_start": 0.0, "interval_step": 0.0}
+    until = {"max_retries": None, "interval_start": 0.1, "interval_step": 0.0}
+    celery = Queue(name="celery", routing_key="celery")
+    app.sender.publisher.publish([], [celery])
+    pool = ThreadPoolExecutor(2)
+    with refusing(server, url):
+        with pytest.raises(TransportError, match=word):
+            task.apply_async(("no",), retry_policy=few)
+        assert caplog.text.count("trying again") == 2
+        with pytest.raises(TransportError, match=word):
+            task.apply_async(("no",), retry=False)
+        with pytest.raises(TransportError, match=word):
+            app.send_many((task, [("no",)] * 600), retry_policy=few)
+        assert caplog.text.count("trying again") == 4
+        one = pool.submit(task.apply_async, ("one",), retry_policy=until)
+        many = pool.submit(app.send_many, (task, [("many",)] * 600), retry_policy=until)
+        wait_for(lambda: caplog.text.count("trying again") >= 8, LONG, lambda: caplog.text[-2000:])
+        assert not one.done()
+        assert not many.done()
+    one.result(LONG)
+    assert len(many.result(LONG)) == 600
+    pool.shutdown()
+    sizes = app.sender.publisher.transport.sizes
+    wait_for(lambda: sizes([celery])["celery"] == 601, LONG, lambda: str(sizes([celery])))
+
+
+def test_a_redis_that_fills_up_amid_a_batch_takes_nothing_of_it(private_server: Any, client: Any) -> None:
+    server = private_server(PrivateRedis)
+    app = client(server.url, None)
+    task = app.tasks["proj.record"]
+    task.delay("first")
+    with server.client() as admin:
+        for size, count in ((2_000, 4_000), (20, 2_000)):
+            room = admin.info("memory")["used_memory"] + size * count // 4
+            admin.config_set("maxmemory", str(room))
+            with pytest.raises(TransportError, match="OOM"):
+                app.send_many((task, [("x" * size,)] * count), retry_policy={"max_retries": 1})
+            assert admin.llen("celery") == 1
+            admin.config_set("maxmemory", "0")
+            app.send_many((task, [("x",)] * 600))
+            assert admin.llen("celery") == 601
+            admin.ltrim("celery", 0, 0)
 
 
 def _active(app: Any) -> list[Any]:

@@ -3,11 +3,10 @@
 1. Holds the transport, one producer and the result store; loads plugins only when something is sent or read. Calls may
    go to another broker than the one that workers consume from; events always go to the latter.
 2. Declares a queue before the first message to it on a connection.
-3. Publishes again, with back-off, while the broker cannot be reached.
+3. Publishes again, by the retry policy, while the broker cannot be reached or refuses for the moment.
 4. `publish_until_accepted` removes the limit of tries for messages that follow the end of a task: the next task of a
-   chain, a callback, a retry. No other process has them, so they would be lost. It also tries again after a temporary
-   refusal, such as a full queue. A task's own calls raise instead, and the task can decide. In an event loop nothing
-   waits here, which would block all its coroutines: `accepted` waits there.
+   chain, a callback, a retry. No other process has them, so they would be lost. In an event loop nothing waits
+   here, which would block all its coroutines: `accepted` waits there.
 """
 
 from __future__ import annotations
@@ -132,14 +131,14 @@ class Publisher:
         """Publish `messages`, after declaring those of `queues` that are not declared yet.
 
         `retry` and `policy` (None: the settings) control further tries; a block of `publish_until_accepted` sets no
-        limit to them unless `policy` does. Raises `ConnectionLost` after the last try, `TransportError` for a refusal.
+        limit to them unless `policy` does. Raises `TransportError`, after the last try if it is `temporary`.
         """
         try:
             self._publish(messages, queues)
         except TransportError as error:
             settings = self._settings.task
             allowed = settings.publish_retry if retry is None else retry
-            if not (allowed and _retries(error)):
+            if not (allowed and error.temporary):
                 if _until_accepted.get():
                     error.temporary = False  # the call's own limits end the wait of `retry_until_accepted`
                 raise
@@ -163,7 +162,7 @@ class Publisher:
             try:
                 self._publish(messages, queues)
             except TransportError as failed:
-                if not _retries(failed):
+                if not failed.temporary:
                     raise
                 error = failed
             else:
@@ -230,11 +229,6 @@ class Publisher:
         for part in parts:
             if part is not None:
                 part.close()
-
-
-def _retries(error: TransportError) -> bool:
-    """Return whether to publish again after `error`; a refusal is passed to the caller, unless nobody could act."""
-    return error.temporary if _until_accepted.get() else isinstance(error, ConnectionLost)
 
 
 def _pauses(default: RetryPolicy, own: Any) -> Iterator[float]:

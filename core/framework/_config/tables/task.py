@@ -15,7 +15,7 @@ class RetryPolicy(Table):
     interval_start: Annotated[Seconds, opt("Seconds before the first retry.")] = 0.0
     interval_step: Annotated[Seconds, opt("Seconds added before each further retry.")] = 0.2
     interval_max: Annotated[Seconds, opt("Most seconds between two attempts.")] = 1.0
-    retry_errors: Annotated[Any, opt("Kept for old configurations; only lost connections are retried.")] = None
+    retry_errors: Annotated[Any, opt("Kept for old configurations; temporary errors alone are retried.")] = None
 
 
 class TaskSettings(Table):

@@ -40,6 +40,8 @@ Packer: TypeAlias = Callable[[tuple[Argument, ...]], bytes]
 _DOWN: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MOVED", "ASK")
 #: Error replies of a server that refuses writes for the moment.
 _TEMPORARY: Final = ("OOM", "MISCONF")
+#: Precedes the reason when the last command of a transaction is refused.
+_ABORTED: Final = "EXECABORT Transaction discarded because of: "
 _CHUNK: Final = 1 << 16
 #: Has the server watch the keys of the next command: see `RedisConnection.watch_keys`.
 WATCH_NEXT: Final = ("CLIENT", "CACHING", "YES")
@@ -399,7 +401,7 @@ class RedisConnection:
 
     def raise_error(self, reply: object) -> NoReturn:
         """Raise the exception for an error reply. Raises `ServerError`, `ConnectionLost`."""
-        text = str(reply)
+        text = str(reply).removeprefix(_ABORTED)
         if text.startswith(_DOWN):
             self.close()
             raise ConnectionLost(f"{self.address.display} is unavailable at present: {text}")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from framework.api.transport import Producer, Queue
-from framework.exceptions import ConnectionLost, PublishRefused
+from framework.exceptions import ConnectionLost, PublishRefused, TransportError
 from framework.message import Outgoing
 from framework_transports.kombu.broker import KombuBroker, library
 
@@ -26,26 +26,17 @@ class KombuProducer(Producer):
     def publish(self, messages: Sequence[Outgoing]) -> None:
         """Publish all of `messages`, one after another, because kombu has no batches."""
         kombu = library()
-        with self._held() as broker, broker.errors():
+        with self._held() as broker:
             producer = kombu.Producer(broker.channel, auto_declare=False)
-            for message in messages:
+            for number, message in enumerate(messages):
                 try:
-                    producer.publish(
-                        message.body,
-                        routing_key=message.routing_key,
-                        exchange=message.exchange,
-                        content_type=message.content_type,
-                        content_encoding=message.content_encoding,
-                        headers=message.headers,
-                        delivery_mode=message.delivery_mode,
-                        priority=message.priority,
-                        expiration=None if message.expiration is None else message.expiration / 1000,
-                        **_properties(message),
-                    )
-                except (TypeError, ValueError) as error:
-                    raise PublishRefused(
-                        f"the message {message.headers.get('id')!r} cannot be sent: {error}"
-                    ) from error
+                    with broker.errors():
+                        _publish(producer, message)
+                except ConnectionLost:
+                    raise
+                except TransportError as error:
+                    rest = frozenset(range(number, len(messages)))
+                    raise PublishRefused(str(error), rest, temporary=error.temporary) from error
 
     def declare(self, queues: Iterable[Queue]) -> None:
         """Create exchanges, queues and bindings that do not exist."""
@@ -75,6 +66,24 @@ class KombuProducer(Producer):
             broker, self._broker = self._broker, None
             if broker is not None:
                 broker.close()
+
+
+def _publish(producer: Any, message: Outgoing) -> None:
+    try:
+        producer.publish(
+            message.body,
+            routing_key=message.routing_key,
+            exchange=message.exchange,
+            content_type=message.content_type,
+            content_encoding=message.content_encoding,
+            headers=message.headers,
+            delivery_mode=message.delivery_mode,
+            priority=message.priority,
+            expiration=None if message.expiration is None else message.expiration / 1000,
+            **_properties(message),
+        )
+    except (TypeError, ValueError) as error:
+        raise PublishRefused(f"the message {message.headers.get('id')!r} cannot be sent: {error}") from error
 
 
 def _properties(message: Outgoing) -> dict[str, Any]:
