@@ -5,9 +5,12 @@ from __future__ import annotations
 import bz2
 import json
 import lzma
+import pickle
 import sys
+import threading
 import uuid
 import zlib
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 
@@ -19,13 +22,16 @@ from hypothesis import strategies as st
 from kombu.utils import json as kombu_json
 
 from framework import exceptions
+from framework.client.results._documents import result_of
 from framework.exceptions import ContentRefused, MessageTooLarge, MessageUndecodable, UnknownError
 from framework.message import Incoming
 from framework.wire.exception_document import decode_exception, encode_exception
+from framework.wire.result_document import Documents
 from framework.wire.serialization import (
     COMPRESSED_MARK,
     decode,
     decode_result,
+    decode_stored,
     decode_task,
     dumps,
     encode,
@@ -228,7 +234,6 @@ def test_celery_understands_our_errors_and_we_its(celery_client):
         {"exc_type": "KeyboardInterrupt", "exc_module": "builtins", "exc_message": []},
         {"exc_type": "ValueError", "exc_module": "no.such.module", "exc_message": ["x"]},
         {"exc_type": "wire_module", "exc_module": "celery.exceptions", "exc_message": ["x"]},
-        {"exc_type": "Strange", "exc_module": __name__, "exc_message": ["one argument only"]},
         {"exc_type": "eval", "exc_message": "1"},
         {"exc_type": 5, "exc_module": 6},
         "text",
@@ -237,6 +242,143 @@ def test_celery_understands_our_errors_and_we_its(celery_client):
 )
 def test_a_document_never_becomes_anything_but_an_error(document):
     assert isinstance(decode_exception(document), UnknownError)
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class Coded(Exception):
+    """Takes other arguments than it keeps."""
+
+    def __init__(self, *, code, where=None):
+        super().__init__(f"failed with {code}")
+        self.code = code
+        self.where = where
+
+
+class Named(Exception):
+    """Builds its message from its one argument."""
+
+    def __init__(self, name="nobody"):
+        super().__init__(f"no {name}")
+        self.name = name
+
+
+class Slotted(OSError):
+    __slots__ = ("path",)
+
+    def __init__(self, *, path):
+        super().__init__(2, "not there")
+        self.path = path
+
+
+class Pooled(Exception):
+    """As those of urllib3: an object that cannot be sent is an argument and shown by the text."""
+
+    def __init__(self, pool, url, reason):
+        self.pool, self.url, self.reason = pool, url, reason
+        super().__init__(f"{pool}: {url}")
+
+    def __reduce__(self):
+        return self.__class__, (None, self.url, None)
+
+    def __str__(self):
+        return f"{self.pool.host} {self.url}"
+
+
+def through(error, serializer):
+    body = encode(encode_exception(error, serializer), serializer)[2]
+    return decode_exception(decode_stored(body, serializer))
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle", "yaml", "msgpack"])
+@pytest.mark.parametrize(
+    "error", [Strange("one", "two"), Coded(code=5, where=["x", 1.5]), Named("Ann"), Slotted(path="/p")]
+)
+def test_an_error_whose_init_does_not_take_its_args_comes_back_whole(error, serializer):
+    found = through(error, serializer)
+    assert type(found) is type(error)
+    assert (str(found), repr(found), found.args) == (str(error), repr(error), error.args)
+    assert vars(found) == vars(error)
+    if isinstance(error, Slotted):
+        assert (found.path, found.errno, found.strerror) == ("/p", 2, "not there")
+
+
+def test_notes_and_file_names_come_back():
+    error = FileNotFoundError(2, "not there", "/etc/x")
+    error.add_note("while it started")
+    found = through(error, "json")
+    assert (str(found), found.__notes__) == (str(error), ["while it started"])
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_a_class_that_misses_attributes_says_which(serializer):
+    error = Pooled(threading.Lock(), "/x", Coded(code=7))
+    found = through(error, serializer)
+    assert isinstance(found, Pooled)
+    assert type(found).__name__ == "Pooled"
+    assert found.args == error.args
+    assert str(found) == error.args[0]
+    assert (found.url, type(found.reason), found.reason.code) == ("/x", Coded, 7)
+    with pytest.raises(AttributeError, match=r"'pool' of this Pooled was not stored.*it was <unlocked"):
+        _ = found.pool
+    again = pickle.loads(pickle.dumps(found))
+    assert (again.args, again.url) == (error.args, "/x")
+
+
+def test_pickle_carries_an_error_whole():
+    error = Coded(code={1: (2, 3)}, where=Point(1))
+    found = through(error, "pickle")
+    assert type(found) is Coded
+    assert (found.code, found.where) == ({1: (2, 3)}, Point(1))
+    assert through(ValueError({1}, KeyError("k")), "pickle").args[0] == {1}
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_a_group_comes_back_with_its_errors(serializer):
+    found = through(ExceptionGroup("two", [Coded(code=5), ExceptionGroup("inner", [KeyError("k")])]), serializer)
+    assert type(found) is ExceptionGroup
+    assert (str(found), found.exceptions[0].code) == ("two (2 sub-exceptions)", 5)
+    assert found.exceptions[1].exceptions[0].args == ("k",)
+
+
+def test_an_attribute_that_is_too_large_is_missing():
+    found = through(Coded(code=1, where="x" * 100_000), "json")
+    assert isinstance(found, Coded)
+    with pytest.raises(AttributeError, match=r"too large"):
+        _ = found.where
+
+
+def test_an_error_that_contains_itself_is_cut():
+    error = Coded(code=1)
+    error.where = error
+    found = through(error, "json")
+    assert found.where.where.code == 1
+
+
+@pytest.mark.parametrize("name", ["__class__", "__dict__", "__traceback__", "args", "with_traceback"])
+def test_attributes_of_a_document_change_no_class(name):
+    found = decode_exception(
+        {"exc_type": "Coded", "exc_module": __name__, "exc_message": ["x"], "exc_attributes": {name: ["y"], "code": 1}}
+    )
+    assert type(found) is Coded
+    assert (found.args, found.code) == (("x",), 1)
+
+
+@pytest.mark.parametrize("serializer", ["json", "pickle"])
+def test_a_returned_error_is_read_as_one(serializer):
+    document = Documents(serializer).build("SUCCESS", Coded(code=5), "1")
+    found = result_of(decode_result(document, serializer))
+    assert type(found) is Coded
+    assert (found.code, str(found)) == (5, "failed with 5")
+
+
+def test_a_celery_client_reads_the_error_with_attributes(celery_client):
+    backend = Backend(app=celery_client("memory://"))
+    theirs = backend.exception_to_python(encode_exception(FileNotFoundError(2, "not there", "/etc/x")))
+    assert type(theirs) is FileNotFoundError
 
 
 def test_a_document_imports_nothing():

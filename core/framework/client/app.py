@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -83,7 +84,6 @@ class App:
         names such as ``task_acks_late=True``. The config file, the environment and flags override all of them.
         """
         self.main = main
-        self.task_class: type[Task[..., Any]] = task_cls or Task
         self._made_in = _directory_of_caller()
         self.conf = Conf(lambda: self._made_in)
         if broker is not None:
@@ -95,6 +95,7 @@ class App:
         if settings:
             self.conf.update(settings)
         self._registry = Registry()
+        self.task_class = task_cls or Task
         self._hooks: Hooks | None = None
         self._publisher: tuple[object, Publisher] | None = None
         self._sender: tuple[object, Sender] | None = None
@@ -102,6 +103,38 @@ class App:
         current.remember(self)
         if not set_as_current:
             current.forget(self)
+
+    @property
+    def task_class(self) -> type[Task[..., Any]]:
+        """The base class of tasks that name none, also of those made before it was set; Celery's name is `Task`."""
+        return self._task_class
+
+    @task_class.setter
+    def task_class(self, kind: type[Task[..., Any]]) -> None:
+        if not (isinstance(kind, type) and issubclass(kind, Task)):
+            raise TypeError(f"the class of the tasks of {self!r} must be a subclass of Task, not {kind!r:.100}")
+        self._registry.rebase(getattr(self, "_task_class", kind), kind)
+        self._task_class = kind
+        self._sender = None
+
+    if not TYPE_CHECKING:  # type checkers refuse unknown attributes by themselves
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "Task":  # not a property: the name would hide the class in the annotations here
+                return self.task_class
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            name = "task_class" if name == "Task" else name
+            # A subclass may have attributes of its own.
+            if type(self) is App and not (name.startswith("_") or name in ("main", "conf") or hasattr(App, name)):
+                close = get_close_matches(name, [known for known in dir(self) if not known.startswith("_")], 1)
+                raise AttributeError(
+                    f"an App has no attribute {name!r}, so setting it would have no effect"
+                    + (f"; did you mean {close[0]}?" if close else "")
+                    + " (settings are set on app.conf; a subclass of App may have attributes of its own)"
+                )
+            super().__setattr__(name, value)
 
     @overload
     def task(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...

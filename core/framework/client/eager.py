@@ -22,7 +22,7 @@ from framework.client.task import called_by_message, retry_without_message
 from framework.client.task_policy import annotate
 from framework.client.workflow.replacing import ReplacedHere
 from framework.exceptions import Ignore, Reject, Retry
-from framework.wire.exception_document import ExceptionInfo
+from framework.wire.exception_document import ExceptionInfo, decode_returned, encode_returned
 from framework.wire.identity import new_id
 from framework.wire.result_document import Documents
 from framework.wire.serialization import decode, encode
@@ -150,7 +150,10 @@ def _stored(task: Task[..., Any], value: Any) -> Any:
     settings = task.app.conf.settings
     if not settings.task.always_eager or task.policy.ignore_result:
         return value
-    return _decoded(value, settings.result.serializer, (settings.result.serializer,))
+    serializer = settings.result.serializer
+    if isinstance(value, BaseException):
+        value = encode_returned(value, serializer)
+    return decode_returned(_decoded(value, serializer, (serializer,)))
 
 
 def _follow(task: Task[..., Any], request: Context, state: str, value: Any, text: str | None) -> None:

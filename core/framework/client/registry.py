@@ -62,6 +62,14 @@ class Registry(Mapping[str, Task[..., Any]]):
             task.app = app
             self._tasks[name] = task
 
+    def rebase(self, old: type[Task[..., Any]], new: type[Task[..., Any]]) -> None:
+        """Give the tasks that were made from functions with the base class `old` the base class `new`."""
+        for task in self._tasks.values():
+            kind = type(task)
+            if "__wrapped__" in vars(kind) and kind.__bases__ == (old,):
+                kind.__bases__ = (new,)
+                task._policy = None
+
     def copy(self) -> dict[str, Task[..., Any]]:
         """Return the present tasks, for `restore`."""
         return dict(self._tasks)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from framework.wire.exception_document import encode_exception
+from framework.wire.exception_document import encode_exception, encode_returned
 from framework.wire.serialization import COMPRESSED_MARK, encode
 
 if TYPE_CHECKING:
@@ -69,11 +69,12 @@ class Documents:
     ) -> bytes:
         """Return the encoded document.
 
-        An exception as `result` is encoded by class and arguments, unless the state is SUCCESS, when it is the return
+        An exception as `result` is encoded by class, arguments and attributes; with the state SUCCESS it is the return
         value. Raises the serializer's own error for a result that it cannot encode.
         """
-        if isinstance(result, BaseException) and state != SUCCESS:
-            result = encode_exception(result)
+        if isinstance(result, BaseException):
+            encode_error = encode_returned if state == SUCCESS else encode_exception
+            result = encode_error(result, self._serializer)
         document: dict[str, Any] = {
             "status": state,
             "result": result,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from framework.client.request import parent_request
 from framework.exceptions import ConfigError
-from framework.wire.exception_document import decode_exception
+from framework.wire.exception_document import decode_exception, decode_returned
 from framework.wire.serialization import decode_result
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def result_of(document: dict[str, Any]) -> Any:
     value = document.get("result")
     if document.get("status") in EXCEPTION_STATES and value is not None:
         return decode_exception(value)
-    return value
+    return decode_returned(value)
 
 
 def raisable(value: Any) -> BaseException:

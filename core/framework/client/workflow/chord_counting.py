@@ -77,9 +77,9 @@ def count(app: App, member: Member, state: str, result: Any, token: str) -> Turn
             store.display_url,
         )
         return Turn.OVER
-    if isinstance(result, BaseException):
-        result = encode_exception(result)
     settings = app.conf.settings.result
+    if isinstance(result, BaseException):
+        result = encode_exception(result, settings.serializer)
     value = encode([1, member.task_id, state, result], settings.serializer)[2]
     claim = max(5.0, 2 * settings.chord_join_timeout)
     turn = store.return_part(ChordPart(member.group_id, member.task_id, member.place, value), token, claim)
