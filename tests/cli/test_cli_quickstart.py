@@ -164,3 +164,17 @@ def test_the_graph_is_explained_and_written(run, project):
     assert run("graph", "-f", "svg", "-o", "graph.svg")[:2] == (0, "")
     assert (project / "graph.svg").read_text().startswith("<svg")
     assert run("graph", "-o", "no/graph.svg")[0] == exitcodes.CANT_CREATE
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"), [("none://", "results are not kept"), ("redis://127.0.0.1:1/0", "cannot be reached")]
+)
+def test_a_call_whose_result_cannot_be_read_is_not_sent(project, run, backend, reason):
+    (project / "app.py").write_text(
+        f"from framework import App\n\napp = App('app', broker='sqlite:///queue.db', backend={backend!r})\n"
+    )
+    code, out, err = run("-A", "app", "call", "tasks.add", "-a", "[1, 2]", "--wait", "--timeout", "1")
+    assert (code != 0, out) == (True, ""), err
+    assert reason in err
+    code, out, err = run("-A", "app", "queues", "--json")
+    assert [queue.get("waiting") or 0 for queue in json.loads(out)] == [0], (out, err)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
+from uuid import uuid4
 
 import click
 import msgspec
@@ -76,6 +77,9 @@ def command(
     """Send the task."""
     app = session.app()
     given = {key: value for key, value in options.items() if value is not None}
+    if wait:
+        # A look into the store fails here if it keeps nothing or is away, before anything is sent.
+        app.AsyncResult(str(uuid4())).exists()
     result = app.send_task(name, args=tuple(args or ()), kwargs=kwargs or {}, **given)
     if wait:
         if not as_json and not session.quiet:

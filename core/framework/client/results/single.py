@@ -20,6 +20,7 @@ from framework.client.results._documents import (
     result_of,
     revoke,
     store_of,
+    wait_for_results,
 )
 from framework.exceptions import IncompleteStream, TimeoutError  # noqa: A004 - the name users catch
 
@@ -230,7 +231,7 @@ class AsyncResult(AppBound, Generic[R]):
                 waited[parent.id] = parent
             parent = parent.parent
         deadline = None if timeout is None else time.monotonic() + timeout
-        for task_id, raw in store_of(self.app).wait(list(waited), timeout, is_final, on_interval):
+        for task_id, raw in wait_for_results(self.app, waited, timeout, is_final, on_interval):
             document = waited[task_id]._take(raw)
             if task_id == self.id:
                 return document
