@@ -152,7 +152,12 @@ class RpcStore(ResultStore):
         self._after_fork()
         if self.context.consumer is not None and self._reading.acquire(blocking=False):
             try:
-                self._receive(self._open_consumer())
+                try:
+                    self._receive(self._open_consumer())
+                except ConnectionLost:
+                    # Lost while nobody read: that is no reason to fail before the broker was asked again.
+                    self._drop_consumer()
+                    self._receive(self._open_consumer())
             finally:
                 self._stop_reading()
         with self._changed:

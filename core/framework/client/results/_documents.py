@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+import time
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from framework.api.backoff import STABLE, Backoff
 from framework.client.request import parent_request
-from framework.exceptions import ConfigError
+from framework.exceptions import (
+    ConfigError,
+    ConnectionLost,
+    TimeoutError,  # noqa: A004 - the name users catch
+)
 from framework.wire.exception_document import decode_exception, decode_returned
 from framework.wire.serialization import decode_result
 
@@ -14,6 +22,10 @@ if TYPE_CHECKING:
     from framework.api.result_store import ResultStore
     from framework.client.app import App
 
+logger = logging.getLogger(__name__)
+
+#: The result stores that this process has reached.
+_reached: Final[weakref.WeakSet[ResultStore]] = weakref.WeakSet()
 #: A callback for each document.
 OnMessage = Callable[[dict[str, Any]], object]
 READY_STATES: Final = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
@@ -29,6 +41,73 @@ def store_of(app: App) -> ResultStore:
             "or App(backend=…)"
         )
     return store
+
+
+def look(app: App, task_ids: Sequence[str]) -> dict[str, bytes]:
+    """Return the documents of `task_ids` that exist. Raises `ConnectionLost`."""
+    store = store_of(app)
+    documents = store.fetch(task_ids)
+    _reached.add(store)
+    return documents
+
+
+def wait_for_results(
+    app: App,
+    task_ids: Iterable[str],
+    timeout: float | None,
+    is_final: Callable[[bytes], bool],
+    on_interval: Callable[[], object] | None = None,
+) -> Iterator[tuple[str, bytes]]:
+    """Yield ``(task id, document)`` as `ResultStore.wait` does, but connect again when the connection is lost.
+
+    Raises `TimeoutError` at `timeout`, also while the store is away, and `ConnectionLost` once `app` is closed, or if
+    this process has never reached the store.
+    """
+    store = store_of(app)
+    missing = dict.fromkeys(task_ids)
+    if missing and store not in _reached:
+        look(app, list(missing)[:1])
+    deadline = None if timeout is None else time.monotonic() + timeout
+    # The first pause is short: what is sent to a reply queue that does not exist is lost.
+    pauses = Backoff(0.02, 1.0)
+    left = timeout
+    while missing:
+        began = time.monotonic()
+        try:
+            for task_id, document in store.wait(list(missing), left, is_final, on_interval):
+                missing.pop(task_id, None)
+                yield task_id, document
+            return
+        except ConnectionLost as error:
+            if app.result_store is not store:
+                raise  # the application was closed meanwhile
+            lost = error
+        except TimeoutError:
+            if timeout is not None and pauses.attempts:
+                # The store knows only the seconds that were left when the connection was back.
+                raise TimeoutError(f"{len(missing)} results did not arrive within {timeout:g} s") from None
+            raise
+        if time.monotonic() - began > STABLE:
+            pauses.reset()
+        pause = pauses.next()
+        if deadline is not None and (rest := deadline - time.monotonic()) <= pause:
+            time.sleep(max(0.0, rest))
+            raise TimeoutError(
+                f"{len(missing)} results did not arrive within {timeout:g} s: the result store {store.display_url} "
+                f"is away ({lost})"
+            ) from lost
+        if pauses.attempts == 1:
+            logger.warning(
+                "Connection to the result store %s lost: connecting again, and waiting on for %d results (%s)",
+                store.display_url,
+                len(missing),
+                lost,
+            )
+        time.sleep(pause)
+        if on_interval is not None:
+            on_interval()
+        if deadline is not None:
+            left = max(0.0, deadline - time.monotonic())
 
 
 def revoke(

@@ -7,7 +7,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from framework.client.current import AppBound, find_app
-from framework.client.results._documents import OnMessage, ResultWatcher, refuse_inside_a_task, revoke, store_of
+from framework.client.results._documents import (
+    OnMessage,
+    ResultWatcher,
+    look,
+    refuse_inside_a_task,
+    revoke,
+    store_of,
+    wait_for_results,
+)
 from framework.client.results.single import AsyncResult, EagerResult
 from framework.wire.serialization import decode_stored, encode
 
@@ -78,7 +86,7 @@ class ResultSet(AppBound):
         """Read the documents of all results that are not final yet, at once."""
         open_ = {result.id: result for result in self._leaves() if result._document is None}
         if open_:
-            for task_id, raw in store_of(self.app).fetch(list(open_)).items():
+            for task_id, raw in look(self.app, list(open_)).items():
                 open_[task_id]._take(raw)
 
     def _final(self) -> list[str | None]:
@@ -135,7 +143,7 @@ class ResultSet(AppBound):
             return
         app = self.app
         is_final = ResultWatcher(app, on_message)
-        for task_id, raw in store_of(app).wait(list(open_), timeout, is_final, on_interval):
+        for task_id, raw in wait_for_results(app, open_, timeout, is_final, on_interval):
             result = open_[task_id]
             result._take(raw)
             yield result, result.maybe_throw(propagate)

@@ -15,11 +15,13 @@ from framework.client.results._documents import (
     OnMessage,
     ResultWatcher,
     decode,
+    look,
     raisable,
     refuse_inside_a_task,
     result_of,
     revoke,
     store_of,
+    wait_for_results,
 )
 from framework.exceptions import IncompleteStream, TimeoutError  # noqa: A004 - the name users catch
 
@@ -72,7 +74,7 @@ class AsyncResult(AppBound, Generic[R]):
         """Return the current document. Raises `ConnectionLost`, and `MessageError` for a malformed document."""
         if self._document is not None:
             return self._document
-        raw = store_of(self.app).fetch([self.id]).get(self.id)
+        raw = look(self.app, [self.id]).get(self.id)
         return _PENDING if raw is None else self._take(raw)
 
     def _take(self, raw: bytes) -> dict[str, Any]:
@@ -230,7 +232,7 @@ class AsyncResult(AppBound, Generic[R]):
                 waited[parent.id] = parent
             parent = parent.parent
         deadline = None if timeout is None else time.monotonic() + timeout
-        for task_id, raw in store_of(self.app).wait(list(waited), timeout, is_final, on_interval):
+        for task_id, raw in wait_for_results(self.app, waited, timeout, is_final, on_interval):
             document = waited[task_id]._take(raw)
             if task_id == self.id:
                 return document
