@@ -60,7 +60,6 @@ class FanoutPromises(TransportSuiteBase):
         producer = bench.producer()
         producer.declare([shared])
         to_all = {"exchange": shared.exchange.name, "exchange_type": "fanout"}
-        producer.publish([bench.message("nobody", shared, **to_all)])
         consumers = [bench.consumer(queue) for queue in queues]
         producer.publish([bench.message(key or "none", shared, routing_key=key, **to_all) for key in ("k", "", "x.y")])
         for consumer, queue in zip(consumers, queues, strict=True):
