@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import redis
 
 from framework import App
 from framework.api.result_store import Record
-from framework.exceptions import ConnectionLost
+from framework.exceptions import ConnectionLost, TransportError
 from framework.exceptions import TimeoutError as ResultTimeout
 from framework.wire.result_document import Documents
 from framework_results.rpc import RpcStore
@@ -85,9 +86,18 @@ def hang_up(reply_store: RpcStore) -> None:
     wait_for(lambda: reply_store._consumer is not None, PATIENCE, "a consumer")
     consumer = reply_store._consumer
     assert consumer is not None
-    with socket.socket(fileno=os.dup(consumer.fileno())) as link:
-        link.shutdown(socket.SHUT_RDWR)
-    wait_for(lambda: reply_store._consumer not in (None, consumer), PATIENCE, "another consumer")
+
+    def replaced() -> bool:
+        if reply_store._consumer is consumer:
+            # Again and again: a consumer may have mended its link itself.
+            with (
+                contextlib.suppress(OSError, TransportError),  # it is being closed
+                socket.socket(fileno=os.dup(consumer.fileno())) as link,
+            ):
+                link.shutdown(socket.SHUT_RDWR)
+        return reply_store._consumer not in (None, consumer)
+
+    wait_for(replaced, PATIENCE, "another consumer")
 
 
 def arrives(app: App, task_id: str, value: object) -> None:
