@@ -1,6 +1,6 @@
 """Limits that strike while a task takes and releases locks: each ends its task alone, and the worker always answers.
 
-LIMITS=10000 in the environment sends so many tasks, and prints how long the slowest answer took.
+LIMITS=10000 in the environment sends that many tasks and prints how long the slowest answer took.
 """
 
 from __future__ import annotations

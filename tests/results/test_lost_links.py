@@ -69,7 +69,7 @@ def test_a_wait_outlives_lost_subscriptions(
         waiting = threads.submit(WAYS[way], app)
 
         def cut() -> None:
-            """Cut the link of whoever waits, as soon as it waits."""
+            """Cut the connection of the waiting client as soon as it waits."""
             wait_for(lambda: server.client_kill_filter(_type="pubsub") or waiting.done(), PATIENCE, "a subscriber")
             assert not waiting.done(), waiting.result()
 

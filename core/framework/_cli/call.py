@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 from typing import Any
-from uuid import uuid4
 
 import click
 import msgspec
@@ -13,6 +12,7 @@ from framework import exitcodes
 from framework._cli.output import json_option, pass_session, print_json
 from framework._cli.result import report
 from framework._cli.session import CommandSession
+from framework.wire.identity import new_id
 
 
 def parsed(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
@@ -79,7 +79,7 @@ def command(
     given = {key: value for key, value in options.items() if value is not None}
     if wait:
         # Raises if results are not kept or the result store is away, before anything is sent; any id will do.
-        app.AsyncResult(str(uuid4())).ready()
+        app.AsyncResult(new_id()).ready()
     try:
         result = app.send_task(name, args=tuple(args or ()), kwargs=kwargs or {}, **given)
     except ValueError as error:

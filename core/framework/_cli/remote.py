@@ -188,7 +188,7 @@ def _print_missing(replies: Replies) -> bool:
 def _print_near(session: CommandSession, nodes: Iterable[str], timeout: float) -> None:
     """Print the workers that may have been meant by `nodes`, none of which answered."""
     if nodes:
-        running = sorted((session.app().control.ping(timeout=timeout)).nodes)
+        running = sorted(session.app().control.ping(timeout=timeout).nodes)
         for node in map(full_name, nodes):
             host = node.partition("@")[2]
             near = [name for name in running if name.partition("@")[2] == host] or get_close_matches(node, running, 3)

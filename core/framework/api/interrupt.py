@@ -2,8 +2,8 @@
 
 An exception that is raised just after a lock was taken, or just before it is released, leaves the lock taken for ever.
 `Gate.admits` says whether an exception may be raised where a task is right now. It refuses everything outside of the
-task's own function, and the places at which code takes and releases locks, by the names of functions. Whoever is
-refused asks again a few milliseconds later: code leaves such a place soon, unless it waits for the lock.
+task's own function, and the places at which code takes and releases locks, by the names of functions. A caller
+that is refused asks again a few milliseconds later: code leaves such a place soon, unless it waits for the lock.
 """
 
 from __future__ import annotations

@@ -68,10 +68,10 @@ def still_valid(options: Mapping[str, Any], over: Mapping[str, Any]) -> Mapping[
     """Return those of `options` that stay when the options `over` win over them: another place replaces theirs."""
     if over.get("queue") is not None:
         gone = {"exchange", "exchange_type"}
+        if "queue" in options or "exchange" in options:
+            gone.add("routing_key")
     elif over.get("exchange") is not None:
         gone = {"queue", "exchange_type"}
     else:
         return options
-    if over.get("queue") is not None and ("queue" in options or "exchange" in options):
-        gone.add("routing_key")
     return {name: value for name, value in options.items() if name not in gone}
