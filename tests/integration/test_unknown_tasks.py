@@ -14,6 +14,7 @@ import pytest
 from framework._boot import loader
 from framework.api.transport import Queue
 from framework.exceptions import NotRegistered, TaskRevokedError
+from framework.message import HANDED_BACK
 from support import ledger, queues, workers
 from support.wait import wait_for
 
@@ -137,3 +138,16 @@ def test_what_a_worker_keeps_goes_back_with_it(ending, broker_url, client, relea
     new = release(NEW, "new", **passing)
     everything = Counter(["other", *map(str, range(20))])
     wait_for(lambda: ledger.read(ledger_path) == everything, 40, lambda: new.output[-3000:])
+
+
+@pytest.mark.parametrize("broker_url", ["amqp"], indirect=True)
+def test_held_messages_make_room_at_once(broker_url, client, release, ledger_path):
+    """Held messages that fill the limit, after a batch that was passed on whole, keep nothing from what follows."""
+    passing = {"task_queues": {"celery": {"durable": False}}, "broker_heartbeat": 0}
+    app = client(broker_url, **passing)
+    mark = {HANDED_BACK: {"times": 1, "until": time.time() + 500}}
+    for headers in (None, None, mark, mark):
+        app.send_task(FRESH, ("later",), headers=headers)
+    app.send_task("rollout.common", ("other",))
+    old = release(OLD, "old", task_unknown_delay=600, **passing)
+    wait_for(lambda: ledger.read(ledger_path) == Counter(["other"]), 30, lambda: old.output[-3000:])

@@ -272,7 +272,8 @@ class Intake:
         parked = self._take(deliveries)
         if parked or self._parked_batch:
             self._fetch_past_parked(asked, parked, len(deliveries))
-        if parked or len(deliveries) == asked or self._limit < limit:
+        # Messages that are held here have raised the limit: the broker pushes nothing more until it knows.
+        if parked or len(deliveries) == asked or self._consumer_limit(consumer) > self._limit:
             self.ask()
 
     def _take(self, deliveries: Sequence[Delivery]) -> int:
