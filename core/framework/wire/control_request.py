@@ -25,6 +25,7 @@ from framework._config.nodename import full_name
 from framework.api.transport import Exchange, Mailbox, Queue
 from framework.exceptions import MessageError
 from framework.message import Outgoing, read
+from framework.wire.control_signature import sign
 from framework.wire.node_pattern import matches
 from framework.wire.serialization import decode_message, encode
 
@@ -71,8 +72,11 @@ class SentCommand:
         destination: Sequence[str] | None = None,
         pattern: str | None = None,
         matcher: str | None = None,
+        secret: str | None = None,
     ) -> None:
+        """With `secret` the request is signed."""
         self._exchange = exchange
+        self._secret = secret
         self._destination = list(map(full_name, destination)) if destination else None
         self._to_some = bool(pattern and matcher)
         self._body: dict[str, Any] = {
@@ -192,9 +196,10 @@ class SentCommand:
 
     def _message(self, expires: float) -> Outgoing:
         content_type, content_encoding, encoded, _mime = encode(self._body)
+        signature = sign(self._secret, self._exchange, encoded) if self._secret else {}
         return Outgoing(
             body=encoded,
-            headers={"clock": 0, "expires": expires},
+            headers={"clock": 0, "expires": expires, **signature},
             exchange=self._exchange,
             exchange_type="fanout",
             content_type=content_type,

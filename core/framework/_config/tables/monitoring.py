@@ -2,6 +2,9 @@
 
 from typing import Annotated
 
+import msgspec
+from msgspec import Meta
+
 from framework._config.tables.base import Seconds, Table, opt
 
 
@@ -13,6 +16,21 @@ class ControlSettings(Table):
     queue_expires: Annotated[Seconds | None, opt("Seconds after which an unused queue is deleted.")] = 10.0
     queue_exclusive: Annotated[bool, opt("The queue belongs to one connection.")] = True
     queue_durable: Annotated[bool, opt("The queue survives a restart of the broker.")] = False
+    allow: Annotated[
+        list[Annotated[str, Meta(pattern=r"^((inspect|control):)?[\w*?\[\]!-]+$")]],
+        opt(
+            "Commands that the worker runs: NAME, inspect:NAME (those that report) or control:NAME (those that change "
+            "something); * and ? in a name stand for others."
+        ),
+    ] = msgspec.field(default_factory=lambda: ["*"])
+    secret: Annotated[
+        Annotated[str, Meta(min_length=16)] | None,
+        opt(
+            "Commands that change something must be signed with this secret, of 16 characters or more, by clients that "
+            "have it, too.",
+            secret=True,
+        ),
+    ] = None
     time_limit: Annotated[
         Seconds, opt("Seconds after which a running command is ended and answered with an error; 0: no limit.")
     ] = 10.0

@@ -56,6 +56,7 @@ class Control:
             destination=destination,
             pattern=pattern,
             matcher=matcher,
+            secret=settings.control.secret,
         )
         with self._lock:
             mailbox = self._app.transport.mailbox()

@@ -2,7 +2,8 @@
 
 1. Subscribes the node's control queue to ``<control_exchange>.pidbox``, on the worker's `ControlConnection`.
 2. Decodes requests, skips those for other nodes, runs the command, and sends a reply if the request has an address.
-3. Limits the effect of bad requests: an unreadable request is logged and dropped, patterns are matched in linear time
+3. Refuses commands that `Access` does not allow.
+4. Limits the effect of bad requests: an unreadable request is logged and dropped, patterns are matched in linear time
    (`framework.wire.node_pattern`), and a command that takes too long is ended.
 
 Source: the request and reply shapes of kombu's pidbox.
@@ -17,13 +18,14 @@ from typing import Any
 import msgspec
 
 from framework._config.nodename import full_name
-from framework.api.command import Panel
+from framework.api.command import Command, Panel
 from framework.api.transport import Exchange, Queue
 from framework.exceptions import MessageError
 from framework.message import Outgoing, Payload, read
 from framework.wire.control_request import ROSTER
 from framework.wire.node_pattern import matches
 from framework.wire.serialization import decode_message, encode
+from framework.worker.steps.control.access import Access
 from framework.worker.steps.control.connection import ControlConnection
 from framework.worker.steps.control.time_limit import CommandTimeout, run_limited
 
@@ -65,6 +67,7 @@ class ControlMailbox:
         self._accept = accept
         self._time_limit = control.time_limit
         self._exchange = f"{control.exchange}.pidbox"
+        self.access = Access(control.allow, control.secret, self._exchange)
         self._queue = Queue(
             name=f"{hostname}.{self._exchange}",
             exchange=Exchange(name=self._exchange, type="fanout", durable=False, delivery_mode=1),
@@ -80,6 +83,8 @@ class ControlMailbox:
     def start(self, state: Any) -> None:
         """Start to answer requests; commands are called with `state`. Called in the loop."""
         self.state = state
+        for pattern in self.access.unmatched(self._panel):
+            logger.warning("`allow` under [control] has %r, which is no command of this worker", pattern)
         self._connection.listen(self._queue, self.answer)
 
     def answer(self, payload: Payload) -> Outgoing | None:
@@ -102,21 +107,23 @@ class ControlMailbox:
         if not self._is_addressed(request):
             return None
         logger.debug("Control request %s %s", request.method, request.arguments)
-        reply = self._run(request)
-        if isinstance(reply, dict) and "error" in reply:
-            logger.error("Control request %s failed: %s", request.method, reply["error"])
+        command = self._panel.get(request.method)
+        refusal = "" if command is None else self.access.refusal(command, incoming, request.arguments)
+        reply = {"error": refusal} if refusal else self._run(request, command)
         if request.reply_to is None:
             return None
         return self._reply(request, reply)
 
-    def _run(self, request: ControlRequest) -> Any:
+    def _run(self, request: ControlRequest, command: Command | None) -> Any:
         """Run the command and return its reply, for one that takes too long an error reply."""
-        command = self._panel.get(request.method)
         limit = self._time_limit if command is None or command.time_limit is None else command.time_limit
         try:
-            return run_limited(limit, self._panel.answer, self.state, request.method, request.arguments)
+            reply = run_limited(limit, self._panel.answer, self.state, request.method, request.arguments)
         except CommandTimeout:
-            return {"error": f"{request.method} was ended after the {limit:g} s that a command may run at most"}
+            reply = {"error": f"{request.method} was ended after the {limit:g} s that a command may run at most"}
+        if isinstance(reply, dict) and "error" in reply:
+            logger.error("Control request %s failed: %s", request.method, reply["error"])
+        return reply
 
     def _is_addressed(self, request: ControlRequest) -> bool:
         if request.destination:

@@ -114,7 +114,7 @@ class Mingle:
 
     def _ask(self, arguments: dict[str, Any]) -> None:
         own = None if self._exchanging else [self._hostname]
-        request = SentCommand("hello", arguments, exchange=self._exchange, destination=own)
+        request = SentCommand("hello", arguments, exchange=self._exchange, destination=own, secret=self._control.secret)
         replies = named = 0
         error: TransportError | None = None
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from framework.worker.intake.intake import Intake
     from framework.worker.intake.subscriptions import Subscriptions
     from framework.worker.settle.settle import Settle
+    from framework.worker.steps.control.access import Access
     from framework.worker.steps.control.mingle import Mingle
     from framework.worker.steps.events.dispatcher import EventDispatcher
 
@@ -71,6 +72,7 @@ class ControlState(msgspec.Struct, kw_only=True):
     prefetch: Prefetch
     revokes: Revokes
     clock: Clock
+    access: Access
     queues: Subscriptions
     #: Starts a warm stop of the worker.
     stop: Callable[[], object]

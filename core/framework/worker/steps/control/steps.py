@@ -127,6 +127,7 @@ class ControlStep(Step):
             prefetch=board.get("prefetch"),
             revokes=board.get("revokes"),
             clock=connection.clock,
+            access=control_mailbox.access,
             queues=board.get("queues"),
             stop=lambda: run.stopper.warm(),
             started=run.began,

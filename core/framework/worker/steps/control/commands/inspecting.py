@@ -107,6 +107,7 @@ def stats(state: ControlState) -> dict[str, Any]:
         "pool": state.pool.info(),
         "broker": state.transport.info(),
         "prefetch_count": state.prefetch.limit,
+        "control": {"refused": dict(state.access.refused)},
         "rusage": {name: getattr(usage, f"ru_{name}") for name in _RUSAGE.split()},
         **scaling,
     }
