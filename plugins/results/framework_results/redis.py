@@ -333,7 +333,7 @@ def _subscribe(connection: RedisConnection, verb: str, channels: Sequence[str]) 
     while missing:
         for reply in connection.read(1):
             if connection.is_error(reply):
-                connection.raise_error(reply)
+                connection.raise_error(reply, ())  # `_log_refusal` says how to allow it
             missing -= reply[0] == confirmed
 
 

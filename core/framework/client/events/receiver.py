@@ -93,7 +93,8 @@ class Receiver:
         """Call handlers with events until `limit` have arrived, none for `timeout` seconds, or `stop` is called.
 
         Returns the number of events. None: no limit. `wakeup`: request a heartbeat of the workers after each connect.
-        An exception of a handler ends the capture. Raises `ConfigError` if the broker has no fan-out.
+        An exception of a handler ends the capture. Raises `ConfigError` if the broker has no fan-out, `TransportError`
+        if it refuses to pass on events.
         """
         return sum(1 for _event in self.itercapture(limit, timeout, wakeup))
 
@@ -115,7 +116,7 @@ class Receiver:
                     mailbox.subscribe(queue)
                     self.on_connection(None)
                     if wakeup:
-                        self._app.control.heartbeat()
+                        self._request_heartbeats()
                     since = time.monotonic()
                     for event in self._events(mailbox):
                         self.process(event)
@@ -126,12 +127,22 @@ class Receiver:
                                 return
                     return
             except TransportError as error:
+                if not error.temporary:
+                    raise
                 if time.monotonic() - since >= STABLE:
                     backoff.reset()
                 self.on_connection(error)
                 if self._deadline is not None and time.monotonic() >= self._deadline:
                     return
                 self._sleep(backoff.next())
+
+    def _request_heartbeats(self) -> None:
+        try:
+            self._app.control.heartbeat()
+        except TransportError as error:
+            # An account that may only listen waits for the next heartbeats.
+            if error.temporary:
+                raise
 
     def _events(self, mailbox: Mailbox) -> Iterator[dict[str, Any]]:
         """Yield events until the deadline has passed or `stop` is called."""

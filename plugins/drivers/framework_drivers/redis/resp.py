@@ -19,7 +19,7 @@ import os
 import select
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from time import monotonic
 from typing import Any, Final, NamedTuple, NoReturn, TypeAlias, cast
 
@@ -27,6 +27,7 @@ import hiredis
 import msgspec
 
 from framework.exceptions import ConnectionLost, TransportError
+from framework_drivers.redis.acl import DENIED, remedy
 from framework_drivers.redis.url import RedisAddress, tls_context
 
 logger = logging.getLogger(__name__)
@@ -240,6 +241,8 @@ class RedisConnection:
             return False
         tracking = ("CLIENT", "TRACKING", "ON", "OPTIN", "NOLOOP")
         replies = self.exchange(self._pack(tracking) + self._pack(WATCH_NEXT), 2)
+        if str(replies[0]).startswith(DENIED):
+            _say_that_it_polls(self.address.display, self._remedy(str(replies[0]), tracking))
         return not any(self.is_error(reply) for reply in replies)
 
     def wake(self) -> None:
@@ -392,26 +395,42 @@ class RedisConnection:
                     if not isinstance(reply, hiredis.ReplyError):
                         replies[index] = reply
                         continue
-                self.raise_error(reply)
+                self.raise_error(reply, command)
         return replies
 
     def load(self, scripts: Sequence[Script]) -> None:
         """Load `scripts` into the server, so that script calls run in the order of their commands, not after them."""
         self.run([("SCRIPT", "LOAD", script.text) for script in scripts])
 
-    def raise_error(self, reply: object) -> NoReturn:
-        """Raise the exception for an error reply. Raises `ServerError`, `ConnectionLost`."""
+    def raise_error(self, reply: object, command: Command) -> NoReturn:
+        """Raise the exception for an error reply to `command`. Raises `ServerError`, `ConnectionLost`.
+
+        With an empty `command` the text does not say how to allow it.
+        """
         text = str(reply).removeprefix(_ABORTED)
         if text.startswith(_DOWN):
             self.close()
             raise ConnectionLost(f"{self.address.display} is unavailable at present: {text}")
+        if command and text.startswith(DENIED):
+            text += self._remedy(text, command)
         refused = ServerError(f"{self.address.display} refused a command: {text}")
         refused.temporary = text.startswith(_TEMPORARY)
         raise refused
 
+    def _remedy(self, reply: str, command: Command) -> str:
+        return remedy(reply, _plain(command), self.address.username or "default")
+
     def is_error(self, reply: object) -> bool:
         """Whether `reply` is an error reply."""
         return isinstance(reply, hiredis.ReplyError)
+
+
+@cache
+def _say_that_it_polls(server: str, allow: str) -> None:
+    """Log it once for each server, account and command."""
+    logger.warning(
+        "%s does not let this account watch keys: it is asked again and again instead%s +client|caching", server, allow
+    )
 
 
 def _plain(command: Command) -> tuple[Argument, ...]:

@@ -120,7 +120,7 @@ class RedisConsumer(Consumer):
             self._reap_from = monotonic() + _GRACE - min(_GRACE, uptime(self._connection, _GRACE))
             warn_of_eviction(self._connection)
             if not self._connection.watch_keys():
-                key = f"framework.tick.{self._id}"
+                key = self._keys.tick(self._id)
                 self._server_timer = ServerTimer(addresses, settings, key, options.poll_interval)
             self._parking = RedisParking(watched=self._server_timer is None)
         except TransportError:

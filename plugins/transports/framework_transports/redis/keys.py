@@ -86,6 +86,10 @@ class Keys:
         """Return the hash of the parked messages of `queue`, by their keys."""
         return f"{self._prefix}framework.shelf.{_tag(queue)}"
 
+    def tick(self, consumer: str) -> str:
+        """Return the list that stays empty, on which `consumer` waits where the server cannot push."""
+        return f"{self._prefix}framework.tick.{consumer}"
+
     def starts(self, name: str) -> str:
         """Return the key of the next free start of the rate limit `name`."""
         return f"{self._prefix}framework.starts.{name}"

@@ -12,6 +12,7 @@ Source: kombu's fan-out channels and reply queues, section 9.7 of the wire proto
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -24,6 +25,8 @@ from framework_drivers.redis.url import RedisAddress
 from framework_transports.redis.keys import Keys
 from framework_transports.redis.router import RedisRouter
 
+#: What makes a pattern of a channel's name.
+_WILD: Final = re.compile(r"[*?\[]")
 #: Replies read from a list at once.
 _PAGE: Final = 1000
 #: Lifetime (ms) of a reply that its client does not read: the client may have been killed.
@@ -88,16 +91,22 @@ class RedisMailbox(Mailbox):
                 self._block()
 
     def _subscribe(self, queue: Queue) -> None:
-        pattern = self._keys.subscription(queue)
+        connection, pattern = self._connection, self._keys.subscription(queue)
+        # A channel needs fewer rights than a pattern: the very pattern must be in the account's ACL.
+        command = ("PSUBSCRIBE" if _WILD.search(pattern) else "SUBSCRIBE", pattern)
         self._patterns[pattern.encode()] = queue.exchange.name
-        command = self._pack(("PSUBSCRIBE", pattern))
-        if self._connection.resp3:
+        if connection.resp3:
             # The confirmation is a push; the reply to the command after it proves the subscription.
-            self._connection.send(command)
-            self._connection.call("PING")
+            replies = connection.exchange(self._pack(command) + self._pack(("PING",)), 1)
+            if connection.is_error(replies[0]) and len(replies) == 1:
+                connection.read(1)
         else:
-            for reply in self._connection.exchange(command, 1):
-                self._on_message(reply)
+            replies = connection.exchange(self._pack(command), 1)
+        if connection.is_error(replies[0]):
+            del self._patterns[pattern.encode()]
+            connection.raise_error(replies[0], command)
+        for reply in replies:
+            self._on_message(reply)
         self._wake_if_pending()
 
     def _on_push(self, push: Push) -> None:
@@ -107,10 +116,11 @@ class RedisMailbox(Mailbox):
             self._on_message(push)
 
     def _on_message(self, message: Any) -> None:
-        if isinstance(message, list) and len(message) == 4 and message[0] == b"pmessage":
+        # ``pmessage, pattern, channel, payload`` or ``message, channel, payload``
+        if isinstance(message, list) and message[0] in (b"pmessage", b"message"):
             exchange = self._patterns.get(message[1])
             if exchange is not None:
-                self._arrived.append((exchange, message[3]))
+                self._arrived.append((exchange, message[-1]))
 
     def receive(self) -> Sequence[tuple[str, Payload]]:
         """Return the messages that have arrived."""

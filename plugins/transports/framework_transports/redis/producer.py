@@ -57,6 +57,6 @@ class RedisProducer(Producer):
 
 def _run_as_one(connection: RedisConnection, commands: Sequence[Command]) -> None:
     """Run all of `commands`, or none if the server refuses writes. Raises `ServerError`, `ConnectionLost`."""
-    for reply in connection.run([("MULTI",), *commands, ("EXEC",)])[-1]:
+    for command, reply in zip(commands, connection.run([("MULTI",), *commands, ("EXEC",)])[-1], strict=True):
         if connection.is_error(reply):
-            connection.raise_error(reply)
+            connection.raise_error(reply, command)

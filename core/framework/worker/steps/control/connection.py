@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from framework.api.backoff import PAUSE_MAX, STABLE, Backoff
 from framework.api.loop import Loop, Timer
 from framework.api.transport import Mailbox, Queue, Transport
-from framework.exceptions import TransportError
+from framework.exceptions import ConnectionLost, TransportError
 from framework.message import Outgoing, Payload
 from framework.wire.clock import Clock
 
@@ -65,12 +65,21 @@ class ControlConnection:
         self._handlers[queue.exchange.name] = handler
         if self._mailbox is not None:
             try:
-                self._mailbox.subscribe(queue)
+                self._subscribe(self._mailbox, queue)
             except TransportError as error:
                 self._reconnect(error)
                 return
             # Messages that arrived already must not wait until the descriptor is readable again.
             self._loop.call_soon(self._read)
+
+    def _subscribe(self, mailbox: Mailbox, queue: Queue) -> None:
+        """Subscribe `queue`. Raises `ConnectionLost`; what the broker refuses is logged, and the others are kept."""
+        try:
+            mailbox.subscribe(queue)
+        except ConnectionLost:
+            raise
+        except TransportError as error:
+            self._log_once("The broker refuses to pass on what is sent to %s: %s", queue.exchange.name, error)
 
     def prepare(self, callback: Callable[[], object]) -> None:
         """Call `callback` on every new connection, before it subscribes."""
@@ -121,7 +130,7 @@ class ControlConnection:
                 for callback in self._before_subscribing:
                     callback()
                 for queue in self._queues:
-                    mailbox.subscribe(queue)
+                    self._subscribe(mailbox, queue)
             except TransportError:
                 mailbox.close()
                 raise
@@ -143,11 +152,14 @@ class ControlConnection:
             callback()
 
     def _log_outage(self, text: str, error: TransportError) -> None:
-        reason = str(error)
-        level = logging.DEBUG if reason in self._reasons_logged else logging.WARNING
-        logger.log(level, text, error)
-        self._reasons_logged.add(reason)
+        self._log_once(text, error)
         self._back_logged = False
+
+    def _log_once(self, text: str, *arguments: object) -> None:
+        reason = str(arguments[-1])
+        level = logging.DEBUG if reason in self._reasons_logged else logging.WARNING
+        logger.log(level, text, *arguments)
+        self._reasons_logged.add(reason)
 
     def _log_back(self) -> None:
         if not self._back_logged:
