@@ -137,7 +137,8 @@ def test_of_another_time(monkeypatch, away):
 
 def test_for_other_workers():
     """Workers with another exchange and the same secret do not take it."""
-    assert control_signature.Signatures(SECRET, "b.pidbox").fault(signed("a.pidbox")).startswith("its signature is wrong")
+    others = control_signature.Signatures(SECRET, "b.pidbox")
+    assert others.fault(signed("a.pidbox")).startswith("its signature is wrong")
 
 
 def signed(exchange: str) -> Any:
@@ -147,11 +148,7 @@ def signed(exchange: str) -> Any:
 
 @pytest.mark.parametrize(
     ("settings", "text"),
-    [
-        ('allow = ["insepct:*"]', "allow"),
-        ('allow = ["ping pong"]', "allow"),
-        ('secret = "short-secret"', "secret"),
-    ],
+    [('allow = ["insepct:*"]', "allow"), ('allow = ["ping pong"]', "allow"), ('secret = "short-secret"', "secret")],
 )
 def test_settings_that_cannot_be_meant(tmp_path, settings, text):
     (tmp_path / "framework.toml").write_text(f"[control]\n{settings}\n")

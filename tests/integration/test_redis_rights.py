@@ -92,8 +92,7 @@ def test_what_works_without_rights(account, start, client, ledger_path, rules, s
 
 
 @pytest.mark.parametrize(
-    ("lacks", "allow"),
-    [("-script", r"\+script\|load"), ("-eval -evalsha", r"\+eval"), ("-hset", None)],
+    ("lacks", "allow"), [("-script", r"\+script\|load"), ("-eval -evalsha", r"\+eval"), ("-hset", None)]
 )
 def test_a_worker_that_cannot_work_says_what_it_needs(account, start, lacks, allow):
     url = account(*ALL_BUT_DANGEROUS, *EVENTS, *lacks.split())
@@ -108,13 +107,13 @@ def test_a_worker_that_cannot_work_says_what_it_needs(account, start, lacks, all
 
 def test_a_key_that_is_not_allowed_is_named(account, client):
     url = account("~celery-task-meta-*", "&*", "+@all")
-    with pytest.raises(TransportError, match="to allow it: ACL SETUSER shop ~_kombu.binding.celery$"):
+    with pytest.raises(TransportError, match=r"to allow it: ACL SETUSER shop ~_kombu\.binding\.celery$"):
         client(url, url).tasks["proj.add"].delay(1, 2)
     url = account("~celery-task-meta-*", "~_kombu*", "&*", "+@all")
     app = client(url, url)
-    with pytest.raises(TransportError, match="ACL SETUSER shop ~celery$"):
+    with pytest.raises(TransportError, match=r"ACL SETUSER shop ~celery$"):
         app.tasks["proj.add"].delay(1, 2)
-    with pytest.raises(TransportError, match="ACL SETUSER shop ~celery$"):
+    with pytest.raises(TransportError, match=r"ACL SETUSER shop ~celery$"):
         app.send_many(app.tasks["proj.add"].si(1, 2) for _ in range(10))
 
 
