@@ -92,7 +92,14 @@ def test_what_works_without_rights(account, start, client, ledger_path, rules, s
 
 
 @pytest.mark.parametrize(
-    ("lacks", "allow"), [("-script", r"\+script\|load"), ("-eval -evalsha", r"\+eval"), ("-hset", None)]
+    ("lacks", "allow"),
+    [
+        ("-select", r"\+select"),
+        ("-ping", r"\+ping"),
+        ("-script", r"\+script\|load"),
+        ("-eval -evalsha", r"\+eval"),
+        ("-hset", None),
+    ],
 )
 def test_a_worker_that_cannot_work_says_what_it_needs(account, start, lacks, allow):
     url = account(*ALL_BUT_DANGEROUS, *EVENTS, *lacks.split())

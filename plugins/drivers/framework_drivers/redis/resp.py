@@ -41,6 +41,8 @@ Packer: TypeAlias = Callable[[tuple[Argument, ...]], bytes]
 _DOWN: Final = ("LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "NOREPLICAS", "MOVED", "ASK")
 #: Error replies of a server that refuses writes for the moment.
 _TEMPORARY: Final = ("OOM", "MISCONF")
+#: Error replies to a login that do not change by themselves: rights that the account lacks, a database that is none.
+_FOR_GOOD: Final = (DENIED, "ERR DB index is out of range", "ERR invalid DB index", "ERR SELECT is not allowed")
 #: Precedes the reason when the last command of a transaction is refused.
 _ABORTED: Final = "EXECABORT Transaction discarded because of: "
 _CHUNK: Final = 1 << 16
@@ -201,12 +203,15 @@ class RedisConnection:
         # Reveals a problem with the account here, rather than with the first task.
         commands.append(("PING",))
         replies = self.exchange(b"".join(self._pack(command) for command in commands), len(commands))
-        for reply in (*replies[:logged_in], replies[-1]):
+        asked = (*commands[:logged_in], commands[-1])
+        for command, reply in zip(asked, (*replies[:logged_in], replies[-1]), strict=True):
             if isinstance(reply, hiredis.ReplyError):
-                self._refuse_login(reply)
+                self._refuse_login(reply, command)
 
-    def _refuse_login(self, reply: object) -> NoReturn:
+    def _refuse_login(self, reply: object, command: Command = ()) -> NoReturn:
         text = str(reply)
+        if text.startswith(_FOR_GOOD):
+            self.raise_error(reply, command)
         if text.startswith(("WRONGPASS", "NOAUTH", "ERR invalid password", "ERR Client sent AUTH", "ERR AUTH")):
             raise ConnectionLost(
                 f"{self.address.display} refused the login ({text.split(' ', 1)[0]}): check the URL's user and password"
