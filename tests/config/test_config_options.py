@@ -8,10 +8,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from framework._config.options import accept, aliases, mask, options, parse, tables
+from framework._config.options import accept, aliases, options, parse, tables
 from framework._config.settings import Settings
 from framework._config.show import json_schema
 from framework.exceptions import ConfigError
+from framework.server_url import mask
 
 #: A sample of every kind of older name; the first column is what old configurations say.
 OLD_NAMES = {

@@ -295,7 +295,7 @@ def test_the_port_may_still_be_given(here):
         ("[broker]\nurl = 'sqlite:///x.db'\n", "sqlite:///x.db", "sqlite:///x.db"),
         ("[broker]\nurl = 'redis'\n", "redis://", None),
         ("[broker]\nurl = ['redis://a', 'redis://b']\n", "redis://a;redis://b", None),
-        ("[broker]\nhost = 'h'\nuser = 'u'\npassword = 'p'\nvhost = 'v'\nport = 1\n", "amqp://u:p@h:1/v", None),
+        ("[broker]\nhost = 'h'\nusername = 'u'\npassword = 'p'\nvhost = 'v'\nport = 1\n", "amqp://u:p@h:1/v", None),
         ("[broker]\nhost = 'h'\ntransport = 'redis'\n", "redis://h/", None),
         ("[broker]\nurl = 'redis://h'\n[result]\nbackend = 'rpc'\n", "redis://h", "rpc://"),
         ("[broker]\nurl = 'redis://h'\n[result]\nbackend = 'redis'\n", "redis://h", "redis://h"),

@@ -17,6 +17,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -365,6 +366,9 @@ def fire_all(place: Range, volleys: Iterable[Volley], at_once: int, told: Callab
 
 def main() -> int:
     """Fire 200 volleys, or those named; return 0 when all is well."""
+    # A shell starts what runs in the background with these ignored, and a worker would begin its life deaf to them.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     seed, count = int(os.environ.get("SIGNALS_SEED") or 1), int(os.environ.get("COUNT") or 200)
     named = os.environ.get("SIGNALS", "").split()
     pairs = [(int(one), int(other)) for one, _, other in (name.partition(":") for name in named)]

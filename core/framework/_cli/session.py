@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.exceptions import AppNotFound, ConfigError
+from framework.server_url import mask
 
 if TYPE_CHECKING:
     from framework._config.sources import Sources
@@ -40,8 +41,6 @@ class CommandSession:
 
     def name_process(self, name: str) -> None:
         """Show `name`, in front of the options of the command line, as the title of this process."""
-        from framework._config.options import mask  # start-up time: `framework --help` reads no configuration
-
         if self._args is None:
             self._set_title([name, *map(mask, sys.argv[1:])])
 
@@ -62,13 +61,13 @@ class CommandSession:
         """
         if self._sources is None:
             # Start-up time: `framework --help` reads no configuration.
-            from framework._config import options, sources
+            from framework._config import sources
             from framework.client import locate
 
             self.enter()
-            if self._args is None and any(options.mask(word) != word for word in sys.orig_argv):
+            if self._args is None and any(mask(word) != word for word in sys.orig_argv):
                 # Every user of the machine can read the command lines of its processes.
-                self._set_title(map(options.mask, sys.orig_argv))
+                self._set_title(map(mask, sys.orig_argv))
             flags = dict(self.flags)
             if self.broker is not None:
                 # The flag replaces separate read and write brokers in the file as well.

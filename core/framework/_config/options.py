@@ -23,6 +23,7 @@ from framework._config.settings import PLUGIN_TABLES, Settings
 from framework._config.tables.base import Table
 from framework._config.tables.unused import UNUSED_SETTINGS
 from framework.exceptions import ConfigError
+from framework.server_url import mask
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _NOTHING = frozenset({"none", "null"})
@@ -178,18 +179,6 @@ def shown(option: Option, value: Any) -> str:
         return repr(mask(str(value))) if "://" in str(value) else "'********'"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def mask(url: str) -> str:
-    """Return `url`, one or several separated by ``;``, with passwords replaced by asterisks."""
-    parts = []
-    for part in url.split(";"):
-        scheme, mark, rest = part.partition("://")
-        authority, slash, path = rest.partition("/")
-        account, at, host = authority.rpartition("@")
-        user, colon, _ = account.partition(":")
-        parts.append(f"{scheme}{mark}{user}{':********' if colon else ''}{at}{host}{slash}{path}")
-    return ";".join(parts)
 
 
 def describe(kind: Any) -> str:

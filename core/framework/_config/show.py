@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from framework._config.options import Option, mask, options
+from framework._config.options import Option, options
 from framework._config.settings import Settings
+from framework.server_url import mask
 
 if TYPE_CHECKING:
     from framework._config.conf import Conf

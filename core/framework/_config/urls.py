@@ -12,6 +12,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
+from framework.exceptions import ConfigError
+from framework.server_url import check, with_account
+
 if TYPE_CHECKING:
     from framework._config.settings import BrokerSettings, ResultSettings, Settings
     from framework._config.tables.legacy import RedisSettings
@@ -49,25 +52,33 @@ def complete(settings: Settings, named: set[str], directory: str) -> dict[str, s
     if not broker.url:
         broker.url, made["broker_url"] = _broker(broker, directory)
     for key in ("url", "read_url", "write_url"):
-        if (url := getattr(broker, key)) and "://" not in url:
-            setattr(broker, key, f"{url}://")
+        if url := getattr(broker, key):
+            full = url if "://" in url else f"{url}://"
+            setattr(broker, key, _with_account(full, broker.username, broker.password, "broker"))
     if result.backend is None and "result_backend" not in named and broker.url.startswith(f"{_EMBEDDED}:"):
         result.backend = broker.url
         made["result_backend"] = "the embedded broker's own file"
     else:
         _complete_backend(result, settings.redis, broker.url)
+        if result.backend is not None:
+            result.backend = _with_account(result.backend, result.username, result.password, "result")
     return made
+
+
+def _with_account(url: str, username: str | None, password: str | None, table: str) -> str:
+    check(url, table)
+    try:
+        return with_account(url, username, password)
+    except ConfigError as error:
+        raise ConfigError(f"[{table}]: {error}") from None
 
 
 def _broker(broker: BrokerSettings, directory: str) -> tuple[str, str]:
     """Return the URL of a broker without `url`, and the source of that URL."""
     if broker.host:
-        account = (
-            f"{broker.user or ''}:{broker.password}@" if broker.password else f"{broker.user}@" if broker.user else ""
-        )
         port = f":{broker.port}" if broker.port else ""
         scheme = broker.transport or _BROKER_OF_PARTS
-        return f"{scheme}://{account}{broker.host}{port}/{broker.vhost or ''}", "from broker.host"
+        return f"{scheme}://{broker.host}{port}/{broker.vhost or ''}", "from broker.host"
     if broker.read_url or broker.write_url:
         # A configuration that names one broker does not mean the embedded broker as the other.
         return broker.read_url or broker.write_url or "", f"from broker.{'read' if broker.read_url else 'write'}_url"
@@ -80,7 +91,7 @@ def _complete_backend(result: ResultSettings, parts: RedisSettings, broker_url: 
     if result.backend in _BACKENDS:
         result.backend = _BACKENDS[result.backend]
     elif result.backend == _BACKEND_OF_PARTS and parts.host:
-        account = f"{parts.username or ''}:{parts.password}@" if parts.password else ""
-        result.backend = f"{_BACKEND_OF_PARTS}://{account}{parts.host}:{parts.port or 6379}/{parts.db or 0}"
+        url = f"{_BACKEND_OF_PARTS}://{parts.host}:{parts.port or 6379}/{parts.db or 0}"
+        result.backend = with_account(url, parts.username, parts.password)
     elif result.backend == _BACKEND_OF_PARTS and broker_url.startswith(_BACKEND_OF_PARTS):
         result.backend = broker_url

@@ -58,8 +58,13 @@ class BrokerSettings(Table):
     login_method: Annotated[str | None, opt("SASL mechanism (AMQP).", "BROKER_LOGIN_METHOD")] = None
     host: Annotated[str | None, opt("Host, if there is no URL.", "BROKER_HOST")] = None
     port: Annotated[int | None, opt("Port, if there is no URL.", "BROKER_PORT")] = None
-    user: Annotated[str | None, opt("User, if there is no URL.", "BROKER_USER")] = None
-    password: Annotated[str | None, opt("Password, if there is no URL.", "BROKER_PASSWORD", secret=True)] = None
+    username: Annotated[
+        str | None, opt("User, for URLs that name none. As it is, without percent-encoding.", "BROKER_USER")
+    ] = None
+    password: Annotated[
+        str | None,
+        opt("Password, for URLs that have none. As it is, without percent-encoding.", "BROKER_PASSWORD", secret=True),
+    ] = None
     vhost: Annotated[str | None, opt("Virtual host, if there is no URL.", "BROKER_VHOST")] = None
     native_delayed_delivery_queue_type: Annotated[
         Literal["classic", "quorum"], opt("Type of the queues of Celery's delayed delivery (AMQP).")

@@ -20,6 +20,10 @@ class ResultSettings(Table):
             secret=True,
         ),
     ] = None
+    username: Annotated[str | None, opt("User, if the URL names none. As it is, without percent-encoding.")] = None
+    password: Annotated[
+        str | None, opt("Password, if the URL has none. As it is, without percent-encoding.", secret=True)
+    ] = None
     expires: Annotated[
         Seconds, opt("Seconds a result is kept; 0: for ever.", "CELERY_TASK_RESULT_EXPIRES", "CELERY_RESULT_EXPIRES")
     ] = 86_400.0

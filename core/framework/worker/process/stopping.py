@@ -20,9 +20,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from framework import exitcodes
-from framework._config.options import mask
 from framework.api.loop import Loop
 from framework.api.pool import Pool
+from framework.server_url import mask
 from framework.worker.intake.intake import Intake
 from framework.worker.process.logs import write_stdout
 from framework.worker.settle.settle import Settle

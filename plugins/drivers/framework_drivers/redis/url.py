@@ -18,7 +18,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from framework.exceptions import ConfigError
-from framework_drivers.masking import masked
+from framework.server_url import check, mask
 
 if TYPE_CHECKING:
     import ssl
@@ -78,6 +78,7 @@ class RedisAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse(url: str) -> list[RedisAddress]:
     """Return the servers of `url`, in the order in which to try them. Raises `ConfigError`."""
+    check(url)
     addresses: list[RedisAddress] = []
     for part in url.split(";"):
         text = part.strip()
@@ -88,17 +89,18 @@ def parse(url: str) -> list[RedisAddress]:
             text = f"{addresses[0].scheme}://{text}"
         addresses.append(_parse_one(text))
     if not addresses:
-        raise ConfigError(f"{masked(url)!r} names no Redis server: write redis://host:6379/0")
+        raise ConfigError(f"{mask(url)!r} names no Redis server: write redis://host:6379/0")
     return addresses
 
 
 def _parse_one(url: str) -> RedisAddress:
-    shown = masked(url)
+    shown = mask(url)
     try:
         found = urlsplit(url)
         port = found.port
-    except ValueError as error:
-        raise ConfigError(f"{shown!r} is no Redis URL ({error}): write redis://host:6379/0") from None
+    except ValueError:
+        # Without its text, which may show what is not masked.
+        raise ConfigError(f"{shown!r} is no Redis URL: write redis://host:6379/0") from None
     if found.scheme not in SCHEMES:
         raise ConfigError(f"{shown!r} is no Redis URL: its scheme must be one of {', '.join(sorted(SCHEMES))}")
     query = parse_qsl(found.query)

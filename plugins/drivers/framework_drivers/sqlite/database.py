@@ -27,7 +27,7 @@ from urllib.parse import unquote
 import msgspec
 
 from framework.exceptions import ConfigError, ConnectionLost, PluginUnavailable, TransportError
-from framework_drivers.masking import masked
+from framework.server_url import mask
 
 Synchronous = Literal["full", "normal"]
 
@@ -77,13 +77,13 @@ def database_path(url: str, default: str = DEFAULT_FILE) -> str:
     _, separator, rest = url.partition("://")
     if not separator or (rest and not rest.startswith("/")):
         raise ConfigError(
-            f"{masked(url)!r} names no SQLite file: write sqlite:///relative/path.db, sqlite:////absolute/path.db, "
+            f"{mask(url)!r} names no SQLite file: write sqlite:///relative/path.db, sqlite:////absolute/path.db, "
             f"or sqlite:// for {default} in the current directory"
         )
     name = unquote(rest[1:])
     if "?" in rest or name == ":memory:" or "\0" in name:
         raise ConfigError(
-            f"{masked(url)!r} is no plain file: write sqlite:///path.db (memory:// keeps everything in memory)"
+            f"{mask(url)!r} is no plain file: write sqlite:///path.db (memory:// keeps everything in memory)"
         )
     return os.path.abspath(name or default)
 

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import msgspec
 
 from framework.exceptions import ConfigError
+from framework.server_url import check, mask
 
 PORT: Final = 5672
 TLS_PORT: Final = 5671
@@ -55,6 +56,7 @@ class AmqpAddress(msgspec.Struct, frozen=True, kw_only=True):
 
 def addresses(urls: str, use_ssl: bool | Mapping[str, Any] | None) -> list[AmqpAddress]:
     """Parse `urls`, separated by ``;``; later ones may leave out the scheme. Raises `ConfigError`."""
+    check(urls)
     found: list[AmqpAddress] = []
     scheme = ""
     for part in urls.split(";"):
@@ -74,9 +76,10 @@ def _address(url: str, use_ssl: bool | Mapping[str, Any] | None) -> AmqpAddress:
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
+    except ValueError:
+        # Without its text, which may show what is not masked.
         raise ConfigError(
-            f"the broker URL is not valid: {error}; wanted amqp://user:password@host:5672/vhost"
+            f"the broker URL {mask(url)!r} is not valid; wanted amqp://user:password@host:5672/vhost"
         ) from None
     query = dict(parse_qsl(parts.query))
     host = parts.hostname or "localhost"

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from framework.api.transport import Queue
+from framework.server_url import mask
 from framework_transports.amqp.address import AmqpAddress
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class DeliveryLimits:
                 "Delivery limits that policies set are not known, from queue %r on: the management API at %s cannot "
                 "be asked, or not understood (%s); see management_url under [transport.amqp]",
                 queue.name,
-                self._url,
+                mask(self._url),
                 error,
             )
             self._url = None

@@ -17,7 +17,8 @@ import msgspec
 
 from framework.api.transport import Consumer, Producer, Queue, Transport, TransportTraits
 from framework.exceptions import ConnectionLost, TransportError
-from framework_transports.kombu.broker import KombuBroker, library, without_password
+from framework.server_url import mask
+from framework_transports.kombu.broker import KombuBroker, library
 from framework_transports.kombu.consumer import KombuConsumer
 from framework_transports.kombu.producer import KombuProducer
 
@@ -55,7 +56,7 @@ class KombuTransport(Transport):
     @property
     def display_url(self) -> str:
         """The URL for display, without the password."""
-        return without_password(self.url)
+        return mask(self.url)
 
     def _connect(self) -> KombuBroker:
         return KombuBroker(self.url, self.options.transport_options, self.settings)

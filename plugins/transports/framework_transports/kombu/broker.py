@@ -9,6 +9,7 @@ from typing import Any
 
 from framework.api.transport import Queue
 from framework.exceptions import ConnectionLost, PluginUnavailable, TransportError
+from framework.server_url import check, mask
 
 #: Names of exceptions, and beginnings of texts, of a server that refuses writes for the moment.
 _TEMPORARY = ("OutOfMemoryError", "ReadOnlyError", "MessageNacked", "MISCONF", "NOREPLICAS")
@@ -19,18 +20,13 @@ def library(module: str = "kombu") -> Any:
     return import_module(module)
 
 
-def without_password(urls: str) -> str:
-    """Return `urls`, separated by ``;``, with masked passwords."""
-    sanitize = library("kombu.utils.url").maybe_sanitize_url
-    return ";".join(str(sanitize(part.strip())) for part in urls.split(";"))
-
-
 class KombuBroker:
     """One connection of kombu, with one channel."""
 
     def __init__(self, url: str, transport_options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
         kombu = library()
-        self.display_url = without_password(url)
+        check(url)
+        self.display_url = mask(url)
         self.connection = kombu.Connection(
             url,
             connect_timeout=settings.get("connection_timeout") or 4.0,

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from framework.api.transport import Peeked, Queue, Transport, TransportTraits
-from framework_drivers.masking import masked
+from framework.server_url import mask
 from framework_transports.memory.broker import MemoryBroker
 from framework_transports.memory.consumer import MemoryConsumer
 from framework_transports.memory.mailbox import MemoryMailbox
@@ -38,7 +38,7 @@ class MemoryTransport(Transport):
     @property
     def display_url(self) -> str:
         """The URL, with any password masked."""
-        return masked(self.url)
+        return mask(self.url)
 
     def producer(self) -> MemoryProducer:
         """Return a producer."""
