@@ -1016,7 +1016,7 @@ def test_addresses() -> None:
     assert one.display == "amqps://u@x:**@[::1]:5671/v/h"
     assert (two.host, two.port, two.virtual_host, bool(two.tls)) == ("other", 5, "/", True)
     assert addresses("amqp://h//", None)[0].virtual_host == "/"
-    with pytest.raises(ConfigError, match="not valid"):
+    with pytest.raises(ConfigError, match="there must be a number, the port"):
         addresses("amqp://h:port/", None)
 
 
