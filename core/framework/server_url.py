@@ -1,8 +1,9 @@
 """URLs of brokers and result stores, which may hold a user and a password.
 
-1. `mask` makes such a URL fit for display.
+1. `mask` makes such a URL fit for display, and `hide` any secret.
 2. `check` refuses one whose user or password was not percent-encoded. It would be read as another host, and messages
    about that host would show a part of the password.
+3. `with_account` puts user and password from settings into a URL that has none.
 
 A URL may name several servers, separated by ``;``; the later ones may leave out the scheme. Source: RFC 3986, section
 3.2, and kombu's form for several servers.
@@ -76,6 +77,11 @@ def mask(url: str) -> str:
     return scheme + ";".join(map(_mask_one, parts))
 
 
+def hide(secret: str) -> str:
+    """Return the value of a secret setting for display: a URL masked, all else hidden."""
+    return mask(secret) if "://" in secret else HIDDEN
+
+
 def _mask_one(part: str) -> str:
     own, account, host, rest = _authority(part)
     if not account:
@@ -105,22 +111,25 @@ def check(url: str, table: str = "broker") -> None:
     )
 
 
-def with_account(url: str, username: str | None, password: str | None) -> str:
+def with_account(url: str, username: str | None, password: str | None, table: str = "broker") -> str:
     """Return `url` with `username` and `password`, percent-encoded, for each server that names none.
 
-    Raises `ConfigError` if a server has a password of its own, and another one.
+    `table` is that of the settings. Raises `ConfigError` as `check` does, and if a server has another password.
     """
+    check(url, table)
     scheme, parts = _parts(url)
     if (not username and not password) or (len(parts) == 1 and parts[0].startswith("/") and "socket" not in scheme):
         return url
-    return scheme + ";".join(_with_account(part, username, password) for part in parts)
+    return scheme + ";".join(_with_account(part, username, password, table) for part in parts)
 
 
-def _with_account(part: str, username: str | None, password: str | None) -> str:
+def _with_account(part: str, username: str | None, password: str | None, table: str) -> str:
     own, account, host, rest = _authority(part)
     user, _, secret = account.partition(":")
     if secret and password and unquote(secret) != password:
-        raise ConfigError("there are two passwords, one in the URL and one of its own: leave one of them out")
+        raise ConfigError(
+            f"[{table}]: there are two passwords, one in the URL and one of its own: leave one of them out"
+        )
     user = user or quote(username or "", safe="")
     secret = secret or quote(password or "", safe="")
     return f"{own}{user}{f':{secret}' if secret else ''}@{host}{rest}"

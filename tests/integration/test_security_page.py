@@ -53,7 +53,7 @@ def again(self, number):
 def turned_away():
     raise Reject("not today")
 """
-#: A client with the page's configuration: what it prints is what it has seen.
+#: A client with the page's configuration. `RESULTS` is replaced by more to do.
 PROGRAM = """
 from framework import chord
 from tasks import add, again, app, record, total, turned_away
@@ -85,32 +85,28 @@ def shop(tmp_path: Path) -> Any:
     here = tmp_path / "shop"
     here.mkdir()
     (here / "tasks.py").write_text(TASKS)
-    environment = {"TEST_LEDGER": str(tmp_path / "ledger")}
-    begun: list[workers.WorkerProcess] = []
+    path = tmp_path / "ledger"
+    environment = {"TEST_LEDGER": str(path)}
 
-    def run(config: str, results: str = CHORD) -> workers.WorkerProcess:
+    def run(config: str, results: str = CHORD) -> None:
         (here / "framework.toml").write_text(f"{config}\n[worker]\neta_park_after = 1\n")
         options = ("-P", "threads", "-c", "2", "-E", "-n", "one@here")
-        begun.append(workers.start_worker(here, *options, app="tasks", env=environment))
-        begun[0].wait_ready()
         program = [sys.executable, "-c", PROGRAM.replace("RESULTS", results)]
-        done = subprocess.run(
-            program, cwd=here, env=workers.environment(environment), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr + begun[0].output
-        expected = Counter(str(number) for number in range(42))
-        path = tmp_path / "ledger"
-        wait_for(lambda: ledger.read(path) == expected, LONG, lambda: str(ledger.read(path)) + begun[0].output)
-        shown = workers.run_command("dlq", "list", app_dir=here, env=environment)
-        assert "tasks.turned_away" in shown.stdout, shown
-        assert begun[0].stop() == 0
-        # Nothing that it needed was denied.
-        assert not begun[0].lines(r"refuse|denied|does not allow|NOPERM|Traceback"), begun[0].output
-        return begun[0]
+        with workers.start_worker(here, *options, app="tasks", env=environment) as worker:
+            worker.wait_ready()
+            done = subprocess.run(
+                program, cwd=here, env=workers.environment(environment), capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr + worker.output
+            expected = Counter(str(number) for number in range(42))
+            wait_for(lambda: ledger.read(path) == expected, LONG, lambda: str(ledger.read(path)) + worker.output)
+            shown = workers.run_command("dlq", "list", app_dir=here, env=environment)
+            assert "tasks.turned_away" in shown.stdout, shown
+            assert worker.stop() == 0
+            # Nothing that it needed was denied.
+            assert not worker.lines(r"refuse|denied|does not allow|NOPERM|Traceback"), worker.output
 
-    yield run
-    for worker in begun:
-        worker.close()
+    return run
 
 
 def test_the_account_of_redis(shop, redis_server, redis_url):
@@ -213,13 +209,12 @@ def test_tls(shop, private_server):
 
 
 @pytest.mark.parametrize("index", [0, 1], ids=["allow", "secret_file"])
-def test_remote_control(tmp_path, place, redis_url, start_worker, index):
+def test_remote_control(tmp_path, place, redis_url, index):
     """The tables say what the text beside them says."""
     (tmp_path / "control").write_text("sixteen characters, or more\n")
     config = blocks("Remote control", "toml")[index].replace("/run/secrets", str(tmp_path))
     here = place(redis_url, config)
-    worker = workers.start_worker(here.path, "-P", "solo", "-n", "one@here", app="tasks")
-    try:
+    with workers.start_worker(here.path, "-P", "solo", "-n", "one@here", app="tasks") as worker:
         worker.wait_ready()
         assert "pong" in here.ok("inspect", "ping")
         done = here.run("control", "rate_limit", "tasks.add", "1/s")
@@ -233,5 +228,3 @@ def test_remote_control(tmp_path, place, redis_url, start_worker, index):
         shown = here.ok("config", "show") + here.ok("report") + here.ok("inspect", "conf")
         assert "sixteen characters" not in shown
         assert worker.stop() == 0
-    finally:
-        worker.close()

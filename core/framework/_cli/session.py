@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from framework.exceptions import AppNotFound, ConfigError
-from framework.server_url import mask
 
 if TYPE_CHECKING:
     from framework._config.sources import Sources
@@ -42,7 +41,7 @@ class CommandSession:
     def name_process(self, name: str) -> None:
         """Show `name`, in front of the options of the command line, as the title of this process."""
         if self._args is None:
-            self._set_title([name, *map(mask, sys.argv[1:])])
+            self._set_title([name, *_masked(sys.argv[1:])])
 
     def _set_title(self, words: Iterable[str]) -> None:
         import setproctitle  # memory: few commands have a title
@@ -65,9 +64,9 @@ class CommandSession:
             from framework.client import locate
 
             self.enter()
-            if self._args is None and any(mask(word) != word for word in sys.orig_argv):
+            if self._args is None and (shown := _masked(sys.orig_argv)) != sys.orig_argv:
                 # Every user of the machine can read the command lines of its processes.
-                self._set_title(map(mask, sys.orig_argv))
+                self._set_title(shown)
             flags = dict(self.flags)
             if self.broker is not None:
                 # The flag replaces separate read and write brokers in the file as well.
@@ -121,3 +120,10 @@ class CommandSession:
                 raise
             found = App("framework")
         return found
+
+
+def _masked(words: Iterable[str]) -> list[str]:
+    """Return the words of a command line without passwords."""
+    from framework.server_url import mask  # start-up time: `framework --help` reads no configuration
+
+    return [mask(word) for word in words]

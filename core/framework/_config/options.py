@@ -23,7 +23,7 @@ from framework._config.settings import PLUGIN_TABLES, Settings
 from framework._config.tables.base import Table
 from framework._config.tables.unused import UNUSED_SETTINGS
 from framework.exceptions import ConfigError
-from framework.server_url import mask
+from framework.server_url import hide
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _NOTHING = frozenset({"none", "null"})
@@ -176,7 +176,7 @@ def _wrong_key(table: Mapping[str, Any], fields: Mapping[str, Any]) -> str | Non
 def shown(option: Option, value: Any) -> str:
     """Return `value` for messages: secrets are masked, and long values cut."""
     if option.secret and value:
-        return repr(mask(str(value))) if "://" in str(value) else "'********'"
+        return repr(hide(str(value)))
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 

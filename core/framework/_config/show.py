@@ -9,7 +9,7 @@ import msgspec
 
 from framework._config.options import Option, options
 from framework._config.settings import Settings
-from framework.server_url import mask
+from framework.server_url import HIDDEN, hide, mask
 
 if TYPE_CHECKING:
     from framework._config.conf import Conf
@@ -17,13 +17,12 @@ if TYPE_CHECKING:
 
 # Keys inside free tables (transport options, TLS options) have no declaration that marks them as secret.
 _SECRET_KEY = re.compile(r"pass(word|wd|phrase)?$|secret|token|api_?key|credentials?$|^private_?key$", re.IGNORECASE)
-_MASK = "********"
 
 
 def display_value(option: Option, value: Any) -> Any:
     """Return `value` for output: secrets masked, structs as tables, other non-JSON types as their repr."""
     if option.secret and value:
-        return mask(str(value)) if "://" in str(value) else _MASK
+        return hide(str(value))
     return _clean(msgspec.to_builtins(value, enc_hook=repr))
 
 
@@ -40,16 +39,14 @@ def masked(conf: Conf, with_defaults: bool = False) -> dict[str, Any]:
 def _clean(value: Any) -> Any:
     if isinstance(value, dict):
         return {
-            key: _MASK
+            key: HIDDEN
             if isinstance(key, str) and isinstance(item, str) and item and _SECRET_KEY.search(key)
             else _clean(item)
             for key, item in value.items()
         }
     if isinstance(value, list):
         return [_clean(item) for item in value]
-    if isinstance(value, str) and "://" in value:
-        return mask(value)
-    return value
+    return mask(value) if isinstance(value, str) else value
 
 
 # ---------------------------------------------------------------- the schema of the file

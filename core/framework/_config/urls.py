@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from framework.exceptions import ConfigError
-from framework.server_url import check, with_account
+from framework.server_url import with_account
 
 if TYPE_CHECKING:
     from framework._config.settings import BrokerSettings, ResultSettings, Settings
@@ -54,23 +53,15 @@ def complete(settings: Settings, named: set[str], directory: str) -> dict[str, s
     for key in ("url", "read_url", "write_url"):
         if url := getattr(broker, key):
             full = url if "://" in url else f"{url}://"
-            setattr(broker, key, _with_account(full, broker.username, broker.password, "broker"))
+            setattr(broker, key, with_account(full, broker.username, broker.password, "broker"))
     if result.backend is None and "result_backend" not in named and broker.url.startswith(f"{_EMBEDDED}:"):
         result.backend = broker.url
         made["result_backend"] = "the embedded broker's own file"
     else:
         _complete_backend(result, settings.redis, broker.url)
         if result.backend is not None:
-            result.backend = _with_account(result.backend, result.username, result.password, "result")
+            result.backend = with_account(result.backend, result.username, result.password, "result")
     return made
-
-
-def _with_account(url: str, username: str | None, password: str | None, table: str) -> str:
-    check(url, table)
-    try:
-        return with_account(url, username, password)
-    except ConfigError as error:
-        raise ConfigError(f"[{table}]: {error}") from None
 
 
 def _broker(broker: BrokerSettings, directory: str) -> tuple[str, str]:
@@ -92,6 +83,6 @@ def _complete_backend(result: ResultSettings, parts: RedisSettings, broker_url: 
         result.backend = _BACKENDS[result.backend]
     elif result.backend == _BACKEND_OF_PARTS and parts.host:
         url = f"{_BACKEND_OF_PARTS}://{parts.host}:{parts.port or 6379}/{parts.db or 0}"
-        result.backend = with_account(url, parts.username, parts.password)
+        result.backend = with_account(url, parts.username, parts.password, "redis")
     elif result.backend == _BACKEND_OF_PARTS and broker_url.startswith(_BACKEND_OF_PARTS):
         result.backend = broker_url

@@ -198,14 +198,13 @@ class RedisConnection:
             commands.append(("AUTH", *login) if address.username else ("AUTH", address.password))
         if address.db:
             commands.append(("SELECT", str(address.db)))
-        logged_in = len(commands)
         commands.append(("CLIENT", "SETNAME", self._settings.name))
         # Reveals a problem with the account here, rather than with the first task.
         commands.append(("PING",))
         replies = self.exchange(b"".join(self._pack(command) for command in commands), len(commands))
-        asked = (*commands[:logged_in], commands[-1])
-        for command, reply in zip(asked, (*replies[:logged_in], replies[-1]), strict=True):
-            if isinstance(reply, hiredis.ReplyError):
+        for command, reply in zip(commands, replies, strict=True):
+            # The connection's name is for people: an account may do without the right to set it.
+            if command[0] != "CLIENT" and isinstance(reply, hiredis.ReplyError):
                 self._refuse_login(reply, command)
 
     def _refuse_login(self, reply: object, command: Command = ()) -> NoReturn:
